@@ -1,0 +1,50 @@
+"""The functional core: laws, processes and their equations as pure functions on arrays."""
+
+from diffusion.betas import Betas
+from diffusion.distributions import Normal, kl_divergence
+from diffusion.dynamics import SDE, forward_sde, reverse_sde, velocity
+from diffusion.noises import Gaussian, Noise, StudentT
+from diffusion.prediction import (
+    Denoiser,
+    Preconditioning,
+    convert,
+    eps_from_x0,
+    network_denoiser,
+    score,
+    transfer,
+)
+from diffusion.process import Process, perturb, posterior, prior_log_prob, prior_sample, transition
+from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, Schedule, SubVP
+
+__all__ = [
+    "EDM",
+    "SDE",
+    "VE",
+    "VP",
+    "Betas",
+    "Cosine",
+    "Denoiser",
+    "Gaussian",
+    "Noise",
+    "Normal",
+    "Preconditioning",
+    "Process",
+    "RectifiedFlow",
+    "Schedule",
+    "StudentT",
+    "SubVP",
+    "convert",
+    "eps_from_x0",
+    "forward_sde",
+    "kl_divergence",
+    "network_denoiser",
+    "perturb",
+    "posterior",
+    "prior_log_prob",
+    "prior_sample",
+    "reverse_sde",
+    "score",
+    "transfer",
+    "transition",
+    "velocity",
+]

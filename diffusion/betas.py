@@ -1,0 +1,129 @@
+"""The discrete chain of DDPM: a schedule on the integers 0, 1, ..., T.
+
+    x_t = a_t x_{t−1} + b_t ε_t,   a_t² = 1 − β_t,   b_t² = β_t
+    x_t = α_t x_0 + σ_t ε,         α_t = a_1 ⋯ a_t,  σ_t² = 1 − α_t²
+
+(Ho et al. 2020, arXiv:2006.11239, eq. 2 and 4; their ᾱ_t is our α_t².) Nothing lies between the integers:
+asking this schedule for a derivative is an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffusion.pytree import pytree
+from diffusion.schedules import Schedule, Times
+
+
+@jax.custom_jvp
+def _nearest_integer(t: Array) -> Array:
+    return jnp.rint(t)
+
+
+@_nearest_integer.defjvp
+def _no_derivative(primals: Any, tangents: Any) -> Any:
+    del primals, tangents
+    raise TypeError(
+        "Betas is a discrete chain and has no derivative in t; use a continuous schedule such as VP or Cosine, "
+        "or a sampler that steps between the integers (Ancestral, DDIM, DPMSolverMultistep)."
+    )
+
+
+@pytree
+class Betas(Schedule):
+    """A chain given by its one-step variances β_1..β_T; build it with `linear`, `cosine` or `ramp`.
+
+    Times are integers in 0..T; a float is rounded to the nearest one.
+    """
+
+    log_alphas: Float[np.ndarray | Array, " T+1"]
+    """ln α_t for t = 0..T, in float64: the first is 0."""
+
+    @classmethod
+    def from_betas(cls, betas: Any) -> Betas:
+        """The chain with one-step variances β_1..β_T.
+
+        Raises ValueError unless 0 < β_t < 1 for every t.
+        """
+        betas = np.asarray(betas, np.float64)
+        if betas.ndim != 1 or betas.size == 0:
+            raise ValueError(f"betas has shape {betas.shape}; give a non-empty list of one-step variances.")
+        if not (np.all(betas > 0) and np.all(betas < 1)):
+            worst = betas[np.argmax(np.abs(betas - 0.5))]
+            raise ValueError(f"betas contains {worst:g}; every one-step variance must lie strictly between 0 and 1.")
+        return cls(np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))]))
+
+    @classmethod
+    def linear(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Betas:
+        """β_t linear from `beta_min` to `beta_max` (Ho et al. 2020, section 4)."""
+        return cls.from_betas(np.linspace(beta_min, beta_max, _count(steps)))
+
+    @classmethod
+    def cosine(cls, steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Betas:
+        """α_t ∝ cos(π/2 · (t/T + s)/(1 + s)), β_t clipped (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17)."""
+        u = np.arange(_count(steps) + 1) / steps
+        alphas_squared = np.cos(np.pi / 2 * (u + offset) / (1 + offset)) ** 2
+        return cls.from_betas(np.minimum(1 - alphas_squared[1:] / alphas_squared[:-1], beta_max))
+
+    @classmethod
+    def ramp(cls, steps: int = 1000, beta_max: float = 0.02) -> Betas:
+        """a_t = √(1 − β_max t/T), b_t = √(β_max t/T): linear from zero, so that small T stays a fair chain.
+
+        The chain of Su (2022), «generative diffusion models» posts, with β_max = 0.02 and T = 1000.
+        """
+        return cls.from_betas(beta_max * np.arange(1, _count(steps) + 1) / steps)
+
+    @property
+    def steps(self) -> int:
+        """T, the length of the chain."""
+        return self.log_alphas.shape[0] - 1
+
+    @property
+    def t_max(self) -> float:
+        """T."""
+        return self.steps
+
+    @property
+    def t_min(self) -> float:
+        """1, the first noisy time."""
+        return 1
+
+    def _index(self, t: Times) -> Int[Array, "..."]:
+        t = jnp.asarray(t)
+        return t if jnp.issubdtype(t.dtype, jnp.integer) else _nearest_integer(t).astype(jnp.int32)
+
+    def log_alpha(self, t: Times) -> Float[Array, "..."]:
+        """ln α_t, read from the table."""
+        return jnp.asarray(self.log_alphas, jnp.result_type(float))[self._index(t)]
+
+    def variance(self, t: Times) -> Float[Array, "..."]:
+        """σ_t² = 1 − α_t²."""
+        return jnp.abs(jnp.expm1(2 * self.log_alpha(t)))
+
+    def beta(self, t: Times) -> Float[Array, "..."]:
+        """β_t = 1 − (α_t/α_{t−1})², for t in 1..T."""
+        return -jnp.expm1(2 * (self.log_alpha(t) - self.log_alpha(jnp.asarray(t) - 1)))
+
+    def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
+        """The integer time whose ln(α²/σ²) is nearest to `log_snr`; the data's, +∞, is 0."""
+        log_snr = jnp.asarray(log_snr, jnp.result_type(float))
+        noisy = -self.log_snr(jnp.arange(1, self.steps + 1))
+        right = jnp.clip(jnp.searchsorted(noisy, -log_snr), 1, self.steps - 1) if self.steps > 1 else 0
+        left = jnp.maximum(right - 1, 0)
+        nearest = jnp.where(jnp.abs(noisy[left] + log_snr) <= jnp.abs(noisy[right] + log_snr), left, right) + 1
+        return jnp.where(jnp.isposinf(log_snr), 0, nearest).astype(log_snr.dtype)
+
+    def prior_std(self, t: Times) -> Float[Array, "..."]:
+        """1, the stationary law of the chain."""
+        return jnp.ones_like(self.sigma(t))
+
+
+def _count(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"steps = {steps}; the chain needs at least one step.")
+    return steps

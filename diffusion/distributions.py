@@ -1,0 +1,45 @@
+"""The Gaussian with independent coordinates: what every step of a chain is."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from diffusion import keys as keys_lib
+from diffusion.arrays import expand, sum_event
+from diffusion.pytree import pytree
+
+
+@pytree
+class Normal:
+    """N(mean, std²), one for each element of the batch; `std` broadcasts against `mean` (b, *event)."""
+
+    mean: Float[Array, "b *event"]
+    std: Float[Array, "..."]
+
+    def _std(self) -> Array:
+        return expand(self.std, self.mean)
+
+    def sample(self, key: Key[Array, "..."]) -> Float[Array, "b *event"]:
+        """mean + std · n; one key, or one for each element of the batch."""
+        keys = keys_lib.as_keys(key, self.mean.shape[0])
+        return self.mean + self._std() * keys_lib.normal(keys, self.mean.shape[1:], self.mean.dtype)
+
+    def log_prob(self, x: Float[Array, "b *event"]) -> Float[Array, " b"]:
+        """ln N(x; mean, std²) in nats, summed over the event."""
+        z = (x - self.mean) / self._std()
+        return sum_event(-0.5 * z**2 - jnp.log(self._std()) - 0.5 * math.log(2 * math.pi))
+
+    def entropy(self) -> Float[Array, " b"]:
+        """½ ln(2πe std²) in nats, summed over the event."""
+        return sum_event(jnp.broadcast_to(jnp.log(self._std()), self.mean.shape) + 0.5 * math.log(2 * math.pi * math.e))
+
+
+def kl_divergence(p: Normal, q: Normal) -> Float[Array, " b"]:
+    """KL(p ‖ q) = Σ ln(σ_q/σ_p) + (σ_p² + (μ_p − μ_q)²)/(2σ_q²) − ½, in nats, summed over the event."""
+    ratio = expand(p.std, p.mean) / expand(q.std, q.mean)
+    shift = (p.mean - q.mean) / expand(q.std, q.mean)
+    # ½(r² − 1) − ln r, kept exact near r = 1 where both terms cancel.
+    return sum_event(0.5 * shift**2 + jnp.broadcast_to(0.5 * (ratio**2 - 1) - jnp.log(ratio), p.mean.shape))

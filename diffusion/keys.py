@@ -1,0 +1,45 @@
+"""Random keys, one for each sample: sample i depends on (seed, i) alone.
+
+A draw for a batch is a map over keys. Neither the batch size, nor a sample's place in the batch, nor the
+number of devices enters it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+
+def sample_keys(key: Key[Array, ""], ids: Int[Array, " b"]) -> Key[Array, " b"]:
+    """A key for each sample: `key` folded with the sample's id."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
+
+
+def fold(keys: Key[Array, " b"], data: int | Int[Array, ""]) -> Key[Array, " b"]:
+    """Every key folded with the same number: a step, or the purpose of a draw."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
+
+
+def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
+    """`key` as a batch of keys: a single key is folded with 0, 1, ..., `batch` − 1.
+
+    Raises ValueError when there are keys for another number of samples.
+    """
+    if key.ndim == 0:
+        return sample_keys(key, jnp.arange(batch))
+    if key.shape != (batch,):
+        raise ValueError(f"key has shape {key.shape} for a batch of {batch}; give one key, or one for each sample.")
+    return key
+
+
+def normal(keys: Key[Array, " b"], event: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
+    """Standard normal draws (b, *event), the i-th from keys[i] alone."""
+    dtype = dtype or jnp.result_type(float)
+    return jax.vmap(lambda key: jax.random.normal(key, event, dtype))(keys)
+
+
+def uniform(keys: Key[Array, " b"], event: tuple[int, ...] = (), dtype=None) -> Float[Array, "b *event"]:
+    """Uniform draws on [0, 1) (b, *event), the i-th from keys[i] alone."""
+    dtype = dtype or jnp.result_type(float)
+    return jax.vmap(lambda key: jax.random.uniform(key, event, dtype))(keys)

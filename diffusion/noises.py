@@ -1,0 +1,86 @@
+"""What z is in x_t = α x_0 + σ z: isotropic laws with unit scale.
+
+Gaussian gives diffusion models. Student-t with `df` degrees of freedom gives PFGM++ (Xu et al. 2023,
+arXiv:2302.04265: their D is our df, their r is σ√D); df = 1, the multivariate Cauchy law, gives PFGM
+(Xu et al. 2022, arXiv:2209.11178); df → ∞ is Gaussian again.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import gammaln
+from jaxtyping import Array, Float, Key
+
+from diffusion import keys as keys_lib
+from diffusion.arrays import sum_event
+from diffusion.pytree import is_concrete, pytree
+
+
+class Noise:
+    """An isotropic law on events of any shape."""
+
+    def sample(self, key: Key[Array, "..."], shape: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
+        """Draws of shape (b, *event); one key, or one for each element of the batch."""
+        raise NotImplementedError
+
+    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+        """ln p(z) in nats, summed over the event."""
+        raise NotImplementedError
+
+
+@pytree
+class Gaussian(Noise):
+    """z ~ N(0, I)."""
+
+    def sample(self, key: Key[Array, "..."], shape: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
+        """Standard normal draws of shape (b, *event)."""
+        return keys_lib.normal(keys_lib.as_keys(key, shape[0]), tuple(shape[1:]), dtype)
+
+    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+        """−½ |z|² − ½ d ln 2π."""
+        return sum_event(-0.5 * z**2 - 0.5 * math.log(2 * math.pi))
+
+
+@pytree
+class StudentT(Noise):
+    """z = n √(df/χ²_df): the multivariate Student-t law, heavy tailed and isotropic but not independent by coordinate.
+
+    Its density is proportional to (df + |z|²)^{−(d + df)/2}, so that x = y + σz has PFGM++'s kernel
+    (|x − y|² + σ² D)^{−(d + D)/2} at D = df (Xu et al. 2023, eq. 5).
+    """
+
+    df: float = 1.0
+    """Degrees of freedom: PFGM++'s D; 1 is PFGM."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.df) and not self.df > 0:
+            raise ValueError(f"df = {self.df}; the degrees of freedom must be positive, 1 for PFGM, larger for PFGM++.")
+
+    def sample(self, key: Key[Array, "..."], shape: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
+        """Draws of shape (b, *event). The χ² is drawn as a logarithm: at df = 1 it comes close to 0."""
+        keys = keys_lib.as_keys(key, shape[0])
+        gauss = keys_lib.normal(keys_lib.fold(keys, 0), tuple(shape[1:]), dtype)
+        half = jnp.asarray(self.df, gauss.dtype) / 2
+        log_gamma = jax.vmap(lambda k: jax.random.loggamma(k, half, dtype=gauss.dtype))(keys_lib.fold(keys, 1))
+        # χ²_df = 2 Gamma(df/2), so √(df/χ²) = √(half/Gamma(half)).
+        scale = jnp.exp(0.5 * (jnp.log(half) - log_gamma))
+        return gauss * scale.reshape((-1,) + (1,) * (gauss.ndim - 1))
+
+    def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+        """ln Γ((df+d)/2) − ln Γ(df/2) − ½ d ln(π df) − ½ (df+d) ln(1 + |z|²/df)."""
+        d = math.prod(z.shape[1:])
+        df = jnp.asarray(self.df, z.dtype)
+        constant = gammaln((df + d) / 2) - gammaln(df / 2) - 0.5 * d * jnp.log(jnp.pi * df)
+        return constant - 0.5 * (df + d) * jnp.log1p(sum_event(z**2) / df)
+
+
+def require_gaussian(noise: Noise, what: str) -> None:
+    """Raise TypeError unless the noise is Gaussian: `what` is the thing that exists for it alone."""
+    if not isinstance(noise, Gaussian):
+        raise TypeError(
+            f"{what} exists for Gaussian noise only, and the noise is {type(noise).__name__}; "
+            "use the denoiser or the probability-flow velocity, which hold for any noise."
+        )

@@ -1,0 +1,208 @@
+"""What a network predicts, and how it becomes a denoiser.
+
+Every prediction is a combination y = p x_0 + q z with known p(t), q(t), and x_t = α x_0 + σ z is another, so
+x_0 and z follow from (x_t, y) by solving two equations in two unknowns:
+
+    kind        p       q           source
+    x0          1       0
+    eps         0       1           Ho et al. 2020
+    score       0       −1/σ        Song et al. 2021 (Gaussian noise only)
+    v           −σ      α           Salimans & Ho 2022, arXiv:2202.00512
+    velocity    α'      σ'          Lipman et al. 2023, arXiv:2210.02747
+
+A **denoiser** is a function (x, t) -> E[x_0 | x_t = x], for t a scalar or (b,). Networks, oracles, guided models
+are all denoisers; pass them to jitted functions as `jax.tree_util.Partial`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float
+
+from diffusion.arrays import expand
+from diffusion.noises import require_gaussian
+from diffusion.process import Process
+from diffusion.pytree import is_concrete, pytree, static
+
+Denoiser = Callable[[Array, ArrayLike], Array]
+Kind = Literal["x0", "eps", "score", "v", "velocity"]
+
+
+def combination(process: Process, t: ArrayLike, kind: str) -> tuple[Array, Array]:
+    """(p, q) of the prediction y = p x_0 + q z.
+
+    Raises ValueError for an unknown kind, TypeError for the score of a noise that is not Gaussian.
+    """
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    if kind == "x0":
+        return jnp.ones_like(alpha), jnp.zeros_like(alpha)
+    if kind == "eps":
+        return jnp.zeros_like(alpha), jnp.ones_like(alpha)
+    if kind == "score":
+        require_gaussian(process.noise, "the score prediction")
+        return jnp.zeros_like(alpha), -1 / sigma
+    if kind == "v":
+        return -sigma, alpha
+    if kind == "velocity":
+        return process.schedule.alpha_dot(t), process.schedule.sigma_dot(t)
+    raise ValueError(f"kind = {kind!r} is not a prediction; choose one of {', '.join(get_args(Kind))}.")
+
+
+def target(process: Process, x_0: Array, z: Array, t: ArrayLike, kind: Kind) -> Array:
+    """What a network of this kind should answer for x_t = α x_0 + σ z: p x_0 + q z."""
+    p, q = combination(process, t, kind)
+    return expand(p, x_0) * x_0 + expand(q, x_0) * z
+
+
+def to_x0(pred: Array, x: Float[Array, "b *event"], t: ArrayLike, process: Process, kind: Kind) -> Array:
+    """E[x_0 | x_t] from a prediction: (q x − σ y)/(α q − σ p)."""
+    if kind == "x0":
+        return pred
+    p, q = combination(process, t, kind)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    determinant = alpha * q - sigma * p
+    return expand(q / determinant, x) * x - expand(sigma / determinant, x) * pred
+
+
+def to_eps(pred: Array, x: Float[Array, "b *event"], t: ArrayLike, process: Process, kind: Kind) -> Array:
+    """E[z | x_t] from a prediction: (α y − p x)/(α q − σ p)."""
+    if kind == "eps":
+        return pred
+    p, q = combination(process, t, kind)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    determinant = alpha * q - sigma * p
+    return expand(alpha / determinant, x) * pred - expand(p / determinant, x) * x
+
+
+def convert(
+    pred: Array, x: Float[Array, "b *event"], t: ArrayLike, process: Process, source: Kind, target: Kind
+) -> Float[Array, "b *event"]:
+    """A prediction of kind `source` at x_t = x as one of kind `target`.
+
+    Raises ValueError for an unknown kind, TypeError for the score of a noise that is not Gaussian.
+    """
+    if source == target:
+        combination(process, t, target)
+        return pred
+    p, q = combination(process, t, target)
+    x_0, eps = to_x0(pred, x, t, process, source), to_eps(pred, x, t, process, source)
+    # A zero coefficient drops its term: 0 · ∞ at the ends of time is not a number.
+    return expand(p, x) * x_0 + expand(q, x) * eps if target not in ("x0", "eps") else (x_0 if target == "x0" else eps)
+
+
+def eps_from_x0(process: Process, x: Float[Array, "b *event"], x_0: Array, t: ArrayLike) -> Array:
+    """E[z | x_t = x] = (x − α E[x_0|x])/σ."""
+    return (x - expand(process.alpha(t), x) * x_0) / expand(process.sigma(t), x)
+
+
+def score(process: Process, denoise: Denoiser) -> Denoiser:
+    """The score ∇ ln p_t as a function (x, t): Tweedie's (α E[x_0|x] − x)/σ².
+
+    Raises TypeError when the noise is not Gaussian: the identity, and the use of the score, hold for it alone.
+    """
+    require_gaussian(process.noise, "the score")
+    return Partial(_score, process, denoise)
+
+
+def _score(process: Process, denoise: Denoiser, x: Array, t: ArrayLike) -> Array:
+    return -eps_from_x0(process, x, denoise(x, t), t) / expand(process.sigma(t), x)
+
+
+@pytree
+class Preconditioning:
+    """How a raw network becomes a denoiser.
+
+    For kind "edm", with ρ = σ/α and σ_d the standard deviation of the data (Karras et al. 2022, table 1, written
+    for any schedule):
+
+        D = c_skip x/α + c_out F(c_in x/α, ln(ρ)/4),   c_skip = σ_d²/(ρ² + σ_d²),   c_out = ρ σ_d/√(ρ² + σ_d²)
+
+    For every other kind the network's answer is that prediction, its input is x/√(α² σ_d² + σ²) and it is told
+    the time on the scale 0..1000.
+    """
+
+    kind: Literal["x0", "eps", "score", "v", "velocity", "edm"] = static("edm")
+    """What the network's output means; "edm" is the preconditioned residual of Karras et al."""
+    sigma_data: float = 0.5
+    """The standard deviation of the data, for images in [−1, 1] about 0.5."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.kind, str) and self.kind != "edm" and self.kind not in get_args(Kind):
+            raise ValueError(f"kind = {self.kind!r} is not a prediction; choose edm, {', '.join(get_args(Kind))}.")
+        if is_concrete(self.sigma_data) and not self.sigma_data > 0:
+            raise ValueError(f"sigma_data = {self.sigma_data}; the standard deviation of the data must be positive.")
+
+
+def network_input(preconditioning: Preconditioning, process: Process, x: Array, t: Array) -> tuple[Array, Array]:
+    """(c_in x, c_noise): what the network sees, for t of shape (b,)."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    # c_in x/α of EDM, without dividing by α.
+    scaled = x / expand(jnp.sqrt(alpha**2 * preconditioning.sigma_data**2 + sigma**2), x)
+    if preconditioning.kind == "edm":
+        return scaled, jnp.log(sigma / alpha) / 4
+    return scaled, 1000 * t.astype(scaled.dtype) / process.t_max
+
+
+def network_x0(preconditioning: Preconditioning, process: Process, raw: Array, x: Array, t: ArrayLike) -> Array:
+    """E[x_0 | x_t = x] from the raw output of the network, shape (b, *event)."""
+    if preconditioning.kind != "edm":
+        return to_x0(raw, x, t, process, preconditioning.kind)
+    alpha, sigma, sigma_data = process.alpha(t), process.sigma(t), preconditioning.sigma_data
+    total = alpha**2 * sigma_data**2 + sigma**2
+    return expand(alpha * sigma_data**2 / total, x) * x + expand(sigma * sigma_data / jnp.sqrt(total), x) * raw
+
+
+def network_denoiser(
+    network: Callable[..., Array],
+    params: Any,
+    process: Process,
+    preconditioning: Preconditioning,
+    labels: Array | None = None,
+) -> Denoiser:
+    """The denoiser of a network `network(params, x, c_noise, labels) -> raw`, a Partial with the parameters as leaves.
+
+    `labels` is (b,), the class of each sample, or None for no class.
+    """
+    return Partial(Partial(_denoise, network), params, process, preconditioning, labels)
+
+
+def _denoise(
+    network: Callable[..., Array],
+    params: Any,
+    process: Process,
+    preconditioning: Preconditioning,
+    labels: Array | None,
+    x: Array,
+    t: ArrayLike,
+) -> Array:
+    times = jnp.broadcast_to(jnp.asarray(t), (x.shape[0],))
+    scaled, c_noise = network_input(preconditioning, process, x, times)
+    raw = network(params, scaled, c_noise, labels)
+    return network_x0(preconditioning, process, raw.astype(x.dtype), x, t)
+
+
+def transfer(denoise: Denoiser, source: Process, target: Process) -> Denoiser:
+    """A denoiser of `source` as a denoiser of `target`, another schedule with the same noise.
+
+    Two processes see the same image at the same ratio σ/α, up to a factor:
+    D_target(x, t) = D_source(c x, t') with λ_source(t') = λ_target(t) and c = (α + σ)_{t'}/(α + σ)_t.
+    So a network trained on VP can be sampled in EDM's variables, where straight lines are good steps.
+    Raises TypeError when the noises differ.
+    """
+    if jax.tree.structure(source.noise) != jax.tree.structure(target.noise):
+        raise TypeError(
+            f"the noises differ ({type(source.noise).__name__} and {type(target.noise).__name__}); "
+            "a denoiser moves between schedules of one noise only."
+        )
+    return Partial(_transfer, denoise, source, target)
+
+
+def _transfer(denoise: Denoiser, source: Process, target: Process, x: Array, t: ArrayLike) -> Array:
+    there = source.schedule.time_from_log_snr(target.schedule.log_snr(t))
+    scale = (source.alpha(there) + source.sigma(there)) / (target.alpha(t) + target.sigma(t))
+    return denoise(expand(scale, x) * x, there)

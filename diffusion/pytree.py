@@ -1,0 +1,53 @@
+"""Frozen dataclasses as pytrees: the nouns of the core.
+
+Float fields are leaves, so changing β_max or η never recompiles; fields made with `static` are part of
+the tree's structure, so changing them does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import numpy as np
+
+T = TypeVar("T")
+
+
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is compiled in: a name, a count, a flag."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, static))
+def pytree(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen dataclass and register it with JAX.
+
+    JAX calls the constructor whenever it rebuilds a tree, with tracers, shapes or bare objects in the
+    fields. So validation belongs in `__post_init__` behind `is_concrete`, and run-time type checkers are
+    told to leave the constructor alone (the methods are still checked).
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    cls.__no_type_check__ = True  # type: ignore[attr-defined]
+    return jax.tree_util.register_dataclass(cls)
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether every value is a plain number that can be compared now, not a tracer or a placeholder."""
+    return all(isinstance(value, (bool, int, float, np.number)) for value in values)
+
+
+def as_traced(tree: T) -> T:
+    """`tree` with every Python number made a strongly typed array of the default float type.
+
+    Without it `VP(beta_max=10)` and `VP(beta_max=10.0)` would be two compilations of one function.
+    """
+
+    def leaf(value: Any) -> Any:
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number, np.ndarray)):
+            return value
+        value = np.asarray(value)
+        return jax.numpy.asarray(value, jax.dtypes.canonicalize_dtype(np.float64))
+
+    return jax.tree.map(leaf, tree)

@@ -1,0 +1,285 @@
+"""Schedules: α(t) and σ(t) of x_t = α(t) x_0 + σ(t) z.
+
+Data live at t = 0, where α = 1 and σ = 0 in every schedule; the prior at t = t_max. What else there is to
+know is derived from the two functions by automatic differentiation:
+
+    f = α'/α                            the drift coefficient
+    g² = d(σ²)/dt − 2 f σ²              the diffusion coefficient, squared
+    log SNR = 2 (ln α − ln σ)
+
+so that dx = f x dt + g dw has the marginals above (Song et al. 2021, arXiv:2011.13456; Karras et al. 2022,
+arXiv:2206.00364, appendix B). A new schedule is one class with α, σ² and the inverse of its log-SNR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from diffusion.pytree import is_concrete, pytree
+
+Times = ArrayLike
+
+
+def _slope(function: Callable[[Array], Array], t: Times) -> Array:
+    """Derivative of an elementwise function of time."""
+    t = jnp.asarray(t, jnp.result_type(float, t))
+    return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+
+
+class Schedule:
+    """α(t), σ(t) and all that follows from them; `t` may have any shape."""
+
+    @property
+    def t_max(self) -> float:
+        """The time of the prior."""
+        return 1.0
+
+    @property
+    def t_min(self) -> float:
+        """The smallest time worth training at or dividing by σ at; not the time of the data, which is 0."""
+        return 1e-4
+
+    def log_alpha(self, t: Times) -> Float[Array, "..."]:
+        """ln α(t)."""
+        return jnp.log(self.alpha(t))
+
+    def alpha(self, t: Times) -> Float[Array, "..."]:
+        """The factor of the data, α(t)."""
+        return jnp.exp(self.log_alpha(t))
+
+    def variance(self, t: Times) -> Float[Array, "..."]:
+        """σ²(t), smooth at t = 0 where σ itself may have an infinite slope."""
+        return self.sigma(t) ** 2
+
+    def sigma(self, t: Times) -> Float[Array, "..."]:
+        """The factor of the noise, σ(t)."""
+        return jnp.sqrt(self.variance(t))
+
+    def log_snr(self, t: Times) -> Float[Array, "..."]:
+        """λ(t) = ln(α²/σ²): decreasing, +∞ at the data."""
+        return 2 * self.log_alpha(t) - jnp.log(self.variance(t))
+
+    def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
+        """The time t at which ln(α²/σ²) = `log_snr`; +∞ gives 0."""
+        raise NotImplementedError
+
+    def prior_std(self, t: Times) -> Float[Array, "..."]:
+        """Standard deviation of the law that stands for p_t when sampling starts at t: σ(t) unless overridden."""
+        return self.sigma(t)
+
+    def alpha_dot(self, t: Times) -> Float[Array, "..."]:
+        """α'(t)."""
+        return _slope(self.alpha, t)
+
+    def sigma_dot(self, t: Times) -> Float[Array, "..."]:
+        """σ'(t)."""
+        return _slope(self.sigma, t)
+
+    def drift(self, t: Times) -> Float[Array, "..."]:
+        """f(t) = α'(t)/α(t)."""
+        return _slope(self.log_alpha, t)
+
+    def diffusion_squared(self, t: Times) -> Float[Array, "..."]:
+        """g²(t) = d(σ²)/dt − 2 f σ²."""
+        return _slope(self.variance, t) - 2 * self.drift(t) * self.variance(t)
+
+
+class _LinearBeta(Schedule):
+    """β(t) = β_min + t (β_max − β_min), with B(t) its integral from 0."""
+
+    beta_min: float
+    beta_max: float
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.beta_min, self.beta_max) and not 0 < self.beta_min <= self.beta_max:
+            raise ValueError(
+                f"beta_min = {self.beta_min} and beta_max = {self.beta_max} do not satisfy "
+                "0 < beta_min <= beta_max; the usual pair is 0.1 and 20."
+            )
+
+    def integrated_beta(self, t: Times) -> Float[Array, "..."]:
+        """B(t) = β_min t + ½ (β_max − β_min) t²."""
+        t = jnp.asarray(t)
+        return self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2
+
+    def time_from_integrated_beta(self, integral: Times) -> Float[Array, "..."]:
+        """The time at which B(t) = `integral`: the positive root, written without cancellation."""
+        integral = jnp.asarray(integral)
+        return (
+            2 * integral / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral))
+        )
+
+    def log_alpha(self, t: Times) -> Float[Array, "..."]:
+        """ln α = −B(t)/2."""
+        return -0.5 * self.integrated_beta(t)
+
+    def prior_std(self, t: Times) -> Float[Array, "..."]:
+        """1, the stationary law of the forward SDE."""
+        return jnp.ones_like(self.sigma(t))
+
+
+@pytree
+class VP(_LinearBeta):
+    """Variance preserving, linear β: α = exp(−B/2), σ² = 1 − exp(−B) (Song et al. 2021, eq. 33)."""
+
+    beta_min: float = 0.1
+    """β at t = 0."""
+    beta_max: float = 20.0
+    """β at t = 1."""
+
+    def variance(self, t: Times) -> Float[Array, "..."]:
+        """σ² = 1 − e^{−B}, by expm1: at t = 1e-5 the naive form has lost all its digits in float32."""
+        return -jnp.expm1(-self.integrated_beta(t))
+
+    def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
+        """e^{−B} = sigmoid(λ), so B = softplus(−λ)."""
+        return self.time_from_integrated_beta(jax.nn.softplus(-jnp.asarray(log_snr)))
+
+
+@pytree
+class SubVP(_LinearBeta):
+    """Sub-VP: α = exp(−B/2), σ = 1 − exp(−B), never noisier than VP (Song et al. 2021, eq. 29)."""
+
+    beta_min: float = 0.1
+    """β at t = 0."""
+    beta_max: float = 20.0
+    """β at t = 1."""
+
+    def sigma(self, t: Times) -> Float[Array, "..."]:
+        """σ = 1 − e^{−B}."""
+        return -jnp.expm1(-self.integrated_beta(t))
+
+    def variance(self, t: Times) -> Float[Array, "..."]:
+        """σ² = (1 − e^{−B})²."""
+        return self.sigma(t) ** 2
+
+    def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
+        """σ/α = 2 sinh(B/2), so B = 2 asinh(e^{−λ/2}/2)."""
+        return self.time_from_integrated_beta(2 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * jnp.asarray(log_snr))))
+
+
+@pytree
+class Cosine(Schedule):
+    """Cosine: α = cos(πt/2), σ = sin(πt/2); SNR is 0 at t = 1 (Nichol & Dhariwal 2021, without the offset)."""
+
+    def alpha(self, t: Times) -> Float[Array, "..."]:
+        """cos(πt/2), written as a sine so that α(1) is 0 and not a rounding error."""
+        return jnp.sin(0.5 * jnp.pi * (1 - jnp.asarray(t)))
+
+    def sigma(self, t: Times) -> Float[Array, "..."]:
+        """sin(πt/2)."""
+        return jnp.sin(0.5 * jnp.pi * jnp.asarray(t))
+
+    def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
+        """t = (2/π) atan(e^{−λ/2})."""
+        return 2 / jnp.pi * jnp.arctan(jnp.exp(-0.5 * jnp.asarray(log_snr)))
+
+    def prior_std(self, t: Times) -> Float[Array, "..."]:
+        """1, the stationary law of the forward SDE."""
+        return jnp.ones_like(self.sigma(t))
+
+
+@pytree
+class VE(Schedule):
+    """Variance exploding: α = 1, σ² = σ_min² ((σ_max/σ_min)^{2t} − 1) (Song et al. 2021, eq. 31).
+
+    This is the exact kernel of their SDE from t = 0, so that σ(0) = 0 and σ²(1) = σ_max² − σ_min²; the
+    often seen σ_min (σ_max/σ_min)^t drops the −1 and starts from data already blurred by σ_min.
+    """
+
+    sigma_min: float = 0.01
+    """The scale of the geometric progression; the smallest noise that matters."""
+    sigma_max: float = 50.0
+    """The largest noise: of the order of the largest distance between data points."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.sigma_min, self.sigma_max) and not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max} do not satisfy "
+                "0 < sigma_min < sigma_max; the usual pair is 0.01 and 50."
+            )
+
+    def _log_ratio(self) -> Array:
+        return jnp.log(jnp.asarray(self.sigma_max) / self.sigma_min)
+
+    def log_alpha(self, t: Times) -> Float[Array, "..."]:
+        """0."""
+        return 0.0 * jnp.asarray(t, jnp.result_type(float, t))
+
+    def variance(self, t: Times) -> Float[Array, "..."]:
+        """σ² = σ_min² expm1(2 t ln(σ_max/σ_min))."""
+        return self.sigma_min**2 * jnp.expm1(2 * jnp.asarray(t) * self._log_ratio())
+
+    def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
+        """t = ln(1 + σ²/σ_min²) / (2 ln(σ_max/σ_min)) with σ² = e^{−λ}."""
+        variance = jnp.exp(-jnp.asarray(log_snr))
+        return jnp.log1p(variance / self.sigma_min**2) / (2 * self._log_ratio())
+
+
+@pytree
+class EDM(Schedule):
+    """Time is the noise level: α = 1, σ = t (Karras et al. 2022, arXiv:2206.00364, table 1)."""
+
+    sigma_min: float = 0.002
+    """The smallest noise level of grids and of training."""
+    sigma_max: float = 80.0
+    """The largest noise level: the time of the prior."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.sigma_min, self.sigma_max) and not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(
+                f"sigma_min = {self.sigma_min} and sigma_max = {self.sigma_max} do not satisfy "
+                "0 < sigma_min < sigma_max; the usual pair is 0.002 and 80."
+            )
+
+    @property
+    def t_max(self) -> float:
+        """σ_max."""
+        return self.sigma_max
+
+    @property
+    def t_min(self) -> float:
+        """σ_min."""
+        return self.sigma_min
+
+    def log_alpha(self, t: Times) -> Float[Array, "..."]:
+        """0."""
+        return 0.0 * jnp.asarray(t, jnp.result_type(float, t))
+
+    def sigma(self, t: Times) -> Float[Array, "..."]:
+        """σ = t."""
+        return jnp.asarray(t, jnp.result_type(float, t))
+
+    def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
+        """t = e^{−λ/2}."""
+        return jnp.exp(-0.5 * jnp.asarray(log_snr))
+
+
+@pytree
+class RectifiedFlow(Schedule):
+    """The straight line from data to noise: α = 1 − t, σ = t (Liu et al. 2023, arXiv:2209.03003)."""
+
+    @property
+    def t_min(self) -> float:
+        """1e-3: the interpolant's noise there is a quarter of an 8-bit grey level."""
+        return 1e-3
+
+    def alpha(self, t: Times) -> Float[Array, "..."]:
+        """1 − t."""
+        return 1 - jnp.asarray(t, jnp.result_type(float, t))
+
+    def log_alpha(self, t: Times) -> Float[Array, "..."]:
+        """ln(1 − t)."""
+        return jnp.log1p(-jnp.asarray(t, jnp.result_type(float, t)))
+
+    def sigma(self, t: Times) -> Float[Array, "..."]:
+        """σ = t."""
+        return jnp.asarray(t, jnp.result_type(float, t))
+
+    def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
+        """t = sigmoid(−λ/2)."""
+        return jax.nn.sigmoid(-0.5 * jnp.asarray(log_snr))
