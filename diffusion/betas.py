@@ -84,14 +84,14 @@ class Betas(Schedule):
         return self.log_alphas.shape[0] - 1
 
     @property
-    def t_max(self) -> float:
+    def t_max(self) -> float | Array:
         """T."""
-        return self.steps
+        return float(self.steps)
 
     @property
-    def t_min(self) -> float:
+    def t_min(self) -> float | Array:
         """1, the first noisy time."""
-        return 1
+        return 1.0
 
     def _index(self, t: Times) -> Int[Array, "..."]:
         t = jnp.asarray(t)

@@ -57,10 +57,11 @@ def velocity(process: Process, denoise: Denoiser) -> Drift:
 
 def _velocity(process: Process, denoise: Denoiser, x: Array, t: ArrayLike) -> Array:
     x_0 = denoise(x, t)
-    return _velocity_from_x0(process, x, x_0, t)
+    return velocity_from_x0(process, x, x_0, t)
 
 
-def _velocity_from_x0(process: Process, x: Array, x_0: Array, t: ArrayLike) -> Array:
+def velocity_from_x0(process: Process, x: Float[Array, "b *event"], x_0: Array, t: ArrayLike) -> Array:
+    """α' x_0 + σ' (x − α x_0)/σ: the velocity at x_t = x for a denoiser's output x_0."""
     schedule = process.schedule
     eps = eps_from_x0(process, x, x_0, t)
     return expand(schedule.alpha_dot(t), x) * x_0 + expand(schedule.sigma_dot(t), x) * eps
@@ -79,11 +80,16 @@ def reverse_sde(process: Process, denoise: Denoiser, level: float | Array = 1.0)
     return SDE(Partial(_reverse_drift, process, denoise, level), Partial(_reverse_diffusion, process, level))
 
 
+def reverse_drift_from_x0(
+    process: Process, x: Float[Array, "b *event"], x_0: Array, t: ArrayLike, level: float | Array
+) -> Array:
+    """f x − ½ (g² + σ̃²) ∇ln p_t at x_t = x for a denoiser's output x_0: the velocity plus ½ σ̃² E[z|x]/σ."""
+    extra = 0.5 * level**2 * process.schedule.diffusion_squared(t) / process.sigma(t)
+    return velocity_from_x0(process, x, x_0, t) + expand(extra, x) * eps_from_x0(process, x, x_0, t)
+
+
 def _reverse_drift(process: Process, denoise: Denoiser, level: float | Array, x: Array, t: ArrayLike) -> Array:
-    x_0 = denoise(x, t)
-    extra = 0.5 * _reverse_diffusion(process, level, t) ** 2 / process.sigma(t)
-    # −½ σ̃² ∇ln p = +½ σ̃² E[z|x]/σ
-    return _velocity_from_x0(process, x, x_0, t) + expand(extra, x) * eps_from_x0(process, x, x_0, t)
+    return reverse_drift_from_x0(process, x, denoise(x, t), t, level)
 
 
 def _reverse_diffusion(process: Process, level: float | Array, t: ArrayLike) -> Float[Array, "..."]:

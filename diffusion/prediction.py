@@ -16,6 +16,7 @@ are all denoisers; pass them to jitted functions as `jax.tree_util.Partial`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -168,22 +169,28 @@ def network_denoiser(
 
     `labels` is (b,), the class of each sample, or None for no class.
     """
-    return Partial(Partial(_denoise, network), params, process, preconditioning, labels)
+    return Partial(_NetworkDenoiser(network), params, process, preconditioning, labels)
 
 
-def _denoise(
-    network: Callable[..., Array],
-    params: Any,
-    process: Process,
-    preconditioning: Preconditioning,
-    labels: Array | None,
-    x: Array,
-    t: ArrayLike,
-) -> Array:
-    times = jnp.broadcast_to(jnp.asarray(t), (x.shape[0],))
-    scaled, c_noise = network_input(preconditioning, process, x, times)
-    raw = network(params, scaled, c_noise, labels)
-    return network_x0(preconditioning, process, raw.astype(x.dtype), x, t)
+@dataclasses.dataclass(frozen=True)
+class _NetworkDenoiser:
+    """The static part of a network's denoiser: equal networks are equal functions, and are not compiled twice."""
+
+    network: Callable[..., Array]
+
+    def __call__(
+        self,
+        params: Any,
+        process: Process,
+        preconditioning: Preconditioning,
+        labels: Array | None,
+        x: Array,
+        t: ArrayLike,
+    ) -> Array:
+        times = jnp.broadcast_to(jnp.asarray(t), (x.shape[0],))
+        scaled, c_noise = network_input(preconditioning, process, x, times)
+        raw = self.network(params, scaled, c_noise, labels)
+        return network_x0(preconditioning, process, raw.astype(x.dtype), x, t)
 
 
 def transfer(denoise: Denoiser, source: Process, target: Process) -> Denoiser:

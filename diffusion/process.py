@@ -32,12 +32,12 @@ class Process:
     noise: Noise = Gaussian()
 
     @property
-    def t_max(self) -> float:
+    def t_max(self) -> float | Array:
         """The time of the prior."""
         return self.schedule.t_max
 
     @property
-    def t_min(self) -> float:
+    def t_min(self) -> float | Array:
         """The smallest time worth training at."""
         return self.schedule.t_min
 
@@ -92,7 +92,7 @@ def transition(process: Process, x_s: Float[Array, "b *event"], s: ArrayLike, t:
 
 
 def posterior_coefficients(process: Process, s: ArrayLike, t: ArrayLike) -> tuple[Array, Array, Array]:
-    """(c_t, c_0, variance) of x_s | x_t, x_0 ~ N(c_t x_t + c_0 x_0, variance), for s < t; finite at σ_s = 0 and α_t = 0.
+    """(c_t, c_0, variance) of x_s | x_t, x_0 ~ N(c_t x_t + c_0 x_0, variance), s < t; finite at σ_s = 0 and α_t = 0.
 
     Raises TypeError when the noise is not Gaussian.
     """

@@ -1,0 +1,110 @@
+"""Score matching: four losses with one minimiser.
+
+    explicit     ½ E |s(x) − ∇ln p(x)|²
+    implicit     E [∇·s(x) + ½ |s(x)|²]                     Hyvärinen 2005
+    sliced       E [vᵀ ∇s(x) v + ½ |s(x)|²]                 Song et al. 2019, arXiv:1905.07088
+    denoising    E w(t) |x_0 − D(α x_0 + σ z, t)|²          Vincent 2011; Ho et al. 2020
+
+The first three differ by a constant that does not depend on s; so does the fourth, for s = (α D − x)/σ². Only
+the fourth needs neither the score nor a derivative, and it holds for any noise, which is why it trains models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from diffusion import keys as keys_lib
+from diffusion.arrays import mean_event, sum_event
+from diffusion.prediction import Denoiser
+from diffusion.process import Process, perturb
+from diffusion.time_distributions import Draw, TimeDistribution, UniformTime, draw_uniforms
+from diffusion.weightings import SNRWeighting, Weighting
+
+ScoreModel = Callable[[Array], Array]
+
+
+class DenoisingTerms(NamedTuple):
+    """The denoising loss of each element of a batch, and where it was taken."""
+
+    loss: Float[Array, " b"]
+    """w(t) |x_0 − D|²/d, corrected for how t was drawn: its mean is the objective."""
+    uncorrected: Float[Array, " b"]
+    """The same before the correction of importance sampling."""
+    t: Float[Array, " b"]
+    u: Float[Array, " b"]
+    """The uniforms that gave t."""
+
+
+def denoising_terms(
+    key: Key[Array, ""],
+    process: Process,
+    denoise: Denoiser,
+    x_0: Float[Array, "b *event"],
+    *,
+    weighting: Weighting | None = None,
+    times: TimeDistribution | None = None,
+    draw: Draw | str = "low_discrepancy",
+    ids: Int[Array, " b"] | None = None,
+    batch_size: int | None = None,
+) -> DenoisingTerms:
+    """w(t) |x_0 − D(α x_0 + σ z, t)|²/d for each element, t ~ `times`, z ~ the process's noise.
+
+    `weighting` is SNRWeighting (DDPM's simple loss) and `times` UniformTime unless given. `ids` are the places of
+    these elements in a batch of `batch_size`, when the batch is shared out over devices: t and z of an element
+    depend on (key, id) alone.
+    """
+    weighting, times = weighting or SNRWeighting(), times or UniformTime()
+    ids = jnp.arange(x_0.shape[0]) if ids is None else ids
+    u = draw_uniforms(jax.random.fold_in(key, 0), ids, batch_size or x_0.shape[0], draw)
+    t = jax.lax.stop_gradient(times.quantile(process, u))
+    z = process.noise.sample(keys_lib.sample_keys(jax.random.fold_in(key, 1), ids), x_0.shape, x_0.dtype)
+    error = x_0 - denoise(perturb(process, x_0, z, t), t)
+    # An integral over t is a mean over u times dt/du, which already holds the correction of importance sampling.
+    correction = times.slope(process, u) if weighting.per_unit_time else times.correction(u)
+    loss = correction * weighting.weight(process, t) * mean_event(error**2)
+    return DenoisingTerms(loss, loss / times.correction(u), t, u)
+
+
+def denoising_score_matching(
+    key: Key[Array, ""],
+    process: Process,
+    denoise: Denoiser,
+    x_0: Float[Array, "b *event"],
+    *,
+    weighting: Weighting | None = None,
+    times: TimeDistribution | None = None,
+    draw: Draw | str = "low_discrepancy",
+) -> Float[Array, ""]:
+    """The denoising loss, E w(t) |x_0 − D(x_t, t)|²/d over t and z, batch averaged (Ho et al. 2020, eq. 14)."""
+    return jnp.mean(denoising_terms(key, process, denoise, x_0, weighting=weighting, times=times, draw=draw).loss)
+
+
+def explicit_score_matching(
+    model: ScoreModel, true_score: ScoreModel, x: Float[Array, "b *event"]
+) -> Float[Array, " b"]:
+    """½ |s(x) − ∇ln p(x)|², the Fisher divergence at each x."""
+    return 0.5 * sum_event((model(x) - true_score(x)) ** 2)
+
+
+def implicit_score_matching(model: ScoreModel, x: Float[Array, "b d"]) -> Float[Array, " b"]:
+    """∇·s(x) + ½ |s(x)|² with the exact trace: d Jacobian-vector products (Hyvärinen 2005, eq. 4)."""
+
+    def along(direction: Array) -> tuple[Array, Array]:
+        return jax.jvp(model, (x,), (jnp.broadcast_to(direction, x.shape),))
+
+    values, tangents = jax.vmap(along)(jnp.eye(x.shape[-1], dtype=x.dtype))
+    divergence = jnp.einsum("ibi->b", tangents)
+    return divergence + 0.5 * sum_event(values[0] ** 2)
+
+
+def sliced_score_matching(key: Key[Array, "..."], model: ScoreModel, x: Float[Array, "b *event"]) -> Float[Array, " b"]:
+    """vᵀ∇s(x)v + ½ |s(x)|² with a Rademacher v for each x: an unbiased estimate of the implicit loss."""
+    keys = keys_lib.as_keys(key, x.shape[0])
+    v = jax.vmap(lambda k: jax.random.rademacher(k, x.shape[1:], x.dtype))(keys)
+    value, tangent = jax.jvp(model, (x,), (v,))
+    return sum_event(v * tangent) + 0.5 * sum_event(value**2)

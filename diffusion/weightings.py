@@ -1,0 +1,108 @@
+"""Weightings of the denoising loss, all in units of x_0: the loss is w(t) |x_0 − D(x_t, t)|².
+
+With SNR = α²/σ², the errors of the other predictions are multiples of the error in x_0:
+
+    |ε − ε̂|² = SNR |x_0 − D|²     |s − ŝ|² = (α²/σ⁴) |x_0 − D|²     |u − û|² = ((ασ' − σα')/σ)² |x_0 − D|²
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from diffusion.process import Process
+from diffusion.pytree import is_concrete, pytree
+
+
+def signal_to_noise(process: Process, t: ArrayLike) -> Float[Array, "..."]:
+    """α²/σ²."""
+    return (process.alpha(t) / process.sigma(t)) ** 2
+
+
+class Weighting:
+    """w(t), a positive function of time."""
+
+    def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
+        """w(t), shape of t."""
+        raise NotImplementedError
+
+    @property
+    def per_unit_time(self) -> bool:
+        """Whether the loss is an integral over t, to be divided by the density that t is drawn from."""
+        return False
+
+
+@pytree
+class UniformWeighting(Weighting):
+    """w = 1: every denoising error counts alike."""
+
+    def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
+        """1."""
+        return jnp.ones_like(process.alpha(t))
+
+
+@pytree
+class SNRWeighting(Weighting):
+    """w = α²/σ²: the plain mean square in ε, DDPM's simplified loss (Ho et al. 2020, eq. 14)."""
+
+    def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
+        """α²/σ²."""
+        return signal_to_noise(process, t)
+
+
+@pytree
+class MinSNRWeighting(Weighting):
+    """w = min(α²/σ², γ) (Hang et al. 2023, arXiv:2303.09556)."""
+
+    gamma: float = 5.0
+    """The largest weight."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.gamma) and not self.gamma > 0:
+            raise ValueError(f"gamma = {self.gamma}; the cap of the signal-to-noise ratio must be positive, usually 5.")
+
+    def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
+        """min(α²/σ², γ)."""
+        return jnp.minimum(signal_to_noise(process, t), self.gamma)
+
+
+@pytree
+class LikelihoodWeighting(Weighting):
+    """w = ½ g² α²/σ⁴ = −½ dSNR/dt, per unit of time: the loss is then the diffusion term of the ELBO, in nats.
+
+    (Song et al. 2021, arXiv:2101.09258, theorem 1; Kingma et al. 2021, eq. 13.) Raises TypeError on the discrete
+    chain, which has no derivative.
+    """
+
+    def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
+        """½ g² α²/σ⁴."""
+        schedule = process.schedule
+        return 0.5 * schedule.diffusion_squared(t) * schedule.alpha(t) ** 2 / schedule.variance(t) ** 2
+
+    @property
+    def per_unit_time(self) -> bool:
+        """True: the ELBO is an integral over time."""
+        return True
+
+
+@pytree
+class EDMWeighting(Weighting):
+    """w = (ρ² + σ_d²)/(ρ σ_d)² = 1/σ_d² + SNR with ρ = σ/α: unit loss for every t at the start (Karras et al. 2022)."""
+
+    sigma_data: float = 0.5
+    """The standard deviation of the data."""
+
+    def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
+        """1/σ_d² + α²/σ²."""
+        return 1 / jnp.asarray(self.sigma_data) ** 2 + signal_to_noise(process, t)
+
+
+@pytree
+class VelocityWeighting(Weighting):
+    """w = ((ασ' − σα')/σ)²: the plain mean square in the velocity, the flow-matching loss (Lipman et al. 2023)."""
+
+    def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
+        """((ασ' − σα')/σ)²."""
+        schedule = process.schedule
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return ((alpha * schedule.sigma_dot(t) - sigma * schedule.alpha_dot(t)) / sigma) ** 2

@@ -1,0 +1,76 @@
+"""DDIM: a family of samplers with DDPM's marginals, from deterministic to ancestral."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from diffusion import keys as keys_lib
+from diffusion.noises import Gaussian, require_gaussian
+from diffusion.prediction import Denoiser, eps_from_x0
+from diffusion.process import Process, posterior_coefficients
+from diffusion.pytree import is_concrete, pytree
+from samplers.grids import host_float64
+from samplers.sample import Sampler
+
+
+@pytree
+class DDIM(Sampler):
+    """x_s = α_s x̂_0 + √(σ_s² − σ̃²) ε̂ + σ̃ n, with σ̃ = η times the posterior's standard deviation.
+
+    (Song et al. 2021, arXiv:2010.02502, eq. 12 and 16.) η = 0 is the deterministic first-order solver of the
+    probability-flow ODE, for any noise; η = 1 is ancestral sampling with β̃.
+    """
+
+    eta: float = 0.0
+    """0 is deterministic, 1 is DDPM; more is allowed while σ̃ <= σ_s."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.eta) and not self.eta >= 0:
+            raise ValueError(f"eta = {self.eta}; it must be 0 (deterministic) or more.")
+
+    order: ClassVar[float] = 1
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether η > 0."""
+        return bool(self.eta > 0)
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise ValueError where σ̃ > σ_s, TypeError for η > 0 with a noise that is not Gaussian."""
+        if not self.eta > 0:
+            return
+        require_gaussian(process.noise, "DDIM with eta > 0")
+        with host_float64():
+            variance = np.asarray(posterior_coefficients(process, grid[1:], grid[:-1])[2])
+            room = np.asarray(process.schedule.variance(grid[1:]))
+        bad = float(self.eta) ** 2 * variance > room * (1 + 1e-9)
+        if bad.any():
+            i = int(np.argmax(bad))
+            raise ValueError(
+                f"eta = {float(self.eta):g} asks for more noise than there is room for in the step "
+                f"{grid[i]:g} -> {grid[i + 1]:g}; use eta <= {float(np.sqrt(room[i] / variance[i])):.4g} there, or 1."
+            )
+
+    def step(
+        self,
+        keys: Key[Array, " b"],
+        x: Float[Array, "b *event"],
+        carry: Any,
+        t: Float[Array, ""],
+        s: Float[Array, ""],
+        process: Process,
+        denoise: Denoiser,
+    ) -> tuple[Float[Array, "b *event"], Any]:
+        """α_s x̂_0 + √(σ_s² − σ̃²) ε̂ + σ̃ n."""
+        x_0 = denoise(x, t)
+        eps = eps_from_x0(process, x, x_0, t)
+        if not isinstance(process.noise, Gaussian):  # deterministic only: `check` has refused the rest
+            return process.alpha(s) * x_0 + process.sigma(s) * eps, carry
+        variance = self.eta**2 * posterior_coefficients(process, s, t)[2]
+        direction = jnp.sqrt(jnp.maximum(process.schedule.variance(s) - variance, 0.0))
+        noise = keys_lib.normal(keys, x.shape[1:], x.dtype)
+        return process.alpha(s) * x_0 + direction * eps + jnp.sqrt(variance) * noise, carry

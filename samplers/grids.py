@@ -1,0 +1,171 @@
+"""Time grids: N + 1 descending times from the prior's down to 0, the data's.
+
+Grids are built on the host in float64 and their ends are pinned: in float32 Karras's formula starts at 80.000015.
+On the discrete chain every grid is rounded to distinct integers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+import numpy as np
+
+from diffusion.betas import Betas
+from diffusion.process import Process
+
+Grid = np.ndarray
+
+
+@contextlib.contextmanager
+def host_float64() -> Iterator[None]:
+    """Compute in float64 on the CPU, whatever the accelerator and the global precision."""
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # a build without the CPU back-end: the default device is all there is
+        cpu = None
+    with jax.enable_x64(True), jax.default_device(cpu):
+        yield
+
+
+def karras(
+    process: Process,
+    steps: int,
+    rho: float = 7.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+) -> Grid:
+    """(σ/α)_i = (σ_max^{1/ρ} + i/(N−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ for i < N, then 0 (Karras et al. 2022, eq. 5).
+
+    `sigma_min` and `sigma_max` are values of σ/α, those of the process's t_min and t_max unless given.
+    Raises ValueError when the process has no finite σ/α at its prior and no `sigma_max` is given.
+    """
+    _check_steps(steps)
+    if not rho > 0:
+        raise ValueError(f"rho = {rho}; it must be positive, usually 7.")
+    low, high = _noise_range(process, sigma_min, sigma_max, "karras")
+    ramp = _ramp(steps)
+    return _from_sigmas(process, (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
+
+
+def uniform_log_snr(
+    process: Process, steps: int, sigma_min: float | None = None, sigma_max: float | None = None
+) -> Grid:
+    """N times evenly spaced in ln(α/σ), then 0 (Lu et al. 2022, arXiv:2206.00927, section 4).
+
+    `sigma_min` and `sigma_max` are values of σ/α, those of the process's t_min and t_max unless given.
+    Raises ValueError when the process has no finite σ/α at its prior and no `sigma_max` is given.
+    """
+    _check_steps(steps)
+    low, high = _noise_range(process, sigma_min, sigma_max, "uniform_log_snr")
+    return _from_sigmas(process, np.exp(math.log(high) + _ramp(steps) * (math.log(low) - math.log(high))))
+
+
+def uniform_time(process: Process, steps: int, t_start: float | None = None, shift: float = 1.0) -> Grid:
+    """Times evenly spaced from `t_start`, t_max unless given, to 0; on the chain T, ..., 0 in equal strides («trailing»).
+
+    `shift` c bends the grid, u -> c u/(1 + (c − 1) u) with u = t/t_max: more steps near the prior for c > 1
+    (Esser et al. 2024, arXiv:2403.03206, eq. 23).
+    """
+    return _powers(process, steps, t_start, 1.0, shift)
+
+
+def quadratic(process: Process, steps: int, t_start: float | None = None) -> Grid:
+    """t_i = t_start (1 − i/N)²: finer towards the data (Song et al. 2021, arXiv:2010.02502, appendix D.2)."""
+    return _powers(process, steps, t_start, 2.0, 1.0)
+
+
+GridName = Literal["karras", "uniform-log-snr", "uniform-time", "quadratic"]
+GRIDS: dict[str, Callable[..., Grid]] = {
+    "karras": karras,
+    "uniform-log-snr": uniform_log_snr,
+    "uniform-time": uniform_time,
+    "quadratic": quadratic,
+}
+
+
+def check_grid(process: Process, grid: Grid) -> None:
+    """Raise ValueError unless `grid` is a descending list of at least two times within [0, t_max]."""
+    grid = np.asarray(grid)
+    if grid.ndim != 1 or grid.size < 2:
+        raise ValueError(f"grid has shape {grid.shape}; give at least two times, such as karras(process, 18).")
+    if not np.all(np.isfinite(grid)):
+        raise ValueError(f"grid contains {grid[~np.isfinite(grid)][0]}; every time must be finite.")
+    if not np.all(np.diff(grid) < 0):
+        place = int(np.argmax(np.diff(grid) >= 0))
+        raise ValueError(
+            f"grid rises from {grid[place]:g} to {grid[place + 1]:g}; sampling runs from the prior down to the data."
+        )
+    t_max = float(process.t_max)
+    if grid[-1] < 0 or grid[0] > t_max * (1 + 1e-6):
+        raise ValueError(f"grid runs from {grid[0]:g} to {grid[-1]:g}; this process lives on [0, {t_max:g}].")
+
+
+def _ramp(steps: int) -> np.ndarray:
+    return np.linspace(0.0, 1.0, steps) if steps > 1 else np.zeros(1)
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"steps = {steps}; a grid needs at least one step.")
+
+
+def _noise_range(process: Process, sigma_min: float | None, sigma_max: float | None, name: str) -> tuple[float, float]:
+    """(σ/α at the smallest noise, σ/α at the prior)."""
+    with host_float64():
+        low = _noise_to_signal(process, process.t_min) if sigma_min is None else float(sigma_min)
+        high = _noise_to_signal(process, process.t_max) if sigma_max is None else float(sigma_max)
+    if not math.isfinite(high):
+        raise ValueError(
+            f"{name}: σ/α is infinite at the prior of {type(process.schedule).__name__}; "
+            "pass sigma_max, such as 80, or use uniform_time."
+        )
+    if not 0 < low < high:
+        raise ValueError(
+            f"{name}: sigma_min = {low:g} and sigma_max = {high:g} do not satisfy 0 < sigma_min < sigma_max."
+        )
+    return low, high
+
+
+def _noise_to_signal(process: Process, t: float) -> float:
+    return float(np.exp(-0.5 * np.asarray(process.schedule.log_snr(np.float64(t)))))
+
+
+def _from_sigmas(process: Process, sigmas: np.ndarray) -> Grid:
+    with host_float64():
+        times = np.asarray(process.schedule.time_from_log_snr(-2 * np.log(sigmas)))
+        t_max, pinned = float(process.t_max), _noise_to_signal(process, process.t_max)
+    if math.isclose(sigmas[0], pinned, rel_tol=1e-12):
+        times = np.concatenate([[t_max], times[1:]])
+    return _on_chain(process, np.concatenate([np.minimum(times, t_max), [0.0]]))
+
+
+def _powers(process: Process, steps: int, t_start: float | None, power: float, shift: float) -> Grid:
+    _check_steps(steps)
+    if not shift > 0:
+        raise ValueError(f"shift = {shift}; it must be positive, and 1 leaves the grid as it is.")
+    t_max = float(process.t_max)
+    start = (t_max if t_start is None else float(t_start)) / t_max
+    if not 0 < start <= 1:
+        raise ValueError(f"t_start = {t_start}; give a time in (0, {t_max:g}].")
+    u = start * np.linspace(1.0, 0.0, steps + 1) ** power
+    return _on_chain(process, t_max * (shift * u / (1 + (shift - 1) * u)))
+
+
+def _on_chain(process: Process, times: np.ndarray) -> Grid:
+    """Round to distinct integers on the discrete chain, from the data upwards; leave other processes alone."""
+    if not isinstance(process.schedule, Betas):
+        return times
+    steps, length = len(times) - 1, process.schedule.steps
+    if steps > length:
+        raise ValueError(f"steps = {steps}; this chain has {length}, use at most as many.")
+    rising = np.rint(times[::-1])
+    rising[0] = 0
+    for i in range(1, steps + 1):  # push crowded times up, then back below the top
+        rising[i] = max(rising[i], rising[i - 1] + 1)
+    for i, top in zip(range(steps, 0, -1), range(length, 0, -1), strict=False):
+        rising[i] = min(rising[i], top)
+    return rising[::-1].copy()

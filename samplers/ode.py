@@ -1,0 +1,134 @@
+"""Runge-Kutta on the probability-flow ODE, in the process's own time."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from diffusion import keys as keys_lib
+from diffusion.dynamics import velocity, velocity_from_x0
+from diffusion.noises import Gaussian, require_gaussian
+from diffusion.prediction import Denoiser
+from diffusion.process import Process, transition_coefficients
+from diffusion.pytree import is_concrete, pytree
+from samplers.sample import Sampler
+
+
+@pytree
+class Euler(Sampler):
+    """x_s = x_t + (s − t) u(x_t, t), with u = α' x̂_0 + σ' ε̂; the step onto σ = 0 returns x̂_0."""
+
+    order: ClassVar[float] = 1
+
+    def step(
+        self,
+        keys: Key[Array, " b"],
+        x: Float[Array, "b *event"],
+        carry: Any,
+        t: Float[Array, ""],
+        s: Float[Array, ""],
+        process: Process,
+        denoise: Denoiser,
+    ) -> tuple[Float[Array, "b *event"], Any]:
+        """One Euler step."""
+        x_0 = denoise(x, t)
+        return euler_step(process, x, x_0, t, s), carry
+
+
+def euler_step(process: Process, x: Array, x_0: Array, t: Array, s: Array) -> Array:
+    """x + (s − t) u, or x̂_0 itself where σ_s = 0: there σ' may be infinite, and the exact limit is the denoiser."""
+    moved = x + (s - t) * velocity_from_x0(process, x, x_0, t)
+    return jnp.where(process.sigma(s) == 0, process.alpha(s) * x_0, moved)
+
+
+@pytree
+class Heun(Sampler):
+    """Heun's trapezoid with optional churn: Karras et al. 2022, algorithms 1 and 2.
+
+    With S_churn > 0 each step first adds noise, from t up to the t̂ where σ/α is 1 + γ times larger,
+    γ = min(S_churn/N, √2 − 1) while S_min <= σ/α <= S_max. The step onto σ = 0 is Euler's, so that N steps cost
+    2N − 1 denoiser calls.
+    """
+
+    S_churn: float = 0.0
+    """How much noise is added on the way, over all steps; 0 is deterministic."""
+    S_min: float = 0.0
+    """Smallest σ/α at which noise is added."""
+    S_max: float = float("inf")
+    """Largest σ/α at which noise is added."""
+    S_noise: float = 1.0
+    """Standard deviation of the noise that is added."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.S_churn, self.S_min, self.S_max, self.S_noise):
+            if not self.S_churn >= 0:
+                raise ValueError(f"S_churn = {self.S_churn}; it must be 0 (deterministic) or more.")
+            if not 0 <= self.S_min < self.S_max:
+                raise ValueError(
+                    f"S_min = {self.S_min} and S_max = {self.S_max} leave no noise level to churn at; "
+                    "use 0 <= S_min < S_max, such as 0.05 and 50."
+                )
+            if not self.S_noise > 0:
+                raise ValueError(f"S_noise = {self.S_noise}; it must be positive, usually 1 to 1.01.")
+
+    order: ClassVar[float] = 2
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether S_churn > 0."""
+        return bool(self.S_churn > 0)
+
+    def nfe(self, steps: int, to_data: bool) -> int:
+        """Two a step, but one for the step onto the data."""
+        return 2 * steps - int(to_data)
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise TypeError for churn with a noise that is not Gaussian."""
+        del grid
+        if self.S_churn > 0:
+            require_gaussian(process.noise, "Heun with S_churn > 0")
+
+    def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
+        """γ at the levels that are churned."""
+        del x
+        return jnp.minimum(self.S_churn / (grid.shape[0] - 1), jnp.sqrt(jnp.asarray(2.0, grid.dtype)) - 1)
+
+    def step(
+        self,
+        keys: Key[Array, " b"],
+        x: Float[Array, "b *event"],
+        carry: Any,
+        t: Float[Array, ""],
+        s: Float[Array, ""],
+        process: Process,
+        denoise: Denoiser,
+    ) -> tuple[Float[Array, "b *event"], Any]:
+        """Churn, Euler's step, and the trapezoid unless σ_s = 0."""
+        if isinstance(process.noise, Gaussian):
+            x, t = self._churn(keys, x, carry, t, process)
+        first = velocity(process, denoise)
+        x_0 = denoise(x, t)
+        predicted = euler_step(process, x, x_0, t, s)
+
+        def trapezoid() -> Array:
+            return x + 0.5 * (s - t) * (velocity_from_x0(process, x, x_0, t) + first(predicted, s))
+
+        return jax.lax.cond(process.sigma(s) == 0, lambda: predicted, trapezoid), carry
+
+    def _churn(self, keys: Array, x: Array, gamma: Array, t: Array, process: Process) -> tuple[Array, Array]:
+        schedule = process.schedule
+        level = jnp.exp(-0.5 * schedule.log_snr(t))
+        # At infinite σ/α there is nothing but noise, and more of it is the same.
+        churned = (gamma > 0) & (self.S_min <= level) & (level <= self.S_max) & jnp.isfinite(level)
+
+        def add_noise() -> tuple[Array, Array]:
+            up = schedule.time_from_log_snr(schedule.log_snr(t) - 2 * jnp.log1p(gamma)).astype(t.dtype)
+            scale, variance = transition_coefficients(process, t, up)
+            noise = keys_lib.normal(keys, x.shape[1:], x.dtype)
+            return scale * x + jnp.sqrt(variance) * self.S_noise * noise, up
+
+        return jax.lax.cond(churned, add_noise, lambda: (x, t))

@@ -1,0 +1,173 @@
+"""One protocol, one loop, one jit.
+
+A sampler is a frozen dataclass with
+
+    init(x, grid)                                   -> carry     the history of multistep methods
+    step(keys, x, carry, t, s, process, denoise)    -> (x, carry)
+
+and `sample` scans it over a grid. Hyper-parameters, grid values and the network's weights are traced: changing
+them never recompiles. Sample i depends on (key, ids[i]) alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int, Key
+
+from diffusion import keys as keys_lib
+from diffusion.prediction import Denoiser
+from diffusion.process import Process, prior_sample
+from diffusion.pytree import as_traced, pytree, static
+from samplers.grids import check_grid
+
+
+class Sampler:
+    """What every sampler answers to."""
+
+    order: ClassVar[float]
+    """The stated order of convergence in the step: strong for ODEs, weak for SDEs."""
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is drawn on the way."""
+        return False
+
+    def nfe(self, steps: int, to_data: bool) -> int:
+        """Denoiser calls for a grid of `steps` steps, whose last one ends at the data or not."""
+        del to_data
+        return steps
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise ValueError or TypeError when these options cannot sample this process on this grid."""
+
+    def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
+        """The carry before the first step."""
+        del x, grid
+        return ()
+
+    def step(
+        self,
+        keys: Key[Array, " b"],
+        x: Float[Array, "b *event"],
+        carry: Any,
+        t: Float[Array, ""],
+        s: Float[Array, ""],
+        process: Process,
+        denoise: Denoiser,
+    ) -> tuple[Float[Array, "b *event"], Any]:
+        """One step from time t down to s < t; `keys` are fresh, one for each sample."""
+        raise NotImplementedError
+
+
+@pytree
+class Sampled:
+    """What `sample` returns."""
+
+    x: Float[Array, "b *event"]
+    """The samples, at the last time of the grid."""
+    trajectory: Float[Array, "k b *event"] | None
+    """States on the way, the first and the last included, or None."""
+    times: Float[Array, " k"] | None
+    """The times of the trajectory."""
+    nfe: int = static()
+    """Denoiser calls for each sample."""
+
+
+def sample(
+    key: Key[Array, ""],
+    process: Process,
+    denoise: Denoiser,
+    sampler: Sampler,
+    grid: ArrayLike,
+    shape: tuple[int, ...],
+    *,
+    ids: ArrayLike | None = None,
+    x_init: Float[Array, "b *event"] | None = None,
+    keep_every: int | None = None,
+) -> Sampled:
+    """Draw samples of shape (b, *event) by running `sampler` along `grid`, from the prior at grid[0] to grid[-1].
+
+    `denoise` is (x, t) -> E[x_0 | x_t = x]; give a `jax.tree_util.Partial` so that new weights do not recompile.
+    `ids` are the (b,) identities of the samples, 0, 1, ... unless given: sample i is a function of (key, ids[i])
+    whatever the batch. `x_init` (b, *event) replaces the draw from the prior. `keep_every` = k returns every k-th
+    state as well. When the grid ends at 0 the result is the denoiser's last output, without residual noise.
+
+    Raises ValueError for a grid, shape or option that does not fit, and TypeError for a sampler that does not
+    exist for the process's noise.
+    """
+    shape = tuple(int(size) for size in shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape = {shape}; give (batch, *event), every size at least 1.")
+    if keep_every is not None and keep_every < 1:
+        raise ValueError(f"keep_every = {keep_every}; give 1 for every state, k for every k-th.")
+    if not _is_traced((process, sampler, grid)):
+        check_grid(process, np.asarray(grid, np.float64))
+        sampler.check(process, np.asarray(grid, np.float64))
+    ids = jnp.arange(shape[0]) if ids is None else jnp.asarray(ids)
+    if ids.shape != (shape[0],):
+        raise ValueError(f"ids has shape {ids.shape} for {shape[0]} samples; give one id for each.")
+    if x_init is not None and x_init.shape != shape:
+        raise ValueError(f"x_init has shape {x_init.shape} and shape is {shape}; they must agree.")
+    times = jnp.asarray(grid, jnp.result_type(float))
+    x, states = _run(
+        key, ids, as_traced(process), as_partial(denoise), as_traced(sampler), times, x_init, shape, keep_every
+    )
+    # On a traced grid the last time is unknown here; count as if it were the data's.
+    to_data = True if _is_traced(grid) else bool(np.asarray(grid)[-1] == 0)
+    nfe = sampler.nfe(times.shape[0] - 1, to_data)
+    kept = None if keep_every is None else times[_kept(times.shape[0] - 1, keep_every)]
+    return Sampled(x, states, kept, nfe)
+
+
+def as_partial(function: Callable[..., Array]) -> Partial:
+    """`function` as a pytree, so that it can cross into a jitted function; a Partial stays what it is."""
+    return function if isinstance(function, Partial) else Partial(function)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "keep_every"))
+def _run(
+    key: Array,
+    ids: Int[Array, " b"],
+    process: Process,
+    denoise: Denoiser,
+    sampler: Sampler,
+    grid: Array,
+    x_init: Array | None,
+    shape: tuple[int, ...],
+    keep_every: int | None,
+) -> tuple[Array, Array | None]:
+    steps = grid.shape[0] - 1
+    keys = keys_lib.sample_keys(key, ids)
+    x = x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, grid[0])
+    kept = None if keep_every is None else jnp.zeros((len(_kept(steps, keep_every)), *shape), x.dtype).at[0].set(x)
+
+    def body(state: tuple[Array, Any, Array | None], now: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        x, carry, kept = state
+        t, s, i = now
+        x, carry = sampler.step(keys_lib.fold(keys, i + 1), x, carry, t, s, process, denoise)
+        if (
+            kept is not None and keep_every is not None
+        ):  # the last state written to a slot stays: those after k, 2k, ... steps, and the final one
+            kept = jax.lax.dynamic_update_index_in_dim(kept, x, 1 + i // keep_every, 0)
+        return (x, carry, kept), None
+
+    start = (x, sampler.init(x, grid), kept)
+    (x, _, kept), _ = jax.lax.scan(body, start, (grid[:-1], grid[1:], jnp.arange(steps)))
+    return x, kept
+
+
+def _kept(steps: int, every: int) -> np.ndarray:
+    """Grid indices of the states kept."""
+    return np.append(np.arange(0, steps, every), steps)
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))

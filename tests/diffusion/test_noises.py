@@ -1,0 +1,69 @@
+"""The laws of z, and that a sample depends on its own key alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion import EDM, Gaussian, Process, StudentT, perturb
+from diffusion import keys as keys_lib
+
+
+@pytest.mark.parametrize("df", [1.0, 3.0, 128.0])
+@pytest.mark.parametrize("d", [1, 5])
+def test_student_t_density(df, d, x64):
+    z = jax.random.normal(jax.random.key(0), (7, d)) * 3
+    exact = scipy.stats.multivariate_t(np.zeros(d), np.eye(d), df=df).logpdf(np.asarray(z))
+    np.testing.assert_allclose(StudentT(df).log_prob(z), np.atleast_1d(exact), rtol=1e-12)
+
+
+def test_gaussian_density_sums_over_the_event(x64):
+    z = jax.random.normal(jax.random.key(0), (4, 2, 3))
+    exact = scipy.stats.norm.logpdf(np.asarray(z)).sum((1, 2))
+    np.testing.assert_allclose(Gaussian().log_prob(z), exact, rtol=1e-12)
+
+
+@pytest.mark.parametrize("df", [1.0, 2.0, 8.0, 2048.0])
+def test_student_t_radius_has_its_exact_law(df):
+    """|z|²/d ~ F(d, df): a Kolmogorov-Smirnov test in float32, as it is used; also without a single ∞ at df = 1."""
+    z = np.asarray(StudentT(df).sample(jax.random.key(1), (20_000, 6)), np.float64)
+    assert np.isfinite(z).all()
+    # 1.95/√n is the 0.1% point of the KS statistic.
+    assert scipy.stats.kstest((z**2).sum(1) / 6, scipy.stats.f(6, df).cdf).statistic < 1.95 / np.sqrt(20_000)
+
+
+def test_student_t_is_gaussian_in_the_limit_at_rate_one_over_df(x64):
+    z = jax.random.normal(jax.random.key(2), (5, 3))
+    errors = [float(jnp.max(jnp.abs(StudentT(df).log_prob(z) - Gaussian().log_prob(z)))) for df in (1e3, 1e4, 1e5)]
+    np.testing.assert_allclose([errors[0] / errors[1], errors[1] / errors[2]], 10, rtol=0.02)
+
+
+def test_student_t_kernel_is_pfgmpp(x64):
+    """Density of x = y + σz ∝ (|x − y|² + σ² D)^{−(d + D)/2} with D = df."""
+    d, big_d, sigma = 3, 5.0, 0.7
+    y = jnp.zeros((4, d))
+    z = jax.random.normal(jax.random.key(3), (4, d))
+    x = perturb(Process(EDM(), StudentT(big_d)), y, z, sigma)
+    kernel = -(d + big_d) / 2 * jnp.log(jnp.sum((x - y) ** 2, 1) + sigma**2 * big_d)
+    difference = StudentT(big_d).log_prob((x - y) / sigma) - kernel
+    np.testing.assert_allclose(difference, difference[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("noise", [Gaussian(), StudentT(3.0)], ids=["gaussian", "student-t"])
+def test_a_draw_depends_on_its_own_key_alone(noise):
+    keys = keys_lib.sample_keys(jax.random.key(0), jnp.arange(6))
+    together = noise.sample(keys, (6, 2, 2))
+    np.testing.assert_array_equal(noise.sample(keys[3:5], (2, 2, 2)), together[3:5])
+    np.testing.assert_array_equal(noise.sample(jax.random.key(0), (6, 2, 2)), together)
+
+
+def test_keys_for_another_batch_are_refused():
+    keys = keys_lib.sample_keys(jax.random.key(0), jnp.arange(3))
+    with pytest.raises(ValueError, match="for a batch of 4"):
+        Gaussian().sample(keys, (4, 2))
+
+
+def test_df_must_be_positive():
+    with pytest.raises(ValueError, match="df = 0"):
+        StudentT(0)

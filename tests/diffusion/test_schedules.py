@@ -1,0 +1,153 @@
+"""Schedules against their closed forms (identity rows 1 and 15)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import EDM, VE, VP, Betas, Cosine, RectifiedFlow, SubVP
+
+CONTINUOUS = [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()]
+PRESERVING = [VP(), Cosine(), Betas.linear(100), Betas.cosine(100), Betas.ramp(100)]
+
+
+def interior(schedule, n=9):
+    return jnp.linspace(0.02, 0.98, n) * schedule.t_max
+
+
+def name(schedule):
+    return type(schedule).__name__
+
+
+def closed_forms(schedule, t):
+    """(f, g²), from the papers."""
+    if isinstance(schedule, (VP, SubVP)):
+        beta = schedule.beta_min + t * (schedule.beta_max - schedule.beta_min)
+        integral = schedule.beta_min * t + 0.5 * t**2 * (schedule.beta_max - schedule.beta_min)
+        return -beta / 2, beta * (1 if isinstance(schedule, VP) else -jnp.expm1(-2 * integral))
+    if isinstance(schedule, Cosine):
+        slope = jnp.pi / 2 * jnp.tan(jnp.pi * t / 2)
+        return -slope, 2 * slope
+    if isinstance(schedule, VE):
+        ratio = schedule.sigma_max / schedule.sigma_min
+        return 0 * t, schedule.sigma_min**2 * ratio ** (2 * t) * 2 * jnp.log(ratio)
+    if isinstance(schedule, EDM):
+        return 0 * t, 2 * t
+    return -1 / (1 - t), 2 * t / (1 - t)
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=name)
+def test_drift_and_diffusion_from_autodiff_are_the_closed_forms(schedule, x64):
+    t = interior(schedule)
+    f, g_squared = closed_forms(schedule, t)
+    np.testing.assert_allclose(schedule.drift(t), f, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(schedule.diffusion_squared(t), g_squared, rtol=1e-11)
+
+
+@pytest.mark.parametrize("schedule", [*CONTINUOUS, *PRESERVING[2:]], ids=name)
+def test_data_are_at_time_zero_and_noise_grows(schedule, x64):
+    assert float(schedule.alpha(0.0)) == 1.0
+    assert float(schedule.sigma(0.0)) == 0.0
+    t = jnp.linspace(0, schedule.t_max, 101)
+    assert np.all(np.diff(schedule.sigma(t) / jnp.maximum(schedule.alpha(t), 1e-300)) > 0)
+
+
+@pytest.mark.parametrize("schedule", PRESERVING, ids=name)
+def test_variance_is_preserved(schedule, x64):
+    t = jnp.linspace(0, schedule.t_max, 101)
+    np.testing.assert_allclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, 1.0, rtol=1e-14)
+
+
+def test_cosine_and_flow_end_in_pure_noise():
+    for schedule in (Cosine(), RectifiedFlow()):
+        assert float(schedule.alpha(1.0)) == 0.0
+        assert float(schedule.sigma(1.0)) == 1.0
+
+
+def test_sub_vp_is_never_noisier_than_vp(x64):
+    t = jnp.linspace(0.01, 1, 50)
+    assert np.all(SubVP().sigma(t) < VP().sigma(t))
+    np.testing.assert_allclose(SubVP().sigma(t), VP().sigma(t) ** 2, rtol=1e-13)
+
+
+def test_ve_is_the_exact_kernel_of_its_sde(x64):
+    schedule = VE(sigma_min=0.1, sigma_max=20.0)
+    np.testing.assert_allclose(schedule.variance(1.0), 20.0**2 - 0.1**2, rtol=1e-13)
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=name)
+def test_slopes_of_alpha_and_sigma(schedule, x64):
+    """The velocity's coefficients, by central differences."""
+    t, h = interior(schedule), 1e-5 * schedule.t_max
+    for function, slope in ((schedule.alpha, schedule.alpha_dot), (schedule.sigma, schedule.sigma_dot)):
+        difference = (function(t + h) - function(t - h)) / (2 * h)
+        np.testing.assert_allclose(slope(t), difference, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("schedule", CONTINUOUS, ids=name)
+def test_time_is_recovered_from_log_snr(schedule, x64):
+    t = interior(schedule)
+    np.testing.assert_allclose(schedule.time_from_log_snr(schedule.log_snr(t)), t, rtol=1e-9)
+    assert float(schedule.time_from_log_snr(jnp.inf)) == 0.0
+
+
+def test_small_noise_keeps_its_digits_in_float32():
+    """√(1 − exp(−B)) at t = 1e-5 is 0.7% off in float32; by expm1 it is not."""
+    exact = np.sqrt(-np.expm1(-(0.1 * 1e-5 + 0.5 * 19.9 * 1e-10)))
+    np.testing.assert_allclose(VP().sigma(jnp.float32(1e-5)), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chain", PRESERVING[2:], ids=lambda chain: f"{float(chain.beta(1)):.1e}")
+def test_chain_accumulates_its_steps(chain, x64):
+    """Row 1: a_1 ⋯ a_t = α_t, and the noises of the steps add up to σ_t²."""
+    t = jnp.arange(1, chain.steps + 1)
+    beta = np.asarray(chain.beta(t))
+    alpha_squared, variance = 1.0, 0.0
+    for i, b in enumerate(beta):
+        alpha_squared, variance = (1 - b) * alpha_squared, (1 - b) * variance + b
+        np.testing.assert_allclose(chain.alpha(i + 1) ** 2, alpha_squared, rtol=1e-10)
+        np.testing.assert_allclose(chain.variance(i + 1), variance, rtol=1e-10)
+
+
+def test_chain_constructors_follow_their_papers(x64):
+    t = jnp.arange(1, 51)
+    np.testing.assert_allclose(Betas.linear(50).beta(t), np.linspace(1e-4, 0.02, 50), rtol=1e-12)
+    np.testing.assert_allclose(Betas.ramp(50).beta(t), 0.02 * np.arange(1, 51) / 50, rtol=1e-12)
+    s, u = 0.008, np.arange(50) / 50
+    np.testing.assert_allclose(
+        Betas.cosine(50).alpha(jnp.arange(50)),
+        np.cos(np.pi / 2 * (u + s) / (1 + s)) / np.cos(np.pi / 2 * s / (1 + s)),
+        rtol=1e-10,
+    )
+    assert float(Betas.cosine(50).beta(50)) == pytest.approx(0.999, rel=1e-12)
+
+
+def test_chain_finds_the_nearest_time(x64):
+    chain = Betas.linear(200)
+    t = jnp.arange(1, 201)
+    np.testing.assert_array_equal(chain.time_from_log_snr(chain.log_snr(t)), t)
+    np.testing.assert_array_equal(chain.time_from_log_snr(chain.log_snr(t) + 1e-7), t)
+    assert float(Betas.linear(1).time_from_log_snr(0.0)) == 1.0
+    assert float(chain.alpha(3.4)) == float(chain.alpha(3))
+
+
+def test_chain_has_no_derivative():
+    for ask in (Betas.linear(10).drift, Betas.linear(10).sigma_dot, jax.grad(Betas.linear(10).alpha)):
+        with pytest.raises(TypeError, match="no derivative in t; use a continuous schedule"):
+            ask(3.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: VP(beta_min=2.0, beta_max=1.0), "beta_min = 2.0 and beta_max = 1.0"),
+        (lambda: VE(sigma_min=0.0), "sigma_min = 0.0"),
+        (lambda: EDM(sigma_max=0.001), "sigma_max = 0.001"),
+        (lambda: Betas.from_betas([0.1, 1.0]), "betas contains 1"),
+        (lambda: Betas.from_betas([]), "non-empty"),
+        (lambda: Betas.linear(0), "steps = 0"),
+    ],
+)
+def test_bad_parameters_are_refused_in_a_sentence(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,0 +1,234 @@
+"""One minimiser, four losses (identity row 18); how t is drawn and weighted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP, convert, perturb
+from diffusion.prediction import target
+from diffusion.score_matching import (
+    denoising_score_matching,
+    denoising_terms,
+    explicit_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+)
+from diffusion.time_distributions import (
+    ImportanceTime,
+    LogNormalSigma,
+    UniformTime,
+    draw_uniforms,
+    loss_sums,
+    updated_second_moments,
+)
+from diffusion.weightings import (
+    EDMWeighting,
+    LikelihoodWeighting,
+    MinSNRWeighting,
+    SNRWeighting,
+    UniformWeighting,
+    VelocityWeighting,
+    signal_to_noise,
+)
+
+WEIGHTS, MEANS = np.asarray([0.3, 0.7]), np.asarray([-1.0, 1.5])
+
+
+def mixture_log_density(x, alpha, sigma):
+    """ln p_t for two atoms, x (n, 1)."""
+    exponents = jnp.log(WEIGHTS) - 0.5 * ((x - alpha * MEANS) / sigma) ** 2 - jnp.log(sigma * jnp.sqrt(2 * jnp.pi))
+    return jax.nn.logsumexp(exponents, axis=-1)
+
+
+def test_the_losses_differ_by_constants_and_have_equal_gradients(x64):
+    """Row 18 by quadrature: x_t = α x_0 + σ z, atoms x_0, s_θ(x) = θ_0 tanh(θ_1 x) + θ_2."""
+    alpha, sigma = 0.8, 0.6
+    x = jnp.linspace(-9, 9, 4001)[:, None]
+    dx = float(x[1, 0] - x[0, 0])
+    log_p = mixture_log_density(x, alpha, sigma)
+    p = jnp.exp(log_p) * dx
+    true_score = jax.vmap(jax.grad(lambda y: mixture_log_density(y[None], alpha, sigma)[0]))
+    conditional = jnp.exp(-0.5 * ((x - alpha * MEANS) / sigma) ** 2) / (sigma * jnp.sqrt(2 * jnp.pi)) * dx
+
+    def model(theta):
+        return lambda y: theta[0] * jnp.tanh(theta[1] * y) + theta[2]
+
+    def explicit(theta):
+        return jnp.sum(p * explicit_score_matching(model(theta), true_score, x))
+
+    def implicit(theta):
+        return jnp.sum(p * implicit_score_matching(model(theta), x))
+
+    def sliced(theta):  # d = 1: v² = 1, so one draw is exact
+        return jnp.sum(p * sliced_score_matching(jax.random.key(0), model(theta), x))
+
+    def denoising(theta):  # ½ E|s − ∇ln p(x_t|x_0)|² over atoms and noise
+        error = model(theta)(x) + (x - alpha * MEANS) / sigma**2
+        return jnp.sum(WEIGHTS * conditional * 0.5 * error**2)
+
+    thetas = [jnp.asarray(theta) for theta in ([-1.0, 0.8, 0.1], [0.4, -1.3, -0.5], [2.0, 0.2, 0.0])]
+    for other in (implicit, sliced, denoising):
+        gaps = [float(explicit(theta) - other(theta)) for theta in thetas]
+        np.testing.assert_allclose(gaps, gaps[0], rtol=1e-9)
+        for theta in thetas:
+            np.testing.assert_allclose(jax.grad(explicit)(theta), jax.grad(other)(theta), rtol=1e-8, atol=1e-9)
+
+
+def test_implicit_and_sliced_divergence_in_many_dimensions(x64):
+    """For s(x) = A x the divergence is tr A; slices average to it within 4 standard errors."""
+    matrix = jax.random.normal(jax.random.key(0), (5, 5))
+    x = jax.random.normal(jax.random.key(1), (4000, 5))
+
+    def model(y):
+        return y @ matrix.T
+
+    expected = jnp.trace(matrix) + 0.5 * jnp.sum(model(x) ** 2, 1)
+    np.testing.assert_allclose(implicit_score_matching(model, x), expected, rtol=1e-12)
+    gap = np.asarray(sliced_score_matching(jax.random.key(2), model, x) - expected)
+    assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
+    assert gap.std() > 0
+
+
+SCHEDULES = [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    ("weighting", "kind"), [(SNRWeighting(), "eps"), (VelocityWeighting(), "velocity"), (UniformWeighting(), "x0")]
+)
+def test_weightings_are_mean_squares_of_other_predictions(schedule, weighting, kind, x64):
+    process = Process(schedule)
+    x_0, z, guess = jax.random.normal(jax.random.key(0), (3, 4, 2))
+    t = jnp.asarray([0.1, 0.3, 0.6, 0.9]) * schedule.t_max
+    x = perturb(process, x_0, z, t)
+    error = convert(guess, x, t, process, "x0", kind) - target(process, x_0, z, t, kind)
+    expected = jnp.sum(error**2, 1)
+    np.testing.assert_allclose(weighting.weight(process, t) * jnp.sum((guess - x_0) ** 2, 1), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_likelihood_weighting_is_minus_half_the_slope_of_the_snr(schedule, x64):
+    process, t = Process(schedule), jnp.asarray([0.2, 0.5, 0.8]) * schedule.t_max
+    slope = jax.vmap(jax.grad(lambda u: signal_to_noise(process, u)))(t)
+    np.testing.assert_allclose(LikelihoodWeighting().weight(process, t), -0.5 * slope, rtol=1e-9)
+
+
+def test_edm_and_min_snr_weightings_are_the_papers(x64):
+    process, t, sd = Process(EDM()), jnp.asarray([0.01, 0.6, 30.0]), 0.4
+    np.testing.assert_allclose(EDMWeighting(sd).weight(process, t), (t**2 + sd**2) / (t * sd) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(MinSNRWeighting(5.0).weight(process, t), np.minimum(1 / t**2, 5.0), rtol=1e-12)
+
+
+def test_likelihood_loss_is_an_integral_over_time_whatever_the_proposal(x64):
+    """∫ w E|x_0 − D|² dt is one number, whether t is drawn uniformly or log-normally in σ."""
+    process = Process(EDM(sigma_min=0.5, sigma_max=4.0))
+    x_0 = jnp.zeros((20_000, 1))
+
+    def denoise(x, t):  # error exactly 1 everywhere: the integral of w is ½(SNR(t_min) − SNR(t_max))
+        return x * 0 + 1.0
+
+    exact = 0.5 * (1 / 0.5**2 - 1 / 4.0**2)
+    for times in (UniformTime(), LogNormalSigma(0.3, 0.9)):
+        terms = denoising_terms(
+            jax.random.key(0), process, denoise, x_0, weighting=LikelihoodWeighting(), times=times, draw="independent"
+        )
+        loss = np.asarray(terms.loss)
+        assert abs(loss.mean() - exact) < 4 * loss.std() / np.sqrt(len(loss))
+
+
+@pytest.mark.parametrize("noise", [None, StudentT(5.0)], ids=["gaussian", "student-t"])
+def test_a_perfect_denoiser_of_one_point_has_no_loss(noise, x64):
+    process = Process(VP()) if noise is None else Process(VP(), noise)
+    x_0 = jnp.full((16, 3), 0.7)
+    assert float(denoising_score_matching(jax.random.key(0), process, lambda x, t: 0 * x + 0.7, x_0)) == 0.0
+
+
+def test_simple_loss_of_the_zero_network_is_one(x64):
+    """eps-prediction 0 gives E|ε|²/d = 1 whatever the data."""
+    process = Process(Betas.linear(100))
+    x_0 = jax.random.normal(jax.random.key(0), (4000, 4))
+
+    def denoise(x, t):
+        return convert(jnp.zeros_like(x), x, t, process, "eps", "x0")
+
+    terms = denoising_terms(jax.random.key(1), process, denoise, x_0)
+    loss = np.asarray(terms.loss)
+    assert abs(loss.mean() - 1) < 4 * loss.std() / np.sqrt(len(loss))
+    assert set(np.unique(terms.t)) <= set(range(1, 101))
+
+
+def test_terms_do_not_depend_on_how_the_batch_is_shared(x64):
+    process = Process(VP())
+    x_0 = jax.random.normal(jax.random.key(0), (8, 3))
+    for draw in ("independent", "low_discrepancy", "antithetic"):
+        whole = denoising_terms(jax.random.key(1), process, lambda x, t: x, x_0, draw=draw)
+        part = denoising_terms(
+            jax.random.key(1), process, lambda x, t: x, x_0[2:6], draw=draw, ids=jnp.arange(2, 6), batch_size=8
+        )
+        np.testing.assert_array_equal(part.loss, whole.loss[2:6])
+        np.testing.assert_array_equal(part.t, whole.t[2:6])
+
+
+def test_draws_cover_the_interval_as_they_say():
+    ids = jnp.arange(32)
+    even = np.sort(draw_uniforms(jax.random.key(0), ids, 32, "low_discrepancy"))
+    np.testing.assert_allclose(np.diff(even), 1 / 32, atol=1e-6)
+    pairs = np.asarray(draw_uniforms(jax.random.key(0), ids, 32, "antithetic")).reshape(16, 2)
+    np.testing.assert_allclose(pairs.sum(1), 1, atol=1e-6)
+    assert len(np.unique(pairs[:, 0])) == 16
+    with pytest.raises(ValueError, match="draw = 'sobol'"):
+        draw_uniforms(jax.random.key(0), ids, 32, "sobol")
+
+
+def test_low_discrepancy_draws_are_uniform_over_many_batches():
+    first = jax.vmap(lambda k: draw_uniforms(k, jnp.arange(4), 4)[0])(jax.random.split(jax.random.key(0), 4000))
+    assert abs(float(first.mean()) - 0.5) < 4 / np.sqrt(12 * 4000)
+    assert abs(float((first**2).mean()) - 1 / 3) < 4 * np.sqrt(4 / 45 / 4000)
+
+
+def test_log_normal_times_have_their_law():
+    """ln(σ/α) at the quantiles of N(mean, std²), on EDM and, as the logit-normal law, on the straight line."""
+    u = jnp.asarray([0.1586553, 0.5, 0.8413447])
+    for schedule in (EDM(), RectifiedFlow()):
+        process = Process(schedule)
+        t = LogNormalSigma(-0.4, 1.1).quantile(process, u)
+        np.testing.assert_allclose(-0.5 * schedule.log_snr(t), [-1.5, -0.4, 0.7], atol=2e-5)
+    t = LogNormalSigma(-0.4, 1.1).quantile(Process(RectifiedFlow()), u)
+    np.testing.assert_allclose(jnp.log(t / (1 - t)), [-1.5, -0.4, 0.7], atol=2e-5)
+
+
+def test_every_chain_time_is_equally_likely():
+    u = (jnp.arange(1000) + 0.5) / 1000
+    t, counts = np.unique(UniformTime().quantile(Process(Betas.linear(10)), u), return_counts=True)
+    np.testing.assert_array_equal(t, np.arange(1, 11))
+    np.testing.assert_array_equal(counts, 100)
+
+
+def test_importance_sampling_is_unbiased_and_equalises_the_loss(x64):
+    process = Process(RectifiedFlow())
+    rms = jnp.asarray([4.0, 1.0, 2.0, 0.5])
+    times = ImportanceTime(UniformTime(), rms**2)
+    u = (jnp.arange(100_000) + 0.5) / 100_000
+    t, correction = times.quantile(process, u), times.correction(u)
+    for function in (jnp.ones_like, lambda v: v, lambda v: v**3):  # ∫ f over the base, t uniform on [1e-3, 1]
+        exact = jnp.mean(function(UniformTime().quantile(process, u)))
+        np.testing.assert_allclose(jnp.mean(correction * function(t)), exact, rtol=1e-4)
+    np.testing.assert_allclose(jnp.sum(times.probabilities()), 1.0, rtol=1e-12)
+    bins = np.minimum((np.asarray(times.base_uniform(u)) * 4).astype(int), 3)
+    np.testing.assert_allclose(np.bincount(bins) / len(u), times.probabilities(), atol=1e-4)
+    # the corrected loss is nearly the same everywhere: that is what makes its variance least
+    corrected = np.asarray(rms)[bins] * np.asarray(correction)
+    assert corrected.std() / corrected.mean() < 0.1 < float(rms.std() / rms.mean())
+
+
+def test_second_moments_follow_the_losses(x64):
+    times = ImportanceTime(UniformTime(), jnp.ones(4))
+    u = jnp.asarray([0.1, 0.2, 0.6, 0.7])
+    sums, counts = loss_sums(times, u, jnp.asarray([1.0, 3.0, 2.0, 2.0]))
+    np.testing.assert_allclose(sums, [10.0, 0, 8.0, 0])
+    np.testing.assert_allclose(counts, [2, 0, 2, 0])
+    moments = jnp.ones(4)
+    for _ in range(200):
+        moments = updated_second_moments(moments, sums, counts)
+    np.testing.assert_allclose(moments, [5.0, 1.0, 4.0, 1.0], rtol=1e-8)
