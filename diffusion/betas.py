@@ -84,12 +84,12 @@ class Betas(Schedule):
         return self.log_alphas.shape[0] - 1
 
     @property
-    def t_max(self) -> float | Array:
+    def t_max(self) -> int | float | Array:
         """T."""
         return float(self.steps)
 
     @property
-    def t_min(self) -> float | Array:
+    def t_min(self) -> int | float | Array:
         """1, the first noisy time."""
         return 1.0
 

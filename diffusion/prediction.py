@@ -127,7 +127,7 @@ class Preconditioning:
     the time on the scale 0..1000.
     """
 
-    kind: Literal["x0", "eps", "score", "v", "velocity", "edm"] = static("edm")
+    kind: Literal["x0", "eps", "score", "v", "velocity", "edm"] = static(default="edm")
     """What the network's output means; "edm" is the preconditioned residual of Karras et al."""
     sigma_data: float = 0.5
     """The standard deviation of the data, for images in [−1, 1] about 0.5."""

@@ -32,12 +32,12 @@ class Process:
     noise: Noise = Gaussian()
 
     @property
-    def t_max(self) -> float | Array:
+    def t_max(self) -> int | float | Array:
         """The time of the prior."""
         return self.schedule.t_max
 
     @property
-    def t_min(self) -> float | Array:
+    def t_min(self) -> int | float | Array:
         """The smallest time worth training at."""
         return self.schedule.t_min
 

@@ -29,7 +29,7 @@ def pytree(cls: type[T]) -> type[T]:
     told to leave the constructor alone (the methods are still checked).
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
-    cls.__no_type_check__ = True  # type: ignore[attr-defined]
+    cls.__init__.__no_type_check__ = True  # type: ignore[attr-defined]
     return jax.tree_util.register_dataclass(cls)
 
 

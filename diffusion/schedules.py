@@ -34,12 +34,12 @@ class Schedule:
     """α(t), σ(t) and all that follows from them; `t` may have any shape."""
 
     @property
-    def t_max(self) -> float | Array:
+    def t_max(self) -> int | float | Array:
         """The time of the prior."""
         return 1.0
 
     @property
-    def t_min(self) -> float | Array:
+    def t_min(self) -> int | float | Array:
         """The smallest time worth training at or dividing by σ at; not the time of the data, which is 0."""
         return 1e-4
 
@@ -237,12 +237,12 @@ class EDM(Schedule):
             )
 
     @property
-    def t_max(self) -> float | Array:
+    def t_max(self) -> int | float | Array:
         """σ_max."""
         return self.sigma_max
 
     @property
-    def t_min(self) -> float | Array:
+    def t_min(self) -> int | float | Array:
         """σ_min."""
         return self.sigma_min
 
@@ -264,7 +264,7 @@ class RectifiedFlow(Schedule):
     """The straight line from data to noise: α = 1 − t, σ = t (Liu et al. 2023, arXiv:2209.03003)."""
 
     @property
-    def t_min(self) -> float | Array:
+    def t_min(self) -> int | float | Array:
         """1e-3: the interpolant's noise there is a quarter of an 8-bit grey level."""
         return 1e-3
 

@@ -174,7 +174,10 @@ def _refusals(config: Config) -> list[tuple[bool, str]]:
         (training.batch_size < 1, f"--training.batch-size is {training.batch_size}; give at least 1."),
         (training.steps_per_dispatch < 1, "--training.steps-per-dispatch must be at least 1."),
         (training.log_every < 1, f"--training.log-every is {training.log_every}; give at least 1."),
-        (training.checkpoint_every < 1, f"--training.checkpoint-every is {training.checkpoint_every}; give at least 1."),
+        (
+            training.checkpoint_every < 1,
+            f"--training.checkpoint-every is {training.checkpoint_every}; give at least 1.",
+        ),
         (training.keep_last < 1, f"--training.keep-last is {training.keep_last}; a run needs at least one to resume."),
         (optimizer.accumulate < 1, f"--optimizer.accumulate is {optimizer.accumulate}; give at least 1."),
         (

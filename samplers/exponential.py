@@ -30,7 +30,7 @@ class DPMSolverMultistep(Sampler):
     and those that touch σ = 0 or α = 0, where λ is infinite.
     """
 
-    order: int = static(2)  # pyright: ignore[reportIncompatibleVariableOverride]
+    order: int = static(default=2)  # pyright: ignore[reportIncompatibleVariableOverride]
     """1 is DDIM, 2 is 2M."""
 
     def __post_init__(self) -> None:

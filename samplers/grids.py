@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -65,7 +65,7 @@ def uniform_log_snr(
 
 
 def uniform_time(process: Process, steps: int, t_start: float | None = None, shift: float = 1.0) -> Grid:
-    """Times evenly spaced from `t_start`, t_max unless given, to 0; on the chain T, ..., 0 in equal strides («trailing»).
+    """Times evenly spaced from `t_start`, t_max unless given, to 0; on the chain, equal strides from T («trailing»).
 
     `shift` c bends the grid, u -> c u/(1 + (c − 1) u) with u = t/t_max: more steps near the prior for c > 1
     (Esser et al. 2024, arXiv:2403.03206, eq. 23).
@@ -130,7 +130,7 @@ def _noise_range(process: Process, sigma_min: float | None, sigma_max: float | N
     return low, high
 
 
-def _noise_to_signal(process: Process, t: float) -> float:
+def _noise_to_signal(process: Process, t: Any) -> float:
     return float(np.exp(-0.5 * np.asarray(process.schedule.log_snr(np.float64(t)))))
 
 

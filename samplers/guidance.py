@@ -9,7 +9,7 @@ from diffusion.prediction import Denoiser
 from samplers.sample import as_partial
 
 
-def classifier_free_guidance(conditional: Denoiser, unconditional: Denoiser, scale: float | Array) -> Denoiser:
+def classifier_free_guidance(conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike) -> Denoiser:
     """D = D_∅ + w (D_c − D_∅): w = 0 drops the condition, 1 is the conditional model, more exaggerates it.
 
     (Ho & Salimans 2022, arXiv:2207.12598; their guidance strength is our w − 1.) Each call costs two network
@@ -18,6 +18,6 @@ def classifier_free_guidance(conditional: Denoiser, unconditional: Denoiser, sca
     return Partial(_guided, as_partial(conditional), as_partial(unconditional), scale)
 
 
-def _guided(conditional: Denoiser, unconditional: Denoiser, scale: float | Array, x: Array, t: ArrayLike) -> Array:
+def _guided(conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike, x: Array, t: ArrayLike) -> Array:
     free = unconditional(x, t)
     return free + scale * (conditional(x, t) - free)

@@ -1,1 +1,12 @@
-"""."""
+"""Images to train on: one URI opens a `Source`, `split` divides it, `pipeline` makes it an endless stream of batches.
+
+Importing this package imports NumPy alone; each source imports what it needs when it is opened.
+"""
+
+from experiments.data.config import DataConfig
+from experiments.data.pipeline import iterate, pipeline
+from experiments.data.registry import SOURCES, open_source
+from experiments.data.scaling import to_model, to_uint8
+from experiments.data.source import Source, split
+
+__all__ = ["SOURCES", "DataConfig", "Source", "iterate", "open_source", "pipeline", "split", "to_model", "to_uint8"]

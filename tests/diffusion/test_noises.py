@@ -14,7 +14,7 @@ from diffusion import keys as keys_lib
 @pytest.mark.parametrize("d", [1, 5])
 def test_student_t_density(df, d, x64):
     z = jax.random.normal(jax.random.key(0), (7, d)) * 3
-    exact = scipy.stats.multivariate_t(np.zeros(d), np.eye(d), df=df).logpdf(np.asarray(z))
+    exact = scipy.stats.multivariate_t(np.zeros(d), np.eye(d).tolist(), df=df).logpdf(np.asarray(z))
     np.testing.assert_allclose(StudentT(df).log_prob(z), np.atleast_1d(exact), rtol=1e-12)
 
 

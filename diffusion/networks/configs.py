@@ -1,0 +1,136 @@
+"""What a network is made of, as plain values: hashable, printable, and known to the command line.
+
+Each configuration names one architecture. It knows neither the data's shape nor its classes: `build` is given
+those. Nothing here imports flax, so that a configuration can be read, checked and shown in a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+ComputeDtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """A residual multilayer perceptron on the flattened event: the network for points in the plane."""
+
+    hidden: int = 128
+    """Width of the hidden layers."""
+    layers: int = 4
+    """Number of hidden blocks."""
+    embedding: int = 64
+    """Number of sinusoidal features of the noise level (even)."""
+    activation: Literal["silu", "gelu", "tanh", "softplus"] = "silu"
+    """Nonlinearity; all are smooth, so that a score has the derivatives its identities need."""
+    conditioning: Literal["film", "additive"] = "film"
+    """How the noise level enters a block: as a scale and a shift, or as a shift alone."""
+    residual: bool = True
+    """Whether a block adds to its input or replaces it."""
+    zero_output: bool = True
+    """Whether the untrained network is exactly zero."""
+    dropout: float = 0.0
+    """Probability of dropping a hidden unit in training."""
+    compute_dtype: ComputeDtype = "float32"
+    """Type of the activations; float32 means the type of the parameters."""
+
+    def __post_init__(self) -> None:
+        _positive(hidden=self.hidden, layers=self.layers, embedding=self.embedding)
+        _multiple(2, embedding=self.embedding)
+        _choice(("silu", "gelu", "tanh", "softplus"), activation=self.activation)
+        _choice(("film", "additive"), conditioning=self.conditioning)
+        _common(self.dropout, self.compute_dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The U-Net of DDPM++ and ADM: residual blocks with FiLM, attention, and skips between equal sizes."""
+
+    channels: int = 64
+    """Channels at the full resolution, and sinusoidal features of the noise level (even)."""
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    """Channels at each level, as multiples of `channels`; each level halves the size."""
+    blocks: int = 2
+    """Residual blocks at each level (one more on the way up)."""
+    attention_resolutions: tuple[int, ...] = ()
+    """Levels with self-attention, named by their longer side in pixels (16 means the 16×16 level)."""
+    head_channels: int = 64
+    """Channels of an attention head."""
+    dropout: float = 0.0
+    """Probability of dropping an activation in a residual block in training."""
+    resampling: Literal["pool", "conv"] = "pool"
+    """Halve and double by average pool and nearest neighbour, or by convolutions as in DDPM."""
+    skip_rescale: bool = True
+    """Whether a residual sum is divided by √2, as in DDPM++, to keep its variance."""
+    compute_dtype: ComputeDtype = "float32"
+    """Type of the activations; float32 means the type of the parameters."""
+
+    def __post_init__(self) -> None:
+        _positive(channels=self.channels, blocks=self.blocks, head_channels=self.head_channels)
+        _multiple(2, channels=self.channels)
+        _positives(multipliers=self.multipliers, attention_resolutions=self.attention_resolutions)
+        if not self.multipliers:
+            raise ValueError("multipliers is empty; give one positive integer for each level, such as (1, 2, 2).")
+        _choice(("pool", "conv"), resampling=self.resampling)
+        _common(self.dropout, self.compute_dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTConfig:
+    """The diffusion transformer: patches as tokens, adaLN-zero blocks, fixed positions."""
+
+    patch: int = 2
+    """Side of a patch in pixels."""
+    width: int = 256
+    """Channels of a token (a multiple of 4 and of `heads`)."""
+    depth: int = 8
+    """Number of transformer blocks."""
+    heads: int = 4
+    """Number of attention heads."""
+    mlp_ratio: float = 4.0
+    """Hidden width of a block's perceptron, as a multiple of `width`."""
+    dropout: float = 0.0
+    """Probability of dropping an activation at the end of each branch in training."""
+    compute_dtype: ComputeDtype = "float32"
+    """Type of the activations; float32 means the type of the parameters."""
+
+    def __post_init__(self) -> None:
+        _positive(patch=self.patch, width=self.width, depth=self.depth, heads=self.heads)
+        _positive(mlp_ratio=self.mlp_ratio)
+        _multiple(4, width=self.width)
+        _multiple(self.heads, width=self.width)
+        _common(self.dropout, self.compute_dtype)
+
+
+NetworkConfig = MLPConfig | UNetConfig | DiTConfig
+
+
+def _positive(**fields: float) -> None:
+    for name, value in fields.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; give a positive number.")
+
+
+def _positives(**fields: tuple[int, ...]) -> None:
+    for name, values in fields.items():
+        if not (isinstance(values, tuple) and all(isinstance(value, int) and value > 0 for value in values)):
+            raise ValueError(f"{name} is {values!r}; give a tuple of positive integers.")
+
+
+def _multiple(factor: int, **fields: int) -> None:
+    for name, value in fields.items():
+        if value % factor:
+            raise ValueError(f"{name} is {value}; give a multiple of {factor}.")
+
+
+def _choice(choices: tuple[str, ...], **fields: str) -> None:
+    for name, value in fields.items():
+        if value not in choices:
+            raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+def _common(dropout: float, compute_dtype: str) -> None:
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; give a probability from 0 up to, but not including, 1.")
+    _choice(("float32", "bfloat16"), compute_dtype=compute_dtype)

@@ -1,0 +1,118 @@
+"""Networks as functions: a hashable `Network` and a pure tree of parameters, split once.
+
+    network, params = build(UNetConfig(), (28, 28, 1), num_classes=10, key=jax.random.key(0))
+    y = network(params, x, c_noise, labels)
+
+The network holds no array and no random state, so it is a static argument of `jit` and the function of a
+`jax.tree_util.Partial`; networks of equal configurations are equal, and are traced once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from diffusion.networks.configs import DiTConfig, MLPConfig, NetworkConfig, UNetConfig
+from diffusion.networks.dit import DiT
+from diffusion.networks.mlp import MLP
+from diffusion.networks.unet import UNet
+
+Params = dict[str, Any]
+
+MODELS: dict[type, Callable[..., nnx.Module]] = {MLPConfig: MLP, UNetConfig: UNet, DiTConfig: DiT}
+"""The architecture of each configuration; a new one is a new file and a line here."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """F(x, c_noise, label): a configuration for a shape of data, without its parameters.
+
+    Raises ValueError for a shape, a number of classes or of outputs that the architecture cannot have.
+    """
+
+    config: NetworkConfig
+    event_shape: tuple[int, ...]
+    num_classes: int = 0
+    outputs: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event_shape", tuple(int(side) for side in self.event_shape))
+        if type(self.config) not in MODELS:
+            known = ", ".join(config.__name__ for config in MODELS)
+            raise TypeError(f"config is a {type(self.config).__name__}; give one of {known}.")
+        if not self.event_shape or min(self.event_shape) < 1:
+            raise ValueError(f"event_shape is {self.event_shape}; give at least one axis, and no empty one.")
+        if len(self.event_shape) != 3 and not isinstance(self.config, MLPConfig):
+            raise ValueError(
+                f"event_shape is {self.event_shape}; a {type(self.config).__name__} needs (height, width, channels), "
+                "so reshape the data or choose an MLPConfig."
+            )
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes is {self.num_classes}; give 0 for a network without labels.")
+        if self.outputs < 1:
+            raise ValueError(f"outputs is {self.outputs}; give 1, or 2 to learn a variance as well.")
+        _graph(self)
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Float32 parameters, a nested dictionary with names for keys: what is trained, averaged and saved."""
+        return _named(nnx.to_pure_dict(nnx.state(_create(self, key), nnx.Param)))
+
+    def __call__(
+        self,
+        params: PyTree,
+        x: Float[Array, "b *event"],
+        c_noise: Float[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b *out"]:
+        """The network's output (b, *event[:-1], outputs·channels), in the type of the parameters.
+
+        `labels` in 0..num_classes, where num_classes, as None, is "no label"; a label outside gives NaN. `keys`, one
+        for each sample, turn dropout on: the mask of sample i depends on keys[i] alone.
+
+        Raises ValueError when x has another event shape than the network.
+        """
+        if x.shape[1:] != self.event_shape:
+            raise ValueError(f"x has shape {x.shape}; this network takes batches of shape {('b', *self.event_shape)}.")
+        dtype = jax.tree.leaves(params)[0].dtype
+        model = nnx.merge(_graph(self), nnx.restore_int_paths(params))
+        return model(x.astype(dtype), c_noise.astype(dtype), labels, keys).astype(dtype)
+
+
+def build(
+    config: NetworkConfig,
+    event_shape: tuple[int, ...],
+    *,
+    num_classes: int = 0,
+    outputs: int = 1,
+    key: Key[Array, ""],
+) -> tuple[Network, Params]:
+    """The network that `config` describes for events of `event_shape`, and its initial parameters.
+
+    `num_classes` > 0 adds a table of labels with the null class at its end; `outputs` multiplies the output's
+    channels (2 for a learned variance). Raises as `Network` does.
+    """
+    network = Network(config, event_shape, num_classes, outputs)
+    return network, network.init(key)
+
+
+def _create(network: Network, key: Key[Array, ""]) -> nnx.Module:
+    model = MODELS[type(network.config)]
+    return model(network.config, network.event_shape, network.num_classes, network.outputs, rngs=nnx.Rngs(key))
+
+
+@functools.cache
+def _graph(network: Network) -> nnx.GraphDef:
+    """The network's structure, from shapes alone."""
+    return nnx.split(nnx.eval_shape(lambda: _create(network, jax.random.key(0))))[0]
+
+
+def _named(tree: Any) -> Any:
+    """Positions in lists as names: checkpoints have no integer keys."""
+    return {str(k): _named(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree

@@ -1,0 +1,82 @@
+"""The command `scorefield`: train, sample, evaluate, and the catalogues of samplers and presets.
+
+This module imports nothing heavy, so that `--help` and a mistyped command answer at once; each command imports
+what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from experiments.errors import ScorefieldError, UsageError, did_you_mean
+
+COMMANDS = {
+    "train": "train a model on images, or go on with a training",
+    "sample": "draw images from a trained model",
+    "evaluate": "measure a trained model against held-out images",
+    "samplers": "list the samplers",
+    "presets": "list the presets",
+}
+
+HELP = """\
+usage: scorefield COMMAND [options]
+
+Diffusion and score models in JAX.
+
+commands:
+{commands}
+
+  scorefield train --preset digits-ddpm
+  scorefield sample --run runs/digits-ddpm --seeds 0-63
+  scorefield evaluate --run runs/digits-ddpm
+
+`scorefield COMMAND --help` shows the options of a command.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status.
+
+    0 ok, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory busy, 128 + n signal n.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(arguments)
+    except ScorefieldError as error:
+        print(f"scorefield: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        return 141
+    except KeyboardInterrupt:
+        print("scorefield: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP.format(commands="\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())), end="")
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"scorefield {version('scorefield')}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
+    try:
+        module = importlib.import_module(f"experiments.commands.{name}")
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in ("experiments", "diffusion", "samplers"):
+            raise
+        raise UsageError(
+            f"the command {name} needs the package {missing}; install it by: pip install 'scorefield[train]'."
+        ) from None
+    return module.run(rest)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

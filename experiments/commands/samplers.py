@@ -1,0 +1,35 @@
+"""`scorefield samplers`: the catalogue."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from experiments.options import parse
+from samplers.registry import SAMPLERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What `scorefield samplers` is told."""
+
+    json: bool = False
+    """Print a list of objects."""
+
+
+def run(arguments: list[str]) -> int:
+    """Print the samplers; returns the exit status."""
+    told = parse(Arguments, arguments, "scorefield samplers", "List the samplers.")
+    rows = []
+    for name, entry in SAMPLERS.items():
+        sampler = entry.make()
+        kind = "SDE" if sampler.stochastic else "ODE"
+        row = {"name": name, "order": sampler.order, "nfe_per_step": entry.evaluations, "kind": kind}
+        rows.append({**row, "source": entry.source})
+    if told.json:
+        print(json.dumps(rows))
+        return 0
+    print(f"{'name':16}{'order':>6}{'calls/step':>12}  {'kind':5} source")
+    for row in rows:
+        print(f"{row['name']:16}{row['order']:>6}{row['nfe_per_step']:>12}  {row['kind']:5} {row['source']}")
+    return 0

@@ -1,0 +1,46 @@
+"""Where the images come from and what is done to them, as the command line and `config.json` say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """A data set."""
+
+    source: str = "digits"
+    """digits, idx:DIR, folder:DIR, zip:FILE, npz:FILE or hf:NAME."""
+    size: int | None = None
+    """Height and width in pixels that every image is brought to; without it all images must have one shape."""
+    crop: Literal["center", "none"] = "center"
+    """How an image that is not square becomes so: its central square, or all of it squeezed."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for RGB; without it grey if every image is grey."""
+    flip: bool = False
+    """Mirror each image left to right with probability one half while training."""
+    held_out: float = 0.1
+    """Fraction of the images kept from training, unless the data set has a test split of its own."""
+    seed: int = 0
+    """Chooses which images are held out; the order of training follows the run's own seed."""
+    memory_gib: float = 4.0
+    """Refuse a data set of more decoded pixels than this many GiB."""
+
+    def __post_init__(self) -> None:
+        for refused, sentence in (
+            (not self.source, "--data.source is empty; give for example digits or folder:DIR."),
+            (self.size is not None and self.size < 1, f"--data.size is {self.size}; give a number of pixels above 0."),
+            (self.crop not in ("center", "none"), f"--data.crop is {self.crop!r}; give center or none."),
+            (self.channels not in (None, 1, 3), f"--data.channels is {self.channels}; give 1 (grey) or 3 (RGB)."),
+            (
+                not 0 <= self.held_out < 1,
+                f"--data.held-out is {self.held_out}; give a fraction from 0 up to, not including, 1.",
+            ),
+            (self.seed < 0, f"--data.seed is {self.seed}; give 0 or more."),
+            (not self.memory_gib > 0, f"--data.memory-gib is {self.memory_gib}; give a number above 0."),
+        ):
+            if refused:
+                raise UsageError(sentence)

@@ -1,0 +1,162 @@
+"""Image files to pixels: headers first, then every picture into its place in one array, on several threads.
+
+What a picture means here:
+- 16-bit grey is divided by 257 and rounded, so 65535 is 255 and 257·u is u; Pillow alone would clip it.
+- EXIF orientation is applied. Of an animation the first frame counts. Colour profiles are ignored.
+- Transparency is composited over white.
+- Grey is the luma of ITU-R BT.601. A data set is grey only if each of its pictures is.
+- Resizing is Pillow's Lanczos filter, antialiased, after the crop.
+A picture that is damaged or cut short is refused, never filled up.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import UInt8
+
+from experiments.data.config import DataConfig
+from experiments.data.shapes import fit, in_threads, pixels_of, require_memory
+from experiments.errors import DataError, reason
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+)
+"""Lower-case endings of the files that are taken for pictures."""
+# Pillow is asked for these alone: what calls itself a PNG may not reach, say, its PostScript interpreter.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 2**30 // 12
+"""Pixels of the largest single picture, 89,478,485; it guards against small files that decode to gigabytes."""
+_ORIENTATION = 0x0112
+
+Open = Callable[[int], IO[bytes]]
+
+
+@dataclass(frozen=True)
+class _Header:
+    height: int
+    width: int
+    grey: bool
+
+
+def decode_images(
+    names: Sequence[str], open_file: Open, config: DataConfig, where: str
+) -> UInt8[np.ndarray, "n height width channels"]:
+    """All pictures as `config` wants them; `open_file(i)` opens the file that the sentences call `names[i]`.
+
+    Raises DataError for a file that is no picture, is damaged or is too large, for pictures of different shapes
+    without `config.size`, and when all together are more than `config.memory_gib`.
+    """
+    with _pixel_limit():
+        headers = in_threads(lambda i: _header(open_file, i, names[i]), len(names))
+        for name, header in zip(names, headers, strict=True):
+            if config.size is None and (header.height, header.width) != (headers[0].height, headers[0].width):
+                raise _mixed(names[0], (headers[0].height, headers[0].width), name, (header.height, header.width))
+        height, width = (config.size, config.size) if config.size else (headers[0].height, headers[0].width)
+        channels = config.channels or (1 if all(header.grey for header in headers) else 3)
+        shape = (height, width, channels)
+        require_memory((len(names), *shape), config, where)
+        images = np.empty((len(names), *shape), np.uint8)
+
+        def decode(i: int) -> None:
+            pixels = _decoded(open_file, i, names[i], channels, config)
+            if pixels.shape != shape:  # an orientation that stands behind the pixels
+                raise _mixed(names[i], pixels.shape, "its header", shape)
+            images[i] = pixels
+
+        in_threads(decode, len(names))
+    return images
+
+
+def _header(open_file: Open, i: int, name: str) -> _Header:
+    with _reading(open_file, i, name) as picture:
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise DataError(_too_large(name, width * height))
+        if _turned(picture):
+            width, height = height, width
+        return _Header(height, width, picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I"))
+
+
+def _decoded(open_file: Open, i: int, name: str, channels: int, config: DataConfig) -> np.ndarray:
+    from PIL import ImageOps
+
+    with _reading(open_file, i, name) as picture:
+        upright = ImageOps.exif_transpose(picture)
+        plain = _eight_bits(upright, name).convert("L" if channels == 1 else "RGB")
+        return pixels_of(fit(plain, config))
+
+
+def _eight_bits(picture: Image, name: str) -> Image:
+    """An opaque picture of at most 8 bits a channel."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise DataError(f"{name} is a floating-point picture; save it with 8 or 16 bits.")
+    if picture.mode.startswith("I"):
+        wide = np.asarray(picture).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 65535:
+            raise DataError(f"{name} has values from {wide.min()} to {wide.max()}; save it with 8 or 16 bits.")
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture
+
+
+def _turned(picture: Image) -> bool:
+    """Whether the EXIF orientation exchanges width and height."""
+    from PIL.Image import Image
+
+    if picture.format == "TIFF":  # Pillow has taken it into account
+        return False
+    # Not `picture.getexif()`, which decodes a whole PNG to look behind its pixels.
+    return Image.getexif(picture).get(_ORIENTATION, 1) in (5, 6, 7, 8)
+
+
+@contextmanager
+def _reading(open_file: Open, i: int, name: str) -> Iterator[Image]:
+    """The i-th picture, opened; whatever Pillow raises on it becomes a sentence."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with open_file(i) as file, Image.open(file, formats=_FORMATS) as picture:
+            yield picture
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(_too_large(name, int(re.findall(r"\d+", str(error))[0]))) from None
+    except UnidentifiedImageError:
+        raise DataError(f"{name} is not a picture that can be read; convert it to PNG, or remove it.") from None
+    except Exception as error:  # Pillow raises nearly anything on damaged files
+        raise DataError(f"{name} cannot be read ({reason(error)}); restore or remove it.") from None
+
+
+def _too_large(name: str, pixels: int) -> str:
+    return f"{name} has {pixels:,} pixels, above the limit of {MAX_PIXELS:,}; reduce it first, or remove it."
+
+
+def _mixed(first: str, shape: Sequence[int], second: str, other: Sequence[int]) -> DataError:
+    one, two = ("×".join(map(str, s[:2])) for s in (shape, other))
+    return DataError(
+        f"{first} is {one} (height×width) and {second} is {two}; give --data.size to crop and resize all to one shape."
+    )
+
+
+@contextmanager
+def _pixel_limit() -> Iterator[None]:
+    """Make Pillow's mere warning at so many pixels an error, once for all threads."""
+    from PIL.Image import DecompressionBombWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DecompressionBombWarning)
+        yield

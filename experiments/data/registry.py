@@ -1,0 +1,71 @@
+"""The kinds of sources by the scheme of their URI. A new kind is a module in `sources/` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.data.config import DataConfig
+from experiments.data.source import Source
+from experiments.data.sources import digits, folder, hf, idx, npz, zip
+from experiments.errors import DataError, did_you_mean, reason
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a source is written and read."""
+
+    form: str
+    """The URI, such as idx:DIR."""
+    summary: str
+    """What it holds, for the help text."""
+    read: Callable[[str, DataConfig], Source]
+    """From what follows the colon."""
+
+
+SOURCES: dict[str, Kind] = {
+    kind.form.partition(":")[0]: kind
+    for kind in (
+        Kind("digits", "1,797 handwritten digits of 8×8 pixels, from scikit-learn", digits.read),
+        Kind("idx:DIR", "the IDX files of MNIST and its kin, gzipped or not", idx.read),
+        Kind("folder:DIR", "pictures; sub-folders are classes", folder.read),
+        Kind("zip:FILE", "pictures in a zip; labels in dataset.json", zip.read),
+        Kind("npz:FILE", "arrays images and labels, x and y, x_train …, arr_0 …", npz.read),
+        Kind("hf:NAME", "a Hugging Face data set by name or path (needs scorefield[hf])", hf.read),
+    )
+}
+"""Scheme to kind."""
+
+
+def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
+    """The data set at a URI of one of the forms in `SOURCES`, decoded into memory; `options` are fields of DataConfig.
+
+    Raises DataError for whatever is wrong with the data, UsageError for options that DataConfig refuses.
+    """
+    config = DataConfig(source=source, **options) if isinstance(source, str) else replace(source, **options)
+    scheme, _, where = config.source.partition(":")
+    kind = SOURCES.get(scheme)
+    if kind is None:
+        raise DataError(f"{config.source!r} is no data source{_suggestion(config.source)}.")
+    if ":" in kind.form and not where:
+        raise DataError(f"{config.source!r} does not say where; write {kind.form}.")
+    try:
+        return replace(kind.read(where, config), name=config.source)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or config.source} cannot be read ({reason(error)}); check that it may be read."
+        ) from None
+    except MemoryError:
+        raise DataError(f"{config.source} does not fit into memory; choose a smaller --data.size.") from None
+
+
+def _suggestion(uri: str) -> str:
+    """What the person may have meant: the path of something that is there, or a scheme spelt otherwise."""
+    path, forms = Path(uri).expanduser(), ", ".join(kind.form for kind in SOURCES.values())
+    if path.is_dir():
+        return f"; write {'idx' if any(path.glob('*-idx3-ubyte*')) else 'folder'}:{uri}"
+    if path.is_file() and path.suffix.lower() in (".zip", ".npz"):
+        return f"; write {path.suffix.lower()[1:]}:{uri}"
+    return did_you_mean(uri.partition(":")[0], SOURCES) or f"; the forms are {forms}"

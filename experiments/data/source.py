@@ -1,0 +1,104 @@
+"""A data set in memory, and its division into a training and a held-out part."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int, Int32, UInt8
+
+from experiments.data import randomness
+from experiments.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """Images of one shape, perhaps with a class each. The arrays are read-only."""
+
+    images: UInt8[np.ndarray, "n height width channels"]
+    labels: Int32[np.ndarray, "n"] | None = None
+    """Class of each image in 0..num_classes − 1."""
+    name: str = "arrays"
+    """The URI that opened it."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class; the decimal numbers if none are given with labels."""
+    held_out: Source | None = None
+    """The test split that the data set itself comes with."""
+
+    def __post_init__(self) -> None:
+        images, labels = np.asarray(self.images), self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+            raise ValueError(f"images are {images.dtype} {images.shape}; give uint8 (n, height, width, channels).")
+        object.__setattr__(self, "images", _read_only(images))
+        if labels is None:
+            return
+        if np.shape(labels) != images.shape[:1] or np.min(labels) < 0:
+            raise ValueError(f"labels have shape {np.shape(labels)}; give one class, from 0, per image: {len(images)}.")
+        classes = int(np.max(labels)) + 1
+        if not self.class_names:
+            object.__setattr__(self, "class_names", tuple(map(str, range(classes))))
+        if classes > len(self.class_names):
+            raise ValueError(f"labels reach {classes - 1}, and only {len(self.class_names)} classes have names.")
+        object.__setattr__(self, "labels", _read_only(np.asarray(labels, np.int32)))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[UInt8[np.ndarray, "height width channels"], int | None]:
+        """Image i and its class."""
+        return self.images[i], None if self.labels is None else int(self.labels[i])
+
+    @property
+    def event_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        _, height, width, channels = self.images.shape
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 without labels."""
+        return 0 if self.labels is None else len(self.class_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal."""
+        digest = hashlib.sha256(repr((self.images.shape, self.labels is not None)).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels, "<i4").data)
+        return digest.hexdigest()
+
+    def take(self, rows: Int[np.ndarray, "m"], name: str | None = None) -> Source:
+        """The images `rows`, copied, with their labels and all the class names, without a held-out part."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, images=self.images[rows], labels=labels, name=name or self.name, held_out=None)
+
+
+def split(source: Source, held_out_fraction: float = 0.1, seed: int = 0) -> tuple[Source, Source | None]:
+    """(training part, held-out part) of `source`; each keeps the order of the source.
+
+    A data set with a test split of its own is divided there, whatever the fraction. Otherwise the nearest number of
+    images to the fraction, at least one and not all, is drawn by `seed` alone; a fraction of 0 holds out nothing.
+
+    Raises UsageError for a fraction outside [0, 1), a negative seed, and a single image that is to be divided.
+    """
+    if not 0 <= held_out_fraction < 1 or seed < 0:
+        raise UsageError(f"--data.held-out {held_out_fraction} and --data.seed {seed} must be in [0, 1) and 0 or more.")
+    if source.held_out is not None:
+        return replace(source, held_out=None), source.held_out
+    if held_out_fraction == 0:
+        return source, None
+    if len(source) < 2:
+        raise UsageError(f"{source.name} has a single image and none to hold out; give --data.held-out 0.")
+    count = min(max(1, round(held_out_fraction * len(source))), len(source) - 1)
+    rows = randomness.permutation(seed, randomness.SPLIT, count=len(source))
+    return source.take(np.sort(rows[count:])), source.take(np.sort(rows[:count]), f"{source.name} (held out)")
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.setflags(write=False)
+    return view

@@ -1,0 +1,96 @@
+"""The IDX files of MNIST and its kin: big-endian header, then bytes; gzipped or not, told apart by their content.
+
+    train-images-idx3-ubyte[.gz]   magic 0x00000803, count, height, width, pixels
+    train-labels-idx1-ubyte[.gz]   magic 0x00000801, count, labels
+    t10k-…                         the same for the held-out split
+
+Only the first is needed. Source: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from experiments.data.arrays import from_arrays, paired
+from experiments.data.config import DataConfig
+from experiments.data.shapes import require_memory
+from experiments.data.source import Source
+from experiments.data.sources.paths import folder_at
+from experiments.errors import DataError, reason
+
+
+def read(where: str, config: DataConfig) -> Source:
+    """The `train` files of a folder, with its `t10k` files as held-out part if there are any."""
+    folder = folder_at(where, "idx")
+    source = _read_split(folder, "train", config)
+    if source is None:
+        raise DataError(f"{folder} holds no train-images-idx3-ubyte or .gz; give the folder of the IDX files.")
+    return paired(source, _read_split(folder, "t10k", config))
+
+
+def read_idx(path: Path, dimensions: int, config: DataConfig) -> UInt8[np.ndarray, "..."]:
+    """The array of bytes in an IDX file of that many dimensions.
+
+    Raises DataError for another magic number, a file that is too short, too long or damaged, and one above
+    `config.memory_gib`.
+    """
+    try:
+        with open(path, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not packed:
+                return _read_bytes(raw, path, dimensions, config)
+            with gzip.GzipFile(fileobj=raw) as unpacked:
+                return _read_bytes(unpacked, path, dimensions, config)
+    except EOFError:
+        raise _cut_short(path, "its compressed data end early") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is a damaged gzip file ({reason(error)}); copy or download it again.") from None
+
+
+def _read_bytes(file: gzip.GzipFile | io.BufferedReader, path: Path, dimensions: int, config: DataConfig) -> np.ndarray:
+    header = file.read(4 + 4 * dimensions)
+    magic, wanted = header[:4], bytes((0, 0, 8, dimensions))  # 8 says: unsigned bytes
+    if len(magic) == 4 and magic != wanted:
+        kind = "images" if dimensions == 3 else "labels"
+        raise DataError(
+            f"{path} starts with the magic number 0x{magic.hex()} and not 0x{wanted.hex()}; give an IDX file of {kind}."
+        )
+    if len(header) < 4 + 4 * dimensions:
+        raise _cut_short(path, f"its header has {len(header)} of {4 + 4 * dimensions} bytes")
+    shape = struct.unpack(f">{dimensions}I", header[4:])
+    require_memory(shape, config, str(path))
+    values, done = np.empty(prod(shape), np.uint8), 0
+    while done < len(values) and (count := file.readinto(values[done:].data)):
+        done += count
+    if done < len(values):
+        raise _cut_short(path, f"{done:,} of the {len(values):,} bytes that its header promises are there")
+    if file.read(1):
+        raise DataError(f"{path} goes on after its {len(values):,} bytes of data; copy or download it again.")
+    return values.reshape(shape)
+
+
+def _read_split(folder: Path, part: str, config: DataConfig) -> Source | None:
+    images, labels = _find(folder, f"{part}-images", 3), _find(folder, f"{part}-labels", 1)
+    if images is None:
+        return None
+    classes = None if labels is None else read_idx(labels, 1, config)
+    return from_arrays(config, read_idx(images, 3, config), str(images), classes, str(labels))
+
+
+def _find(folder: Path, stem: str, dimensions: int) -> Path | None:
+    """The file of that stem; unpacked before packed, with `-` or, as some archives have it, `.` before idx."""
+    names = [f"{stem}{dash}idx{dimensions}-ubyte{end}" for end in ("", ".gz") for dash in "-."]
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def _cut_short(path: Path, how: str) -> DataError:
+    return DataError(f"{path} is cut short: {how}; copy or download it again.")

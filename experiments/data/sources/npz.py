@@ -1,0 +1,76 @@
+"""NumPy archives. Nothing is ever unpickled, and no array is read before its header has been judged."""
+
+from __future__ import annotations
+
+import tokenize
+import zipfile
+import zlib
+
+import numpy as np
+from numpy.lib import format as npy
+
+from experiments.data.arrays import from_arrays, paired
+from experiments.data.config import DataConfig
+from experiments.data.shapes import require_memory
+from experiments.data.source import Source
+from experiments.data.sources.paths import file_at
+from experiments.errors import DataError, reason
+
+Pairs = tuple[tuple[str, str], ...]
+TRAIN: Pairs = (
+    ("images", "labels"),
+    ("x", "y"),
+    ("x_train", "y_train"),
+    ("train_images", "train_labels"),
+    ("arr_0", "arr_1"),
+)
+TEST: Pairs = (("x_test", "y_test"), ("test_images", "test_labels"))
+
+
+def read(where: str, config: DataConfig) -> Source:
+    """The first pair of `TRAIN` whose images are there, labels or not, with the first of `TEST` as held-out part."""
+    path = file_at(where, "npz")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            source = _read_pair(archive, str(path), TRAIN, config)
+            held_out = None if source is None else _read_pair(archive, str(path), TEST, config)
+            keys = ", ".join(name.removesuffix(".npy") for name in archive.namelist()) or "nothing"
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path} is not a whole npz file ({reason(error)}); write it anew with numpy.savez.") from None
+    if source is None:
+        wanted = ", ".join(images for images, _ in TRAIN)
+        raise DataError(f"{path} holds {keys} and no images; save them under one of {wanted}.")
+    return paired(source, held_out)
+
+
+def _read_pair(archive: zipfile.ZipFile, where: str, pairs: Pairs, config: DataConfig) -> Source | None:
+    names = set(archive.namelist())
+    for images, labels in pairs:
+        if f"{images}.npy" in names:
+            classes = _read_array(archive, labels, where, config) if f"{labels}.npy" in names else None
+            pixels = _read_array(archive, images, where, config)
+            return from_arrays(config, pixels, f"{where}[{images}]", classes, f"{where}[{labels}]")
+    return None
+
+
+def _read_array(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) -> np.ndarray:
+    with archive.open(f"{key}.npy") as file:
+        try:
+            version = npy.read_magic(file)
+            reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = reader(file)
+        except (ValueError, SyntaxError, tokenize.TokenError) as error:
+            raise DataError(f"{where}[{key}] is not an array ({reason(error)}); write it with numpy.savez.") from None
+    if dtype.hasobject:
+        raise DataError(
+            f"{where}[{key}] holds Python objects, which are never unpickled; save images of one shape as uint8."
+        )
+    require_memory((*shape, dtype.itemsize), config, f"{where}[{key}]")
+    with archive.open(f"{key}.npy") as file:
+        try:
+            array = npy.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            raise DataError(f"{where}[{key}] is cut short ({reason(error)}); write it anew with numpy.savez.") from None
+        if file.read(1):
+            raise DataError(f"{where}[{key}] goes on after its array; write it anew with numpy.savez.")
+    return np.asarray(array, order="C")

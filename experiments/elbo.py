@@ -1,0 +1,122 @@
+"""Bits per dimension of held-out images, by the ELBO of the discrete chain."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from diffusion.analytic_variance import estimate_optimal_variance
+from diffusion.betas import Betas
+from diffusion.chains import GeneratorChain
+from diffusion.ddpm import elbo_estimate
+from diffusion.decoders import DiscretisedDecoder, bits_per_dim
+from diffusion.noises import Gaussian
+from diffusion.prediction import Denoiser
+from diffusion.process import Process
+from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned, ReverseVariance
+from experiments.data.scaling import to_model
+from experiments.errors import UsageError
+from experiments.sampling import Model, make_denoiser
+from samplers.grids import uniform_log_snr, uniform_time
+
+VarianceName = Literal["auto", "small", "large", "optimal", "learned"]
+
+
+class BitsPerDim(NamedTuple):
+    """An upper bound of the negative log-likelihood of 8-bit images, in bits per dimension."""
+
+    bits: float
+    standard_error: float
+    """Over images and Monte-Carlo draws."""
+    prior: float
+    steps: float
+    reconstruction: float
+    images: int
+    chain_steps: int
+    variance: str
+
+
+def chain_times(process: Process, steps: int) -> np.ndarray:
+    """0 = t_0 < ... < t_N: every time of a discrete chain, or `steps` even steps in log-SNR.
+
+    Where the SNR is 0 at the prior, the last step leads there from a noise-to-signal ratio of 1000.
+    """
+    if isinstance(process.schedule, Betas):
+        return uniform_time(process, process.schedule.steps)[::-1].copy()
+    if float(process.alpha(process.t_max)) > 0:
+        return uniform_log_snr(process, steps)[::-1].copy()
+    below = uniform_log_snr(process, steps - 1, sigma_max=1000.0)[::-1]
+    return np.append(below, float(process.t_max))
+
+
+def reverse_variance(
+    name: VarianceName, model: Model, denoise: Denoiser, times: np.ndarray, images: UInt8[np.ndarray, "..."]
+) -> ReverseVariance:
+    """The reverse variance of this name; the optimal one is estimated from `images`."""
+    if name == "learned" or (name == "auto" and model.config.learned_variance):
+        if not model.config.learned_variance:
+            raise UsageError("the variance 'learned' needs a run trained with --learned-variance; choose optimal.")
+        return Learned()
+    if name == "small":
+        return FixedSmall()
+    if name == "large":
+        return FixedLarge()
+    x_0 = jnp.asarray(to_model(images[:256]))
+    # Sixty-four times tell the whole curve, which is interpolated between them.
+    places = np.unique(np.linspace(1, len(times) - 1, 64).round().astype(int))
+    estimate = jax.jit(estimate_optimal_variance, static_argnames=("method", "data_range"))(
+        jax.random.key(11), model.process, denoise, x_0, jnp.asarray(times[places]), data_range=(-1.0, 1.0)
+    )
+    return estimate.variance
+
+
+def held_out_bits_per_dim(
+    model: Model,
+    held_out: UInt8[np.ndarray, "n height width channels"],
+    training: UInt8[np.ndarray, "m height width channels"],
+    *,
+    variance: VarianceName = "auto",
+    chain_steps: int = 1000,
+    draws: int = 16,
+    batch: int = 64,
+    limit: int = 1000,
+) -> BitsPerDim:
+    """−ELBO of up to `limit` held-out images, `draws` of its steps for each, in bits per dimension.
+
+    The chain is the run's own if it is discrete, else `chain_steps` steps of its process. `auto` is the learned
+    variance where there is one, else the optimal one, estimated from `training`.
+    Raises UsageError for a process whose noise is not Gaussian.
+    """
+    process = model.process
+    if not isinstance(process.noise, Gaussian):
+        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; use --no-bits-per-dim.")
+    times = chain_times(process, chain_steps)
+    denoise = make_denoiser(model, None, None, with_variance=variance in ("auto", "learned"))
+    mean = make_denoiser(model, None, None)
+    chosen = reverse_variance(variance, model, mean, times, training)
+    chain = GeneratorChain(process, denoise, jnp.asarray(times, jnp.float32), chosen, DiscretisedDecoder())
+    images = held_out[:limit]
+    dims, batch = math.prod(images.shape[1:]), min(batch, len(images))
+
+    @jax.jit
+    def terms(chain: GeneratorChain, x_0: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        elbo = elbo_estimate(jax.random.key(7), chain, x_0, draws=draws, ids=ids)
+        return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
+
+    rows = []
+    for start in range(0, len(images), batch):
+        places = np.minimum(np.arange(start, start + batch), len(images) - 1)
+        part = terms(chain, jnp.asarray(to_model(images[places])), jnp.asarray(places))
+        rows.append(np.stack([np.asarray(p, np.float64) for p in part], axis=1)[: len(images) - start])
+    nats = np.concatenate(rows)
+    bits = np.asarray(bits_per_dim(jnp.asarray(nats), dims), np.float64)
+    total = bits.sum(1)
+    name = {Learned: "learned", FixedSmall: "small", FixedLarge: "large"}.get(type(chosen), "optimal")
+    error = float(total.std(ddof=1) / math.sqrt(len(total))) if len(total) > 1 else math.nan
+    prior, steps, reconstruction = (float(part) for part in bits.mean(0))
+    return BitsPerDim(float(total.mean()), error, prior, steps, reconstruction, len(total), len(times) - 1, name)

@@ -1,0 +1,55 @@
+"""Errors that end a command: one sentence for the person, one exit status for the script."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class ScorefieldError(Exception):
+    """What went wrong, in one sentence that names the file or flag, the value and the remedy."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(ScorefieldError):
+    """A flag or a configuration that cannot be used."""
+
+    exit_status = 2
+
+
+class DataError(ScorefieldError):
+    """A data set, an image or a file of numbers that cannot be used."""
+
+    exit_status = 3
+
+
+class CheckpointError(ScorefieldError):
+    """A checkpoint that is missing, damaged or of another run."""
+
+    exit_status = 4
+
+
+class DivergedError(ScorefieldError):
+    """A loss, a gradient or a sample that is not finite."""
+
+    exit_status = 5
+
+
+class BusyError(ScorefieldError):
+    """A run directory that another process writes to."""
+
+    exit_status = 6
+
+
+def reason(error: BaseException) -> str:
+    """What another library says of its error, on one line and without a full stop, for use within a sentence."""
+    words = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
+    return words or type(error).__name__
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the choice nearest to `word`, or the empty string when none is near."""
+    near = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,50 @@
+"""Arrays on the disk whose file names carry their own SHA-256: STEM.<64 hex digits>.npz, and never a pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.errors import UsageError
+from experiments.images import replacing
+
+Notice = Callable[[str], None]
+"""What is done with one line for the user."""
+
+
+def save(folder: Path | None, stem: str, arrays: Mapping[str, Any], notice: Notice) -> None:
+    """Write `arrays` whole or not at all; a disk that refuses is a notice, for nothing is lost but time."""
+    if folder is None:
+        return
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path = folder / f"{stem}.{hashlib.sha256(buffer.getvalue()).hexdigest()}.npz"
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+    except UsageError as error:
+        notice(f"Not kept for the next time: {error}")
+
+
+def load(folder: Path | None, stem: str, notice: Notice) -> dict[str, np.ndarray] | None:
+    """What `save` wrote, or None; a file that does not match its digest is removed with a notice."""
+    if folder is None:
+        return None
+    for path in sorted(folder.glob(f"{stem}.*.npz")):
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        if path.name == f"{stem}.{hashlib.sha256(content).hexdigest()}.npz":
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                return dict(file)
+        notice(f"{path} does not match the SHA-256 in its name; it is removed and made anew.")
+        with contextlib.suppress(OSError):
+            path.unlink()
+    return None

@@ -1,0 +1,87 @@
+"""Command lines as typed dataclasses (tyro), with nodes of several types chosen by name.
+
+`--schedule vp --schedule.beta-max 10` first puts a VP at the node `schedule`, then overrides its field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from experiments.errors import UsageError, did_you_mean
+
+T = TypeVar("T")
+
+
+def take_flag(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """(the value of the last `flag VALUE` or `flag=VALUE`, the other arguments).
+
+    Raises UsageError when the flag has no value.
+    """
+    value, rest, waiting = None, [], False
+    for argument in arguments:
+        if waiting:
+            if argument.startswith("--"):
+                break
+            value, waiting = argument, False
+        elif argument == flag:
+            waiting = True
+        elif argument.startswith(flag + "="):
+            value = argument[len(flag) + 1 :]
+        else:
+            rest.append(argument)
+    if waiting:
+        raise UsageError(f"{flag} needs a value.")
+    return value, rest
+
+
+def choose(flag: str, name: str, choices: Mapping[str, T]) -> T:
+    """The choice of this name, hyphens and underscores alike.
+
+    Raises UsageError, with the nearest name, for one that does not exist.
+    """
+    key = name.replace("_", "-").lower()
+    if key not in choices:
+        raise UsageError(f"{flag} {name} does not exist{did_you_mean(key, choices)}; choose {', '.join(choices)}.")
+    return choices[key]
+
+
+def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, default: T | None = None) -> T:
+    """An instance of the dataclass `cls` from command-line arguments; `--help` prints and exits.
+
+    Raises UsageError, one sentence, for a flag or a value that cannot be read.
+    """
+    import tyro
+
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    caught = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(caught):
+            return tyro.cli(
+                cls,
+                prog=prog,
+                description=description,
+                args=list(arguments),
+                config=(tyro.conf.AvoidSubcommands,),
+                **options,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(_sentence(caught.getvalue(), prog)) from None
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _sentence(framed: str, prog: str) -> str:
+    """tyro's framed explanation of a bad flag as one line, like every other error."""
+    frame = re.sub(r"\x1b\[[0-9;]*m", "", framed)
+    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line) for line in frame.splitlines() if not re.match(r"^[╭╰]", line)]
+    blocks = [" ".join(block.split()) for block in re.split(r"(?m)^\s*─{3,}\s*$", "\n".join(lines))]
+    cause = blocks[0].rstrip(".") if blocks and blocks[0] else "the options cannot be read"
+    nearest = next((re.search(r"--[\w.-]+", block) for block in blocks[1:] if block.startswith("Perhaps")), None)
+    remedy = f"did you mean {nearest.group()}?" if nearest else f"see {prog} --help."
+    return f"{cause}; {remedy}"

@@ -1,0 +1,35 @@
+"""A DDPM of 1,000 steps on scikit-learn's 1,797 handwritten digits of 8×8: the model of `make demo`.
+
+    scorefield train --preset digits-ddpm
+
+TIME AND RESULT: to be measured.
+"""
+
+from diffusion.networks.configs import UNetConfig
+from diffusion.prediction import Preconditioning
+from diffusion.time_distributions import LogNormalSigma
+from diffusion.weightings import EDMWeighting
+from experiments.config import (
+    Chain,
+    Config,
+    DataConfig,
+    EMAConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
+
+CONFIG = Config(
+    data=DataConfig(source="digits", held_out=0.1),
+    schedule=Chain(shape="linear", steps=1000),
+    network=UNetConfig(channels=32, multipliers=(1, 2), blocks=1),
+    preconditioning=Preconditioning("edm", sigma_data=0.5),
+    weighting=EDMWeighting(sigma_data=0.5),
+    times=LogNormalSigma(mean=-0.8, std=1.4),
+    optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, decay="cosine"),
+    ema=EMAConfig(decays=(0.999,)),
+    training=TrainingConfig(
+        steps=1200, batch_size=128, log_every=50, validate_every=400, checkpoint_every=400, sample_every=400
+    ),
+    sampling=SamplingConfig(sampler="ancestral", steps=250),
+)

@@ -1,0 +1,36 @@
+"""EDM on MNIST: Karras et al.'s preconditioning, noise levels and weighting, sampled by Heun's method in 35 calls.
+
+    scorefield train --preset mnist-edm-unet --data idx:DIR
+
+TIME AND RESULT: to be measured.
+"""
+
+from diffusion.networks.configs import UNetConfig
+from diffusion.prediction import Preconditioning
+from diffusion.schedules import EDM
+from diffusion.time_distributions import LogNormalSigma
+from diffusion.weightings import EDMWeighting
+from experiments.config import (
+    Config,
+    DataConfig,
+    EMAConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
+
+CONFIG = Config(
+    data=DataConfig(source="idx:mnist"),
+    schedule=EDM(),
+    network=UNetConfig(channels=32, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(7,), head_channels=32),
+    preconditioning=Preconditioning("edm", sigma_data=0.6),
+    weighting=EDMWeighting(sigma_data=0.6),
+    times=LogNormalSigma(mean=-1.2, std=1.2),
+    conditional=True,
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, decay="cosine"),
+    ema=EMAConfig(decays=(0.9995,)),
+    training=TrainingConfig(
+        steps=20_000, batch_size=128, log_every=100, validate_every=1000, checkpoint_every=1000, sample_every=2000
+    ),
+    sampling=SamplingConfig(sampler="heun", steps=18),
+)

@@ -1,0 +1,36 @@
+"""A diffusion transformer on MNIST, trained by flow matching along straight lines.
+
+    scorefield train --preset mnist-flow-dit --data idx:DIR
+
+TIME AND RESULT: to be measured.
+"""
+
+from diffusion.networks.configs import DiTConfig
+from diffusion.prediction import Preconditioning
+from diffusion.schedules import RectifiedFlow
+from diffusion.time_distributions import LogNormalSigma
+from diffusion.weightings import VelocityWeighting
+from experiments.config import (
+    Config,
+    DataConfig,
+    EMAConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
+
+CONFIG = Config(
+    data=DataConfig(source="idx:mnist"),
+    schedule=RectifiedFlow(),
+    network=DiTConfig(patch=4, width=192, depth=6, heads=3),
+    preconditioning=Preconditioning("velocity", sigma_data=0.6),
+    weighting=VelocityWeighting(),
+    times=LogNormalSigma(mean=0.0, std=1.0),
+    conditional=True,
+    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=500, decay="cosine"),
+    ema=EMAConfig(decays=(0.9995,)),
+    training=TrainingConfig(
+        steps=30_000, batch_size=128, log_every=100, validate_every=1000, checkpoint_every=1000, sample_every=2000
+    ),
+    sampling=SamplingConfig(sampler="heun", steps=25),
+)

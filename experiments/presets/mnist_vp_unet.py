@@ -1,0 +1,36 @@
+"""DDPM++ on MNIST under the continuous VP SDE, ε-prediction, class-conditional with dropped labels.
+
+    scorefield train --preset mnist-vp-unet --data idx:DIR
+
+TIME AND RESULT: to be measured.
+"""
+
+from diffusion.networks.configs import UNetConfig
+from diffusion.prediction import Preconditioning
+from diffusion.schedules import VP
+from diffusion.time_distributions import UniformTime
+from diffusion.weightings import SNRWeighting
+from experiments.config import (
+    Config,
+    DataConfig,
+    EMAConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
+
+CONFIG = Config(
+    data=DataConfig(source="idx:mnist"),
+    schedule=VP(),
+    network=UNetConfig(channels=32, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(7,), head_channels=32),
+    preconditioning=Preconditioning("eps", sigma_data=1.0),
+    weighting=SNRWeighting(),
+    times=UniformTime(),
+    conditional=True,
+    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=500, decay="cosine"),
+    ema=EMAConfig(decays=(0.9995,)),
+    training=TrainingConfig(
+        steps=20_000, batch_size=128, log_every=100, validate_every=1000, checkpoint_every=1000, sample_every=2000
+    ),
+    sampling=SamplingConfig(sampler="dpmpp-2m", steps=20),
+)

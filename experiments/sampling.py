@@ -1,0 +1,129 @@
+"""From a trained model to images: the denoiser, the grid, the loop over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt8
+
+from diffusion.prediction import Denoiser, network_denoiser
+from diffusion.process import Process
+from diffusion.reverse_steps import Learned, learned_denoiser, mean_denoiser
+from experiments.config import Config
+from experiments.data.scaling import to_uint8
+from experiments.errors import UsageError
+from samplers.ancestral import Ancestral
+from samplers.grids import Grid
+from samplers.guidance import classifier_free_guidance
+from samplers.sample import Sampler, sample
+
+# One key for all samples of all runs: sample i is told apart by its seed, its id.
+KEY_SEED = 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is needed to sample: a network, its parameters, its run's configuration."""
+
+    config: Config
+    network: Callable[..., Array]
+    params: Any
+    event_shape: tuple[int, ...]
+    num_classes: int = 0
+
+    @property
+    def process(self) -> Process:
+        """x_t = α x_0 + σ z of the run."""
+        return self.config.process()
+
+
+def make_denoiser(
+    model: Model, labels: Array | None, guidance: float | None, *, with_variance: bool = False
+) -> Denoiser:
+    """E[x_0 | x_t] of the model for `labels` (b,), or for no class; guided when `guidance` is given.
+
+    `with_variance` keeps the learned variance beside it, for ancestral sampling and the ELBO.
+    Raises UsageError for labels or guidance on a model without classes, and for guidance without labels.
+    """
+    if labels is not None and model.num_classes == 0:
+        raise UsageError("--class goes with a conditional model, and this run was trained without --conditional.")
+    if guidance is not None and labels is None:
+        raise UsageError("--guidance strengthens a class; name one by --class, such as --class 3.")
+    arguments = (model.network, model.params, model.process, model.config.preconditioning)
+    if model.config.learned_variance:
+        denoise = learned_denoiser(*arguments, labels)
+        if with_variance:
+            if guidance is not None:
+                raise UsageError(
+                    "--guidance has no learned variance; choose --sampler.variance small, or another sampler."
+                )
+            return cast(Denoiser, denoise)
+        free = mean_denoiser(learned_denoiser(*arguments))
+        conditional = mean_denoiser(denoise)
+    else:
+        free, conditional = network_denoiser(*arguments), network_denoiser(*arguments, labels)
+    return conditional if guidance is None else classifier_free_guidance(conditional, free, guidance)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch of samples."""
+
+    seeds: list[int]
+    images: UInt8[np.ndarray, "b height width channels"]
+    nfe: int
+
+
+def draw(
+    model: Model,
+    sampler: Sampler,
+    grid: Grid,
+    seeds: Sequence[int],
+    *,
+    batch: int,
+    label: int | Sequence[int] | None = None,
+    guidance: float | None = None,
+) -> Iterator[Drawn]:
+    """Images of the seeds, batch by batch; the image of a seed does not depend on the others.
+
+    `label` is one class for all, or one for each seed. Every batch has the same shape, so there is one compilation.
+    Raises UsageError for a label that the model does not know.
+    """
+    process, batch = model.process, min(batch, len(seeds))
+    labels = None if label is None else np.broadcast_to(np.asarray(label, np.int32), (len(seeds),))
+    if labels is not None and model.num_classes and not (labels.min() >= 0 and labels.max() < model.num_classes):
+        wrong = int(labels.min() if labels.min() < 0 else labels.max())
+        raise UsageError(f"--class {wrong} does not exist; this model knows the classes 0 to {model.num_classes - 1}.")
+    with_variance = isinstance(sampler, Ancestral) and isinstance(sampler.variance, Learned)
+    for start in range(0, len(seeds), batch):
+        part = list(seeds[start : start + batch])
+        padded = np.asarray(part + [part[-1]] * (batch - len(part)))
+        now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch))
+        denoise = make_denoiser(model, now, guidance, with_variance=with_variance)
+        result = sample(
+            jax.random.key(KEY_SEED), process, denoise, sampler, grid, (batch, *model.event_shape), ids=padded
+        )
+        yield Drawn(part, np.asarray(to_uint8(result.x))[: len(part)], result.nfe)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The integers of "0-63", "3", or "1,5,10-12".
+
+    Raises UsageError for anything else, and for a seed given twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
+            raise UsageError(f"--seeds {text!r} is not a list of seeds; write 0-63, or 1,5,10-12.")
+        seeds.extend(range(int(low), int(high or low) + 1))
+    if len(set(seeds)) != len(seeds):
+        raise UsageError(f"--seeds {text!r} names a seed twice; every image has a seed of its own.")
+    if max(seeds) >= 2**31:
+        raise UsageError(f"--seeds {text!r} holds a seed of 2^31 or more; choose smaller ones.")
+    return seeds

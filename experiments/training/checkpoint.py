@@ -1,0 +1,237 @@
+"""Checkpoints: asynchronous, atomic, verified. The only module that knows Orbax.
+
+    checkpoints/00001000/state/...        the arrays, written by Orbax
+                        /checkpoint.json  the step, the held-out loss, the versions
+                        /config.json      the configuration, so that a copied checkpoint explains itself
+                        /SHA256SUMS       of all of these
+
+A checkpoint is written under another name, hashed, flushed to the disk and then renamed. So a folder that has a
+step for its name is complete, whenever the process was killed, and it is trusted only as long as it matches its
+manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from experiments.config import Config, save_config
+from experiments.errors import CheckpointError
+from experiments.training.data import Facts
+from experiments.training.manifest import sync, verify, write_manifest
+
+_STEP = re.compile(r"[0-9]{8,}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint on the disk, verified or not."""
+
+    path: Path
+    step: int
+    held_out_loss: float | None
+    """The loss by which the best are kept; None when it was not measured."""
+
+    def facts(self) -> Facts:
+        """What it says of its data. Raises CheckpointError when it was written by another version."""
+        try:
+            return Facts.from_json(json.loads((self.path / "checkpoint.json").read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path / 'checkpoint.json'} was written by another version ({error!r})."
+            ) from None
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is."""
+    return directory / f"{step:08d}"
+
+
+def find_checkpoints(directory: Path) -> list[Checkpoint]:
+    """The checkpoints in `directory`, by step. None of them has been verified."""
+    if not directory.is_dir():
+        return []
+    folders = [path for path in directory.iterdir() if _STEP.fullmatch(path.name) and path.is_dir()]
+    return sorted((describe(path) for path in folders), key=lambda checkpoint: checkpoint.step)
+
+
+def describe(path: Path) -> Checkpoint:
+    """The checkpoint whose folder is `path`, which may have been renamed. It has not been verified."""
+    try:
+        said = json.loads((path / "checkpoint.json").read_text())
+        return Checkpoint(path, int(said["step"]), said["held_out_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # Damaged, as `verify` will say of it.
+        return Checkpoint(path, int(path.name) if _STEP.fullmatch(path.name) else -1, None)
+
+
+def newest_trusted(directory: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that matches its manifest; `warn` is told a line for each newer one that does not."""
+    for checkpoint in reversed(find_checkpoints(directory)):
+        try:
+            verify(checkpoint.path)
+        except CheckpointError as error:
+            warn(f"{error} Falling back to an older checkpoint.")
+        else:
+            return checkpoint
+    return None
+
+
+def best(directory: Path) -> Checkpoint | None:
+    """The checkpoint of the lowest held-out loss, not verified; the newest when none was measured."""
+    checkpoints = find_checkpoints(directory)
+    measured = [checkpoint for checkpoint in checkpoints if checkpoint.held_out_loss is not None]
+    return min(measured, key=_rank) if measured else (checkpoints[-1] if checkpoints else None)
+
+
+def load(path: Path) -> tuple[dict[str, Any], str]:
+    """The arrays of the checkpoint at `path`, nested dictionaries of numpy arrays, and the SHA-256 of its manifest.
+
+    Raises CheckpointError naming the file that is missing or damaged: every one is verified first.
+    """
+    digest = verify(path)
+    return read(path), digest
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The arrays of the checkpoint at `path`, which has been verified.
+
+    In a run of several processes each of them calls it: Orbax counts the calls of every process, and waits in the
+    next save for one that has made fewer. Raises CheckpointError when Orbax cannot read it.
+    """
+    try:
+        with _alone():
+            return ocp.load(str(path.absolute() / "state"))
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be loaded ({_first_line(error)}); every process of a run needs to see it."
+        ) from error
+
+
+def set_aside(directory: Path, newer_than: int) -> None:
+    """Rename the checkpoints after step `newer_than`, which were not trusted, so that they stand in nobody's way."""
+    for checkpoint in find_checkpoints(directory):
+        if checkpoint.step > newer_than:
+            place = checkpoint.path.with_name(f"{checkpoint.path.name}.untrusted")
+            shutil.rmtree(place, ignore_errors=True)
+            checkpoint.path.rename(place)
+
+
+class CheckpointWriter:
+    """Saves in the background, one at a time, and keeps the newest and the best.
+
+    Every process of a run calls it, as Orbax wants, and process 0 writes. Errors surface at the next call.
+    """
+
+    def __init__(self, directory: Path, config: Config, facts: Facts) -> None:
+        """`facts` are what a reader of the checkpoint needs besides the configuration."""
+        self._directory, self._config, self._facts = directory.absolute(), config, facts
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._writes = jax.process_index() == 0
+        if self._writes:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for leftover in (*self._directory.glob(".saving-*"), *self._directory.glob(".deleting-*")):
+                shutil.rmtree(leftover)
+
+    def save(self, step: int, tree: dict[str, Any], held_out_loss: float | None = None) -> None:
+        """Begin to save `tree`, numpy arrays that nobody changes any more, as the checkpoint of `step`.
+
+        A held-out loss that is not finite counts as not measured.
+
+        Raises CheckpointError when this save, or the one before, failed; the checkpoints before stay as they were.
+        """
+        self.wait()
+        loss = held_out_loss if held_out_loss is not None and math.isfinite(held_out_loss) else None
+        name = checkpoint_path(self._directory, step).name
+        hidden = self._directory / f".saving-{name}"
+        details = {"step": step, "held_out_loss": loss, **self._facts.to_json()}
+        try:
+            if self._writes:
+                hidden.mkdir()
+                (hidden / "checkpoint.json").write_text(json.dumps(details) + "\n")
+                save_config(self._config, hidden / "config.json")
+            response = ocp.save_async(str(hidden / "state"), tree)
+        except Exception as error:
+            raise self._failure(name, hidden, error) from error
+        self._pending = self._executor.submit(self._finish, response, hidden, name)
+
+    def wait(self) -> None:
+        """Wait for the save in progress. Raises CheckpointError when it failed."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Wait for the save in progress, and stop."""
+        try:
+            self.wait()
+        finally:
+            self._executor.shutdown()
+
+    def _finish(self, response: Any, hidden: Path, name: str) -> None:
+        try:
+            response.result()
+            if self._writes:
+                write_manifest(hidden)
+                final = self._directory / name
+                _remove(final)
+                hidden.rename(final)
+                sync(self._directory)
+                self._prune()
+        except Exception as error:
+            raise self._failure(name, hidden, error) from error
+
+    def _failure(self, name: str, hidden: Path, error: Exception) -> CheckpointError:
+        if self._writes:
+            shutil.rmtree(hidden, ignore_errors=True)
+        return CheckpointError(
+            f"checkpoint {self._directory / name} could not be saved ({_first_line(error)}); "
+            "the earlier ones are untouched, so make room and give the same command again."
+        )
+
+    def _prune(self) -> None:
+        keep, checkpoints = self._config.training, find_checkpoints(self._directory)
+        measured = sorted((c for c in checkpoints if c.held_out_loss is not None), key=_rank)
+        kept = {c.path for c in (*checkpoints[-keep.keep_last :], *measured[: keep.keep_best])}
+        for checkpoint in checkpoints:
+            if checkpoint.path not in kept:
+                _remove(checkpoint.path)
+
+
+def _rank(checkpoint: Checkpoint) -> tuple[float, int]:
+    """Lowest loss first; of equals the newest."""
+    assert checkpoint.held_out_loss is not None
+    return checkpoint.held_out_loss, -checkpoint.step
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint so that no half of it ever has a step for its name."""
+    if path.exists():
+        hidden = path.with_name(f".deleting-{path.name}")
+        path.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def _alone() -> Any:
+    """Orbax's context for one process of several that does not wait for the others."""
+    context = ocp.Context()
+    if jax.process_count() > 1:
+        context.multiprocessing.active_processes = {jax.process_index()}
+        context.multiprocessing.primary_host = jax.process_index()
+        context.multiprocessing.barrier_sync_key_prefix = f"process{jax.process_index()}"
+    return context
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -1,0 +1,92 @@
+"""The data as the loop sees it: batches by number, and what a network must know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol, cast
+
+import jax
+import numpy as np
+
+from experiments.config import Config
+from experiments.errors import DataError, UsageError
+
+# Enough to tell checkpoints apart, few enough to cost no more than a handful of training steps.
+_HELD_OUT_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint keeps of its data besides the configuration."""
+
+    event_shape: tuple[int, ...]
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+    fingerprint: str = ""
+    """SHA-256 of the training images and labels."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> Facts:
+        """The inverse of `to_json`; other keys are ignored. Raises KeyError for one that is missing."""
+        shape, names = tuple(value["event_shape"]), tuple(value["class_names"])
+        return Facts(shape, value["num_classes"], names, value["fingerprint"])
+
+
+class Batches(Protocol):
+    """This process's share of every batch: `image` uint8 (b, H, W, C), `label` and `slot` int32 (b,)."""
+
+    def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
+        """The share of the batch of step `step`, counted from 0; a pure function of the seed and the step."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on."""
+
+    facts: Facts
+    batches: Batches
+    held_out: Sequence[dict[str, np.ndarray]] = ()
+    """This process's shares of the batches for the held-out loss."""
+
+
+def open_data(config: Config) -> RunData:
+    """The data of `config`: its training part as batches, its held-out part as a few fixed ones.
+
+    Raises DataError for a source that cannot be read, UsageError for a conditional run on data without classes.
+    """
+    from experiments.data import open_source
+    from experiments.data.pipeline import pipeline
+    from experiments.data.source import Source, split
+
+    source = open_source(config.data)
+    if config.conditional and source.num_classes == 0:
+        raise UsageError(f"--conditional needs classes, and {source.name} has none; leave it out, or label the images.")
+    seed, batch_size = config.training.seed, config.training.batch_size
+    training, held_out = split(source, config.data.held_out, config.data.seed)
+    facts = Facts(training.event_shape, training.num_classes, training.class_names, training.fingerprint)
+
+    def batches(part: Source, flip: bool) -> Batches:
+        place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        # Grain says that an element may be None; ours are not.
+        return cast(Batches, pipeline(part, seed=seed, batch_size=batch_size, flip=flip, **place))
+
+    if held_out is None:
+        return RunData(facts, batches(training, config.data.flip))
+    fixed, count = batches(held_out, False), min(max(1, len(held_out) // batch_size), _HELD_OUT_BATCHES)
+    return RunData(facts, batches(training, config.data.flip), [fixed[i] for i in range(count)])
+
+
+def require_same_data(before: Facts, now: Facts) -> None:
+    """Raise DataError unless a run goes on with the data that it began with."""
+    if before != now:
+        what = "images or labels" if replace(before, fingerprint=now.fingerprint) == now else "shape or classes"
+        raise DataError(
+            f"the {what} of --data.source are not those that this run was trained on; restore them, or train anew in "
+            "another --outdir."
+        )

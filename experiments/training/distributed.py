@@ -1,0 +1,88 @@
+"""Several processes, one on each host, as one run: `jax.distributed` without its traps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.errors import UsageError
+
+# JAX waits 300 s for a peer that never comes and 100 s for one that died; a person should not.
+_START_SECONDS, _HEARTBEAT_SECONDS = 60, 10
+
+
+def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Join the run's processes, before anything touches a device; does nothing for a single process.
+
+    `coordinator` is host:port of process 0. Without arguments the cluster is read from the environment that SLURM,
+    Open MPI or a TPU slice makes. Raises UsageError for arguments that do not belong together, a port that is
+    taken, or a peer that does not come within a minute.
+    """
+    given = (coordinator, num_processes, process_id)
+    if all(value is None for value in given) and not in_cluster():
+        return
+    if any(value is not None for value in given):
+        _check(*given)
+    handlers = _handlers()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"the processes did not come together ({reason}); start all within a minute.") from None
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
+def in_cluster() -> bool:
+    """Whether the environment is that of one process among several."""
+    sizes = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    return any(size.isdigit() and int(size) > 1 for size in sizes) or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def from_process_0(tree: Any) -> Any:
+    """Process 0's numpy arrays on every process, bit for bit; shapes and types must agree. Itself for one process."""
+    if jax.process_count() == 1:
+        return tree
+    from jax.experimental import multihost_utils
+
+    # As bytes: the broadcast is a sum, and −0.0 + 0.0 is another number than −0.0.
+    sent = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), tree)
+    received = multihost_utils.broadcast_one_to_all(sent)
+    return jax.tree.map(lambda old, new: np.asarray(new).view(old.dtype).reshape(old.shape), tree, received)
+
+
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    if coordinator is None or num_processes is None or process_id is None:
+        raise UsageError("--coordinator, --num-processes and --process-id go together; give all three or none.")
+    if num_processes < 1 or not 0 <= process_id < num_processes:
+        raise UsageError(f"--process-id is {process_id} of --num-processes {num_processes}; they count from 0.")
+    _, colon, port = coordinator.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UsageError(f"--coordinator is {coordinator!r}; give host:port of process 0.")
+    if process_id == 0:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", int(port)))
+            except OSError as error:
+                raise UsageError(f"--coordinator {coordinator}: the port is taken ({error.strerror}).") from None
+
+
+def _handlers() -> dict[int, Any]:
+    """The handlers that `jax.distributed.initialize` replaces, by signal."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {signal.SIGTERM: signal.getsignal(signal.SIGTERM)}

@@ -1,0 +1,31 @@
+"""One process for one run directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.errors import BusyError
+
+
+@contextmanager
+def run_lock(outdir: Path) -> Iterator[None]:
+    """Hold `outdir`/lock, an flock that ends with the process, however it ends.
+
+    The file stays: removing it would let two processes lock two files of one name.
+    Raises BusyError naming the process that holds it.
+    """
+    with open(outdir / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise BusyError(f"{outdir} is in use by {holder}; wait for it, or give another --outdir.") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
+        yield

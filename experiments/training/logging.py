@@ -1,0 +1,197 @@
+"""What a run says: one line of progress, `metrics.jsonl`, TensorBoard if asked."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from experiments.config import Config
+from experiments.errors import UsageError
+
+
+class StepRecord(NamedTuple):
+    """The metrics of a step as Python numbers, in the order of `step.Metrics`."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    finite: float
+
+
+class Display(Protocol):
+    """Where a person looks."""
+
+    def progress(self, step: int, text: str) -> None:
+        """Show the state of the run."""
+
+    def say(self, text: str) -> None:
+        """Show a line that stays."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class PlainDisplay:
+    """One line for each message, on standard error: for files and pipes."""
+
+    def progress(self, step: int, text: str) -> None:
+        """Print the line."""
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """Print the line."""
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class RichDisplay:
+    """A bar that stays on its line, for a terminal."""
+
+    def __init__(self, start: int, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._bar = Progress(BarColumn(24), TextColumn("{task.description}"), console=Console(stderr=True))
+        self._task = self._bar.add_task("compiling", completed=start, total=total)
+        self._bar.start()
+
+    def progress(self, step: int, text: str) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=step, description=text)
+
+    def say(self, text: str) -> None:
+        """Print above the bar."""
+        self._bar.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.stop()
+
+
+class Silent:
+    """Nowhere: the processes of a run that do not write."""
+
+    def progress(self, step: int, text: str) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def make_display(start: int, total: int, quiet: bool = False) -> Display:
+    """The display that fits standard error."""
+    if quiet:
+        return Silent()
+    return RichDisplay(start, total) if sys.stderr.isatty() else PlainDisplay()
+
+
+class Recorder:
+    """Collects the metrics of every step; every `log_every` steps they become a line.
+
+    A line holds means since the last one. `outdir` None records nothing and still answers.
+    """
+
+    def __init__(self, config: Config, outdir: Path | None, start: int, display: Display) -> None:
+        """Continue the files of `outdir` from step `start`: what they hold of later steps will be written again."""
+        self._training, self._display = config.training, display
+        self._records: list[StepRecord] = []
+        self._busy, self._timed = 0.0, 0
+        self._last: float | None = None
+        self.loss: float | None = None
+        self._file = self._board = None
+        if outdir is not None:
+            truncate(outdir / "metrics.jsonl", start)
+            self._file = open(outdir / "metrics.jsonl", "a")  # noqa: SIM115
+            self._board = _tensorboard(outdir, start) if config.training.tensorboard else None
+
+    def record(self, step: int, record: StepRecord) -> None:
+        """Take in the metrics of step `step`."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self._busy, self._timed = self._busy + now - self._last, self._timed + 1
+        self._last = now
+        self._records.append(record)
+        if step % self._training.log_every == 0 or step == self._training.steps:
+            self._line(step)
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last step out of the images per second: it went into something else."""
+        self._last = time.perf_counter()
+
+    def write(self, step: int, **values: float) -> None:
+        """Append {"step": step, ...} to metrics.jsonl and to TensorBoard."""
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        self._display.say(text)
+
+    def close(self) -> None:
+        """Close the files and the display."""
+        self._display.close()
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _line(self, step: int) -> None:
+        count = len(self._records)
+        loss, grad_norm = (
+            sum(getattr(record, name) for record in self._records) / count for name in ("loss", "grad_norm")
+        )
+        steps_per_second = self._timed / self._busy if self._busy else 0.0
+        rate, left = steps_per_second * self._training.batch_size, self._training.steps - step
+        learning_rate = self._records[-1].learning_rate
+        self.write(step, loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, images_per_second=rate)
+        eta = _duration(left / steps_per_second) if steps_per_second else "?"
+        self._display.progress(
+            step, f"step {step}/{self._training.steps}  loss {loss:.4g}  {rate:.3g} images/s  ETA {eta}"
+        )
+        self.loss = loss
+        self._records, self._busy, self._timed = [], 0.0, 0
+
+
+def truncate(path: Path, step: int) -> None:
+    """Drop the lines of a metrics file after `step`, and a line that a kill left unfinished."""
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+    if kept != lines:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _tensorboard(outdir: Path, start: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UsageError("--training.tensorboard needs tensorboardX; install scorefield[tensorboard].") from None
+    return SummaryWriter(str(outdir / "tensorboard"), purge_step=start + 1)

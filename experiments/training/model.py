@@ -1,0 +1,78 @@
+"""From a configuration, or a checkpoint, to a network with its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from jaxtyping import Array, Key
+
+from diffusion.networks import build
+from experiments.config import Config, load_config
+from experiments.errors import CheckpointError
+from experiments.training import checkpoint as checkpoints
+from experiments.training.data import Facts
+from experiments.training.manifest import NAME as MANIFEST
+from experiments.training.state import Params
+
+if TYPE_CHECKING:
+    from diffusion.networks import Network
+
+
+def make_network(config: Config, facts: Facts, key: Key[Array, ""]) -> tuple[Network, Params]:
+    """The network of `config` for data of these facts, and its initial parameters.
+
+    Raises UsageError when the network cannot have the shape of the data.
+    """
+    classes, outputs = facts.num_classes if config.conditional else 0, 2 if config.learned_variance else 1
+    return build(config.network, facts.event_shape, num_classes=classes, outputs=outputs, key=key)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with trained parameters, and where they come from."""
+
+    config: Config
+    facts: Facts
+    network: Network
+    params: Params
+    path: Path
+    """The checkpoint's folder."""
+    step: int
+    digest: str
+    """SHA-256 of the checkpoint's manifest, and so of every byte in it."""
+
+
+def load_model(
+    place: Path, average: int | None = 0, *, use_best: bool = False, warn: Callable[[str], None] = print
+) -> TrainedModel:
+    """The model of a run's folder, or of one checkpoint's folder.
+
+    Of a run it is the newest checkpoint that can be trusted (`warn` is told a line for each that cannot), or with
+    `use_best` the one of the lowest held-out loss; a checkpoint that is asked for by name is refused when damaged.
+    `average` is the index of the averaged parameters, None the raw ones.
+
+    Raises CheckpointError when there is no checkpoint, or it is damaged or has no such average.
+    """
+    found = checkpoints.describe(place) if (place / MANIFEST).exists() else _choose(place, use_best, warn)
+    path = found.path
+    tree, digest = checkpoints.load(path)
+    config, facts = load_config(path / "config.json"), found.facts()
+    if average is not None and str(average) not in tree["ema"]:
+        raise CheckpointError(f"{path} has no average {average}; it has {len(tree['ema'])}, counted from 0.")
+    params = tree["params"] if average is None else tree["ema"][str(average)]
+    # The shapes alone: a checkpoint holds the values.
+    networks: list[Any] = []
+    jax.eval_shape(lambda key: networks.append(made := make_network(config, facts, key)) or made[1], jax.random.key(0))
+    return TrainedModel(config, facts, networks[0][0], params, path, int(tree["step"]), digest)
+
+
+def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> checkpoints.Checkpoint:
+    directory = run / "checkpoints"
+    found = checkpoints.best(directory) if use_best else checkpoints.newest_trusted(directory, warn)
+    if found is None:
+        raise CheckpointError(f"{run} holds no checkpoint that can be trusted; train it, or give another folder.")
+    return found

@@ -1,0 +1,68 @@
+"""Where arrays go: the state whole on every device, a batch in equal shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.config import Config
+from experiments.errors import UsageError
+
+AXIS = "data"
+Device = Any
+"""A `jax.Device`, which type checkers do not take for a type."""
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """The devices of a run. `local` are those of this process; all processes together have `count`."""
+
+    local: tuple[Device, ...]
+    count: int
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the devices are CPUs."""
+        return self.local[0].platform == "cpu"
+
+    def replicate(self, tree: Any) -> Any:
+        """Each array whole on every local device."""
+        return jax.device_put(tree, NamedSharding(self._mesh(), PartitionSpec()))
+
+    def share(self, tree: Any) -> Any:
+        """Each array (devices, ...) with one row on each local device."""
+        return jax.device_put(tree, NamedSharding(self._mesh(), PartitionSpec(AXIS)))
+
+    def split(self, batches: list[dict[str, np.ndarray]]) -> Any:
+        """This process's k batches of (b, ...) as arrays (devices, k, b/devices, ...), one row on each device."""
+
+        def leaf(*parts: np.ndarray) -> np.ndarray:
+            stacked = np.stack(parts)
+            shares = stacked.reshape(len(parts), len(self.local), -1, *stacked.shape[2:])
+            return np.ascontiguousarray(np.moveaxis(shares, 1, 0))
+
+        return self.share(jax.tree.map(leaf, *batches))
+
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(self.local), (AXIS,))
+
+
+def make_replicas(config: Config, devices: tuple[Device, ...] | None = None) -> Replicas:
+    """The devices of all processes, or, in a run of one process, `devices`.
+
+    Raises UsageError when the batch cannot be shared out equally among them, and among the micro-batches of each.
+    """
+    local = devices or tuple(jax.local_devices())
+    count = len(local) if devices else jax.device_count()
+    batch_size, accumulate = config.training.batch_size, config.optimizer.accumulate
+    if batch_size % (count * accumulate):
+        nearest = max(1, round(batch_size / (count * accumulate))) * count * accumulate
+        each = f" times --optimizer.accumulate {accumulate}" if accumulate > 1 else ""
+        raise UsageError(
+            f"--training.batch-size {batch_size} is not a multiple of {count} devices{each}; give {nearest}, say."
+        )
+    return Replicas(local, count)

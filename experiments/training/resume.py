@@ -1,0 +1,67 @@
+"""Whether a command continues the run that it finds in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Config, load_config, to_json
+from experiments.errors import CheckpointError, UsageError
+
+# What may change when a run goes on: nothing here has a part in what step n computes. The data may have moved; that
+# they are the same is checked by their fingerprint.
+FREE = frozenset(
+    (
+        *("training.steps", "training.steps_per_dispatch", "training.log_every", "training.validate_every"),
+        *("training.checkpoint_every", "training.keep_last", "training.keep_best", "training.sample_every"),
+        *("training.tensorboard", "data.source", "data.memory_gib"),
+    )
+)
+FREE_GROUPS = ("sampling.",)
+
+
+def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
+    """See that a run in `outdir`, if there is one, is a run of `config`.
+
+    Raises UsageError naming the fields that differ and must not, CheckpointError when config.json is gone or damaged.
+    """
+    path = outdir / "config.json"
+    if not path.exists():
+        if has_checkpoints:
+            raise CheckpointError(
+                f"{path} is missing beside checkpoints; copy config.json from one of {outdir / 'checkpoints'}."
+            )
+        return
+    differing = differences(load_config(path), config)
+    if differing:
+        name, old, new = differing[0]
+        others = f" (and {', '.join(name for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
+        raise UsageError(
+            f"{outdir} holds a run with --{_flag(name)} {old}, and this command says {new}{others}; "
+            "repeat the run's own values, or give another --outdir."
+        )
+
+
+def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
+    """(name, before, after) of every field that differs and has a part in what a step computes."""
+    old, new = _flat(to_json(before)), _flat(to_json(after))
+    free = FREE if after.optimizer.decay == "constant" else FREE - {"training.steps"}
+    return [
+        (name.removesuffix(".type"), old.get(name, "absent"), new.get(name, "absent"))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in free and not name.startswith(FREE_GROUPS)
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        name: leaf
+        for key, item in value.items()
+        for name, leaf in _flat(item, f"{prefix}.{key}" if prefix else key).items()
+    }
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")

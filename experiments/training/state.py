@@ -1,0 +1,97 @@
+"""The state of a run: everything that a step changes, and so everything that a checkpoint holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import keystr, tree_flatten_with_path
+from jaxtyping import Array, Float, Int, UInt32
+
+from diffusion.pytree import pytree
+from experiments.config import Config, ImportanceConfig
+from experiments.errors import CheckpointError
+
+Params = dict[str, Any]
+
+# What a seed is split into. The implementation is named because the state outlives the process and its defaults.
+PRNG = "threefry2x32"
+TRAINING, VALIDATION, INITIAL = range(3)
+
+
+@pytree
+class TrainState:
+    """The state after `step` updates. Step n is a function of the state, the batch and `key`, and of nothing else."""
+
+    step: Int[Array, ""]
+    params: Params
+    ema: tuple[Params, ...]
+    """An exponential moving average of the parameters for each decay of the configuration."""
+    opt_state: Any
+    second_moments: Float[Array, " bins"]
+    """Running E[loss²] by bins of u, for times drawn by importance; one bin when they are not."""
+    diverged_at: Int[Array, ""]
+    """The first step that was not finite, −1 while there is none. From then on nothing above changes."""
+    key: UInt32[Array, "2"]
+    """Data of the key that every step's key is folded from; constant."""
+
+
+def seed_key(seed: int, purpose: int) -> Array:
+    """The root of the random numbers for TRAINING, VALIDATION or INITIAL parameters."""
+    return jax.random.fold_in(jax.random.key(seed, impl=PRNG), purpose)
+
+
+def initial_state(params: Params, optimizer: optax.GradientTransformation, config: Config) -> TrainState:
+    """The state before the first step. The averages start as copies: a donated buffer has one owner."""
+    bins = config.times.bins if isinstance(config.times, ImportanceConfig) else 1
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema=tuple(jax.tree.map(jnp.copy, params) for _ in config.ema.decays),
+        opt_state=optimizer.init(params),
+        second_moments=jnp.ones(bins, jnp.float32),
+        diverged_at=jnp.full((), -1, jnp.int32),
+        key=jax.random.key_data(seed_key(config.training.seed, TRAINING)),
+    )
+
+
+def to_tree(state: TrainState) -> dict[str, Any]:
+    """The state as nested dictionaries with names for keys and numpy copies for leaves."""
+    flat, _ = tree_flatten_with_path(state)
+    tree: dict[str, Any] = {}
+    for path, leaf in flat:
+        *folders, name = _names(path)
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = np.array(leaf)
+    return tree
+
+
+def from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
+    """The inverse of `to_tree`; `like` gives the structure, the shapes and the types.
+
+    Raises CheckpointError naming the first array that is missing, too many, or of another shape or type.
+    """
+    flat, treedef = tree_flatten_with_path(like)
+    wanted = {_names(path): leaf for path, leaf in flat}
+    found = {tuple(_names(path)): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
+    for name in (*(name for name in wanted if name not in found), *(name for name in found if name not in wanted)):
+        raise CheckpointError(
+            f"the checkpoint {'lacks' if name in wanted else 'has an unknown'} array {'/'.join(name)}; "
+            "it was written for another configuration or by another version."
+        )
+    for name, leaf in wanted.items():
+        if found[name].shape != leaf.shape or found[name].dtype != leaf.dtype:
+            raise CheckpointError(
+                f"array {'/'.join(name)} of the checkpoint is {found[name].dtype}{list(found[name].shape)} and this "
+                f"configuration needs {leaf.dtype}{list(leaf.shape)}; resume it with its own configuration."
+            )
+    return jax.tree.unflatten(treedef, [found[name] for name in wanted])
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    return tuple(keystr((entry,), simple=True) for entry in path)

@@ -1,0 +1,66 @@
+"""Every sampler by name: what it is called on the command line, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion.betas import Betas
+from diffusion.process import Process
+from samplers.ancestral import Ancestral
+from samplers.ddim import DDIM
+from samplers.exponential import DPMSolverMultistep
+from samplers.grids import GRIDS, Grid, host_float64, uniform_time
+from samplers.ode import Euler, Heun
+from samplers.sample import Sampler
+from samplers.sde import EulerMaruyama
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sampler's place in the catalogue."""
+
+    make: Callable[..., Sampler]
+    """Its constructor; the keyword arguments are its options."""
+    evaluations: int
+    """Denoiser calls a step."""
+    source: str
+    """The paper."""
+
+
+SAMPLERS: dict[str, Entry] = {
+    "ancestral": Entry(Ancestral, 1, "Ho et al. 2020, arXiv:2006.11239, algorithm 2"),
+    "ddim": Entry(DDIM, 1, "Song et al. 2021, arXiv:2010.02502, eq. 12"),
+    "euler": Entry(Euler, 1, "Song et al. 2021, arXiv:2011.13456, eq. 13"),
+    "heun": Entry(Heun, 2, "Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2"),
+    "euler-maruyama": Entry(EulerMaruyama, 1, "Song et al. 2021, arXiv:2011.13456, eq. 6"),
+    "dpmpp-2m": Entry(DPMSolverMultistep, 1, "Lu et al. 2022, arXiv:2211.01095, algorithm 2"),
+}
+
+
+def default_grid(process: Process, sampler: Sampler) -> str:
+    """The usual grid for this sampler on this process: Karras's where σ/α is finite, else even steps in time.
+
+    The discrete chain's own samplers visit it in even strides.
+    """
+    if isinstance(process.schedule, Betas):
+        return "uniform-time" if sampler.stochastic or isinstance(sampler, DDIM) else "karras"
+    with host_float64():
+        return "karras" if float(process.alpha(process.t_max)) > 0 else "uniform-time"
+
+
+def make_grid(process: Process, sampler: Sampler, name: str, steps: int) -> Grid:
+    """The grid of this name, "auto" for the usual one, started just below a prior where the sampler cannot start.
+
+    Raises ValueError for an unknown name, and as the grid itself does.
+    """
+    name = default_grid(process, sampler) if name == "auto" else name
+    if name not in GRIDS:
+        raise ValueError(f"grid = {name!r}; choose auto, {', '.join(GRIDS)}.")
+    if isinstance(sampler, EulerMaruyama) and name == "uniform-time":
+        with host_float64():
+            if float(process.alpha(process.t_max)) == 0:
+                return uniform_time(process, steps, t_start=0.999 * float(np.asarray(process.t_max)))
+    return GRIDS[name](process, steps)

@@ -1,0 +1,333 @@
+"""The oracles against what does not come from them: autodiff, brute-force integrals, SciPy, samples, limits."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion import (
+    EDM,
+    VE,
+    VP,
+    Cosine,
+    Gaussian,
+    Process,
+    RectifiedFlow,
+    Schedule,
+    StudentT,
+    SubVP,
+    velocity,
+)
+from diffusion.oracles import Atoms, Dirac, GaussianLaw, GaussianMixture, StudentTMixture
+from diffusion.pytree import pytree
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+SCHEDULES = (VP(), Cosine(), SubVP(), VE(sigma_max=5.0), EDM(sigma_max=5.0), RectifiedFlow())
+NOISES = {"gauss": (Gaussian(),), "student": (StudentT(1.0), StudentT(5.0))}
+WEIGHTS = np.array([0.3, 0.7])
+MEANS = np.array([[-1.0, 0.4], [0.8, -0.3]])
+COVARIANCES = np.array([[[0.5, 0.2], [0.2, 0.3]], [[0.2, -0.1], [-0.1, 0.6]]])
+LAWS = {
+    "atoms": Atoms(MEANS, WEIGHTS),
+    "low-rank": GaussianMixture.low_rank(MEANS, np.array([[[0.5], [-0.7]], [[1.0], [0.2]]]), [0.3, 0.4], WEIGHTS),
+    "full": GaussianMixture.full(MEANS, COVARIANCES, WEIGHTS),
+    "student": StudentTMixture(MEANS[:1], np.array([0.6]), 3.0),
+    "cauchy": StudentTMixture(MEANS[:1], np.array([0.6]), 1.0),
+}
+GAUSS, STUDENT = Gaussian(), StudentT(3.0)
+POINTS = np.array([[0.3, -0.5], [-2.5, 1.5]])
+
+# These programs run once or twice: compiling them well costs more than running them.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytree
+class Tangent(Schedule):
+    """α and σ linear in t − ½: what any schedule is near one time, in one compilation for all."""
+
+    a: float
+    s: float
+    a_dot: float = 0.0
+    s_dot: float = 0.0
+
+    def alpha(self, t):
+        return self.a + self.a_dot * (jnp.asarray(t) - 0.5)
+
+    def sigma(self, t):
+        return self.s + self.s_dot * (jnp.asarray(t) - 0.5)
+
+
+def tangent(schedule, t):
+    return Tangent(schedule.alpha(t), schedule.sigma(t), schedule.alpha_dot(t), schedule.sigma_dot(t))
+
+
+def at(alpha, sigma, noise):
+    return Process(Tangent(alpha, sigma), noise)
+
+
+@quick_jit
+def evaluate(law, process, x, t):
+    return {
+        "log_prob": law.log_prob(process, x, t),
+        "denoised": law.denoiser(process)(x, t),
+        "score": law.score(process, x, t),
+        "covariance": law.posterior_covariance(process, x, t),
+        "variance": law.posterior_variance(process, x, t),
+    }
+
+
+@quick_jit
+def differentiate(law, process, x):
+    """What the law says at (x, t = ½), its derivatives by x and t, and the residual of the continuity equation."""
+    schedule, x, t = process.schedule, x[None], jnp.array([0.5])
+
+    def says(x, t):
+        values = law.log_prob(process, x, t), law.denoiser(process)(x, t), law.score(process, x, t)
+        return tuple(value[0] for value in values)
+
+    (_, denoised, score), tangents = jax.vmap(
+        lambda dx, dt: jax.jvp(says, (x, t), (dx[None], dt[None])), out_axes=(None, -1)
+    )(jnp.eye(3)[:, :2], jnp.eye(3)[:, 2])
+    by_x, jacobian, curvature = (tangent[..., :2] for tangent in tangents)
+    by_t, rate = tangents[0][2], schedule.s_dot / schedule.s  # v = α' E[x_0|x] + σ' (x − α E[x_0|x])/σ
+    velocity = (schedule.a_dot - rate * schedule.a) * denoised + rate * x[0]
+    divergence = (schedule.a_dot - rate * schedule.a) * jnp.trace(jacobian) + 2 * rate
+    return {
+        "alpha": schedule.a,
+        "sigma": schedule.s,
+        "denoised": denoised,
+        "score": score,
+        "grad": by_x,
+        "jacobian": jacobian,
+        "curvature": curvature,
+        "covariance": law.posterior_covariance(process, x, t)[0],
+        "variance": law.posterior_variance(process, x, t)[0],
+        "continuity": by_t + divergence + velocity @ by_x,
+        "size": jnp.abs(by_t) + jnp.abs(velocity) @ jnp.abs(by_x) + 1,
+    }
+
+
+@functools.cache
+def facts(name, noise):
+    """`differentiate` at points of every schedule, stacked."""
+    rows = []
+    for law_noise in NOISES[noise]:
+        for schedule in SCHEDULES:
+            for x, fraction in zip(POINTS, (0.15, 0.6), strict=True):
+                process = Process(tangent(schedule, fraction * schedule.t_max), law_noise)
+                rows.append(differentiate(LAWS[name], process, x))
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+every_law = pytest.mark.parametrize("name", LAWS)
+every_noise = pytest.mark.parametrize("noise", NOISES)
+
+
+@every_noise
+@every_law
+def test_continuity_equation(name, noise):
+    """∂_t ln p + ∇·v + v·∇ln p = 0: the denoiser moves the density, whatever the noise."""
+    f = facts(name, noise)
+    assert np.max(np.abs(f["continuity"]) / f["size"]) < 1e-10
+
+
+@every_noise
+@every_law
+def test_score_is_gradient_of_log_prob(name, noise):
+    f = facts(name, noise)
+    np.testing.assert_allclose(f["score"], f["grad"], rtol=1e-10, atol=1e-10)
+
+
+@every_law
+def test_tweedie_first_and_second_order(name):
+    """E[x_0|x] = (x + σ²∇ln p)/α;  Cov[x_0|x] = (σ²/α) ∂E[x_0|x]/∂x = (σ²/α²)(I + σ²∇²ln p)."""
+    f = facts(name, "gauss")
+    alpha, sigma = f["alpha"][:, None], f["sigma"][:, None]
+    x = np.tile(POINTS, (len(SCHEDULES), 1))
+    np.testing.assert_allclose((x + sigma**2 * f["grad"]) / alpha, f["denoised"], rtol=1e-11, atol=1e-11)
+    covariance = (sigma**2 / alpha)[..., None] * f["jacobian"]
+    np.testing.assert_allclose(f["covariance"], covariance, rtol=1e-10, atol=1e-10)
+    curvature = (sigma**2 / alpha**2)[..., None] * (np.eye(2) + sigma[..., None] ** 2 * f["curvature"])
+    np.testing.assert_allclose(f["covariance"], curvature, rtol=1e-10, atol=1e-10)
+
+
+@every_noise
+@every_law
+def test_posterior_variance_is_the_trace(name, noise):
+    f = facts(name, noise)
+    np.testing.assert_allclose(f["variance"], np.trace(f["covariance"], axis1=1, axis2=2), rtol=1e-11, atol=1e-13)
+
+
+def test_at_time_zero_it_is_the_data_law():
+    x, process = np.array([[0.2, -0.7], [1.5, 2.0], [0.0, 9.0]]), at(1.0, 0.0, StudentT(2.0))
+    full = sum(
+        w * scipy.stats.multivariate_normal(m, c).pdf(x) for w, m, c in zip(WEIGHTS, MEANS, COVARIANCES, strict=True)
+    )
+    student = scipy.stats.multivariate_t.logpdf(x, MEANS[0], 0.36 * np.eye(2), 3.0)
+    for name, expected in (("full", np.log(full)), ("student", student)):
+        got = evaluate(LAWS[name], process, jnp.asarray(x), 0.5)
+        np.testing.assert_allclose(got["log_prob"], expected, rtol=1e-11)
+        np.testing.assert_allclose(got["denoised"], x, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(got["covariance"], 0, atol=1e-12)
+
+
+@every_noise
+@every_law
+def test_ends_of_time(name, noise):
+    """σ = 0: the nearest point of the support. α = 0: nothing is known but the prior."""
+    law, x = LAWS[name], jnp.array([[0.1, -0.2], [-1.0, 0.4], [1e3, 2e3]])
+    for law_noise in NOISES[noise]:
+        clean = evaluate(law, at(1.0, 0.0, law_noise), x, 0.5)
+        assert all(not np.any(np.isnan(value)) for value in clean.values())
+        support = MEANS[[1, 0, 1]] if name == "atoms" else x
+        if name == "atoms" and noise == "student":  # off the atoms, the weights become powers of the distance
+            powers = WEIGHTS * np.linalg.norm(x[:, None] - MEANS, axis=-1).clip(1e-30) ** -(2 + law_noise.df)
+            support = powers / powers.sum(1, keepdims=True) @ MEANS
+        np.testing.assert_allclose(clean["denoised"], support, rtol=1e-9, atol=1e-12)
+        pure = evaluate(law, at(0.0, 2.0, law_noise), x, 0.5)
+        moments = name not in ("cauchy", "student")
+        np.testing.assert_allclose(pure["denoised"] - (law.mean if moments else law.means[0]), 0, atol=1e-10)
+        np.testing.assert_allclose(pure["log_prob"], law_noise.log_prob(x / 2) - 2 * math.log(2), rtol=1e-10)
+        if moments:
+            np.testing.assert_allclose(pure["covariance"] - law.covariance, 0, atol=1e-10)
+
+
+@every_noise
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(n, "float64") for n in LAWS] + [("full", "float32"), ("cauchy", "float32")]
+)
+def test_far_away_nothing_overflows(name, noise, dtype):
+    x = jnp.array([[1e3, -2e3], [1e8, 0], [-1.0, 1.0]], dtype)
+    x = x.at[2].multiply(1e12 if dtype == "float32" else 1e40)
+    for law_noise in NOISES[noise]:
+        for alpha, sigma in ((1.0, 1e-5), (0.5, 3.0), (1e-4, 80.0)):
+            got = evaluate(LAWS[name], at(alpha, sigma, law_noise), x, 0.5)
+            assert all(np.all(np.isfinite(value)) and value.dtype == dtype for value in got.values())
+
+
+def test_far_away_denoisers():
+    """Gaussian noise far out points at the extreme atom; heavy-tailed noise says nothing; a Gaussian shrinks."""
+    x = jnp.array([[3e3, -4e3]] * 3)
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, -1.0]])
+    law = Atoms(points, np.array([0.5, 0.3, 0.2]))
+    np.testing.assert_allclose(evaluate(law, at(1.0, 2.0, Gaussian()), x, 0.5)["denoised"], points[[2] * 3], atol=1e-12)
+    blind = evaluate(law, at(1.0, 2.0, StudentT(1.0)), x, 0.5)["denoised"]
+    np.testing.assert_allclose(blind - law.mean, 0, atol=2e-3)
+    law = GaussianMixture.isotropic(MEANS, [0.4, 0.7], WEIGHTS)
+    wide = law.means[1] + 0.49 / 4.49 * (x - law.means[1])
+    np.testing.assert_allclose(evaluate(law, at(1.0, 2.0, Gaussian()), x, 0.5)["denoised"], wide, rtol=1e-12)
+
+
+log_prob = quick_jit(lambda law, process, x, t: law.log_prob(process, x, t))
+
+
+@every_noise
+def test_density_integrates_to_one_in_the_plane(noise):
+    theta, step = np.linspace(-18, 18, 121, retstep=True)
+    u, w = np.meshgrid(theta, theta)
+    mass = log_prob(LAWS["full"], at(0.7, 1.5, NOISES[noise][-1]), jnp.sinh(jnp.stack([u, w], -1)).reshape(-1, 2), 0.5)
+    assert np.sum(np.exp(mass) * np.cosh(u).ravel() * np.cosh(w).ravel()) * step**2 == pytest.approx(1, abs=1e-6)
+
+
+@every_noise
+def test_score_is_the_posterior_mean_of_conditional_scores(noise):
+    """∇ln p_t(x) = E[∇_x ln p(x | x_0) | x], the weights by Bayes' rule from the noise's own density."""
+    alpha, sigma = 0.8, 0.6
+    for law_noise in NOISES[noise]:
+
+        def conditional(x, law_noise=law_noise):
+            return law_noise.log_prob((x - alpha * jnp.asarray(MEANS)) / sigma) - 2 * math.log(sigma)
+
+        got = evaluate(LAWS["atoms"], at(alpha, sigma, law_noise), np.tile(POINTS[:1], (3, 1)), 0.5)
+        x = jnp.asarray(POINTS[0])
+        joint = WEIGHTS * np.exp(conditional(x))
+        posterior = joint / joint.sum()
+        np.testing.assert_allclose(got["log_prob"], np.log(joint.sum()), rtol=1e-12)
+        np.testing.assert_allclose(got["score"][0], posterior @ jax.jacfwd(conditional)(x), rtol=1e-12)
+        np.testing.assert_allclose(got["denoised"][0], posterior @ MEANS, rtol=1e-12)
+
+
+def same(a, b, x, noises=(GAUSS, STUDENT), rtol=1e-10, turn=None):
+    """Assert that laws `a` at x and `b` at `turn` x say the same."""
+    turn = np.eye(x.shape[1]) if turn is None else turn
+    for noise in noises:
+        first, second = (evaluate(law, at(0.8, 0.6, noise), y, 0.5) for law, y in ((a, x), (b, x @ turn.T)))
+        for key, value in first.items():
+            value = value @ turn.T if key in ("denoised", "score") else value
+            value = turn @ value @ turn.T if key == "covariance" else value
+            np.testing.assert_allclose(second[key], value, rtol=rtol, atol=rtol, err_msg=key)
+
+
+def test_the_same_law_said_differently():
+    """Low rank, full and isotropic covariances; one component; one point; the order and the units of the components."""
+    x, factors = np.tile(POINTS, (2, 1))[:3], np.array([[[0.5], [-0.7]], [[1.0], [0.2]]])
+    dense = factors @ factors.swapaxes(1, 2) + np.array([0.09, 0.16])[:, None, None] * np.eye(2)
+    same(LAWS["low-rank"], GaussianMixture.full(MEANS, dense, WEIGHTS), x)
+    isotropic = GaussianMixture.isotropic(MEANS, [0.4, 0.7], WEIGHTS)
+    same(isotropic, GaussianMixture.full(MEANS, np.eye(2) * np.array([0.16, 0.49])[:, None, None], WEIGHTS), x)
+    same(LAWS["full"], GaussianMixture.full(MEANS[::-1], COVARIANCES[::-1], 50 * WEIGHTS[::-1]), x)
+    one, alone = GaussianLaw.full(MEANS[0], COVARIANCES[0]), GaussianMixture.full(MEANS[:1], COVARIANCES[:1])
+    jax.tree.map(np.testing.assert_array_equal, one.components(), alone.components())
+    jax.tree.map(np.testing.assert_array_equal, Dirac(MEANS[0]).components(), Atoms(MEANS[:1]).components())
+    same(Dirac(MEANS[0]), GaussianMixture.isotropic(MEANS[:1], 0.0), x)
+
+
+def test_rotations_carry_over():
+    turn = scipy.stats.special_ortho_group.rvs(2, random_state=0)
+    turned = GaussianMixture.full(MEANS @ turn.T, turn @ COVARIANCES @ turn.T, WEIGHTS)
+    same(LAWS["full"], turned, np.tile(POINTS, (2, 1))[:3], turn=turn)
+
+
+@pytest.mark.parametrize("d", [1, 2, 8])
+def test_integral_over_precision_is_the_closed_form(d):
+    """Atoms under Student-t noise, and Cauchy data under Cauchy noise, through the rule and without it."""
+    rng = np.random.default_rng(d)
+    points, x = rng.normal(size=(2, d)), jnp.asarray(rng.normal(size=(3, d))) * np.array([[1.0], [30.0], [3000.0]])
+    for df in (0.5, 1.0, 8.0, 100.0):
+        same(Atoms(points, WEIGHTS), GaussianMixture.isotropic(points, 0.0, WEIGHTS), x, (StudentT(df),))
+    law, process = StudentTMixture(points, np.array([0.4, 2.0]), 1.0, WEIGHTS), at(0.8, 0.6, StudentT(1.0))
+    integrated = evaluate(law, process, x, 0.5)  # df is traced there, so the closed form is not taken
+    np.testing.assert_allclose(law.log_prob(process, x, 0.5), integrated["log_prob"], rtol=1e-10)
+    np.testing.assert_allclose(law.score(process, x, 0.5), integrated["score"], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(law.denoiser(process)(x, 0.5), integrated["denoised"], rtol=1e-9, atol=1e-10)
+
+
+def test_cauchy_stays_cauchy():
+    """Row 28: under PFGM Cauchy(γ) becomes Cauchy(γ + t), and the flow is x/(t + γ)."""
+    x, gamma, t, process = jnp.array([[0.7, -3.0, 1.0]]), 0.6, 2.5, Process(EDM(), StudentT(1.0))
+    law = StudentTMixture(np.zeros((1, 3)), np.array([gamma]), 1.0)
+    exact = StudentT(1.0).log_prob(x / (gamma + t)) - 3 * math.log(gamma + t)
+    np.testing.assert_allclose(law.log_prob(process, x, t), exact, rtol=1e-13)
+    flow = velocity(process, law.denoiser(process))
+    np.testing.assert_allclose(flow(x, t), x / (t + gamma), rtol=1e-13)
+    np.testing.assert_allclose(jax.jit(lambda v, x, t: v(x, t))(flow, x, t), x / (t + gamma), rtol=1e-13)
+
+
+def test_student_noise_becomes_gaussian_at_rate_one_over_df():
+    x, limit = np.tile(POINTS, (2, 1))[:3], evaluate(LAWS["full"], at(0.8, 0.6, Gaussian()), POINTS[[0, 1, 0]], 0.5)
+    gaps = [evaluate(LAWS["full"], at(0.8, 0.6, StudentT(df)), x, 0.5) for df in (1e4, 2e4)]
+    for key, value in limit.items():
+        np.testing.assert_allclose((gaps[0][key] - value) / (gaps[1][key] - value), 2, rtol=5e-3, err_msg=key)
+
+
+@pytest.mark.parametrize(("d", "tolerance"), [(64, 2e-5), (784, 2e-4)])
+def test_float32_in_high_dimension(d, tolerance):
+    rng = np.random.default_rng(d)
+    means, process = rng.normal(size=(3, d)), at(0.8, 0.6, StudentT(128.0))
+    law = GaussianMixture.low_rank(means, rng.normal(size=(3, d, 2)), [0.3, 0.5, 1.0])
+    x = 0.8 * means + rng.normal(size=(3, d))
+    exact = evaluate_vectors(law, process, x)
+    single = evaluate_vectors(law, process, jnp.asarray(x, jnp.float32))
+    for value, got in zip(exact, single, strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, value, rtol=tolerance, atol=tolerance)
+
+
+@quick_jit
+def evaluate_vectors(law, process, x):
+    return law.log_prob(process, x, 0.5), law.denoiser(process)(x, 0.5), law.score(process, x, 0.5)

@@ -1,0 +1,168 @@
+"""The laws as objects: samples, moments, shapes, blocks, leaves, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion import EDM, Betas, Process, RectifiedFlow, StudentT
+from diffusion.oracles import Atoms, Dirac, GaussianLaw, GaussianMixture, Law, StudentTMixture, components
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+FLOW, HEAVY = Process(RectifiedFlow()), Process(RectifiedFlow(), StudentT(3.0))
+WEIGHTS = np.array([0.3, 0.7])
+MEANS = np.array([[-1.0, 0.4], [0.8, -0.3]])
+COVARIANCES = np.array([[[0.5, 0.2], [0.2, 0.3]], [[0.2, -0.1], [-0.1, 0.6]]])
+FACTORS = np.array([[[0.5], [-0.7]], [[1.0], [0.2]]])
+LAWS = {
+    "dirac": Dirac(MEANS[0]),
+    "atoms": Atoms(MEANS, WEIGHTS),
+    "gaussian": GaussianLaw.low_rank(MEANS[0], FACTORS[0], 0.3),
+    "full": GaussianMixture.full(MEANS, COVARIANCES, WEIGHTS),
+    "low-rank": GaussianMixture.low_rank(MEANS, FACTORS, [0.3, 0.6], WEIGHTS),
+    "student": StudentTMixture(MEANS, np.array([0.4, 0.7]), 9.0, WEIGHTS),
+}
+DENSE = [FACTORS[0] @ FACTORS[0].T + 0.09 * np.eye(2), FACTORS[1] @ FACTORS[1].T + 0.36 * np.eye(2)]
+MOMENTS = {  # what each law is: weights, means, covariances
+    "dirac": ([1.0], MEANS[:1], np.zeros((1, 2, 2))),
+    "atoms": (WEIGHTS, MEANS, np.zeros((2, 2, 2))),
+    "gaussian": ([1.0], MEANS[:1], DENSE[:1]),
+    "full": (WEIGHTS, MEANS, COVARIANCES),
+    "low-rank": (WEIGHTS, MEANS, DENSE),
+    "student": (WEIGHTS, MEANS, [0.16 * np.eye(2) * 9 / 7, 0.49 * np.eye(2) * 9 / 7]),
+}
+DRAWS = 10000
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_moments_and_samples(name):
+    """mean and covariance by the law of total variance; samples have them within 4 standard errors."""
+    law, (weights, means, covariances) = LAWS[name], MOMENTS[name]
+    mean = np.einsum("k,kd->d", weights, means)
+    second = sum(w * (c + np.outer(m - mean, m - mean)) for w, m, c in zip(weights, means, covariances, strict=True))
+    np.testing.assert_allclose(law.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(law.covariance, second, rtol=1e-12, atol=1e-14)
+    x = np.asarray(law.sample(jax.random.key(1), DRAWS)) - mean
+    squares = x[:, :, None] * x[:, None, :]
+    for draws, expected in ((x, 0 * mean), (squares, second)):
+        assert np.all(np.abs(draws.mean(0) - expected) <= 4 * draws.std(0) / DRAWS**0.5 + 1e-12)
+
+
+def test_nodes_carry_the_variance_of_student_t():
+    """Σ_n w_n/τ_n = df/(df − 2): the sum over components agrees with the closed form."""
+    by_nodes = Law.covariance.__get__(LAWS["student"])
+    np.testing.assert_allclose(by_nodes, LAWS["student"].covariance, rtol=1e-10)
+
+
+LINE = {
+    "atoms": Atoms(np.array([[-1.0], [0.8]]), WEIGHTS),
+    "mixture": GaussianMixture.isotropic([[-1.0], [0.8]], [0.4, 0.7], WEIGHTS),
+    "cauchy": StudentTMixture(np.array([[-1.0], [0.8]]), np.array([0.4, 0.7]), 1.0, WEIGHTS),
+}
+
+
+@pytest.mark.parametrize("process", [FLOW, HEAVY], ids=["gauss", "student"])
+@pytest.mark.parametrize("name", LINE)
+def test_samples_follow_the_marginal(name, process):
+    """Kolmogorov-Smirnov at the level of 4 standard errors; a law moved by a fifth is refused."""
+    law, t, n = LINE[name], 0.4, 1000
+    x = law.sample_marginal(jax.random.key(2), process, n, t)
+    level = 2 * scipy.stats.norm.sf(4)
+    cdf = jax.jit(law.cdf)
+    assert scipy.stats.kstest(np.asarray(cdf(process, x, t)), "uniform").pvalue > level
+    assert scipy.stats.kstest(np.asarray(cdf(process, x + 0.3, t)), "uniform").pvalue < level
+
+
+@pytest.mark.parametrize("name", ["atoms", "low-rank", "student"])
+def test_a_sample_depends_on_its_key_alone(name):
+    law, key = LAWS[name], jax.random.key(3)
+    np.testing.assert_array_equal(law.sample(key, 7)[:3], law.sample(key, 3))
+    np.testing.assert_array_equal(law.sample_marginal(key, HEAVY, 7, 0.3)[:3], law.sample_marginal(key, HEAVY, 3, 0.3))
+    np.testing.assert_allclose(law.sample_marginal(key, HEAVY, 3, 0.0), law.sample(key, 3), rtol=1e-12)
+
+
+@jax.jit
+def everything(law, process, x):
+    t = 0.4
+    return (
+        law.log_prob(process, x, t),
+        law.denoiser(process)(x, t),
+        law.score(process, x, t),
+        law.posterior_covariance(process, x, t),
+        law.posterior_variance(process, x, t),
+    )
+
+
+@pytest.mark.parametrize("process", [FLOW, HEAVY], ids=["gauss", "student"])
+def test_blocks_change_nothing(monkeypatch, process):
+    """Many atoms are read in blocks of a few, the last of them shorter, some of them without weight."""
+    rng = np.random.default_rng(0)
+    law = Atoms(rng.normal(size=(17, 2)), rng.uniform(size=17) * (np.arange(17) > 5))
+    x = jnp.asarray(rng.normal(size=(3, 2)))
+    whole = everything(law, process, x)
+    monkeypatch.setattr(components, "_BLOCK", 12)
+    jax.clear_caches()
+    blocks = everything(law, process, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), blocks, whole)
+    monkeypatch.undo()
+    jax.clear_caches()
+
+
+def test_events_times_and_chains():
+    """Images in, images out; t for all or for each; the discrete chain."""
+    points, chain = np.random.default_rng(0).normal(size=(3, 2, 2, 1)), Process(Betas.linear(10))
+    images, flat = Atoms(points), Atoms(points.reshape(3, 4))
+    x, t = jnp.asarray(points[[2, 0]]) + 0.1, jnp.array([3, 7])
+    assert images.event_shape == (2, 2, 1)
+    assert images.sample(jax.random.key(0), 5).shape == (5, 2, 2, 1)
+    assert images.mean.shape == (2, 2, 1)
+    got = images.denoiser(chain)(x, t)
+    np.testing.assert_array_equal(got.reshape(2, 4), flat.denoiser(chain)(x.reshape(2, 4), t))
+    np.testing.assert_allclose(got[1:], images.denoiser(chain)(x[1:], 7), rtol=1e-12)
+    score = images.score(chain, x, t)
+    sigma, alpha = (value[:, None, None, None] for value in (chain.sigma(t), chain.alpha(t)))
+    np.testing.assert_allclose((x + sigma**2 * score) / alpha, got, rtol=1e-12)
+
+
+def test_laws_are_leaves():
+    """Rebuilt with tracers, mapped over, differentiated, and no recompilation for another df."""
+    traces = []
+
+    @jax.jit
+    def loss(law, process, x):
+        traces.append(None)
+        return jnp.sum(law.log_prob(process, x, 0.5))
+
+    law, x = StudentTMixture(MEANS, np.array([0.4, 0.7]), 3.0, WEIGHTS), jnp.array([[0.3, -0.5], [-2.5, 1.5]])
+    values = [loss(law, Process(EDM(), StudentT(df)), x) for df in (1.0, 5.0)]
+    assert len(traces) == 1
+    assert values[0] != values[1]
+    slope = jax.grad(loss)(law, FLOW, x)
+    shifted = [StudentTMixture(MEANS + h, law.scales, 3.0, WEIGHTS) for h in (1e-5, -1e-5)]
+    up, down = (loss(law, FLOW, x) for law in shifted)
+    np.testing.assert_allclose(np.sum(slope.means), (up - down) / 2e-5, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussianMixture.isotropic(MEANS, [0.1, -0.2]), "stds contains -0.2"),
+        (lambda: GaussianMixture.isotropic(MEANS, [0.1, 0.2, 0.3]), "stds has shape"),
+        (lambda: GaussianMixture.full(MEANS, -COVARIANCES), "positive semidefinite"),
+        (lambda: GaussianMixture.full(MEANS, COVARIANCES[:1]), "covariances has shape"),
+        (lambda: GaussianMixture.low_rank(MEANS, np.ones((2, 3, 1)), 0.1), "factors has shape"),
+        (lambda: Atoms(MEANS, np.ones(3)), "weights has shape"),
+        (lambda: Atoms(MEANS, np.array([1.0, -1.0])), "weights contains -1"),
+        (lambda: Atoms(np.zeros((0, 2))), "points has shape"),
+        (lambda: StudentTMixture(MEANS, np.ones(2), 0.0), "df = 0"),
+        (lambda: StudentTMixture(MEANS, np.ones(2), 1.0).mean, "df > 1"),
+        (lambda: StudentTMixture(MEANS, np.ones(2), 2.0).covariance, "df > 2"),
+        (lambda: LAWS["atoms"].log_prob(Process(), jnp.zeros((2, 3)), 0.5), "x has shape"),
+        (lambda: LAWS["atoms"].cdf(Process(), jnp.zeros((2, 2)), 0.5), "2 dimensions"),
+    ],
+)
+def test_bad_input_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

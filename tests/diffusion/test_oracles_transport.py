@@ -1,0 +1,154 @@
+"""One dimension, where all can be integrated: Bayes' rule by brute force, distribution functions, the flow map."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from diffusion import EDM, VP, Gaussian, Process, RectifiedFlow, StudentT, velocity
+from diffusion.oracles import Atoms, GaussianLaw, GaussianMixture, StudentTMixture, flow_map_1d, quantile
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+WEIGHTS, MEANS, SCALES = np.array([0.3, 0.7]), np.array([-1.0, 0.8]), np.array([0.4, 0.7])
+MIXTURE = GaussianMixture.isotropic(MEANS[:, None], SCALES, WEIGHTS)
+STUDENT = StudentTMixture(MEANS[:, None], SCALES, 3.0, WEIGHTS)
+ATOMS = Atoms(MEANS[:, None], WEIGHTS)
+NOISES = {"gauss": Gaussian(), "cauchy": StudentT(1.0), "student": StudentT(6.0)}
+
+
+@jax.jit
+def evaluate(law, process, x, t):
+    return {
+        "log_prob": law.log_prob(process, x, t),
+        "denoised": law.denoiser(process)(x, t)[:, 0],
+        "score": law.score(process, x, t)[:, 0],
+        "variance": law.posterior_variance(process, x, t),
+        "cdf": law.cdf(process, x, t),
+    }
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize(
+    ("law", "kind"), [(MIXTURE, scipy.stats.norm), (STUDENT, scipy.stats.t)], ids=["mixture", "student"]
+)
+def test_bayes_rule_by_brute_force(law, kind, noise):
+    """p_t, its score, E[x_0|x], Var[x_0|x] and F_t as integrals over x_0 of SciPy's densities."""
+    t, x, law_noise = 0.4, np.array([-9.0, -1.2, 0.4, 2.0, 5.0]), NOISES[noise]
+    alpha, sigma = 1 - t, t
+    theta, step = np.linspace(-28, 28, 24001, retstep=True)
+    x_0, shape = np.sinh(theta), (3.0,) if law is STUDENT else ()
+    components = [kind.pdf(x_0, *shape, m, s) for m, s in zip(MEANS, SCALES, strict=True)]
+    prior = WEIGHTS @ np.stack(components) * np.cosh(theta) * step
+    z = (x[:, None] - alpha * x_0) / sigma
+    if isinstance(law_noise, StudentT):
+        kernel, pull = scipy.stats.t(law_noise.df), -(law_noise.df + 1) * z / (law_noise.df + z**2)
+    else:
+        kernel, pull = scipy.stats.norm(), -z
+    joint = prior * kernel.pdf(z) / sigma
+    density = joint.sum(1)
+    mean = joint @ x_0 / density
+    expected = {
+        "log_prob": np.log(density),
+        "denoised": mean,
+        "score": (joint * pull).sum(1) / sigma / density,
+        "variance": (joint * (x_0 - mean[:, None]) ** 2).sum(1) / density,
+        "cdf": kernel.cdf(z) @ prior,
+    }
+    got = evaluate(law, Process(RectifiedFlow(), law_noise), jnp.asarray(x)[:, None], t)
+    for key, value in expected.items():
+        np.testing.assert_allclose(got[key], value, rtol=1e-9, err_msg=key)
+
+
+def test_distribution_functions_in_closed_form():
+    """Student data without noise, points under Student noise, and both tails of a Gaussian."""
+    x = jnp.array([[-40.0], [-0.3], [1.0], [40.0]])
+    clean = STUDENT.cdf(Process(RectifiedFlow()), x, 0.0)
+    student = WEIGHTS @ np.stack([scipy.stats.t(3.0, m, s).cdf(x[:, 0]) for m, s in zip(MEANS, SCALES, strict=True)])
+    np.testing.assert_allclose(clean, student, rtol=1e-10)
+    noisy = ATOMS.cdf(Process(RectifiedFlow(), StudentT(2.0)), x, 0.4)
+    points = WEIGHTS @ np.stack([scipy.stats.t(2.0, 0.6 * m, 0.4).cdf(x[:, 0]) for m in MEANS])
+    np.testing.assert_allclose(noisy, points, rtol=1e-10)
+    below, above = GaussianLaw.isotropic([0.5], 2.0).log_cdf(Process(EDM()), x, 1.5)
+    exact = scipy.stats.norm(0.5, 2.5)
+    np.testing.assert_allclose(below, exact.logcdf(x[:, 0]), rtol=1e-9)
+    np.testing.assert_allclose(above, exact.logsf(x[:, 0]), rtol=1e-9)
+
+
+def test_smallest_error_of_the_noise_prediction():
+    """Row 11: min L_t = E|ε − E[ε|x_t]|² = d − σ²E|∇ln p_t|² = (α²/σ²) E Var[x_0|x_t]."""
+    process, t = Process(VP()), 0.25
+    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    nodes, masses = np.polynomial.hermite_e.hermegauss(80)
+    x_0 = (MEANS[:, None] + SCALES[:, None] * nodes)[:, :, None]
+    mass = WEIGHTS[:, None, None] * masses[:, None] * masses / (2 * np.pi)
+    x = alpha * x_0 + sigma * nodes
+    got = {key: np.asarray(v).reshape(x.shape) for key, v in evaluate(MIXTURE, process, x.reshape(-1, 1), t).items()}
+    loss = np.sum(mass * (nodes - (x - alpha * got["denoised"]) / sigma) ** 2)
+    assert loss == pytest.approx(1 - sigma**2 * np.sum(mass * got["score"] ** 2), abs=1e-8)
+    assert loss == pytest.approx((alpha / sigma) ** 2 * np.sum(mass * got["variance"]), abs=1e-8)
+
+
+flow = jax.jit(flow_map_1d)
+X = np.array([[-3.0], [-0.4], [0.1], [0.7], [2.5]])
+
+
+def runge_kutta(drift, x, t, s, steps=400):
+    """The fourth-order rule from t to s, uniform in √t."""
+    times = jnp.linspace(jnp.sqrt(t), jnp.sqrt(s), steps + 1) ** 2
+
+    def step(x, ends):
+        now, after = ends
+        h = after - now
+        a = drift(x, now)
+        b = drift(x + 0.5 * h * a, now + 0.5 * h)
+        c = drift(x + 0.5 * h * b, now + 0.5 * h)
+        return x + h / 6 * (a + 2 * b + 2 * c + drift(x + h * c, after)), None
+
+    return jax.lax.scan(step, x, (times[:-1], times[1:]))[0]
+
+
+@pytest.mark.parametrize(
+    ("process", "t", "s"),
+    [(Process(VP()), 0.9, 0.02), (Process(EDM(), StudentT(3.0)), 4.0, 0.05), (Process(RectifiedFlow()), 0.1, 1.0)],
+    ids=["vp", "pfgm++", "flow-encode"],
+)
+def test_flow_map_is_the_flow_of_the_velocity(process, t, s):
+    ode = jax.jit(lambda law, process, x: runge_kutta(velocity(process, law.denoiser(process)), x, t, s))
+    np.testing.assert_allclose(flow(MIXTURE, process, X, t, s), ode(MIXTURE, process, X), rtol=1e-7)
+
+
+def test_flow_map_inverts_composes_and_carries_the_density():
+    """Φ_{s→t} Φ_{t→s} = id, monotone, ∂Φ/∂x = p_t(x)/p_s(Φ(x)), and ∂Φ/∂s is the velocity."""
+    process, x, t, s = Process(VP()), jnp.asarray(X), 0.7, 0.1
+    y, tangents = jax.jvp(lambda x, s: flow(MIXTURE, process, x, t, s), (x, s), (jnp.ones_like(x), 0.0))
+    assert np.all(np.diff(y[:, 0]) > 0)
+    np.testing.assert_allclose(flow(MIXTURE, process, y, s, t), X, rtol=1e-11)
+    ratio = jnp.exp(MIXTURE.log_prob(process, x, t) - MIXTURE.log_prob(process, y, s))
+    np.testing.assert_allclose(tangents[:, 0], ratio, rtol=1e-9)
+    _, rate = jax.jvp(lambda x, s: flow(MIXTURE, process, x, t, s), (x, s), (0 * x, 1.0))
+    np.testing.assert_allclose(rate, velocity(process, MIXTURE.denoiser(process))(y, s), rtol=1e-9)
+
+
+def test_flow_map_of_gaussian_and_cauchy():
+    """A Gaussian is stretched, also 15 standard deviations out; Cauchy (row 32) by (γ + s)/(γ + t), at any distance."""
+    law, process = GaussianLaw.isotropic([0.5], 2.0), Process(EDM())
+    z = jnp.array([[-15.0], [-1.0], [0.3], [15.0]])
+    np.testing.assert_allclose(flow(law, process, 0.5 + 2.5 * z, 1.5, 0.0), 0.5 + 2.0 * z, rtol=1e-9)
+    cauchy, pfgm = StudentTMixture(np.zeros((1, 1)), np.array([0.6]), 1.0), Process(EDM(), StudentT(1.0))
+    np.testing.assert_allclose(flow(cauchy, pfgm, 1e4 * z, 5.0, 0.0), 1e4 * z * 0.6 / 5.6, rtol=1e-9)
+
+
+def test_basins_of_attraction_have_the_weights_of_the_points():
+    """Row 32: at σ = 0 all mass below the quantile 0.3 has gone to the first point."""
+    process, levels = Process(EDM()), jnp.array([0.01, 0.299, 0.301, 0.99])
+    ends = flow(ATOMS, process, quantile(ATOMS, process, levels, 10.0), 10.0, 0.0)
+    np.testing.assert_allclose(ends[:, 0], MEANS[[0, 0, 1, 1]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_quantile_inverts_the_distribution_function(noise):
+    process, levels = Process(VP(), NOISES[noise]), jnp.array([1e-12, 0.2, 0.5, 0.9, 1 - 1e-6])
+    x = jax.jit(quantile)(MIXTURE, process, levels, 0.3)
+    np.testing.assert_allclose(MIXTURE.cdf(process, x, 0.3), levels, rtol=1e-10)

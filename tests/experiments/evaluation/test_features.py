@@ -1,0 +1,172 @@
+"""The feature network learns, is kept on the disk to the bit, and notices when the disk was damaged."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.data.source import Source, split
+from experiments.errors import DataError
+from experiments.evaluation import classifier
+from experiments.evaluation.comparison import compare
+from experiments.evaluation.features import feature_space, source_features
+
+PATTERNS = np.random.default_rng(42).integers(0, 2, (10, 8, 8, 1)) * 90
+
+
+def patterns(n, seed):
+    """Ten classes: noise, and on it a fixed pattern of bright pixels."""
+    rng = np.random.default_rng(seed)
+    classes = rng.integers(0, 10, n)
+    images = (rng.integers(0, 130, (n, 8, 8, 1)) + PATTERNS[classes]).astype(np.uint8)
+    return Source(images=images, labels=(5 * classes + 2).astype(np.int32))  # labels need not be 0, 1, 2
+
+
+def landscapes(n, seed):
+    """Noise in colour, wider than high, bright above and dark below."""
+    rng = np.random.default_rng(seed)
+    slope = np.linspace(100, 0, 13)[:, None, None]
+    return Source(images=(rng.integers(0, 150, (n, 13, 19, 3)) + slope).astype(np.uint8))
+
+
+TRAIN, HELD_OUT = patterns(512, 0), patterns(200, 1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def space(cache):
+    return feature_space(TRAIN, HELD_OUT, cache=cache, notice=lambda line: None)
+
+
+def test_classes_are_learned(space):
+    assert space.accuracy > 0.95
+    assert space.name == f"cnn64@{TRAIN.fingerprint[:8]}"
+    assert space.task == "labels"
+
+
+def test_accuracy_counts_a_class_that_was_never_seen_as_wrong(space):
+    labels = np.concatenate([np.asarray(HELD_OUT.labels)[:100], np.full(100, 99)])
+    half_unseen = Source(images=HELD_OUT.images, labels=labels)
+    accuracy = classifier._accuracy(space.architecture, space.params, TRAIN, half_unseen)
+    assert 0.45 < accuracy <= 0.5
+
+
+def test_quarter_turns_are_learned_without_labels_from_images_of_any_sides_and_channels(monkeypatch):
+    monkeypatch.setattr(classifier, "LONGEST", 8)  # compiles in less time, and strides by 3 as 48 pixels would
+    train, held_out = landscapes(512, 2), landscapes(100, 3)
+    lines = []
+    space = feature_space(train, held_out, notice=lines.append)
+    assert space.accuracy > 0.95
+    assert space.task == "rotation"
+    assert space.name == f"rotnet64@{train.fingerprint[:8]}"
+    assert len(lines) == 1
+    images = held_out.images[:6]
+    changed = images.copy()
+    changed[:, 11, 17] ^= 128
+    assert (np.abs(space(changed) - space(images)).max(1) > 0).all()  # the first convolution skips no pixel
+
+
+def test_one_class_is_no_label():
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    assert classifier.classes_of(Source(images=images)) is None
+    assert classifier.classes_of(Source(images=images, labels=np.full(4, 3))) is None
+    np.testing.assert_array_equal(classifier.classes_of(Source(images=images, labels=np.array([3, 1, 1, 3]))), [1, 3])
+
+
+def test_a_hit_of_the_cache_is_equal_to_the_bit(space, cache):
+    lines = []
+    again = feature_space(TRAIN, HELD_OUT, cache=cache, notice=lines.append)
+    assert not lines
+    assert (again.name, again.accuracy, again.architecture) == (space.name, space.accuracy, space.architecture)
+    assert again.digest == space.digest
+    np.testing.assert_array_equal(again(HELD_OUT.images), space(HELD_OUT.images))
+
+
+def test_a_damaged_cache_is_noticed_and_made_anew(space, cache):
+    (path,) = cache.glob("cnn64-*-s0.*.npz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    lines = []
+    again = feature_space(TRAIN, HELD_OUT, cache=cache, notice=lines.append)
+    assert len(lines) == 2
+    assert str(path) in lines[0]
+    assert again.digest == space.digest
+    assert list(cache.glob("cnn64-*-s0.*.npz")) == [path]
+
+
+def test_reference_features_are_kept_too(space, cache):
+    lines = []
+    first = source_features(space, HELD_OUT, cache=cache, notice=lines.append)
+    np.testing.assert_array_equal(first, space(HELD_OUT.images))
+    (path,) = cache.glob("features-*.npz")
+    with np.load(path) as file:
+        np.testing.assert_array_equal(file["features"], first)
+    path.write_bytes(path.read_bytes()[:-1])
+    np.testing.assert_array_equal(source_features(space, HELD_OUT, cache=cache, notice=lines.append), first)
+    assert len(lines) == 1
+    some = source_features(space, HELD_OUT, limit=50, cache=cache, notice=lines.append)
+    rows = [int(np.flatnonzero((first == row).all(1))[0]) for row in some]
+    assert len(set(rows)) == 50
+    assert rows == sorted(rows)
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(space, tmp_path):
+    (tmp_path / "file").write_text("")
+    lines = []
+    features = source_features(space, HELD_OUT, cache=tmp_path / "file", notice=lines.append)
+    assert len(features) == 200
+    assert len(lines) == 1
+    assert "cannot be written" in lines[0]
+
+
+def test_the_seed_makes_another_space(space):
+    other = feature_space(TRAIN, HELD_OUT, seed=1, notice=lambda line: None)
+    assert other.name == f"cnn64-s1@{TRAIN.fingerprint[:8]}"
+    assert other.digest != space.digest
+
+
+def test_features_of_an_image_do_not_depend_on_the_others(space):
+    features = space(TRAIN.images)
+    np.testing.assert_allclose(space(TRAIN.images[100:103]), features[100:103], rtol=1e-5, atol=1e-6)
+    assert features.shape == (512, classifier.FEATURES)
+    with pytest.raises(DataError, match="3 channels"):
+        space(np.zeros((2, 8, 8, 3), np.uint8))
+
+
+def test_turns_are_quarter_turns():
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1), np.uint8)
+    turns = np.arange(4, dtype=np.int32)
+    turned = classifier.rotate(images, turns)
+    np.testing.assert_array_equal(classifier.rotate(turned, (4 - turns) % 4), images)
+    np.testing.assert_array_equal(turned[1], images[1].transpose(1, 0, 2)[::-1])
+
+
+def test_digits_are_told_apart():
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
+    train, held_out = split(Source(images=images, labels=digits.target))
+    assert held_out is not None
+    assert classifier.train(train, held_out, 0).accuracy >= 0.95
+
+
+def test_samples_lie_between_data_and_noise(space):
+    """Samples half of which are noise are worse than data and better than noise; new data is as good as the old."""
+    train, held_out = (source_features(space, source) for source in (TRAIN, HELD_OUT))
+    other = patterns(150, 9).images
+    noisy = other.copy()
+    noisy[::2] = np.random.default_rng(0).integers(0, 256, noisy[::2].shape, np.uint8)
+    rows = compare(space, noisy, train, held_out)
+    assert {row.frechet.n for row in rows.values()} == {150}
+    data, samples, noise = (rows[name] for name in ("training data", "samples", "noise"))
+    assert data.frechet.value < samples.frechet.value < noise.frechet.value
+    assert data.precision > samples.precision > noise.precision
+    perfect = compare(space, other, train, held_out)["samples"]
+    error = np.hypot(perfect.frechet.standard_error, data.frechet.standard_error)
+    assert abs(perfect.frechet.value - data.frechet.value) < 4 * error

@@ -1,0 +1,175 @@
+"""Checkpoints: what comes back is what was saved, or it is refused with the name of the file."""
+
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import tiny_config, tiny_data
+
+from experiments.errors import CheckpointError
+from experiments.training.checkpoint import (
+    CheckpointWriter,
+    best,
+    find_checkpoints,
+    load,
+    newest_trusted,
+    set_aside,
+)
+from experiments.training.manifest import verify, write_manifest
+from experiments.training.model import load_model, make_network
+from experiments.training.optimizer import make_optimizer
+from experiments.training.state import from_tree, initial_state, to_tree
+
+
+@pytest.fixture(scope="module")
+def state():
+    config = tiny_config()
+    _, params = make_network(config, tiny_data().facts, jax.random.key(0))
+    return initial_state(params, make_optimizer(config.optimizer, 20), config)
+
+
+@pytest.fixture(scope="module")
+def saved(state, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "checkpoints"
+    save(directory, to_tree(state), {5: None, 10: 0.5})
+    return directory
+
+
+def save(directory, tree, losses, **training):
+    writer = CheckpointWriter(directory, tiny_config(training=training), tiny_data().facts)
+    for step, loss in losses.items():
+        writer.save(step, tree, loss)
+    writer.close()
+
+
+def small(step):
+    return {"step": np.asarray(step, np.int32), "ema": {"0": {"w": np.full(3, float(step))}}}
+
+
+def steps(directory):
+    return [checkpoint.step for checkpoint in find_checkpoints(directory)]
+
+
+def test_what_was_saved_comes_back_to_the_bit(state, saved):
+    tree, digest = load(saved / "00000010")
+    assert digest == verify(saved / "00000010")
+    jax.tree.map(np.testing.assert_array_equal, from_tree(tree, state), state)
+    assert [(c.step, c.held_out_loss) for c in find_checkpoints(saved)] == [(5, None), (10, 0.5)]
+    assert find_checkpoints(saved)[1].facts() == tiny_data().facts
+
+
+def test_a_state_of_another_shape_or_structure_is_refused(state, saved):
+    tree, _ = load(saved / "00000010")
+    other = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, 2), leaf.dtype), state)
+    with pytest.raises(CheckpointError, match=r"array step of the checkpoint is int32\[\] and .* needs int32\[2\]"):
+        from_tree(tree, other)
+    with pytest.raises(CheckpointError, match="lacks array key"):
+        from_tree({name: leaf for name, leaf in tree.items() if name != "key"}, state)
+    with pytest.raises(CheckpointError, match="has an unknown array more"):
+        from_tree({**tree, "more": np.zeros(1)}, state)
+
+
+def test_a_flipped_bit_in_any_file_is_found(saved, tmp_path):
+    path = shutil.copytree(saved / "00000010", tmp_path / "00000010")
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    assert len(files) > 8
+    rng = np.random.default_rng(0)
+    for file in files:
+        good = file.read_bytes()
+        # Every bit of the manifest and some of the others; an empty file can only grow.
+        spots = range(8 * len(good)) if file.name == "SHA256SUMS" else rng.integers(0, max(1, 8 * len(good)), 3)
+        for spot in list(spots)[:: 1 if len(good) < 500 else 7]:
+            bad = bytearray(good or b"\0")
+            bad[spot // 8] ^= 1 << spot % 8
+            file.write_bytes(bad)
+            with pytest.raises(CheckpointError, match=str(path)):
+                verify(path)
+        file.write_bytes(good)
+    verify(path)
+    (path / "more").write_text("")
+    with pytest.raises(CheckpointError, match="more is not in SHA256SUMS"):
+        verify(path)
+    (path / "more").unlink()
+    (path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        verify(path)
+
+
+def test_manifest_is_what_sha256sum_writes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    write_manifest(tmp_path)
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180-2
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{digest}  a\n"
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_word(saved, tmp_path):
+    directory = shutil.copytree(saved, tmp_path / "run" / "checkpoints")
+    shutil.copytree(directory / "00000010", directory / "00000011")
+    (directory / "00000011" / "SHA256SUMS").unlink()
+    next((directory / "00000010" / "state").rglob("d/*")).write_bytes(b"?")
+    said = []
+    found = newest_trusted(directory, said.append)
+    assert found is not None
+    assert found.step == 5
+    assert ["00000011 has no SHA256SUMS" in said[0], "does not match its SHA-256" in said[1]] == [True, True]
+    with pytest.raises(CheckpointError, match="does not match its SHA-256"):
+        load_model(directory / "00000010")
+    assert load_model(directory.parent, warn=said.append).path == directory / "00000005"
+    set_aside(directory, 5)
+    assert steps(directory) == [5]
+    assert (directory / "00000010.untrusted").is_dir()
+    (directory / "00000005" / "checkpoint.json").write_text("{}")
+    assert newest_trusted(directory, said.append) is None
+    with pytest.raises(CheckpointError, match="no checkpoint that can be trusted"):
+        load_model(directory.parent, warn=said.append)
+
+
+def test_the_newest_and_the_best_are_kept_and_can_be_trusted(tmp_path):
+    losses = {1: 0.1, 2: 0.9, 3: 0.1, 4: 0.8, 5: None, 6: 0.7, 7: float("inf")}
+    for step, loss in losses.items():
+        save(tmp_path, small(step), {step: loss}, keep_last=2, keep_best=1)
+        # Of equals the newer is the better.
+        assert set(steps(tmp_path)) == {max(1, step - 1), step} | {1 if step < 3 else 3}
+    for checkpoint in find_checkpoints(tmp_path):
+        np.testing.assert_array_equal(load(checkpoint.path)[0]["ema"]["0"]["w"], np.full(3, float(checkpoint.step)))
+    assert (found := best(tmp_path)) is not None
+    assert found.step == 3
+
+
+def test_a_save_that_was_cut_off_leaves_no_trace(tmp_path):
+    save(tmp_path, small(1), {1: None})
+    (tmp_path / ".saving-00000002" / "state").mkdir(parents=True)
+    (tmp_path / ".deleting-00000000").mkdir()
+    assert steps(tmp_path) == [1]
+    save(tmp_path, small(2), {2: None})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000002"]
+
+
+def test_a_full_disk_fails_with_a_word_and_leaves_the_last_checkpoint(tmp_path):
+    save(tmp_path, small(1), {1: None})
+    writer = CheckpointWriter(tmp_path, tiny_config(), tiny_data().facts)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        writer.save(2, {"noise": np.random.default_rng(0).standard_normal(100_000)})
+        with pytest.raises(CheckpointError, match=r"00000002 could not be saved .* the earlier ones are untouched"):
+            writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
+    verify(tmp_path / "00000001")
+
+
+def test_model_of_a_checkpoint_is_its_average_and_says_where_it_is_from(state, saved):
+    model = load_model(saved.parent)
+    assert (model.step, model.path, model.config) == (0, saved / "00000010", tiny_config())
+    assert model.digest == verify(model.path)
+    jax.tree.map(np.testing.assert_array_equal, model.params, state.ema[0])
+    x, c_noise, labels = jnp.ones((2, 8, 8, 1)), jnp.zeros(2), jnp.array([0, 4])
+    assert model.network(model.params, x, c_noise, labels).shape == x.shape
+    with pytest.raises(CheckpointError, match="has no average 2; it has 2, counted from 0"):
+        load_model(saved.parent, 2)

@@ -1,0 +1,206 @@
+"""The loop in one process: devices, dispatches and interruptions change nothing but the time it takes."""
+
+import dataclasses
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import BATCH, TinyBatches, tiny_config, tiny_data
+
+from experiments.errors import BusyError, DataError, DivergedError, UsageError
+from experiments.training import loop
+from experiments.training.checkpoint import find_checkpoints, load
+from experiments.training.lock import run_lock
+from experiments.training.loop import TrainResult, dispatches, train
+from experiments.training.manifest import verify
+from experiments.training.replicas import Replicas
+
+ONE, FOUR = tuple(jax.devices()[:1]), tuple(jax.devices()[:4])
+
+
+def final(outdir, step=20):
+    return load(outdir / "checkpoints" / f"{step:08d}")[0]
+
+
+def lines(outdir):
+    return [json.loads(line) for line in (outdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def same(a, b, rtol=0.0, atol=0.0):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Twenty steps on one device, without a break."""
+    outdir = tmp_path_factory.mktemp("straight")
+    train(tiny_config(), outdir, data=tiny_data(), devices=ONE, quiet=True)
+    return outdir
+
+
+def test_four_devices_make_the_same_parameters_as_one(straight, tmp_path):
+    result = train(tiny_config(), tmp_path, data=tiny_data(), devices=FOUR, quiet=True)
+    assert result.step == 20
+    # Adam divides gradients near zero by themselves, rounding errors included: 0.2% of the distance of one update.
+    same(final(tmp_path), final(straight), rtol=1e-5, atol=5e-6)
+    for one, four in zip(lines(straight), lines(tmp_path), strict=True):
+        same({**one, "images_per_second": 0}, {**four, "images_per_second": 0}, rtol=1e-5)
+
+
+def test_resumed_run_is_the_straight_run_to_the_bit(straight, tmp_path):
+    first = train(tiny_config(training={"steps": 10}), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
+    assert first == TrainResult(10, first.loss, first.held_out_loss, tmp_path / "checkpoints" / "00000010", None)
+    # A kill may leave lines that are ahead of the checkpoint, and half a line.
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 15, "loss": 9.0}\n{"step": 2')
+    second = train(tiny_config(), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
+    assert second.step == 20
+    same(final(tmp_path), final(straight))
+    names = [{"loss", "grad_norm", "learning_rate"} & line.keys() or {"held_out_loss"} for line in lines(straight)]
+    values = [
+        [{n: line[n] for n in (*some, "step")} for line, some in zip(lines(out), names, strict=True)]
+        for out in (straight, tmp_path)
+    ]
+    assert values[0] == values[1]
+    assert [line["step"] for line in lines(tmp_path)] == [5, 10, 10, 15, 20, 20]
+    done = train(tiny_config(), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
+    assert (done.step, done.loss, done.exit_status) == (20, None, 0)
+
+
+def test_run_of_four_devices_goes_on_with_one(straight, tmp_path):
+    train(tiny_config(training={"steps": 10}), tmp_path, data=tiny_data(), devices=FOUR, quiet=True)
+    train(tiny_config(), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
+    same(final(tmp_path), final(straight), rtol=1e-5, atol=5e-6)
+
+
+def test_several_steps_in_one_dispatch_are_the_same_steps(straight, tmp_path, monkeypatch):
+    # As on an accelerator: the steps of a dispatch are a scan, and the host runs ahead of the device.
+    monkeypatch.setattr(Replicas, "on_cpu", False)
+    config = tiny_config(training={"steps_per_dispatch": 4})
+    assert list(dispatches(config, 0))[:4] == [(0, 4), (4, 4), (8, 1), (9, 1)]
+    train(config, tmp_path, data=tiny_data(), devices=ONE, quiet=True)
+    same(final(tmp_path), final(straight), rtol=1e-5, atol=5e-6)
+    assert [line["step"] for line in lines(tmp_path)] == [5, 10, 10, 15, 20, 20]
+
+
+@pytest.mark.parametrize("start", [0, 3, 17])
+def test_dispatches_cover_every_step_once_and_stop_at_what_is_due(start):
+    training = {"steps": 103, "steps_per_dispatch": 8, "checkpoint_every": 30, "validate_every": 20, "sample_every": 0}
+    plan = list(dispatches(tiny_config(training=training), start))
+    assert [step for first, length in plan for step in range(first, first + length)] == list(range(start, 103))
+    ends = {first + length for first, length in plan}
+    assert ends >= {step for step in range(start + 1, 104) if step % 30 == 0 or step % 20 == 0}
+    assert {length for _, length in plan} == {1, 8}
+
+
+def test_every_program_is_traced_once_and_samples_see_the_average(straight, tmp_path, monkeypatch):
+    traced, seen = [], {}
+    make = loop.make_objective
+
+    def counting(*arguments):
+        objective = make(*arguments)
+
+        def counted(params, key, batch, second_moments, train):
+            traced.append(train)
+            return objective(params, key, batch, second_moments, train)
+
+        return counted
+
+    monkeypatch.setattr(loop, "make_objective", counting)
+    config = tiny_config(training={"sample_every": 10})
+    train(
+        config,
+        tmp_path,
+        data=tiny_data(),
+        devices=ONE,
+        quiet=True,
+        on_sample=lambda step, params: seen.update({step: jax.tree.map(np.array, params)}),
+    )
+    assert sorted(traced) == [False, True]
+    assert seen.keys() == {10, 20}
+    same(seen[20], final(straight)["ema"]["0"])
+    assert not np.allclose(seen[10]["out"]["kernel"], seen[20]["out"]["kernel"])
+
+
+class Poisoned(TinyBatches):
+    """Batch 13, which makes step 14, has a pixel that is no number."""
+
+    def __getitem__(self, step):
+        batch = super().__getitem__(step)
+        image = batch["image"].astype(np.float32)
+        image[3, 0, 0, 0] = np.nan if step == 13 else image[3, 0, 0, 0]
+        return {**batch, "image": image}
+
+
+def test_divergence_stops_and_names_the_step_and_spares_the_last_checkpoint(tmp_path, capsys):
+    data = dataclasses.replace(tiny_data(), batches=Poisoned())
+    for _ in range(2):  # the second time from the checkpoint
+        with pytest.raises(DivergedError) as error:
+            train(tiny_config(training={"log_every": 1}), tmp_path, data=data, devices=ONE)
+        sentence = str(error.value)
+        assert sentence.startswith("step 14 is not finite (loss nan")
+        assert f"the last good checkpoint is {tmp_path / 'checkpoints' / '00000010'}; " in sentence
+        assert "\n" not in sentence
+        assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "checkpoints")] == [10]
+        verify(tmp_path / "checkpoints" / "00000010")
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 14))
+    assert "step 13/20  loss" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_is_refused_before_a_file_is_written(tmp_path):
+    outdir = tmp_path / "run"
+    with pytest.raises(UsageError, match="batch-size 6 is not a multiple of 4 devices; give 8"):
+        train(tiny_config(training={"batch_size": 6}), outdir, data=tiny_data(), devices=FOUR)
+    config = tiny_config(optimizer={"accumulate": 4})
+    with pytest.raises(UsageError, match=r"of 4 devices times --optimizer\.accumulate 4; give 16"):
+        train(config, outdir, data=tiny_data(), devices=FOUR)
+    assert not outdir.exists()
+    outdir.write_text("a file")
+    with pytest.raises(UsageError, match="cannot be made"):
+        train(tiny_config(), outdir, data=tiny_data())
+
+
+def test_another_configuration_or_other_data_do_not_continue_a_run(straight):
+    config = tiny_config(optimizer={"learning_rate": 0.5}, training={"log_every": 1})
+    with pytest.raises(UsageError, match=r"a run with --optimizer.learning-rate 0.003, and this command says 0.5;"):
+        train(config, straight, data=tiny_data(), devices=ONE)
+    data = tiny_data()
+    other = dataclasses.replace(data, facts=dataclasses.replace(data.facts, fingerprint="changed"))
+    with pytest.raises(DataError, match=r"the images or labels of --data\.source are not those"):
+        train(tiny_config(), straight, data=other, devices=ONE)
+    assert final(straight)["step"] == 20
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_with_a_checkpoint_and_its_exit_status(straight, tmp_path, signum, status):
+    before = signal.getsignal(signum)
+    config = tiny_config(training={"sample_every": 7})
+    result = train(
+        config, tmp_path, data=tiny_data(), devices=ONE, quiet=True, on_sample=lambda *_: signal.raise_signal(signum)
+    )
+    assert (result.step, result.exit_status, result.signum) == (8, status, signum)
+    assert result.checkpoint == tmp_path / "checkpoints" / "00000008"
+    assert signal.getsignal(signum) is before
+    train(tiny_config(), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
+    same(final(tmp_path), final(straight))
+
+
+def test_a_second_process_is_kept_out(tmp_path):
+    with run_lock(tmp_path), pytest.raises(BusyError, match=r"in use by process \d+ on .*; wait for it"):
+        train(tiny_config(), tmp_path, data=tiny_data())
+    with run_lock(tmp_path):  # and the lock ends with its holder
+        pass
+
+
+def test_an_error_in_the_data_is_raised_as_it_is(tmp_path):
+    class Broken(TinyBatches):
+        def __getitem__(self, step):
+            if step == 3:
+                raise DataError("image 3 is torn")
+            return super().__getitem__(step)
+
+    with pytest.raises(DataError, match="image 3 is torn"):
+        train(tiny_config(), tmp_path, data=dataclasses.replace(tiny_data(), batches=Broken()), devices=ONE, quiet=True)
+    assert BATCH == 8

@@ -1,0 +1,91 @@
+"""Grids: pinned ends, exact spacing, integers on the chain, sentences for bad input."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion import EDM, VE, VP, Betas, Process, RectifiedFlow, StudentT, SubVP
+from samplers import karras, quadratic, uniform_log_snr, uniform_time
+from samplers.grids import check_grid, host_float64
+
+
+def sigmas(process, grid):
+    with host_float64():
+        return np.exp(-0.5 * np.asarray(process.schedule.log_snr(np.asarray(grid, np.float64))))
+
+
+def test_karras_is_its_formula_with_pinned_ends():
+    grid = karras(Process(EDM()), 18)
+    assert grid.dtype == np.float64
+    assert grid[0] == 80.0
+    assert grid[-1] == 0.0
+    assert np.float32(grid[0]) == np.float32(80)
+    i = np.arange(18)
+    expected = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(grid[:-1], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", [VP(), SubVP(), VE(), EDM()], ids=lambda s: type(s).__name__)
+def test_grids_in_noise_mean_the_same_on_every_process(schedule):
+    process = Process(schedule)
+    grid = karras(process, 9, sigma_min=0.01, sigma_max=20.0)
+    np.testing.assert_allclose(sigmas(process, grid[:-1]), karras(Process(EDM()), 9, 7.0, 0.01, 20.0)[:-1], rtol=1e-9)
+    even = np.log(sigmas(process, uniform_log_snr(process, 9, 0.01, 20.0)[:-1]))
+    np.testing.assert_allclose(np.diff(even), even[1] - even[0], rtol=1e-9)
+    assert grid[-1] == 0
+
+
+@pytest.mark.parametrize("schedule", [VP(), VE(), EDM()], ids=lambda s: type(s).__name__)
+def test_default_ends_are_the_processes_own(schedule):
+    process = Process(schedule, StudentT(4.0))
+    for build in (karras, uniform_log_snr):
+        grid = build(process, 5)
+        assert grid[0] == float(schedule.t_max)
+        np.testing.assert_allclose(grid[-2], float(schedule.t_min), rtol=1e-9)
+
+
+def test_uniform_and_quadratic_times():
+    flow = Process(RectifiedFlow())
+    np.testing.assert_allclose(uniform_time(flow, 4), [1, 0.75, 0.5, 0.25, 0], rtol=1e-15)
+    np.testing.assert_allclose(quadratic(flow, 4), [1, 0.5625, 0.25, 0.0625, 0], rtol=1e-15)
+    np.testing.assert_allclose(uniform_time(Process(EDM()), 2, t_start=40.0), [40, 20, 0], rtol=1e-15)
+    shifted = uniform_time(flow, 4, shift=3.0)
+    np.testing.assert_allclose(shifted / (3 - 2 * shifted), [1, 0.75, 0.5, 0.25, 0], atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(length=st.integers(1, 30), steps=st.integers(1, 30), build=st.sampled_from([karras, uniform_time, quadratic]))
+def test_chain_grids_are_distinct_integers_with_both_ends(length, steps, build):
+    process = Process(Betas.linear(length))
+    if steps > length:
+        with pytest.raises(ValueError, match=f"this chain has {length}"):
+            build(process, steps)
+        return
+    grid = build(process, steps)
+    assert len(grid) == steps + 1
+    assert np.all(grid == np.rint(grid))
+    assert grid[-1] == 0
+    assert grid[0] == length
+    check_grid(process, grid)
+
+
+@pytest.mark.parametrize("build", [karras, uniform_time, quadratic, uniform_log_snr])
+def test_a_full_chain_grid_is_every_integer(build):
+    np.testing.assert_array_equal(build(Process(Betas.linear(40)), 40), np.arange(40, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: karras(Process(EDM()), 0), "steps = 0"),
+        (lambda: karras(Process(EDM()), 5, rho=0.0), "rho = 0"),
+        (lambda: karras(Process(RectifiedFlow()), 5), "infinite at the prior of RectifiedFlow; pass sigma_max"),
+        (lambda: karras(Process(EDM()), 5, sigma_min=90.0), "sigma_min = 90"),
+        (lambda: uniform_time(Process(EDM()), 5, t_start=100.0), "t_start = 100"),
+        (lambda: uniform_time(Process(EDM()), 5, shift=0.0), "shift = 0"),
+    ],
+)
+def test_bad_grids_are_refused_in_a_sentence(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -1,0 +1,135 @@
+"""Samplers that are each other under other names, and the marginals that DDIM keeps (identity rows 12 to 14)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import EDM, VP, Betas, Cosine, Process, RectifiedFlow
+from diffusion.oracles import GaussianLaw
+from diffusion.process import posterior_coefficients
+from samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolverMultistep,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    classifier_free_guidance,
+    karras,
+    sample,
+    uniform_time,
+)
+
+KEY = jax.random.key(0)
+
+
+def runs(process, denoise, samplers, grid, shape=(8, 1)):
+    return [sample(KEY, process, denoise, sampler, grid, shape).x for sampler in samplers]
+
+
+@pytest.mark.parametrize("schedule", [VP(), RectifiedFlow(), Betas.linear(60)], ids=lambda s: type(s).__name__)
+def test_ddim_with_eta_one_is_ancestral(schedule, mixture, x64):
+    process = Process(schedule)
+    ddim, ancestral = runs(process, mixture.denoiser(process), [DDIM(eta=1.0), Ancestral()], uniform_time(process, 12))
+    np.testing.assert_allclose(ddim, ancestral, rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", [VP(), RectifiedFlow()], ids=lambda s: type(s).__name__)
+def test_first_order_dpm_solver_is_ddim(schedule, mixture, x64):
+    process = Process(schedule)
+    ddim, dpm = runs(
+        process, mixture.denoiser(process), [DDIM(), DPMSolverMultistep(order=1)], uniform_time(process, 12)
+    )
+    np.testing.assert_allclose(ddim, dpm, rtol=1e-10)
+
+
+@pytest.mark.parametrize("schedule", [EDM(), RectifiedFlow()], ids=lambda s: type(s).__name__)
+def test_euler_on_straight_characteristics_is_ddim(schedule, mixture, x64):
+    """Where α and σ are linear in t, Euler's step is DDIM's."""
+    process = Process(schedule)
+    ddim, euler = runs(process, mixture.denoiser(process), [DDIM(), Euler()], uniform_time(process, 12))
+    np.testing.assert_allclose(ddim, euler, rtol=1e-10)
+
+
+def test_without_noise_every_seed_gives_the_same_path(mixture, x64):
+    """Churn 0 and level 0 are deterministic: Euler's method, from the same start."""
+    process, x = Process(EDM()), jnp.linspace(-3, 3, 7)[:, None]
+    denoise, grid = mixture.denoiser(process), karras(process, 9, sigma_max=3.0)
+    for sampler in (Heun(S_churn=0.0), EulerMaruyama(level=0.0), DDIM(eta=0.0)):
+        first, second = (sample(jax.random.key(i), process, denoise, sampler, grid, (7, 1), x_init=x).x for i in (1, 2))
+        np.testing.assert_array_equal(first, second)
+    no_noise, euler = (
+        sample(KEY, process, denoise, sampler, grid, (7, 1), x_init=x).x for sampler in (EulerMaruyama(0.0), Euler())
+    )
+    np.testing.assert_allclose(no_noise, euler, rtol=1e-11)
+
+
+def test_churn_below_its_range_is_no_churn(mixture, x64):
+    process = Process(EDM())
+    denoise, grid = mixture.denoiser(process), karras(process, 6)
+    outside, none = runs(process, denoise, [Heun(S_churn=9.0, S_min=200.0, S_max=300.0), Heun()], grid)
+    np.testing.assert_array_equal(outside, none)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("schedule", [VP(), RectifiedFlow(), Betas.linear(60)], ids=lambda s: type(s).__name__)
+def test_ddim_keeps_the_marginals(schedule, eta, x64):
+    """Row 12: given x_0, one step maps N(α_t x_0, σ_t²) to N(α_s x_0, σ_s²), for every feasible σ̃."""
+    process, x_0 = Process(schedule), 0.8
+    t, s = (round(u * schedule.t_max, 3) for u in (0.7, 0.3))
+    grid, x_t = np.asarray([t, s]), jnp.asarray([[-1.0], [2.0], [0.5]])
+
+    def mean_of(x):  # the step's mean is its average over ±noise; here the noise is taken out by differencing
+        return sample(KEY, process, lambda y, u: jnp.full_like(y, x_0), DDIM(eta=eta), grid, x.shape, x_init=x).x
+
+    moved, origin = mean_of(x_t), mean_of(jnp.zeros_like(x_t))
+    slope = (moved - origin) / x_t
+    np.testing.assert_allclose(slope, slope[0, 0], rtol=1e-10)
+    noise = (origin - process.alpha(s) * x_0 + slope * process.alpha(t) * x_0).ravel()
+    spread = process.sigma(s) ** 2 - slope[0, 0] ** 2 * process.sigma(t) ** 2
+    if eta == 0:
+        np.testing.assert_allclose(noise, 0, atol=1e-12)
+        np.testing.assert_allclose(spread, 0, atol=1e-12)
+    else:  # the same keys, standard normal draws, times the missing spread
+        draws = noise / jnp.sqrt(spread)
+        reference = runs_noise(process, x_0, grid)
+        np.testing.assert_allclose(draws, reference, rtol=1e-9)
+
+
+def runs_noise(process, x_0, grid):
+    """The normal draws of the same keys, read off ancestral sampling whose spread is known."""
+    zeros = jnp.zeros((3, 1))
+    ancestral = sample(KEY, process, lambda y, u: jnp.full_like(y, x_0), Ancestral(), grid, (3, 1), x_init=zeros).x
+    _, c_0, variance = posterior_coefficients(process, grid[1], grid[0])
+    return ((ancestral - c_0 * x_0) / jnp.sqrt(variance)).ravel()
+
+
+@pytest.mark.parametrize("schedule", [VP(), Cosine(), Betas.cosine(80)], ids=lambda s: type(s).__name__)
+def test_ddim_of_a_unit_gaussian_is_a_product_of_cosines(schedule, x64):
+    """Row 13: with (α, σ) = (cos θ, sin θ) each step multiplies by cos(θ_t − θ_s)."""
+    process = Process(schedule)
+    denoise = GaussianLaw.isotropic(np.zeros(2), 1.0).denoiser(process)
+    grid = uniform_time(process, 7)
+    x = jax.random.normal(KEY, (4, 2))
+    result = sample(KEY, process, denoise, DDIM(), grid, x.shape, x_init=x).x
+    angles = jnp.arctan2(process.sigma(grid), process.alpha(grid))
+    np.testing.assert_allclose(result, x * jnp.prod(jnp.cos(jnp.diff(angles))), rtol=1e-10)
+
+
+def test_guidance_is_affine_in_its_scale(mixture, x64):
+    process = Process(EDM())
+    conditional, free = GaussianLaw.isotropic(np.ones(1), 0.5).denoiser(process), mixture.denoiser(process)
+    x = jax.random.normal(KEY, (5, 1))
+    c, u = conditional(x, 0.7), free(x, 0.7)
+    np.testing.assert_allclose(classifier_free_guidance(conditional, free, 0.0)(x, 0.7), u, rtol=1e-12)
+    np.testing.assert_allclose(classifier_free_guidance(conditional, free, 1.0)(x, 0.7), c, rtol=1e-12)
+    np.testing.assert_allclose(classifier_free_guidance(conditional, free, 3.0)(x, 0.7), 3 * c - 2 * u, rtol=1e-12)
+
+
+def test_guided_denoiser_of_equal_models_is_the_model(mixture):
+    process, grid = Process(VP()), uniform_time(Process(VP()), 6)
+    denoise = mixture.denoiser(process)
+    guided = classifier_free_guidance(denoise, denoise, 7.5)
+    plain, twice = (sample(KEY, process, d, DDIM(), grid, (6, 1)).x for d in (denoise, guided))
+    np.testing.assert_allclose(plain, twice, rtol=1e-5)

@@ -1,0 +1,290 @@
+"""The loop: seeds that never move, one compilation, honest counts, exact last steps, gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP
+from diffusion.oracles import Dirac
+from diffusion.reverse_steps import FixedLarge
+from samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolverMultistep,
+    Euler,
+    EulerMaruyama,
+    Heun,
+    classifier_free_guidance,
+    karras,
+    sample,
+    uniform_log_snr,
+    uniform_time,
+)
+
+ODE = [DDIM(), Euler(), Heun(), DPMSolverMultistep()]
+SDE = [Ancestral(FixedLarge()), DDIM(eta=1.0), EulerMaruyama(), Heun(S_churn=5.0, S_min=0.01, S_max=50.0)]
+KEY = jax.random.key(3)
+
+
+def name(value):
+    return value if isinstance(value, str) else repr(value)
+
+
+def shrink(scale, x, t):
+    """A denoiser with a parameter: E[x_0 | x] for N(0, scale) data on EDM."""
+    return scale / (scale + t**2) * x
+
+
+def kind(value):
+    return type(value).__name__
+
+
+DENOISE = Partial(shrink, jnp.float32(0.5))
+
+
+@pytest.mark.parametrize("sampler", ODE + SDE, ids=name)
+def test_sample_i_depends_on_the_seed_and_i_alone(sampler):
+    """Alone, at another place, in another company."""
+    process, grid = Process(EDM()), karras(Process(EDM()), 4)
+
+    def draw(ids):
+        return sample(KEY, process, DENOISE, sampler, grid, (len(ids), 3), ids=ids).x
+
+    whole = draw(np.arange(64))
+    np.testing.assert_allclose(draw(np.asarray([5])), whole[5:6], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        draw(np.asarray([9, 63, 0, 31, 5, 6, 7])), whole[np.asarray([9, 63, 0, 31, 5, 6, 7])], rtol=1e-5
+    )
+    assert len(np.unique(np.asarray(whole)[:, 0])) == 64
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), Ancestral()], ids=name)
+def test_samples_do_not_depend_on_the_number_of_devices(sampler):
+    process, grid = Process(EDM()), karras(Process(EDM()), 4)
+    mesh = jax.sharding.Mesh(jax.devices(), ("data",))
+    ids = jax.device_put(jnp.arange(8), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    assert len(ids.sharding.device_set) == 4
+    spread = sample(KEY, process, DENOISE, sampler, grid, (8, 3), ids=ids).x
+    alone = sample(KEY, process, DENOISE, sampler, grid, (8, 3)).x
+    np.testing.assert_allclose(spread, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ODE + SDE, ids=name)
+def test_one_compilation_for_all_hyper_parameters(sampler):
+    """New weights, guidance, σ_max, grid values and options trace nothing."""
+    traces = []
+
+    def counted(scale, x, t):
+        traces.append(1)
+        return shrink(scale, x, t)
+
+    free = Partial(counted, jnp.float32(0.5))
+
+    def draw(weight, guidance, sigma_max, sampler):
+        process = Process(EDM(sigma_max=sigma_max))
+        guided = classifier_free_guidance(Partial(counted, weight), free, guidance)
+        return sample(KEY, process, guided, sampler, karras(process, 5), (2, 3)).x
+
+    first = draw(jnp.float32(0.5), 1.0, 80.0, sampler)
+    count = len(traces)
+    assert count > 0
+    others = {
+        DDIM: DDIM(eta=0.3),
+        EulerMaruyama: EulerMaruyama(level=0.5),
+        Heun: Heun(S_churn=2, S_min=0.1, S_max=40, S_noise=1.003),
+    }
+    changed = draw(jnp.float32(0.7), 3, 60, others.get(type(sampler), sampler))
+    assert len(traces) == count
+    assert not np.allclose(first, changed)
+
+
+@pytest.mark.parametrize("sampler", ODE + SDE, ids=name)
+@pytest.mark.parametrize("to_data", [True, False])
+def test_nfe_is_the_number_of_calls(sampler, to_data):
+    calls = []
+
+    def counted(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return 0.5 * x
+
+    process = Process(EDM())
+    grid = karras(process, 5) if to_data else karras(process, 5)[:-1]
+    result = sample(KEY, process, counted, sampler, grid, (2, 3))
+    result.x.block_until_ready()
+    jax.effects_barrier()
+    assert len(calls) == result.nfe
+    assert result.nfe == (2 * (len(grid) - 1) - to_data if isinstance(sampler, Heun) else len(grid) - 1)
+
+
+def bent(x, t):
+    """A denoiser that is linear in nothing: enough where no law is needed, and quick to compile."""
+    return jnp.tanh(x) + 0.1 * jnp.cos(t)
+
+
+@pytest.mark.parametrize("schedule", [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()], ids=kind)
+def test_the_last_step_returns_the_denoiser(schedule):
+    """On every process, and the rule is the same for every method: see the next test."""
+    check_last_step(Process(schedule), Euler(), 2)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("sampler", [DDIM(), Euler(), Heun(), DPMSolverMultistep(), Ancestral()], ids=name)
+def test_one_two_and_three_steps_are_enough(sampler, steps):
+    if steps < sampler.order and isinstance(sampler, DPMSolverMultistep):
+        sampler = DPMSolverMultistep(order=1)
+    check_last_step(Process(RectifiedFlow()), sampler, steps)
+
+
+def check_last_step(process, sampler, steps):
+    result = sample(KEY, process, bent, sampler, uniform_time(process, steps), (4, 1), keep_every=1)
+    np.testing.assert_allclose(result.x, bent(result.trajectory[-2], result.times[-2]), rtol=1e-5, atol=1e-6)
+    assert result.trajectory.shape == (steps + 1, 4, 1)
+
+
+@pytest.mark.parametrize("sampler", ODE + SDE, ids=name)
+def test_a_single_point_is_sampled_exactly(sampler, x64):
+    """The denoiser of a Dirac is constant: whatever the method, no noise may be left."""
+    process, point = Process(EDM()), np.asarray([0.3, -2.0])
+    result = sample(KEY, process, Dirac(point).denoiser(process), sampler, karras(process, 6), (5, 2))
+    np.testing.assert_allclose(result.x, np.broadcast_to(point, (5, 2)), rtol=1e-12)
+
+
+def test_two_step_methods_need_two_steps():
+    process = Process(RectifiedFlow())
+    with pytest.raises(ValueError, match="order 2 needs at least 2"):
+        sample(KEY, process, bent, DPMSolverMultistep(), uniform_time(process, 1), (1, 1))
+
+
+def test_trajectory_may_be_thinned():
+    process, grid = Process(EDM()), karras(Process(EDM()), 7)
+    full = sample(KEY, process, DENOISE, Ancestral(), grid, (2, 3), keep_every=1)
+    np.testing.assert_allclose(full.times, grid, rtol=1e-6)
+    np.testing.assert_array_equal(full.trajectory[-1], full.x)
+    for every, places in ((3, [0, 3, 6, 7]), (7, [0, 7]), (100, [0, 7])):
+        thin = sample(KEY, process, DENOISE, Ancestral(), grid, (2, 3), keep_every=every)
+        np.testing.assert_allclose(thin.trajectory, full.trajectory[np.asarray(places)], rtol=1e-6)
+        np.testing.assert_allclose(thin.times, grid[places], rtol=1e-6)
+    assert sample(KEY, process, DENOISE, Ancestral(), grid, (2, 3)).trajectory is None
+
+
+def test_start_may_be_given():
+    process, x = Process(EDM()), jnp.ones((2, 3))
+    grid = karras(process, 3, sigma_max=1.0)
+    result = sample(KEY, process, DENOISE, DDIM(), grid, (2, 3), x_init=x, keep_every=3)
+    np.testing.assert_array_equal(result.trajectory[0], x)
+
+
+@pytest.mark.parametrize("sampler", ODE, ids=name)
+def test_gradients_through_sampling_are_right(sampler, x64):
+    """d samples / d weight, against central differences."""
+    process = Process(EDM())
+    grid = karras(process, 5)
+
+    def total(scale):
+        return jnp.sum(sample(KEY, process, Partial(shrink, scale), sampler, grid, (2, 2)).x ** 2)
+
+    scale, h = jnp.asarray(0.5), 1e-5
+    difference = (total(scale + h) - total(scale - h)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(total)(scale), difference, rtol=1e-7)
+
+
+def test_precision_follows_the_switch(x64):
+    process = Process(EDM())
+    result = sample(KEY, process, Partial(shrink, jnp.asarray(0.5)), Heun(), karras(process, 3), (2, 3))
+    assert result.x.dtype == jnp.float64
+
+
+def test_a_bfloat16_network_keeps_a_float32_state():
+    process = Process(EDM())
+
+    def half(x, t):
+        return shrink(0.5, x.astype(jnp.bfloat16), t.astype(jnp.bfloat16)).astype(x.dtype)
+
+    for sampler in ODE:
+        low = sample(KEY, process, half, sampler, karras(process, 8), (16, 3)).x
+        high = sample(KEY, process, DENOISE, sampler, karras(process, 8), (16, 3)).x
+        assert low.dtype == jnp.float32
+        # 2⁻⁸ of relative rounding in each of 8 steps
+        assert float(jnp.max(jnp.abs(low - high))) < 8 * 2.0**-8 * float(jnp.max(jnp.abs(high)))
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(), DDIM(), DDIM(eta=1.0), DPMSolverMultistep()], ids=name)
+def test_the_discrete_chain_is_sampled_between_its_integers(sampler):
+    process = Process(Betas.linear(50))
+    seen = []
+
+    def watched(x, t):
+        jax.debug.callback(lambda u: seen.append(float(u)), t)
+        return bent(x, t)
+
+    for grid in (uniform_time(process, 7), karras(process, 7), uniform_log_snr(process, 7)):
+        seen.clear()
+        result = sample(KEY, process, watched, sampler, grid, (3, 1))
+        result.x.block_until_ready()
+        jax.effects_barrier()
+        assert np.isfinite(result.x).all()
+        assert sorted(seen, reverse=True) == list(grid[:-1])
+        assert all(time == round(time) for time in seen)
+
+
+def test_the_chain_has_no_velocity():
+    process = Process(Betas.linear(50))
+    with pytest.raises(TypeError, match="no derivative in t"):
+        sample(KEY, process, DENOISE, Heun(), uniform_time(process, 5), (1, 2))
+
+
+BAD = [
+    ({"grid": np.asarray([1.0])}, "at least two times"),
+    ({"grid": np.asarray([1.0, 2.0, 0.0])}, "grid rises from 1 to 2"),
+    ({"grid": np.asarray([100.0, 1.0])}, r"lives on \[0, 80\]"),
+    ({"grid": np.asarray([np.nan, 0.0])}, "must be finite"),
+    ({"shape": (3,)}, "shape = "),
+    ({"ids": np.arange(3)}, "ids has shape"),
+    ({"keep_every": 0}, "keep_every = 0"),
+    ({"x_init": jnp.zeros((1, 3))}, "x_init has shape"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD, ids=[words for _, words in BAD])
+def test_bad_arguments_are_refused_in_a_sentence(change, words):
+    process = Process(EDM())
+    arguments = {"grid": karras(process, 3), "shape": (2, 3)} | change
+    with pytest.raises(ValueError, match=words):
+        sample(KEY, process, DENOISE, DDIM(), arguments.pop("grid"), arguments.pop("shape"), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Heun(S_churn=1.0, S_min=2.0, S_max=1.0), "leave no noise level to churn at"),
+        (lambda: Heun(S_churn=1.0, S_max=0.0), "leave no noise level to churn at"),
+        (lambda: Heun(S_churn=-1.0), "S_churn = -1"),
+        (lambda: DDIM(eta=-0.1), "eta = -0.1"),
+        (lambda: EulerMaruyama(level=-1.0), "level = -1"),
+        (lambda: DPMSolverMultistep(order=3), "order = 3"),
+    ],
+)
+def test_inconsistent_options_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("sampler", SDE, ids=name)
+def test_stochastic_samplers_need_gaussian_noise(sampler):
+    process = Process(EDM(), StudentT(3.0))
+    with pytest.raises(TypeError, match="exists for Gaussian noise only"):
+        sample(KEY, process, DENOISE, sampler, karras(process, 3), (2, 3))
+
+
+def test_more_noise_than_there_is_room_for_is_refused():
+    process = Process(VP())
+    with pytest.raises(ValueError, match="eta = 3 asks for more noise than there is room for"):
+        sample(KEY, process, DENOISE, DDIM(eta=3.0), uniform_time(process, 4), (1, 2))
+
+
+def test_euler_maruyama_refuses_an_infinite_start():
+    process = Process(RectifiedFlow())
+    with pytest.raises(ValueError, match=r"t_start=0\.999"):
+        sample(KEY, process, DENOISE, EulerMaruyama(), uniform_time(process, 4), (1, 2))

@@ -1,0 +1,108 @@
+"""Stochastic samplers end in the oracle's marginal, with error bars; and on Gaussians without any."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import EDM, VP, Betas, Process, RectifiedFlow
+from diffusion import keys as keys_lib
+from diffusion.oracles import GaussianLaw
+from diffusion.reverse_steps import FixedLarge, Optimal
+from samplers import DDIM, Ancestral, EulerMaruyama, Heun, sample, uniform_time
+
+COUNT, STEPS = 10_000, 160
+SAMPLERS = {
+    "ancestral-small": Ancestral(),
+    "ancestral-large": Ancestral(FixedLarge()),
+    "ddim-half": DDIM(eta=0.5),
+    "euler-maruyama": EulerMaruyama(),
+    "euler-maruyama-noisier": EulerMaruyama(level=1.5),
+    "heun-churn": Heun(S_churn=40.0, S_min=0.05, S_max=5.0),
+}
+TESTS = {
+    "mean": lambda x: x,
+    "square": lambda x: x**2,
+    "cos": lambda x: np.cos(2 * x),
+    "left": lambda x: (x < -0.5) * 1.0,
+}
+
+
+def standardised_gaps(mixture, process, sampler, grid):
+    """(sampled − exact)/standard error for each test function, the exact value from independent exact draws."""
+    t, s = grid[0], grid[-1]
+    start = mixture.sample_marginal(jax.random.key(1), process, COUNT, t)
+    end = sample(jax.random.key(2), process, mixture.denoiser(process), sampler, grid, start.shape, x_init=start).x
+    exact = mixture.sample_marginal(jax.random.key(3), process, 20 * COUNT, s)
+    gaps = {}
+    for name, function in TESTS.items():
+        drawn, true = function(np.asarray(end, np.float64)), function(np.asarray(exact, np.float64))
+        error = np.sqrt(drawn.var() / drawn.size + true.var() / true.size)
+        gaps[name] = float((drawn.mean() - true.mean()) / error)
+    return gaps
+
+
+CASES = [(name, VP()) for name in SAMPLERS] + [("euler-maruyama", EDM()), ("heun-churn", EDM())]
+
+
+@pytest.mark.parametrize(("name", "schedule"), CASES, ids=[f"{n}-{type(s).__name__}" for n, s in CASES])
+def test_marginals_are_the_oracles(name, schedule, mixture, log_snr_grid):
+    """Four test functions at 4 standard errors; the grid is fine enough for the bias to be a fraction of one."""
+    process = Process(schedule)
+    grid = log_snr_grid(process, STEPS, high=5.0, low=0.1)
+    gaps = standardised_gaps(mixture, process, SAMPLERS[name], grid)
+    assert max(abs(gap) for gap in gaps.values()) < 4, gaps
+
+
+def test_the_marginal_test_sees_a_wrong_noise_level(mixture, log_snr_grid):
+    """Power: churn with 10% too much noise is out by more than 4 standard errors."""
+    process = Process(EDM())
+    grid = log_snr_grid(process, STEPS, high=5.0, low=0.1)
+    wrong = Heun(S_churn=40.0, S_min=0.05, S_max=5.0, S_noise=1.1)
+    assert max(abs(gap) for gap in standardised_gaps(mixture, process, wrong, grid).values()) > 4
+
+
+@pytest.mark.parametrize("schedule", [VP(), RectifiedFlow(), Betas.linear(64)], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_isotropic_gaussian_chain_is_exact_at_any_length(schedule, steps, x64):
+    """Row 10: with the optimal variance the reverse kernel is the true posterior, so few steps are enough.
+
+    Every step is linear, x_s = k x_t + n: the mean factor and the noise are read off, and their law propagated.
+    """
+    process, std = Process(schedule), 0.6
+    law = GaussianLaw.isotropic(np.zeros(1), std)
+    grid = uniform_time(process, steps + 1)[:-1]
+    alpha, sigma = np.asarray(process.alpha(grid)), np.asarray(process.sigma(grid))
+    marginal = alpha**2 * std**2 + sigma**2
+    rising = grid[::-1]
+    covariances = (std**2 * sigma**2 / marginal)[::-1]
+    variance = Optimal(rising, covariances)
+    spread = marginal[0]
+    for t, s, v_t in zip(grid[:-1], grid[1:], covariances[::-1], strict=False):
+        coefficient, noise = linear_step(process, law, Ancestral(variance), t, s)
+        spread = coefficient**2 * spread + noise**2
+        assert v_t > 0
+    np.testing.assert_allclose(spread, marginal[-1], rtol=1e-9)
+
+
+def linear_step(process, law, sampler, t, s):
+    """(factor of x_t, standard deviation of the noise) of one step, which is linear."""
+    x = np.asarray([[0.0], [1.0], [0.0], [1.0]])
+    key = jax.random.key(0)
+
+    def step(x, ids):
+        return sample(
+            key,
+            process,
+            law.denoiser(process),
+            sampler,
+            np.asarray([t, s]),
+            x.shape,
+            x_init=jnp.asarray(x),
+            ids=ids,
+        ).x
+
+    moved = step(x, np.asarray([0, 0, 1, 1]))
+    coefficient = float(moved[1, 0] - moved[0, 0])
+    draw = float(keys_lib.normal(keys_lib.fold(keys_lib.sample_keys(key, jnp.arange(1)), 1), (1,))[0, 0])
+    return coefficient, float(moved[0, 0]) / draw
