@@ -41,7 +41,7 @@ class DiscretisedNormal:
     def log_prob(self, x: Float[Array, "b *event"]) -> Float[Array, " b"]:
         """ln P(x) in nats, summed over the event: ln[Φ((x + w/2 − mean)/std) − Φ((x − w/2 − mean)/std)].
 
-        x must lie on the levels. Both Φ are taken in the lower tail, as logarithms: a value a thousand standard
+        x must lie on the levels. Both Φ are taken in the lower tail, as logarithms: a value hundreds of standard
         deviations away still has a finite logarithm, and a gradient.
         """
         half, std = 1 / (self.levels - 1), expand(self.std, self.mean)

@@ -43,7 +43,7 @@ def karras(
     `sigma_min` and `sigma_max` are values of σ/α, those of the process's t_min and t_max unless given.
     Raises ValueError when the process has no finite σ/α at its prior and no `sigma_max` is given.
     """
-    _check_steps(steps)
+    _check_steps(process, steps)
     if not rho > 0:
         raise ValueError(f"rho = {rho}; it must be positive, usually 7.")
     low, high = _noise_range(process, sigma_min, sigma_max, "karras")
@@ -59,7 +59,7 @@ def uniform_log_snr(
     `sigma_min` and `sigma_max` are values of σ/α, those of the process's t_min and t_max unless given.
     Raises ValueError when the process has no finite σ/α at its prior and no `sigma_max` is given.
     """
-    _check_steps(steps)
+    _check_steps(process, steps)
     low, high = _noise_range(process, sigma_min, sigma_max, "uniform_log_snr")
     return _from_sigmas(process, np.exp(math.log(high) + _ramp(steps) * (math.log(low) - math.log(high))))
 
@@ -108,9 +108,11 @@ def _ramp(steps: int) -> np.ndarray:
     return np.linspace(0.0, 1.0, steps) if steps > 1 else np.zeros(1)
 
 
-def _check_steps(steps: int) -> None:
+def _check_steps(process: Process, steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps = {steps}; a grid needs at least one step.")
+    if isinstance(process.schedule, Betas) and steps > process.schedule.steps:
+        raise ValueError(f"steps = {steps}; this chain has {process.schedule.steps}, use at most as many.")
 
 
 def _noise_range(process: Process, sigma_min: float | None, sigma_max: float | None, name: str) -> tuple[float, float]:
@@ -123,9 +125,9 @@ def _noise_range(process: Process, sigma_min: float | None, sigma_max: float | N
             f"{name}: σ/α is infinite at the prior of {type(process.schedule).__name__}; "
             "pass sigma_max, such as 80, or use uniform_time."
         )
-    if not 0 < low < high:
+    if not 0 < low <= high:
         raise ValueError(
-            f"{name}: sigma_min = {low:g} and sigma_max = {high:g} do not satisfy 0 < sigma_min < sigma_max."
+            f"{name}: sigma_min = {low:g} and sigma_max = {high:g} do not satisfy 0 < sigma_min <= sigma_max."
         )
     return low, high
 
@@ -144,7 +146,7 @@ def _from_sigmas(process: Process, sigmas: np.ndarray) -> Grid:
 
 
 def _powers(process: Process, steps: int, t_start: float | None, power: float, shift: float) -> Grid:
-    _check_steps(steps)
+    _check_steps(process, steps)
     if not shift > 0:
         raise ValueError(f"shift = {shift}; it must be positive, and 1 leaves the grid as it is.")
     t_max = float(process.t_max)
@@ -160,8 +162,6 @@ def _on_chain(process: Process, times: np.ndarray) -> Grid:
     if not isinstance(process.schedule, Betas):
         return times
     steps, length = len(times) - 1, process.schedule.steps
-    if steps > length:
-        raise ValueError(f"steps = {steps}; this chain has {length}, use at most as many.")
     rising = np.rint(times[::-1])
     rising[0] = 0
     for i in range(1, steps + 1):  # push crowded times up, then back below the top

@@ -106,7 +106,7 @@ class DiTConfig:
 NetworkConfig = MLPConfig | UNetConfig | DiTConfig
 
 
-def _positive(**fields: float) -> None:
+def _positive(**fields: int | float) -> None:
     for name, value in fields.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}; give a positive number.")

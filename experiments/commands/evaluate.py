@@ -106,7 +106,7 @@ def _distances(told: EvaluateArguments, model: Any, training: Any, held_out: Any
     seeds = range(told.seed, told.seed + told.samples)
     labels = None
     if model.num_classes:  # classes as often as in training
-        labels = np.random.default_rng(told.seed).choice(training.labels, told.samples)
+        labels = np.random.default_rng(told.seed).choice(training.labels, told.samples).tolist()
     start, parts = time.perf_counter(), []
     for drawn in draw(model, sampler, grid, seeds, batch=told.batch, label=labels):
         parts.append(drawn)

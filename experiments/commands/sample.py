@@ -273,7 +273,7 @@ class GridWriter:
     def __call__(self, step: int, params: Any) -> None:
         """Draw and write the grid of one step."""
         model = dataclasses.replace(self.model, params=params)
-        label = list(np.arange(64) % model.num_classes) if model.num_classes else None
+        label = [i % model.num_classes for i in range(64)] if model.num_classes else None
         drawn = next(draw(model, self.sampler, self.grid, range(64), batch=64, label=label))
         path = self.folder / f"step-{step:07d}.png"
         images.save_png(path, images.grid(drawn.images), {"step": step, "sampler": model.config.sampling.sampler})

@@ -146,7 +146,7 @@ def _inside(points: Features, support: Features, k: int) -> float:
 def _memberships(points: Features, support: Features, k: int) -> Iterator[Bool[np.ndarray, "block n"]]:
     """Whether point j lies in the ball of support point i, as blocks of rows j."""
     if not 1 <= k < len(support):
-        raise DataError(f"{len(support)} samples have no {k}-th nearest neighbour; give more samples or a smaller k.")
+        raise DataError(f"{len(support)} samples do not have k = {k} neighbours each; give more, or another k from 1.")
     centre = support.mean(0)  # distances lose fewer digits near the origin
     points, support = points - centre, support - centre
     # The point itself is the nearest, so the k-th neighbour is the element at index k.

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 import jax
@@ -22,13 +23,14 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
 
     `coordinator` is host:port of process 0. Without arguments the cluster is read from the environment that SLURM,
     Open MPI or a TPU slice makes. Raises UsageError for arguments that do not belong together, a port that is
-    taken, or a peer that does not come within a minute.
+    taken, or a process 0 that does not answer within a minute; where another process does not come, JAX ends this
+    one after a minute, and after ten seconds where one has died.
     """
     given = (coordinator, num_processes, process_id)
     if all(value is None for value in given) and not in_cluster():
         return
     if any(value is not None for value in given):
-        _check(*given)
+        _reach(*_checked(*given))
     handlers = _handlers()
     try:
         jax.distributed.initialize(
@@ -64,21 +66,38 @@ def from_process_0(tree: Any) -> Any:
     return jax.tree.map(lambda old, new: np.asarray(new).view(old.dtype).reshape(old.shape), tree, received)
 
 
-def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def _checked(coordinator: str | None, num_processes: int | None, process_id: int | None) -> tuple[str, int, int]:
+    """(host, port, process_id) of flags that make sense."""
     if coordinator is None or num_processes is None or process_id is None:
         raise UsageError("--coordinator, --num-processes and --process-id go together; give all three or none.")
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise UsageError(f"--process-id is {process_id} of --num-processes {num_processes}; they count from 0.")
-    _, colon, port = coordinator.rpartition(":")
-    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"--coordinator is {coordinator!r}; give host:port of process 0.")
+    return host, int(port), process_id
+
+
+def _reach(host: str, port: int, process_id: int) -> None:
+    """See that process 0 can take its port, and that the others find it there; JAX crashes where they cannot."""
     if process_id == 0:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("", int(port)))
+                probe.bind(("", port))
             except OSError as error:
-                raise UsageError(f"--coordinator {coordinator}: the port is taken ({error.strerror}).") from None
+                raise UsageError(f"--coordinator {host}:{port}: the port is taken ({error.strerror}).") from None
+        return
+    end = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), port), timeout=_START_SECONDS).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                reason = error.strerror or error
+                raise UsageError(f"--coordinator {host}:{port} does not answer ({reason}); start process 0.") from None
+        time.sleep(0.2)
 
 
 def _handlers() -> dict[int, Any]:

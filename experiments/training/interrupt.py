@@ -10,6 +10,9 @@ from types import FrameType
 from typing import Any
 
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
 class Interruption:
     """Whether a signal has asked this process to stop, and which."""
 
@@ -38,7 +41,7 @@ def interruption() -> Iterator[Interruption]:
         request.signum = signum
         restore()
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in SIGNALS:
         before[signum] = signal.signal(signum, catch)
     try:
         yield request

@@ -35,7 +35,7 @@ from experiments.training.checkpoint import (
 )
 from experiments.training.data import Facts, RunData, open_data, require_same_data
 from experiments.training.distributed import from_process_0
-from experiments.training.interrupt import Interruption, interruption
+from experiments.training.interrupt import SIGNALS, Interruption, interruption
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder, StepRecord, make_display
 from experiments.training.model import make_network
@@ -144,7 +144,7 @@ class _Programs:
     """The two functions that run on the devices."""
 
     advance: Callable[[TrainState, Any, Any], tuple[TrainState, jax.Array]]
-    """(state, batches, whether this process wants to stop) -> (state, a row of numbers for each step)."""
+    """(state, batches, the signal that this process has, or 0) -> (state, a row of numbers for each step)."""
     held_out_loss: Callable[[Params, Any, Any], jax.Array]
     """(params, key data, batch) -> mean loss."""
 
@@ -156,11 +156,11 @@ def _programs(
     step = make_step(objective, optimizer, config, reduce=mean, unroll=replicas.on_cpu)
     steps = repeat(step, unroll=replicas.on_cpu)
 
-    def advance(state: TrainState, batches: Any, stop: jax.Array) -> tuple[TrainState, jax.Array]:
+    def advance(state: TrainState, batches: Any, signum: jax.Array) -> tuple[TrainState, jax.Array]:
         state, metrics = steps(state, batches)
         # All processes learn of one process's signal with the same step, and so stop after the same one.
-        stop = jnp.broadcast_to(jax.lax.pmax(stop, AXIS), metrics.loss.shape)
-        return state, jnp.stack([*metrics, stop], axis=-1)
+        signum = jnp.broadcast_to(jax.lax.pmax(signum, AXIS), metrics.loss.shape)
+        return state, jnp.stack([*metrics, signum], axis=-1)
 
     def held_out_loss(params: Params, key_data: jax.Array, batch: Any) -> jax.Array:
         key = jax.random.wrap_key_data(key_data, impl=PRNG)
@@ -194,22 +194,22 @@ class _Run:
 def _loop(run: _Run, state: TrainState, step: int) -> TrainResult:
     """Dispatch until the last step or a signal; then wait for what is under way."""
     share, local = run.replicas.share, len(run.replicas.local)
-    go, halt = share(np.zeros(local, np.float32)), share(np.ones(local, np.float32))
+    requests = {signum: share(np.full(local, signum or 0, np.float32)) for signum in (None, *SIGNALS)}
     # Queued collectives of several virtual CPU devices deadlock, so there the host waits for each dispatch.
     ahead = 0 if run.replicas.on_cpu else 2
     pending: deque[tuple[int, jax.Array]] = deque()
-    held_out_loss, stopped = None, False
+    held_out_loss, stopped = None, 0
     reading = prefetch(partial(_read, run), dispatches(run.config, step))
     with contextlib.closing(reading) as feed:
         for (first, length), batches in zip(dispatches(run.config, step), feed, strict=True):
-            state, report = run.programs.advance(state, batches, halt if run.request.signum else go)
+            state, report = run.programs.advance(state, batches, requests[run.request.signum])
             pending.append((first, report))
             step = first + length
             stopped = _collect(run, pending, ahead)
             due = _due(run, step)
             if not (stopped or due.anything):
                 continue
-            stopped = (_collect(run, pending, 0) or stopped) and step < run.config.training.steps
+            stopped = (stopped or _collect(run, pending, 0)) if step < run.config.training.steps else 0
             loss = _validate(run, state, step) if due.validate and not stopped else None
             held_out_loss = held_out_loss if loss is None else loss
             if due.save or stopped:
@@ -220,7 +220,8 @@ def _loop(run: _Run, state: TrainState, step: int) -> TrainResult:
             if stopped:
                 break
     run.writer.wait()
-    return _result(run, step, held_out_loss, run.request.signum if stopped else None)
+    from_process_0(np.zeros(()))  # No process is done before the last checkpoint is.
+    return _result(run, step, held_out_loss, stopped or None)
 
 
 def dispatches(config: Config, start: int) -> Iterator[tuple[int, int]]:
@@ -259,20 +260,20 @@ def _due(run: _Run, step: int) -> _Due:
     return _Due(save, validate, every(training.sample_every))
 
 
-def _collect(run: _Run, pending: deque[tuple[int, jax.Array]], leave: int) -> bool:
-    """Fetch and record the reports of all dispatches but the last `leave`; whether one of them says to stop.
+def _collect(run: _Run, pending: deque[tuple[int, jax.Array]], leave: int) -> int:
+    """Fetch and record the reports of all dispatches but the last `leave`; the signal that one of them tells of, or 0.
 
     Raises DivergedError for the first step that was not finite.
     """
-    stop = False
+    signum = 0
     while len(pending) > leave:
         first, report = pending.popleft()
         for step, row in enumerate(np.asarray(report).tolist(), first + 1):
-            record, stop = StepRecord(*row[:-1]), stop or row[-1] > 0
+            record, signum = StepRecord(*row[:-1]), signum or int(row[-1])
             if not record.finite:
                 raise _diverged(run, step, record)
             run.recorder.record(step, record)
-    return stop
+    return signum
 
 
 def _diverged(run: _Run, step: int, record: StepRecord) -> DivergedError:

@@ -52,8 +52,15 @@ def test_automatic_scale_knows_the_columns(columns):
     assert 600 <= max(pictures.grid(some(40, 8, 8), columns).shape) < 1200
 
 
-def test_a_square_number_of_square_images_fills_a_square():
-    rows, cols, _ = pictures.grid(some(49, 8, 8)).shape
+def test_the_automatic_scale_is_the_smallest_that_will_do():
+    images = some(5, 8, 8)
+    scales = (scale for scale in range(1, 99) if max(pictures.grid(images, scale=scale).shape) >= 600)
+    assert pictures.grid(images).shape == pictures.grid(images, scale=next(scales)).shape
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (4, 16), (16, 4)])
+def test_a_grid_is_about_square(shape):
+    rows, cols, _ = pictures.grid(some(64, *shape), pad=0).shape
     assert rows == cols
 
 

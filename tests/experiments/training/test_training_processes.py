@@ -16,19 +16,36 @@ import tiny_run
 from tiny_run import tiny_config, tiny_data
 
 from experiments.errors import BusyError, UsageError
+from experiments.training import distributed
 from experiments.training.checkpoint import find_checkpoints, load
 from experiments.training.distributed import initialize
 from experiments.training.loop import train
 
-ROOT = Path(__file__).parents[3]
+ROOT, ONE = Path(__file__).parents[3], tuple(jax.devices()[:1])
 
 
-def start(outdir, **options):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    # One device each, whatever this process was given.
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-    command = [sys.executable, "-W", "error", tiny_run.__file__, str(outdir), json.dumps(options)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start(tmp_path):
+    """Start a run in `tmp_path` as a process, which ends with the test at the latest."""
+    started = []
+
+    def begin(**options):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        # One device each, whatever this process was given.
+        environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+        command = [sys.executable, "-W", "error", tiny_run.__file__, str(tmp_path), json.dumps(options)]
+        started.append(subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def lines(outdir):
+    path = outdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def wait_for(process, condition, seconds=120):
@@ -46,36 +63,32 @@ def final(outdir):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
     outdir = tmp_path_factory.mktemp("straight")
-    train(tiny_config(), outdir, data=tiny_data(), devices=tuple(jax.devices()[:1]), quiet=True)
+    train(tiny_config(), outdir, data=tiny_data(), devices=ONE, quiet=True)
     return outdir
 
 
-def test_a_run_killed_twice_is_the_run_that_was_not(straight, tmp_path):
+def test_a_run_killed_twice_is_the_run_that_was_not(straight, tmp_path, start):
     checkpoints = tmp_path / "checkpoints"
     # Killed in the middle of a save, then between saves.
     training = {"checkpoint_every": 4, "log_every": 1}
-    process = start(tmp_path, training=training, slow_save=0.5)
+    process = start(training=training, slow_save=0.5)
     wait_for(process, lambda: (checkpoints / "00000004").exists() and (checkpoints / ".saving-00000008").exists())
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL
     assert [path.name for path in sorted(checkpoints.iterdir())] == [".saving-00000008", "00000004"]
-    process = start(tmp_path, training=training, delay=0.3)
+    process = start(training=training, delay=0.3)
     wait_for(process, lambda: (checkpoints / "00000012").exists())
     process.kill()
-    process.communicate()
+    process.wait()
     assert find_checkpoints(checkpoints)[-1].step == 12
-    train(
-        tiny_config(training={"log_every": 1}), tmp_path, data=tiny_data(), devices=tuple(jax.devices()[:1]), quiet=True
-    )
+    train(tiny_config(training={"log_every": 1}), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
     jax.tree.map(np.testing.assert_array_equal, final(tmp_path), final(straight))
-    losses = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
-    assert [line["step"] for line in losses] == list(range(1, 21))
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 21))
 
 
-def test_sigterm_to_a_process_saves_and_exits_143_and_until_then_it_is_alone(tmp_path):
-    process = start(tmp_path, training={"steps": 10_000, "log_every": 1}, delay=0.02)
-    wait_for(process, lambda: (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").stat().st_size)
+def test_sigterm_to_a_process_saves_and_exits_143_and_until_then_it_is_alone(tmp_path, start):
+    process = start(training={"steps": 10_000, "log_every": 1}, delay=0.02)
+    wait_for(process, lambda: lines(tmp_path))
     with pytest.raises(BusyError, match=f"in use by process {process.pid} on "):
         train(tiny_config(), tmp_path, data=tiny_data())
     process.send_signal(signal.SIGTERM)
@@ -86,26 +99,31 @@ def test_sigterm_to_a_process_saves_and_exits_143_and_until_then_it_is_alone(tmp
     assert f"stopped by SIGTERM after step {result['step']}; the same command resumes." in error
 
 
-def test_two_processes_are_one_run(straight, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-    for steps in (10, 20):  # and resume as two
-        both = [
-            start(tmp_path, training={"steps": steps}, coordinator=coordinator, num_processes=2, process_id=i)
-            for i in range(2)
-        ]
-        outputs = [process.communicate(timeout=200) for process in both]
-        assert [process.returncode for process in both] == [0, 0], outputs
-    results = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
-    assert results[0]["step"] == results[1]["step"] == 20
-    assert results[0]["held_out_loss"] == results[1]["held_out_loss"]
+def test_two_processes_are_one_run_and_stop_as_one(straight, tmp_path, start):
+    def both(**options):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+        return [start(coordinator=coordinator, num_processes=2, process_id=i, **options) for i in range(2)]
+
+    def ends(processes, status):
+        outputs = [process.communicate(timeout=200) for process in processes]
+        assert [process.returncode for process in processes] == [status, status], outputs
+        return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+
+    processes = both(training={"log_every": 1}, delay=0.3)
+    wait_for(processes[0], lambda: lines(tmp_path))
+    processes[1].send_signal(signal.SIGTERM)
+    first = ends(processes, 143)
+    assert first[0]["step"] == first[1]["step"] < 20
+    second = ends(both(training={"log_every": 1}), 0)
+    assert second[0] == second[1]
+    assert second[0]["step"] == 20
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6), final(tmp_path), final(straight))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [5, 10, 10, 15, 20, 20]
+    assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 21))
 
 
-def test_flags_of_several_processes_are_refused_before_they_crash():
+def test_flags_of_several_processes_are_refused_before_they_crash(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -118,5 +136,8 @@ def test_flags_of_several_processes_are_refused_before_they_crash():
         initialize("localhost:1234", 2, 2)
     with pytest.raises(UsageError, match="give host:port of process 0"):
         initialize("localhost", 2, 0)
+    monkeypatch.setattr(distributed, "_START_SECONDS", 0.3)
+    with pytest.raises(UsageError, match=rf"localhost:{port} does not answer \(.*\); start process 0"):
+        initialize(f"localhost:{port}", 2, 1)
     initialize()  # nothing to join
     assert jax.process_count() == 1

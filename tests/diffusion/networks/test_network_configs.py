@@ -1,0 +1,71 @@
+"""Configurations: refused in a sentence, readable by the command line, free of flax."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import tyro
+
+from diffusion.networks import DiTConfig, MLPConfig, UNetConfig
+
+
+@pytest.mark.parametrize(
+    ("config", "fields", "message"),
+    [
+        (MLPConfig, {"hidden": 0}, "hidden is 0; give a positive number."),
+        (MLPConfig, {"embedding": 7}, "embedding is 7; give a multiple of 2."),
+        (MLPConfig, {"activation": "relu6"}, "activation is 'relu6'; choose one of silu, gelu, tanh, softplus."),
+        (MLPConfig, {"conditioning": "none"}, "conditioning is 'none'; choose one of film, additive."),
+        (UNetConfig, {"channels": 31}, "channels is 31; give a multiple of 2."),
+        (UNetConfig, {"blocks": -1}, "blocks is -1; give a positive number."),
+        (UNetConfig, {"multipliers": ()}, "multipliers is empty; give one positive integer for each level, "),
+        (UNetConfig, {"multipliers": (1, 0)}, "multipliers is (1, 0); give a tuple of positive integers."),
+        (UNetConfig, {"attention_resolutions": (-8,)}, "attention_resolutions is (-8,); give a tuple of positive"),
+        (UNetConfig, {"resampling": "fir"}, "resampling is 'fir'; choose one of pool, conv."),
+        (UNetConfig, {"dropout": 1.0}, "dropout is 1.0; give a probability from 0 up to, but not including, 1."),
+        (UNetConfig, {"compute_dtype": "float16"}, "compute_dtype is 'float16'; choose one of float32, bfloat16."),
+        (DiTConfig, {"width": 30, "heads": 2}, "width is 30; give a multiple of 4."),
+        (DiTConfig, {"width": 32, "heads": 3}, "width is 32; give a multiple of 3."),
+        (DiTConfig, {"mlp_ratio": 0.0}, "mlp_ratio is 0.0; give a positive number."),
+        (DiTConfig, {"dropout": float("nan")}, "dropout is nan; give a probability from 0 up"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value_and_its_remedy(config, fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        config(**fields)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("config", [MLPConfig, UNetConfig, DiTConfig])
+def test_the_command_line_shows_every_field(config, capsys):
+    assert tyro.cli(config, args=[]) == config()
+    with pytest.raises(SystemExit) as status:
+        tyro.cli(config, args=["--help"])
+    assert status.value.code == 0
+    shown = capsys.readouterr().out
+    for field in config.__dataclass_fields__:
+        assert f"--{field.replace('_', '-')}" in shown
+    assert "float32 means the type" in shown
+
+
+def test_tuples_are_read_from_the_command_line():
+    args = ["--multipliers", "1", "2", "4", "--attention-resolutions", "16", "8"]
+    assert tyro.cli(UNetConfig, args=args) == UNetConfig(multipliers=(1, 2, 4), attention_resolutions=(16, 8))
+
+
+def test_configurations_need_no_flax_and_networks_say_that_they_do():
+    program = """
+import sys
+import diffusion.networks as networks
+networks.UNetConfig(), networks.MLPConfig(), networks.DiTConfig()
+assert "flax" not in sys.modules
+sys.modules["flax"] = None
+try:
+    networks.build
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "build needs flax; install scorefield[train]."

@@ -1,0 +1,285 @@
+"""What holds for every architecture: the contract of `build` and `Network`."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.extend import core as jex
+
+from diffusion.keys import sample_keys
+from diffusion.networks import DiTConfig, MLPConfig, Network, UNetConfig, build
+from diffusion.networks.functional import MODELS
+
+SHAPES = [
+    (MLPConfig(hidden=8, layers=1), (2,)),
+    (MLPConfig(hidden=8, layers=1), (1,)),
+    (MLPConfig(hidden=8, layers=1, residual=False, conditioning="additive"), (3, 5, 2)),
+    (UNetConfig(channels=8, blocks=1), (28, 28, 1)),
+    (UNetConfig(channels=8, blocks=1, attention_resolutions=(8, 15)), (15, 9, 3)),
+    (UNetConfig(channels=6, multipliers=(1, 3), blocks=2, resampling="conv"), (7, 7, 1)),
+    (UNetConfig(channels=4, multipliers=(1, 1, 1, 1)), (5, 8, 2)),
+    (UNetConfig(channels=4, multipliers=(1,)), (1, 1, 1)),
+    (DiTConfig(width=8, depth=1), (8, 8, 1)),
+    (DiTConfig(width=8, depth=1, patch=4), (15, 9, 3)),
+    (DiTConfig(width=12, depth=1, patch=3, heads=3), (1, 2, 1)),
+]
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize(("config", "event_shape"), SHAPES)
+def test_output_has_the_shape_of_the_event_but_for_the_outputs(config, event_shape, outputs):
+    network = Network(config, event_shape, 10, outputs)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    x, c_noise = jax.ShapeDtypeStruct((3, *event_shape), jnp.float32), jax.ShapeDtypeStruct((3,), jnp.float32)
+    y = jax.eval_shape(network, params, x, c_noise)
+    assert y.shape == (3, *event_shape[:-1], outputs * event_shape[-1])
+    assert y.dtype == jnp.float32
+
+
+def test_an_untrained_network_is_zero(case):
+    assert np.all(case.apply(case.initial, *case.inputs()) == 0)
+
+
+def test_the_output_depends_on_every_input(case):
+    x, c_noise, labels = case.inputs()
+    y = case.apply(case.params, x, c_noise, labels)
+    for other in [(x + 0.5, c_noise, labels), (x, c_noise + 0.5, labels), (x, c_noise, (labels + 1) % 3)]:
+        difference = jnp.abs(case.apply(case.params, *other) - y).max(axis=tuple(range(1, x.ndim)))
+        assert difference.min() > 1e-3
+
+
+def test_the_null_label_is_no_label(case):
+    x, c_noise, _ = case.inputs()
+    null = jnp.full((4,), case.network.num_classes)
+    np.testing.assert_array_equal(case.apply(case.params, x, c_noise, null), case.apply(case.params, x, c_noise, None))
+
+
+def test_a_label_beyond_the_table_is_not_taken_for_another(case):
+    x, c_noise, labels = case.inputs()
+    y = case.apply(case.params, x, c_noise, labels.at[1].set(case.network.num_classes + 1))
+    finite = np.isfinite(y).reshape(4, -1).all(axis=1)
+    assert finite.tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_a_sample_depends_neither_on_its_neighbours_nor_on_the_batch(case, dropout):
+    x, c_noise, labels = case.inputs()
+    keys = sample_keys(jax.random.key(3), jnp.arange(4)) if dropout else None
+    y = case.apply(case.params, x, c_noise, labels, keys)
+    pick = jnp.array([2, 0, 2, 3, 1, 1])
+    other = (x[pick], c_noise[pick], labels[pick], keys[pick] if keys is not None else None)
+    np.testing.assert_allclose(case.apply(case.params, *other), y[pick], atol=1e-5)
+
+
+def test_dropout_is_on_with_keys_and_off_without(case):
+    x, c_noise, labels = (jnp.broadcast_to(a[:1], a.shape) for a in case.inputs())
+    keys = sample_keys(jax.random.key(3), jnp.array([0, 1, 0, 2]))
+    y = case.apply(case.params, x, c_noise, labels, keys)
+    off = case.apply(case.params, x, c_noise, labels, None)
+    np.testing.assert_allclose(y[0], y[2], atol=1e-5)
+    for i, j in [(0, 1), (0, 3), (1, 3)]:
+        assert jnp.abs(y[i] - y[j]).max() > 1e-3
+    assert jnp.abs(y - off).max(axis=tuple(range(1, x.ndim))).min() > 1e-3
+
+
+def test_parameters_are_everything_and_are_a_plain_tree(case):
+    network = case.network
+    model = nnx.eval_shape(
+        lambda: MODELS[type(network.config)](network.config, network.event_shape, 3, 1, rngs=nnx.Rngs(0))
+    )
+    _, _, rest = nnx.split(model, nnx.Param, ...)
+    assert not jax.tree.leaves(rest)
+
+    def walk(tree):
+        if isinstance(tree, dict):
+            assert all(isinstance(name, str) for name in tree)
+            return {name: walk(branch) for name, branch in reversed(tree.items())}
+        assert isinstance(tree, jax.Array)
+        assert tree.dtype == jnp.float32
+        return jnp.asarray(np.asarray(tree))
+
+    again = walk(case.params)
+    x, c_noise, labels = case.inputs()
+    np.testing.assert_array_equal(case.apply(again, x, c_noise, labels), case.apply(case.params, x, c_noise, labels))
+
+
+def test_the_same_key_gives_the_same_parameters(case):
+    leaves = jax.tree.leaves(case.initial)
+    for leaf, again in zip(leaves, jax.tree.leaves(case.network.init(jax.random.key(0))), strict=True):
+        np.testing.assert_array_equal(leaf, again)
+    other = jax.tree.leaves(case.network.init(jax.random.key(1)))
+    assert any(np.any(leaf != another) for leaf, another in zip(leaves, other, strict=True))
+
+
+def test_equal_configurations_are_traced_once():
+    traces = 0
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def apply(network, params, x, c_noise):
+        nonlocal traces
+        traces += 1
+        return network(params, x, c_noise)
+
+    @jax.jit
+    def denoise(partial, x, c_noise):
+        nonlocal traces
+        traces += 1
+        return partial(x, c_noise)
+
+    x, c_noise = jnp.ones((2, 2)), jnp.zeros(2)
+    for seed in range(3):
+        network, params = build(MLPConfig(hidden=8, layers=1), (2,), key=jax.random.key(seed))
+        apply(network, params, x, c_noise)
+        denoise(jax.tree_util.Partial(network, params), x, c_noise)
+    assert traces == 2
+    other, params = build(MLPConfig(hidden=8, layers=1, activation="tanh"), (2,), key=jax.random.key(0))
+    apply(other, params, x, c_noise)
+    assert traces == 3
+
+
+def test_networks_are_equal_when_what_they_are_built_from_is(case):
+    network = case.network
+    twin = Network(dataclasses.replace(network.config), list(network.event_shape), network.num_classes)
+    assert twin == network
+    assert hash(twin) == hash(network)
+    assert twin != dataclasses.replace(network, outputs=2)
+    assert twin != dataclasses.replace(network, config=dataclasses.replace(network.config, dropout=0.0))
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: isinstance(v, (jex.ClosedJaxpr, jex.Jaxpr))):
+            if isinstance(value, jex.ClosedJaxpr):
+                yield from _equations(value.jaxpr)
+            elif isinstance(value, jex.Jaxpr):
+                yield from _equations(value)
+
+
+def test_bfloat16_is_for_products_alone(case):
+    """Norms, softmax and embeddings stay in float32: so do their rsqrt, exp, cos and sin."""
+    network = dataclasses.replace(
+        case.network, config=dataclasses.replace(case.network.config, compute_dtype="bfloat16")
+    )
+    equations = list(_equations(jax.make_jaxpr(network)(case.params, *case.inputs()).jaxpr))
+    types = {}
+    for equation in equations:
+        types.setdefault(equation.primitive.name, []).append(equation.invars[0].aval.dtype)
+    for name in ("rsqrt", "exp", "cos", "sin"):
+        assert all(dtype == jnp.float32 for dtype in types.get(name, []))
+    products = types.get("conv_general_dilated", []) + types["dot_general"]
+    assert products.count(jnp.bfloat16) >= 5
+
+
+def test_bfloat16_is_float32_up_to_its_rounding(case):
+    """Each product rounds input, weight and result by u = 2⁻⁸ at most; in sum over n products, 3nu."""
+    network = dataclasses.replace(
+        case.network, config=dataclasses.replace(case.network.config, compute_dtype="bfloat16")
+    )
+    exact = case.apply(case.params, *case.inputs())
+    rounded = jax.jit(network)(case.params, *case.inputs())
+    assert rounded.dtype == jnp.float32
+    products = sum(leaf.ndim >= 2 for leaf in jax.tree.leaves(case.params))
+    error = jnp.sqrt(jnp.mean((rounded - exact) ** 2) / jnp.mean(exact**2))
+    print("BF", products, error)
+    assert 1e-5 < error < 3 * products * 2.0**-8
+
+
+def test_float64_parameters_give_float64_and_adjoint_derivatives(case, x64):
+    """⟨u, J v⟩ = ⟨Jᵀ u, v⟩ to 1e-12: forward and reverse derivatives are those of one function."""
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), case.params)
+    x, c_noise, labels = case.inputs()
+    x = x.astype(jnp.float64)
+    u, v = jax.random.normal(jax.random.key(5), (2, *x.shape), jnp.float64)
+
+    @jax.jit
+    def derivatives(params):
+        f = lambda x: case.network(params, x, c_noise, labels)  # noqa: E731
+        y, forward = jax.jvp(f, (x,), (v,))
+        return y, jnp.sum(u * forward), jnp.sum(jax.vjp(f, x)[1](u)[0] * v)
+
+    y, forward, reverse = derivatives(params)
+    assert y.dtype == jnp.float64
+    np.testing.assert_allclose(forward, reverse, rtol=1e-12)
+    np.testing.assert_allclose(y, case.apply(case.params, *case.inputs()), atol=1e-4)
+
+
+def test_float32_parameters_stay_float32_under_x64(case, x64):
+    shapes = jax.eval_shape(case.network.init, jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
+    equations = _equations(jax.make_jaxpr(case.network)(case.params, *case.inputs()).jaxpr)
+    types = {v.aval.dtype for equation in equations for v in equation.outvars}
+    assert jnp.float64 not in types
+
+
+@pytest.fixture(scope="module")
+def training(case):
+    """Gradients at the start, and the losses of 150 Adam steps on one batch of four."""
+    x, c_noise, labels = case.inputs()
+    target = jnp.sin(2 * jnp.roll(x, 1, axis=0))
+    optimiser = optax.adam(5e-3)
+
+    @jax.jit
+    def step(params, state):
+        loss, gradient = jax.value_and_grad(
+            lambda params: jnp.mean((case.network(params, x, c_noise, labels) - target) ** 2)
+        )(params)
+        updates, state = optimiser.update(gradient, state)
+        return optax.apply_updates(params, updates), state, loss, gradient
+
+    params, state, losses = case.params, optimiser.init(case.params), []
+    _, _, _, start = step(params, state)
+    params = case.initial
+    for _ in range(150):
+        params, state, loss, _ = step(params, state)
+        losses.append(float(loss))
+    return start, losses
+
+
+def test_a_gradient_reaches_every_parameter(training):
+    gradients, _ = training
+    sizes = {jax.tree_util.keystr(path): float(jnp.abs(g).max()) for path, g in jax.tree.leaves_with_path(gradients)}
+    assert not [name for name, size in sizes.items() if not size > 1e-6 * max(sizes.values())]
+
+
+def test_one_batch_is_learned_by_heart(training):
+    _, losses = training
+    print("LOSS", losses[0], losses[-1])
+    assert losses[-1] < losses[0] / 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((UNetConfig(), (2,)), r"event_shape is \(2,\); a UNetConfig needs \(height, width, channels\)"),
+        ((DiTConfig(), (8, 8)), r"event_shape is \(8, 8\); a DiTConfig needs"),
+        ((MLPConfig(), ()), r"event_shape is \(\); give at least one axis"),
+        ((MLPConfig(), (2, 0)), r"event_shape is \(2, 0\); give at least one axis"),
+        ((MLPConfig(), (2,), -1), "num_classes is -1; give 0"),
+        ((MLPConfig(), (2,), 0, 0), "outputs is 0; give 1"),
+        ((UNetConfig(), (2, 8, 1)), "multipliers has 3 levels, but an image of 2×8 pixels can be halved 1 times"),
+        ((UNetConfig(attention_resolutions=(16,)), (28, 28, 1)), "attention_resolutions has 16, .* have 28, 14, 7"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        Network(*arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_x_of_another_shape_is_refused(case):
+    x, c_noise, _ = case.inputs()
+    with pytest.raises(ValueError, match=r"x has shape .*; this network takes batches of shape \('b', "):
+        case.network(case.params, jnp.concatenate([x, x], axis=-1), c_noise)
+
+
+def test_dropout_reuses_no_key():
+    network, params = build(MLPConfig(hidden=8, layers=2, dropout=0.5), (2,), key=jax.random.key(0))
+    keys = sample_keys(jax.random.key(3), jnp.arange(3))
+    with jax.debug_key_reuse(True):
+        jax.jit(network)(params, jnp.ones((3, 2)), jnp.zeros(3), None, keys)

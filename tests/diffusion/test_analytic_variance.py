@@ -1,0 +1,138 @@
+"""The table of optimal variances against quadrature over a mixture (identity rows 9 and 11)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import EDM, VP, Process, RectifiedFlow, StudentT
+from diffusion.analytic_variance import covariance_bound, covariance_samples, estimate_optimal_variance
+from diffusion.oracles import Atoms, GaussianMixture
+
+MEANS, STDS, WEIGHTS = np.array([[-0.7], [0.6]]), np.array([0.3, 0.5]), np.array([0.4, 0.6])
+MIXTURE = GaussianMixture.isotropic(MEANS, STDS, WEIGHTS)
+METHODS = ("error", "score", "variance")
+CASES = {"vp": (Process(VP()), 0.3), "edm": (Process(EDM()), 0.7), "flow": (Process(RectifiedFlow()), 0.6)}
+
+
+def nodes():
+    """(x_0, ε, weight) of the trapezoidal rule over each component, exact to rounding for analytic functions."""
+    line = np.linspace(-9, 9, 101)
+    mass = np.exp(-0.5 * line**2) / np.sqrt(2 * np.pi) * (line[1] - line[0])
+    xi, eps = (axis.ravel() for axis in np.meshgrid(line, line))
+    x_0 = np.concatenate([m + s * xi for m, s in zip(MEANS[:, 0], STDS, strict=True)])
+    weight = np.outer(WEIGHTS, np.outer(mass, mass).ravel()).ravel()
+    return x_0[:, None], np.tile(eps, 2)[:, None], weight
+
+
+@jax.jit
+def answers(process, t, x_0, eps, weight):
+    """Means over x_0 and ε: the three estimates, the law's own covariance, its squared score, and a worse denoiser's."""
+    denoise = MIXTURE.denoiser(process)
+    x_t = process.alpha(t) * x_0 + process.sigma(t) * eps
+    bent = 0.1 * jnp.sin(x_t)
+    methods = {name: weight @ covariance_samples(process, denoise, x_0, eps, t, name) for name in METHODS}
+    return methods | {
+        "oracle": weight @ MIXTURE.posterior_variance(process, x_t, t),
+        "fisher": weight @ MIXTURE.score(process, x_t, t)[:, 0] ** 2,
+        "worse": weight @ covariance_samples(process, lambda x, t: denoise(x, t) + bent, x_0, eps, t, "error"),
+        "bent": weight @ bent[:, 0] ** 2,
+        "snr": (process.alpha(t) / process.sigma(t)) ** 2,
+        "variance_t": process.schedule.variance(t),
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_three_estimates_have_one_mean(name, x64):
+    """Row 9: E|x_0 − D|², (B²/A²)(1 − E|e|²) and Var[x_0] − Var[D] are E Var[x_0|x_t], below the bounds."""
+    process, t = CASES[name]
+    it = answers(process, t, *nodes())
+    for method in METHODS:
+        np.testing.assert_allclose(it[method], it["oracle"], rtol=1e-9)
+    assert 0 < it["oracle"] < covariance_bound(process, t)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_least_loss_is_what_the_score_leaves(name, x64):
+    """Row 11: min E|ε − ε̂|² = d − B² E|s|², and any other denoiser D + h costs (A²/B²) E|h|² more."""
+    process, t = CASES[name]
+    it = answers(process, t, *nodes())
+    least = it["snr"] * it["error"]
+    np.testing.assert_allclose(least, 1 - it["variance_t"] * it["fisher"], rtol=1e-8)
+    np.testing.assert_allclose(it["snr"] * it["worse"] - least, it["snr"] * it["bent"], rtol=1e-8)
+
+
+def test_the_bounds_hold_for_images():
+    """Row 9: for data in [a, b] the covariance is at most ((b − a)/2)², which atoms at the ends attain."""
+    process = Process(EDM())
+    ends = Atoms(np.array([[-1.0], [1.0]]))
+    bound = covariance_bound(process, jnp.asarray([0.1, 50.0]), (-1.0, 1.0))
+    np.testing.assert_allclose(bound, [0.01, 1.0], rtol=1e-6)
+    left = ends.posterior_variance(process, jnp.zeros((1, 1)), 50.0)
+    np.testing.assert_allclose(left, 1.0, rtol=1e-5)
+    with pytest.raises(ValueError, match="data_range"):
+        covariance_bound(process, 1.0, (1.0, -1.0))
+
+
+def test_an_estimate_is_right_within_its_error(x64):
+    """Each method within 4 standard errors at each time, which a tenth more would not be; t alone decides the noise."""
+    process, times, n = Process(EDM()), np.array([0.3, 0.7, 2.0]), 20_000
+    x_0 = MIXTURE.sample(jax.random.key(0), n)
+
+    @jax.jit
+    def run(key, x_0):
+        denoise = MIXTURE.denoiser(process)
+        return {m: estimate_optimal_variance(key, process, denoise, x_0, times, method=m) for m in METHODS}
+
+    estimates = run(jax.random.key(1), x_0)
+    exact = np.array([answers(process, t, *nodes())["oracle"] for t in times])
+    for variance, errors in estimates.values():
+        np.testing.assert_array_equal(variance.times, times)
+        assert np.all(np.abs(variance.covariances - exact) < 4 * errors)
+    assert np.all(estimates["error"].standard_errors < 0.02 * exact)
+
+
+def test_a_standard_error_is_the_spread_of_the_means(x64):
+    """Over 200 disjoint batches of 50: the spread of their means is the mean of their standard errors, to 20%."""
+    process, times = Process(VP()), np.array([0.5])
+    keys = jax.random.split(jax.random.key(0), (200, 50))
+    batches = np.random.default_rng(0).normal(size=(200, 50, 2))
+
+    @jax.jit
+    def run(keys, batches):
+        def one(key, x_0):
+            return estimate_optimal_variance(key, process, lambda x, t: 0.5 * x, x_0, times)
+
+        return jax.vmap(one)(keys, batches)
+
+    variance, errors = run(keys, batches)
+    np.testing.assert_allclose(variance.covariances.std(), errors.mean(), rtol=4 / np.sqrt(400))
+
+
+def test_an_estimate_is_clipped_to_its_bounds(x64):
+    """A denoiser that is worse than x_t/α is not believed; neither is a score larger than the noise."""
+    process, times = Process(EDM()), np.array([0.1, 3.0])
+    x_0 = np.random.default_rng(0).normal(size=(100, 2))
+
+    @jax.jit
+    def run(key):
+        def estimate(factor, **options):
+            denoise = lambda x, t: factor * x  # noqa: E731
+            return estimate_optimal_variance(key, process, denoise, x_0, times, **options).variance.covariances
+
+        return estimate(9.0), estimate(9.0, data_range=(-1.0, 1.0)), estimate(-9.0, method="score")
+
+    plain, image, score = run(jax.random.key(0))
+    np.testing.assert_allclose(plain, [0.01, 9.0], rtol=1e-12)
+    np.testing.assert_allclose(image, [0.01, 1.0], rtol=1e-12)
+    np.testing.assert_array_equal(score, 0.0)
+
+
+def test_bad_requests_are_refused():
+    x_0, key = jnp.ones((3, 2)), jax.random.key(0)
+    with pytest.raises(ValueError, match="leave out the data's time"):
+        estimate_optimal_variance(key, Process(VP()), lambda x, t: x, x_0, np.array([0.0, 0.5]))
+    with pytest.raises(TypeError, match="Gaussian noise only"):
+        estimate_optimal_variance(key, Process(EDM(), StudentT(3.0)), lambda x, t: x, x_0, np.array([0.5]))
+    with pytest.raises(ValueError, match="is not an estimate"):
+        jax.eval_shape(lambda x: covariance_samples(Process(VP()), lambda x, t: x, x, x, 0.5, "best"), x_0)  # type: ignore[arg-type]
