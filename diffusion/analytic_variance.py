@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import expand, mean_event
@@ -81,7 +81,7 @@ def estimate_optimal_variance(
     process: Process,
     denoise: Callable[[Array, ArrayLike], Denoised],
     x_0: Float[Array, "b *event"],
-    times: Float[np.ndarray | Array, " n"],
+    times: Float[np.ndarray | Array, " n"] | Int[np.ndarray | Array, " n"],
     *,
     method: Method = "error",
     data_range: tuple[float, float] | None = None,

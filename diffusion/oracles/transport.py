@@ -17,7 +17,6 @@ from diffusion.process import Process
 
 _WIDEST = 60.0  # sinh(60) = 6e25 standard deviations
 _BISECTIONS = 60
-_NEWTON_STEPS = 3
 
 
 def flow_map_1d(
@@ -51,9 +50,7 @@ def _invert(law: Law, process: Process, logs: tuple[Array, Array], t: ArrayLike)
 
     law_, process_, logs_, t_ = frozen(law), frozen(process), frozen(logs), frozen(t)
     y, width = _bisect(law_, process_, logs_, t_)
-    for _ in range(_NEWTON_STEPS):
-        y = _newton(law_, process_, logs_, t_, y, width)
-    return _newton(law, process, logs, t, y, width)
+    return _newton(law, process, logs, t, _newton(law_, process_, logs_, t_, y, width), width)
 
 
 def _excess(law: Law, process: Process, logs: tuple[Array, Array], t: ArrayLike, y: Array) -> tuple[Array, Array]:

@@ -194,7 +194,7 @@ class _Run:
 def _loop(run: _Run, state: TrainState, step: int) -> TrainResult:
     """Dispatch until the last step or a signal; then wait for what is under way."""
     share, local = run.replicas.share, len(run.replicas.local)
-    requests = {signum: share(np.full(local, signum or 0, np.float32)) for signum in (None, *SIGNALS)}
+    requests = {signum: share(np.full(local, signum, np.float32)) for signum in (0, *SIGNALS)}
     # Queued collectives of several virtual CPU devices deadlock, so there the host waits for each dispatch.
     ahead = 0 if run.replicas.on_cpu else 2
     pending: deque[tuple[int, jax.Array]] = deque()
@@ -202,14 +202,15 @@ def _loop(run: _Run, state: TrainState, step: int) -> TrainResult:
     reading = prefetch(partial(_read, run), dispatches(run.config, step))
     with contextlib.closing(reading) as feed:
         for (first, length), batches in zip(dispatches(run.config, step), feed, strict=True):
-            state, report = run.programs.advance(state, batches, requests[run.request.signum])
+            state, report = run.programs.advance(state, batches, requests[run.request.signum or 0])
             pending.append((first, report))
             step = first + length
             stopped = _collect(run, pending, ahead)
             due = _due(run, step)
             if not (stopped or due.anything):
                 continue
-            stopped = (stopped or _collect(run, pending, 0)) if step < run.config.training.steps else 0
+            rest = _collect(run, pending, 0)
+            stopped = (stopped or rest) if step < run.config.training.steps else 0
             loss = _validate(run, state, step) if due.validate and not stopped else None
             held_out_loss = held_out_loss if loss is None else loss
             if due.save or stopped:

@@ -130,4 +130,4 @@ def test_a_loss_depends_on_its_own_key(x64):
 def test_the_hybrid_loss_needs_a_variance_to_learn():
     chain = GeneratorChain(Process(VP()), Partial(bend), np.array([0.0, 0.5, 1.0]), FixedSmall())
     with pytest.raises(TypeError, match="use simplified_loss"):
-        hybrid_loss(jax.random.key(0), chain, jnp.ones((2, 2)), jnp.asarray([1, 2]))
+        jax.eval_shape(hybrid_loss, jax.random.key(0), chain, jnp.ones((2, 2)), jnp.asarray([1, 2]))

@@ -212,7 +212,9 @@ def test_a_link_to_nothing_is_named(tmp_path, refused):
 @pytest.mark.parametrize(
     "side", [9_460, 30_000]
 )  # 89.49 and 900 million pixels; Pillow warns of one, refuses the other
-def test_too_many_pixels_are_refused_from_the_header_alone(tmp_path, refused, side):
+@pytest.mark.parametrize("pillows_limit", [Image.MAX_IMAGE_PIXELS, None])
+def test_too_many_pixels_are_refused_from_the_header_alone(tmp_path, refused, monkeypatch, side, pillows_limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     path = tmp_path / "bomb.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
@@ -317,7 +319,7 @@ def test_an_encrypted_zip_is_refused(refused, zipped, tmp_path):
     start = content.index(b"PK\x01\x02")  # the flags in the central directory
     content[start + 8] |= 1
     (tmp_path / "set.zip").write_bytes(content)
-    refused(uri, "set.zip/00001/img2.PNG", "encrypted")
+    refused(uri, "set.zip/00001/img2.PNG", "encrypted", "without a password")
 
 
 def test_a_file_that_unpacks_to_gigabytes_is_refused(refused, zipped, tmp_path):

@@ -16,8 +16,8 @@ def quick_compilation(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("compiled")
     options = {
-        "jax_compilation_cache_dir": (jax.config.jax_compilation_cache_dir, str(folder)),
-        "jax_persistent_cache_min_compile_time_secs": (jax.config.jax_persistent_cache_min_compile_time_secs, 0.0),
+        "jax_compilation_cache_dir": (None, str(folder)),
+        "jax_persistent_cache_min_compile_time_secs": (1.0, 0.0),
         "jax_disable_most_optimizations": (False, True),
     }
     for name, (_, value) in options.items():

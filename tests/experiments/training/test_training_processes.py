@@ -76,7 +76,7 @@ def test_a_run_killed_twice_is_the_run_that_was_not(straight, tmp_path, start):
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert [path.name for path in sorted(checkpoints.iterdir())] == [".saving-00000008", "00000004"]
-    process = start(training=training, delay=0.3)
+    process = start(training=training, delay=0.1)
     wait_for(process, lambda: (checkpoints / "00000012").exists())
     process.kill()
     process.wait()
@@ -111,7 +111,7 @@ def test_two_processes_are_one_run_and_stop_as_one(straight, tmp_path, start):
         assert [process.returncode for process in processes] == [status, status], outputs
         return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
 
-    processes = both(training={"log_every": 1}, delay=0.3)
+    processes = both(training={"log_every": 1}, delay=0.1)
     wait_for(processes[0], lambda: lines(tmp_path))
     processes[1].send_signal(signal.SIGTERM)
     first = ends(processes, 143)

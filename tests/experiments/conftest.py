@@ -1,0 +1,58 @@
+"""A small trained run that the command line's tests share."""
+
+import dataclasses
+import json
+
+import pytest
+
+from experiments import cli
+
+TINY = [
+    *("--training.steps", "12", "--training.batch-size", "16", "--training.log-every", "4"),
+    *("--training.checkpoint-every", "6", "--training.validate-every", "6", "--training.sample-every", "0"),
+    *("--network.channels", "8", "--network.multipliers", "1", "--schedule.steps", "20", "--sampling.steps", "4"),
+]
+
+
+@pytest.fixture(scope="session")
+def run_command():
+    """Run `scorefield` in this process: (status, stdout, stderr)."""
+
+    @dataclasses.dataclass
+    class Outcome:
+        status: int
+        out: str
+        err: str
+
+        @property
+        def value(self):
+            return json.loads(self.out)
+
+    import contextlib
+    import io
+
+    def run(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = cli.main([str(argument) for argument in arguments])
+            except SystemExit as stop:
+                status = int(stop.code or 0)
+        return Outcome(status, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(run_command, tmp_path_factory):
+    """The folder of a digits DDPM after 12 steps."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    outcome = run_command("train", "--preset", "digits-ddpm", "--outdir", folder, "--quiet", *TINY)
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_flags():
+    """The flags of the tiny run."""
+    return TINY

@@ -1,0 +1,118 @@
+"""Configurations: exact through JSON, refused in a sentence, all presets sound."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion import VP, Betas, RectifiedFlow, StudentT
+from diffusion.networks.configs import DiTConfig, MLPConfig
+from diffusion.prediction import Preconditioning
+from diffusion.time_distributions import UniformTime
+from diffusion.weightings import LikelihoodWeighting, SNRWeighting, VelocityWeighting
+from experiments import presets
+from experiments.config import (
+    Chain,
+    Config,
+    EMAConfig,
+    ImportanceConfig,
+    OptimizerConfig,
+    TrainingConfig,
+    from_json,
+    load_config,
+    save_config,
+    to_json,
+)
+from experiments.errors import CheckpointError, UsageError
+
+POSITIVE = st.floats(1e-300, 1e300, allow_nan=False)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rate=POSITIVE, beta=st.floats(1e-8, 1.0), decay=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 2**62))
+def test_configurations_come_back_exactly(tmp_path_factory, rate, beta, decay, seed):
+    config = Config(
+        schedule=VP(beta_min=beta, beta_max=beta * 7),
+        network=DiTConfig(width=12, heads=3),
+        optimizer=OptimizerConfig(learning_rate=rate),
+        ema=EMAConfig(decays=(decay, 0.5)),
+        training=TrainingConfig(seed=seed),
+    )
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    save_config(config, path)
+    assert load_config(path) == config
+    assert repr(load_config(path)) == repr(config)
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_presets_come_back_exactly_and_say_what_they_cost(name):
+    config = presets.load(name)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    assert f"scorefield train --preset {name}" in presets.describe(name)
+    assert "to be measured" not in presets.describe(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"training": TrainingConfig(steps=0)}, "--training.steps is 0"),
+        ({"training": TrainingConfig(batch_size=0)}, "--training.batch-size is 0"),
+        ({"training": TrainingConfig(keep_last=0)}, "--training.keep-last is 0"),
+        ({"optimizer": OptimizerConfig(accumulate=3)}, "not a multiple of --optimizer.accumulate 3"),
+        ({"optimizer": OptimizerConfig(learning_rate=-1.0)}, "--optimizer.learning-rate is -1.0"),
+        ({"ema": EMAConfig(decays=(1.0,))}, "--ema.decays is"),
+        ({"ema": EMAConfig(decays=())}, "--ema.decays is"),
+        ({"label_dropout": 1.5}, "--label-dropout is 1.5"),
+        ({"learned_variance": True}, "--learned-variance goes with --schedule chain"),
+        ({"learned_variance": True, "schedule": Chain()}, "--preconditioning.kind eps"),
+        ({"schedule": RectifiedFlow()}, "infinite at the prior of RectifiedFlow"),
+        ({"schedule": Chain(), "preconditioning": Preconditioning("velocity")}, "a chain has none"),
+        ({"schedule": Chain(), "weighting": VelocityWeighting()}, "VelocityWeighting needs a derivative"),
+        ({"noise": StudentT(4.0), "weighting": LikelihoodWeighting()}, "has no score and no likelihood weighting"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_trained_is_refused(change, words):
+    with pytest.raises(UsageError, match=words):
+        dataclasses.replace(Config(), **change)
+
+
+def test_chain_builds_its_schedule():
+    assert isinstance(Config(schedule=Chain(steps=7)).process().schedule, Betas)
+    for shape in ("linear", "cosine", "ramp"):
+        assert Chain(shape=shape, steps=9).build().steps == 9
+    with pytest.raises(UsageError, match=r"--schedule\.steps is 0"):
+        Chain(steps=0)
+
+
+def test_every_type_of_node_survives():
+    config = Config(
+        schedule=Chain(shape="ramp"),
+        noise=StudentT(3.0),
+        network=MLPConfig(),
+        preconditioning=Preconditioning("x0", 1.0),
+        weighting=SNRWeighting(),
+        times=UniformTime(),
+    )
+    assert from_json(to_json(config)) == config
+    assert from_json(to_json(dataclasses.replace(config, times=ImportanceConfig(bins=8)))).times.bins == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is not valid JSON"),
+        ('{"type": "Confg"}', "unknown type 'Confg'"),
+        ('{"type": "Config", "colour": 3}', "unknown field 'colour'"),
+        ('{"type": "VP", "beta_min": 0.1}', "holds a VP, not a run's configuration"),
+    ],
+)
+def test_files_of_another_kind_are_refused(tmp_path, text, words):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=words):
+        load_config(path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_config(tmp_path / "none.json")
