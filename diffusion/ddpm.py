@@ -159,7 +159,7 @@ def elbo_estimate(
 
 def _golden(n: Int[Array, "..."]) -> Array:
     """n/φ mod 1, evenly spread for any run of integers; in 32-bit integers, which wrap where a float would round."""
-    return (n.astype(jnp.uint32) * jnp.uint32(2654435769)).astype(jnp.result_type(float)) / 2**32
+    return (n.astype(jnp.uint32) * jnp.uint32(2654435769)).astype(jnp.result_type(float)) / 2.0**32
 
 
 def log_ratio(key: Key[Array, "..."], chain: GeneratorChain, x_0: Float[Array, "b *event"]) -> Float[Array, " b"]:

@@ -78,9 +78,12 @@ def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, d
 
 def _sentence(framed: str, prog: str) -> str:
     """tyro's framed explanation of a bad flag as one line, like every other error."""
-    frame = re.sub(r"\x1b\[[0-9;]*m", "", framed)
-    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line) for line in frame.splitlines() if not re.match(r"^[╭╰]", line)]
-    blocks = [" ".join(block.split()) for block in re.split(r"(?m)^\s*─{3,}\s*$", "\n".join(lines))]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", framed)
+    # A line with a rule in it is a border or a separator, drawn in boxes or, on a plain terminal, in hyphens.
+    lines = [" " if re.search(r"─{3}|-{5}", line) else line.strip("│| ") or "\n" for line in text.splitlines()]
+    blocks = [block for part in re.split(r"\n \n", "\n".join(["", *lines, ""])) if (block := " ".join(part.split()))]
+    if len(blocks) > 1 and "╭" not in text:  # without boxes the title is a paragraph of its own
+        del blocks[0]
     cause = blocks[0].rstrip(".") if blocks and blocks[0] else "the options cannot be read"
     nearest = next((re.search(r"--[\w.-]+", block) for block in blocks[1:] if block.startswith("Perhaps")), None)
     remedy = f"did you mean {nearest.group()}?" if nearest else f"see {prog} --help."

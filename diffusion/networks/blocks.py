@@ -6,6 +6,8 @@ parameters; norms, modulations and softmax always run in the parameters' type.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,9 +107,11 @@ class SelfAttention(nnx.Module):
         self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=out_init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        """softmax(q kᵀ/√d) v over the n tokens in each head, then a linear map."""
+        """softmax(q kᵀ/√d) v in each head, then a linear map; the softmax is at least in float32."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        # A fused kernel has no forward derivative, which likelihoods and Fokker-Planck residuals need.
-        h = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], implementation="xla")
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        wide = jnp.promote_types(q.dtype, jnp.float32)
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide) / math.sqrt(q.shape[-1])
+        h = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)
         return self.out(h.reshape(x.shape))

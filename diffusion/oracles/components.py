@@ -31,7 +31,6 @@ from diffusion.process import Process
 from diffusion.pytree import pytree
 
 Second = Literal["none", "trace", "full"]
-_BLOCK = 2**19  # numbers held at once for each sample
 
 
 @pytree
@@ -78,7 +77,7 @@ class _Terms:
     left_r: Array
 
 
-@functools.partial(jax.jit, static_argnames=("closed", "second"))
+@functools.partial(jax.jit, static_argnames=("closed", "second", "block_size"))
 def posterior(
     components: Components,
     process: Process,
@@ -86,8 +85,12 @@ def posterior(
     t: ArrayLike,
     closed: bool = False,
     second: Second = "none",
+    block_size: int = 2**19,
 ) -> Posterior:
-    """Bayes' rule for every x of the batch; all fields gain the axis b. `closed` is explained in `_student_terms`."""
+    """Bayes' rule for every x of the batch; all fields gain the axis b.
+
+    `closed` is explained in `_student_terms`; `block_size` is how many numbers are held at once for each sample.
+    """
     rule = noise_rule(process.noise, components.dim, x.dtype)
     alpha, variance = _coefficients(process, x, t)
 
@@ -95,7 +98,9 @@ def posterior(
         def block(part: Components) -> Posterior:
             return _block_posterior(part, process.noise if closed else rule, x, alpha, variance, second)
 
-        return _over_blocks(block, components, 1 if closed else rule.spreads.size)
+        nodes = 1 if closed else rule.spreads.size
+        size = block_size // (nodes * (components.rank + 1) + components.dim)
+        return _over_blocks(block, components, max(1, size))
 
     return jax.vmap(one)(x, alpha, variance)
 
@@ -114,9 +119,9 @@ def _positive(variance: Array) -> Array:
     return jnp.maximum(variance, jnp.finfo(variance.dtype).tiny ** 0.8)
 
 
-def _over_blocks(block: Callable[[Components], Posterior], c: Components, nodes: int) -> Posterior:
-    """`block` of all components, read a few at a time when they are many."""
-    count, size = c.means.shape[0], max(1, _BLOCK // (nodes * (c.rank + 1) + c.dim))
+def _over_blocks(block: Callable[[Components], Posterior], c: Components, size: int) -> Posterior:
+    """`block` of all components, read `size` at a time when they are more than that."""
+    count = c.means.shape[0]
     if count <= size:
         return block(c)
     head = count - (count - 1) // size * size

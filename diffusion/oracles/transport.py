@@ -40,17 +40,16 @@ def quantile(law: Law, process: Process, probability: Float[Array, " b"], t: Arr
 
 
 def _invert(law: Law, process: Process, logs: tuple[Array, Array], t: ArrayLike) -> Float[Array, "b 1"]:
-    """The y (b, 1) with (ln F_t(y), ln(1 − F_t(y))) = `logs`: bisection, then Newton's method, in the lighter tail.
+    """The y (b, 1) with (ln F_t(y), ln(1 − F_t(y))) = `logs`: bisection in the lighter tail.
 
-    The last step of Newton's method carries the derivatives, by the implicit function theorem.
+    One step of Newton's method polishes it, and carries the derivatives by the implicit function theorem.
     """
 
     def frozen(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if isinstance(leaf, jax.Array) else leaf, tree)
 
-    law_, process_, logs_, t_ = frozen(law), frozen(process), frozen(logs), frozen(t)
-    y, width = _bisect(law_, process_, logs_, t_)
-    return _newton(law, process, logs, t, _newton(law_, process_, logs_, t_, y, width), width)
+    y, width = _bisect(frozen(law), frozen(process), frozen(logs), frozen(t))
+    return _newton(law, process, logs, t, y, width)
 
 
 def _excess(law: Law, process: Process, logs: tuple[Array, Array], t: ArrayLike, y: Array) -> tuple[Array, Array]:

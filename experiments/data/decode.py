@@ -11,12 +11,13 @@ A picture that is damaged or cut short is refused, never filled up.
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
@@ -38,7 +39,7 @@ MAX_PIXELS = 2**30 // 12
 """Pixels of the largest single picture, 89,478,485; it guards against small files that decode to gigabytes."""
 _ORIENTATION = 0x0112
 
-Open = Callable[[int], IO[bytes]]
+Open = Callable[[int], io.BytesIO | io.BufferedReader]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -26,6 +26,7 @@ from experiments.errors import UsageError
 Batch = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Batches by step; `pipeline` returns a `grain.MapDataset`, which has more methods than these two."""
 

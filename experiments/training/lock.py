@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.errors import BusyError
+from experiments.errors import BusyError, UsageError
 
 
 @contextmanager
@@ -16,9 +16,13 @@ def run_lock(outdir: Path) -> Iterator[None]:
     """Hold `outdir`/lock, an flock that ends with the process, however it ends.
 
     The file stays: removing it would let two processes lock two files of one name.
-    Raises BusyError naming the process that holds it.
+    Raises BusyError naming the process that holds it, UsageError when the folder cannot be written.
     """
-    with open(outdir / "lock", "a+") as file:
+    try:
+        file = open(outdir / "lock", "a+")  # noqa: SIM115
+    except OSError as error:
+        raise UsageError(f"--outdir {outdir} cannot be written ({error.strerror}); give another.") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

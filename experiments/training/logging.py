@@ -99,18 +99,19 @@ class Recorder:
     A line holds means since the last one. `outdir` None records nothing and still answers.
     """
 
-    def __init__(self, config: Config, outdir: Path | None, start: int, display: Display) -> None:
+    def __init__(self, config: Config, outdir: Path | None, start: int, quiet: bool = False) -> None:
         """Continue the files of `outdir` from step `start`: what they hold of later steps will be written again."""
-        self._training, self._display = config.training, display
+        self._training = config.training
         self._records: list[StepRecord] = []
         self._busy, self._timed = 0.0, 0
         self._last: float | None = None
         self.loss: float | None = None
         self._file = self._board = None
         if outdir is not None:
+            self._board = _tensorboard(outdir, start) if config.training.tensorboard else None
             truncate(outdir / "metrics.jsonl", start)
             self._file = open(outdir / "metrics.jsonl", "a")  # noqa: SIM115
-            self._board = _tensorboard(outdir, start) if config.training.tensorboard else None
+        self._display = make_display(start, config.training.steps, quiet or outdir is None)
 
     def record(self, step: int, record: StepRecord) -> None:
         """Take in the metrics of step `step`."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,36 +24,18 @@ import optax
 
 from experiments.config import Config, save_config
 from experiments.errors import DivergedError, UsageError
-from experiments.training.checkpoint import (
-    CheckpointWriter,
-    checkpoint_path,
-    find_checkpoints,
-    newest_trusted,
-    read,
-    set_aside,
-)
-from experiments.training.data import Facts, RunData, open_data, require_same_data
+from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
+from experiments.training.data import RunData, open_data
 from experiments.training.distributed import from_process_0
 from experiments.training.interrupt import SIGNALS, Interruption, interruption
 from experiments.training.lock import run_lock
-from experiments.training.logging import Recorder, StepRecord, make_display
-from experiments.training.model import make_network
+from experiments.training.logging import Recorder, StepRecord
 from experiments.training.objective import Objective, make_objective
 from experiments.training.optimizer import make_optimizer
 from experiments.training.prefetch import prefetch
 from experiments.training.replicas import AXIS, Device, Replicas, make_replicas
-from experiments.training.resume import check_config
-from experiments.training.state import (
-    INITIAL,
-    PRNG,
-    VALIDATION,
-    Params,
-    TrainState,
-    from_tree,
-    initial_state,
-    seed_key,
-    to_tree,
-)
+from experiments.training.resume import check_config, starting_point
+from experiments.training.state import PRNG, VALIDATION, Params, TrainState, seed_key, to_tree
 from experiments.training.step import make_step, repeat
 
 OnSample = Callable[[int, Params], None]
@@ -67,7 +48,7 @@ class TrainResult:
     step: int
     """Updates done."""
     loss: float | None
-    """Mean loss since the last line of metrics; None when no step was made."""
+    """The loss of the last line of metrics; None when there is none."""
     held_out_loss: float | None
     """The last held-out loss, if one was measured."""
     checkpoint: Path | None
@@ -105,6 +86,7 @@ def train(
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_in_one_line(outdir))
         writes = jax.process_index() == 0
         if writes:
             stack.enter_context(run_lock(outdir))
@@ -113,16 +95,13 @@ def train(
         if writes:
             check_config(config, outdir, bool(find_checkpoints(directory)))
         data = data or open_data(config)
-        network, params = make_network(config, data.facts, seed_key(config.training.seed, INITIAL))
         optimizer = make_optimizer(config.optimizer, config.training.steps)
-        objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
-        state = jax.jit(partial(initial_state, optimizer=optimizer, config=config))(params)
-        state = _restored(state, directory, data.facts)
+        network, state = starting_point(config, optimizer, directory, data.facts)
         if writes:
             save_config(config, outdir / "config.json")
-        start = int(state.step)
-        display = make_display(start, config.training.steps, quiet or not writes)
-        recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, display)))
+        objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
+        start, state = int(state.step), replicas.replicate(state)
+        recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
         run = _Run(
             config=config,
@@ -136,7 +115,7 @@ def train(
             request=request,
             on_sample=on_sample if writes else None,
         )
-        return _loop(run, replicas.replicate(state), start)
+        return _loop(run, state, start)
 
 
 @dataclass(frozen=True)
@@ -313,25 +292,24 @@ def _validate(run: _Run, state: TrainState, step: int) -> float:
     return loss
 
 
+@contextlib.contextmanager
+def _in_one_line(outdir: Path) -> Iterator[None]:
+    """Say of a full or vanished disk what a person can do about it."""
+    try:
+        yield
+    except OSError as error:
+        what, why = error.filename or outdir, error.strerror or error
+        raise UsageError(
+            f"{what} cannot be read or written ({why}); mend it and give the same command again."
+        ) from error
+
+
 def _folder(outdir: Path) -> Path:
     try:
         outdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--outdir {outdir} cannot be made ({error.strerror}); give a folder to write in.") from None
     return outdir.resolve()
-
-
-def _restored(state: TrainState, directory: Path, facts: Facts) -> TrainState:
-    """The newest state that can be trusted, chosen by process 0 for all, or `state` when there is none."""
-    step = -1
-    if jax.process_index() == 0:
-        found = newest_trusted(directory, lambda line: print(line, file=sys.stderr, flush=True))
-        if found is not None:
-            require_same_data(found.facts(), facts)
-            step = found.step
-        set_aside(directory, step)
-    step = int(from_process_0(np.asarray(step)))
-    return state if step < 0 else from_tree(from_process_0(read(checkpoint_path(directory, step))), state)
 
 
 def _result(run: _Run, step: int, held_out_loss: float | None, signum: int | None) -> TrainResult:

@@ -1,12 +1,24 @@
-"""Whether a command continues the run that it finds in its folder."""
+"""Whether a command continues the run that it finds in its folder, and from where."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+import optax
+
 from experiments.config import Config, load_config, to_json
 from experiments.errors import CheckpointError, UsageError
+from experiments.training.checkpoint import checkpoint_path, newest_trusted, read, set_aside
+from experiments.training.data import Facts, require_same_data
+from experiments.training.distributed import from_process_0
+from experiments.training.model import make_network
+from experiments.training.state import INITIAL, TrainState, from_tree, initial_state, seed_key, to_tree
 
 # What may change when a run goes on: nothing here has a part in what step n computes. The data may have moved; that
 # they are the same is checked by their fingerprint.
@@ -40,6 +52,28 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
             f"{outdir} holds a run with --{_flag(name)} {old}, and this command says {new}{others}; "
             "repeat the run's own values, or give another --outdir."
         )
+
+
+def starting_point(
+    config: Config, optimizer: optax.GradientTransformation, directory: Path, facts: Facts
+) -> tuple[Callable[..., Any], TrainState]:
+    """The network, and the newest state that can be trusted, or the initial one: numpy arrays, which take no device.
+
+    Process 0 chooses for all. A line on standard error tells of each checkpoint that is passed over; it is set aside.
+    Raises CheckpointError for a state that does not fit, DataError when the run was trained on other data.
+    """
+    network, params = make_network(config, facts, seed_key(config.training.seed, INITIAL))
+    state = jax.jit(partial(initial_state, optimizer=optimizer, config=config))(params)
+    step = -1
+    if jax.process_index() == 0:
+        found = newest_trusted(directory, lambda line: print(line, file=sys.stderr, flush=True))
+        if found is not None:
+            require_same_data(found.facts(), facts)
+            step = found.step
+        set_aside(directory, step)
+    step = int(from_process_0(np.asarray(step)))
+    tree = to_tree(state) if step < 0 else from_process_0(read(checkpoint_path(directory, step)))
+    return network, from_tree(tree, state)
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:

@@ -63,12 +63,16 @@ class Tangent(Schedule):
         return self.s + self.s_dot * (jnp.asarray(t) - 0.5)
 
 
-def tangent(schedule, t):
-    return Tangent(schedule.alpha(t), schedule.sigma(t), schedule.alpha_dot(t), schedule.sigma_dot(t))
+@functools.cache
+def tangents():
+    """A `Tangent` early and late in every schedule."""
+    times = [(schedule, fraction * schedule.t_max) for schedule in SCHEDULES for fraction in (0.15, 0.6)]
+    rows = [(s.alpha(t), s.sigma(t), s.alpha_dot(t), s.sigma_dot(t)) for s, t in times]
+    return [Tangent(*(float(value) for value in row)) for row in rows]
 
 
-def at(alpha, sigma, noise):
-    return Process(Tangent(alpha, sigma), noise)
+def at(alpha, sigma, noise, *slopes):
+    return Process(Tangent(alpha, sigma, *slopes), noise)
 
 
 @quick_jit
@@ -109,14 +113,10 @@ def differentiate(law, process, x):
 def facts(name, noise):
     """`evaluate` and `differentiate` at POINTS for every schedule, stacked; also α, σ and x."""
     rows = []
-    for law_noise, schedule, fraction in itertools.product(NOISES[noise], SCHEDULES, (0.15, 0.6)):
-        process = Process(tangent(schedule, fraction * schedule.t_max), law_noise)
-        scales = {
-            "x": POINTS,
-            "alpha": np.full((3, 1), process.alpha(0.5)),
-            "sigma": np.full((3, 1), process.sigma(0.5)),
-        }
-        rows.append(scales | evaluate(LAWS[name], process, POINTS, 0.5) | differentiate(LAWS[name], process, POINTS))
+    for schedule, law_noise in itertools.product(tangents(), NOISES[noise]):
+        said, process = {"x": POINTS}, at(schedule.a, schedule.s, law_noise, schedule.a_dot, schedule.s_dot)
+        said |= {key: np.full((3, 1), value) for key, value in (("alpha", schedule.a), ("sigma", schedule.s))}
+        rows.append(said | evaluate(LAWS[name], process, POINTS, 0.5) | differentiate(LAWS[name], process, POINTS))
     return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
 
 
@@ -229,13 +229,15 @@ def test_score_is_the_posterior_mean_of_conditional_scores(noise):
         def conditional(x, law_noise=law_noise):
             return law_noise.log_prob((jnp.asarray(x) - alpha * MEANS) / sigma) - 2 * math.log(sigma)
 
+        slope = jax.jit(jax.jacfwd(conditional))
         got = evaluate(LAWS["atoms"], at(alpha, sigma, law_noise), POINTS, 0.5)
-        x = POINTS[0]
-        joint = WEIGHTS * np.exp(conditional(x))
-        posterior = joint / joint.sum()
-        np.testing.assert_allclose(got["log_prob"], np.log(joint.sum()), rtol=1e-12)
-        np.testing.assert_allclose(got["score"][0], posterior @ jax.jacfwd(conditional)(jnp.asarray(x)), rtol=1e-12)
-        np.testing.assert_allclose(got["denoised"][0], posterior @ MEANS, rtol=1e-12)
+        for i, x in enumerate(POINTS):
+            joint = WEIGHTS * np.exp(conditional(x))
+            posterior = joint / joint.sum()
+            np.testing.assert_allclose(got["log_prob"][i], np.log(joint.sum()), rtol=1e-12)
+            np.testing.assert_allclose(got["denoised"][i], posterior @ MEANS, rtol=1e-12)
+            score = posterior @ slope(jnp.asarray(x))
+            np.testing.assert_allclose(got["score"][i], score, rtol=1e-12)
 
 
 def same(a, b, x, noises=(GAUSS, STUDENT), rtol=1e-10, turn=None):

@@ -9,7 +9,8 @@ import pytest
 import scipy.stats
 
 from diffusion import EDM, Betas, Process, RectifiedFlow, StudentT
-from diffusion.oracles import Atoms, Dirac, GaussianLaw, GaussianMixture, Law, StudentTMixture, components
+from diffusion.oracles import Atoms, Dirac, GaussianLaw, GaussianMixture, Law, StudentTMixture
+from diffusion.oracles.components import posterior
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -58,13 +59,6 @@ def test_nodes_carry_the_variance_of_student_t():
     np.testing.assert_allclose(by_nodes, LAWS["student"].covariance, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["full", "low-rank", "student"])
-def test_posterior_variance_is_the_trace(name):
-    x = jnp.array([[0.3, -0.5], [-2.5, 1.5]])
-    covariance, variance = (f(HEAVY, x, 0.4) for f in (LAWS[name].posterior_covariance, LAWS[name].posterior_variance))
-    np.testing.assert_allclose(variance, np.trace(covariance, axis1=1, axis2=2), rtol=1e-12)
-
-
 LINE = {
     "atoms": Atoms(np.array([[-1.0], [0.8]]), WEIGHTS),
     "mixture": GaussianMixture.isotropic([[-1.0], [0.8]], [0.4, 0.7], WEIGHTS),
@@ -102,19 +96,20 @@ def everything(law, process, x):
     )
 
 
-def test_blocks_change_nothing(monkeypatch):
+@pytest.mark.parametrize("name", ["full", "low-rank"])
+def test_posterior_variance_is_the_trace(name):
+    *_, covariance, variance = everything(LAWS[name], HEAVY, jnp.array([[0.3, -0.5], [-2.5, 1.5]]))
+    np.testing.assert_allclose(variance, np.trace(covariance, axis1=1, axis2=2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("second", ["full", "trace"])
+def test_blocks_change_nothing(second):
     """Many atoms are read in blocks of a few, the last of them shorter, some of them without weight."""
     rng = np.random.default_rng(0)
     law = Atoms(rng.normal(size=(17, 2)), rng.uniform(size=17) * (np.arange(17) > 5))
-    x = jnp.asarray(rng.normal(size=(3, 2)))
-    whole = everything(law, HEAVY, x)
-    monkeypatch.setattr(components, "_BLOCK", 12)
-    jax.clear_caches()
-    blocks = everything(law, HEAVY, x)
+    arguments = law.components(), HEAVY, jnp.asarray(rng.normal(size=(3, 2))), 0.4, True, second
+    whole, blocks = posterior(*arguments), posterior(*arguments, block_size=12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), blocks, whole)
-    np.testing.assert_allclose(np.trace(whole[3], axis1=1, axis2=2), whole[4], rtol=1e-12)
-    monkeypatch.undo()
-    jax.clear_caches()
 
 
 def test_events_times_and_chains():

@@ -20,7 +20,11 @@ ATOMS = Atoms(MEANS[:, None], WEIGHTS)
 NOISES = {"gauss": Gaussian(), "cauchy": StudentT(1.0), "student": StudentT(6.0)}
 
 
-@jax.jit
+# These programs run once or twice: compiling them well costs more than running them.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@quick_jit
 def evaluate(law, process, x, t):
     return {
         "log_prob": law.log_prob(process, x, t),
@@ -40,14 +44,13 @@ def test_bayes_rule_by_brute_force(law, kind, noise):
     t, x, law_noise = 0.4, np.array([-9.0, -1.2, 0.4, 2.0, 5.0]), NOISES[noise]
     alpha, sigma = 1 - t, t
     theta, step = np.linspace(-28, 28, 24001, retstep=True)
-    x_0, kind = np.sinh(theta), scipy.stats.t(3.0) if law is STUDENT else scipy.stats.t(np.inf)
-    components = [kind.pdf((x_0 - m) / s) / s for m, s in zip(MEANS, SCALES, strict=True)]
+    x_0, density_of = np.sinh(theta), functools.partial(scipy.stats.t.pdf, df=3.0 if law is STUDENT else np.inf)
+    components = [density_of((x_0 - m) / s) / s for m, s in zip(MEANS, SCALES, strict=True)]
     prior = WEIGHTS @ np.stack(components) * np.cosh(theta) * step
     z = (x[:, None] - alpha * x_0) / sigma
-    kernel, pull = scipy.stats.norm(), -z
-    if isinstance(law_noise, StudentT):
-        kernel, pull = scipy.stats.t(law_noise.df), -(law_noise.df + 1) * z / (law_noise.df + z**2)
-    joint = prior * kernel.pdf(z) / sigma
+    df = law_noise.df if isinstance(law_noise, StudentT) else np.inf
+    pull = -(1 + 1 / df) * z / (1 + z**2 / df)
+    joint = prior * scipy.stats.t.pdf(z, df) / sigma
     density = joint.sum(1)
     mean = joint @ x_0 / density
     expected = {
@@ -55,24 +58,27 @@ def test_bayes_rule_by_brute_force(law, kind, noise):
         "denoised": mean,
         "score": (joint * pull).sum(1) / sigma / density,
         "variance": (joint * (x_0 - mean[:, None]) ** 2).sum(1) / density,
-        "cdf": kernel.cdf(z) @ prior,
+        "cdf": scipy.stats.t.cdf(z, df) @ prior,
     }
     got = evaluate(law, Process(RectifiedFlow(), law_noise), jnp.asarray(x)[:, None], t)
     for key, value in expected.items():
         np.testing.assert_allclose(got[key], value, rtol=1e-9, err_msg=key)
 
 
+cdf = quick_jit(lambda law, process, x, t: law.cdf(process, x, t))
+
+
 def test_distribution_functions_in_closed_form():
     """Student data without noise, points under Student noise, Cauchy under Cauchy, both tails of a Gaussian."""
     x = jnp.array([[-40.0], [-0.3], [1.0], [40.0]])
-    clean = STUDENT.cdf(Process(RectifiedFlow()), x, 0.0)
+    clean = cdf(STUDENT, Process(RectifiedFlow()), x, 0.0)
     student = WEIGHTS @ np.stack([scipy.stats.t(3.0, m, s).cdf(x[:, 0]) for m, s in zip(MEANS, SCALES, strict=True)])
     np.testing.assert_allclose(clean, student, rtol=1e-10)
-    noisy = ATOMS.cdf(Process(RectifiedFlow(), StudentT(2.0)), x, 0.4)
+    noisy = cdf(ATOMS, Process(RectifiedFlow(), StudentT(2.0)), x, 0.4)
     points = WEIGHTS @ np.stack([scipy.stats.t(2.0, 0.6 * m, 0.4).cdf(x[:, 0]) for m in MEANS])
     np.testing.assert_allclose(noisy, points, rtol=1e-10)
     cauchy = StudentTMixture(np.zeros((1, 1)), np.array([0.6]), 1.0)  # row 28: of scale γ + t
-    spread = cauchy.cdf(Process(EDM(), StudentT(1.0)), x, 2.0)
+    spread = cdf(cauchy, Process(EDM(), StudentT(1.0)), x, 2.0)
     np.testing.assert_allclose(spread, scipy.stats.cauchy(0.0, 2.6).cdf(x[:, 0]), rtol=1e-10)
     below, above = GaussianLaw.isotropic([0.5], 2.0).log_cdf(Process(EDM()), x, 1.5)
     exact = scipy.stats.norm(0.5, 2.5)
@@ -94,8 +100,6 @@ def test_smallest_error_of_the_noise_prediction():
     assert loss == pytest.approx((alpha / sigma) ** 2 * np.sum(mass * got["variance"]), abs=1e-8)
 
 
-# These programs run once or twice: compiling them well costs more than running them.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 flow = quick_jit(flow_map_1d)
 X = np.array([[-3.0], [-0.4], [0.1], [2.5]])
 
@@ -152,9 +156,9 @@ def test_flow_map_stretches_a_gaussian():
     np.testing.assert_allclose(flow(law, process, x, t, 0.0), 0.5 + 2.0 * z, rtol=1e-9)
 
 
-def test_basins_of_attraction_have_the_weights_of_the_points():
-    """Row 32: at σ = 0 all mass below the quantile 0.3 has gone to the first point."""
-    process, levels = Process(EDM()), jnp.array([0.01, 0.299, 0.301, 0.99])
-    x = quick_jit(quantile)(ATOMS, process, levels, 10.0)
-    np.testing.assert_allclose(ATOMS.cdf(process, x, 10.0), levels, rtol=1e-12)
-    np.testing.assert_allclose(flow(ATOMS, process, x, 10.0, 0.0)[:, 0], MEANS[[0, 0, 1, 1]], rtol=1e-12)
+def test_quantiles_and_basins_of_attraction():
+    """F_t⁻¹ inverts F_t; and at σ = 0 all mass below the quantile 0.3 has gone to the first point (row 32)."""
+    process, levels, invert = Process(EDM()), jnp.array([1e-9, 0.299, 0.301, 0.99]), quick_jit(quantile)
+    x = invert(ATOMS, process, levels, 10.0)
+    np.testing.assert_allclose(cdf(ATOMS, process, x, 10.0), levels, rtol=1e-12)
+    np.testing.assert_allclose(invert(ATOMS, process, levels, 0.0)[:, 0], MEANS[[0, 0, 1, 1]], rtol=1e-12)

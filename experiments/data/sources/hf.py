@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +67,7 @@ def _read_split(library: Any, split: Any, config: DataConfig, where: str) -> Sou
         labels = check_labels(values, len(split), f"{where}.{label}", len(names) or MAX_CLASSES)
     packed = split.select_columns([column]).cast_column(column, library.Image(decode=False))
 
-    def open_file(i: int) -> IO[bytes]:
+    def open_file(i: int) -> io.BytesIO | io.BufferedReader:
         cell = packed[i][column]
         if cell is None:
             raise DataError(f"{where}[{i}] has no picture; filter such rows out first.")

@@ -6,7 +6,6 @@ import io
 import zipfile
 import zlib
 from itertools import pairwise
-from typing import IO
 
 from experiments.data.config import DataConfig
 from experiments.data.decode import EXTENSIONS, decode_images
@@ -45,7 +44,7 @@ def read(where: str, config: DataConfig) -> Source:
     return Source(name=where, images=images, labels=labels)
 
 
-def _unpack(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+def _unpack(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
     """The whole file, its checksum verified."""
     info = archive.getinfo(name)
     if info.file_size > MAX_FILE:

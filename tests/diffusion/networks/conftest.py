@@ -1,11 +1,13 @@
 """One small network of each kind, built and compiled once for all tests."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from diffusion.networks import DiTConfig, MLPConfig, Network, NetworkConfig, UNetConfig, build
@@ -28,13 +30,13 @@ CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
 }
 CLASSES = 3
 
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 def perturbed(params: Any, scale: float = 0.1) -> Any:
     """Parameters away from their zeros."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    noisy = [leaf + scale * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+    rng = np.random.default_rng(7)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf + scale * rng.standard_normal(leaf.shape), leaf.dtype), params)
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,19 @@ class Case:
     initial: Any
     params: Any
     apply: Callable[..., jax.Array]
+    """The compiled network."""
 
-    def inputs(self, batch: int = 4) -> tuple[jax.Array, jax.Array, jax.Array]:
-        x = jax.random.normal(jax.random.key(1), (batch, *self.network.event_shape), jnp.float32)
-        c_noise = jnp.linspace(-1.5, 1.5, batch, dtype=jnp.float32)
-        return x, c_noise, jnp.arange(batch) % CLASSES
+    jit = staticmethod(quick_jit)
+    """`jax.jit` without optimisation: these networks are small, and compiling takes longer than running."""
+
+    def inputs(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        batch = 4
+        x = np.random.default_rng(1).standard_normal((batch, *self.network.event_shape), np.float32)
+        return jnp.asarray(x), jnp.linspace(-1.5, 1.5, batch, dtype=jnp.float32), jnp.arange(batch) % CLASSES
 
 
 @pytest.fixture(scope="session", params=CONFIGS)
 def case(request) -> Case:
     config, event_shape = CONFIGS[request.param]
     network, initial = build(config, event_shape, num_classes=CLASSES, key=jax.random.key(0))
-    return Case(network, initial, perturbed(initial), jax.jit(network))
+    return Case(network, initial, perturbed(initial), quick_jit(network))

@@ -16,22 +16,20 @@ from diffusion.networks import DiTConfig, MLPConfig, Network, UNetConfig, build
 from diffusion.networks.functional import MODELS
 
 SHAPES = [
-    (MLPConfig(hidden=8, layers=1), (2,)),
-    (MLPConfig(hidden=8, layers=1), (1,)),
-    (MLPConfig(hidden=8, layers=1, residual=False, conditioning="additive"), (3, 5, 2)),
-    (UNetConfig(channels=8, blocks=1), (28, 28, 1)),
-    (UNetConfig(channels=8, blocks=1, attention_resolutions=(8, 15)), (15, 9, 3)),
-    (UNetConfig(channels=6, multipliers=(1, 3), blocks=2, resampling="conv"), (7, 7, 1)),
-    (UNetConfig(channels=4, multipliers=(1, 1, 1, 1)), (5, 8, 2)),
-    (UNetConfig(channels=4, multipliers=(1,)), (1, 1, 1)),
-    (DiTConfig(width=8, depth=1), (8, 8, 1)),
-    (DiTConfig(width=8, depth=1, patch=4), (15, 9, 3)),
-    (DiTConfig(width=12, depth=1, patch=3, heads=3), (1, 2, 1)),
+    (MLPConfig(hidden=8, layers=1), (2,), 1),
+    (MLPConfig(hidden=8, layers=1), (1,), 2),
+    (MLPConfig(hidden=8, layers=1, residual=False, conditioning="additive"), (3, 5, 2), 2),
+    (UNetConfig(channels=8, blocks=1), (28, 28, 1), 1),
+    (UNetConfig(channels=8, blocks=1, multipliers=(1, 2), attention_resolutions=(8, 15)), (15, 9, 3), 2),
+    (UNetConfig(channels=6, multipliers=(3, 1), blocks=2, resampling="conv"), (7, 7, 1), 1),
+    (UNetConfig(channels=4, multipliers=(1,), blocks=1), (1, 1, 1), 1),
+    (DiTConfig(width=8, depth=1), (8, 8, 1), 1),
+    (DiTConfig(width=8, depth=1, patch=4), (15, 9, 3), 2),
+    (DiTConfig(width=12, depth=1, patch=3, heads=3), (1, 2, 1), 1),
 ]
 
 
-@pytest.mark.parametrize("outputs", [1, 2])
-@pytest.mark.parametrize(("config", "event_shape"), SHAPES)
+@pytest.mark.parametrize(("config", "event_shape", "outputs"), SHAPES)
 def test_output_has_the_shape_of_the_event_but_for_the_outputs(config, event_shape, outputs):
     network = Network(config, event_shape, 10, outputs)
     params = jax.eval_shape(network.init, jax.random.key(0))
@@ -71,7 +69,7 @@ def test_a_sample_depends_neither_on_its_neighbours_nor_on_the_batch(case, dropo
     x, c_noise, labels = case.inputs()
     keys = sample_keys(jax.random.key(3), jnp.arange(4)) if dropout else None
     y = case.apply(case.params, x, c_noise, labels, keys)
-    pick = jnp.array([2, 0, 2, 3, 1, 1])
+    pick = jnp.array([2, 0, 3, 2, 1, 1, 3] if dropout else [2, 0, 3, 2])
     other = (x[pick], c_noise[pick], labels[pick], keys[pick] if keys is not None else None)
     np.testing.assert_allclose(case.apply(case.params, *other), y[pick], atol=1e-5)
 
@@ -144,7 +142,7 @@ def test_equal_configurations_are_traced_once():
 
 def test_networks_are_equal_when_what_they_are_built_from_is(case):
     network = case.network
-    twin = Network(dataclasses.replace(network.config), list(network.event_shape), network.num_classes)
+    twin = Network(dataclasses.replace(network.config), network.event_shape, network.num_classes)
     assert twin == network
     assert hash(twin) == hash(network)
     assert twin != dataclasses.replace(network, outputs=2)
@@ -169,7 +167,7 @@ def test_bfloat16_is_for_products_alone(case):
     equations = list(_equations(jax.make_jaxpr(network)(case.params, *case.inputs()).jaxpr))
     types = {}
     for equation in equations:
-        types.setdefault(equation.primitive.name, []).append(equation.invars[0].aval.dtype)
+        types.setdefault(equation.primitive.name, []).extend(v.aval.dtype for v in equation.invars[:1])
     for name in ("rsqrt", "exp", "cos", "sin"):
         assert all(dtype == jnp.float32 for dtype in types.get(name, []))
     products = types.get("conv_general_dilated", []) + types["dot_general"]
@@ -182,7 +180,7 @@ def test_bfloat16_is_float32_up_to_its_rounding(case):
         case.network, config=dataclasses.replace(case.network.config, compute_dtype="bfloat16")
     )
     exact = case.apply(case.params, *case.inputs())
-    rounded = jax.jit(network)(case.params, *case.inputs())
+    rounded = case.jit(network)(case.params, *case.inputs())
     assert rounded.dtype == jnp.float32
     products = sum(leaf.ndim >= 2 for leaf in jax.tree.leaves(case.params))
     error = jnp.sqrt(jnp.mean((rounded - exact) ** 2) / jnp.mean(exact**2))
@@ -195,9 +193,9 @@ def test_float64_parameters_give_float64_and_adjoint_derivatives(case, x64):
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), case.params)
     x, c_noise, labels = case.inputs()
     x = x.astype(jnp.float64)
-    u, v = jax.random.normal(jax.random.key(5), (2, *x.shape), jnp.float64)
+    u, v = np.random.default_rng(5).standard_normal((2, *x.shape))
 
-    @jax.jit
+    @case.jit
     def derivatives(params):
         f = lambda x: case.network(params, x, c_noise, labels)  # noqa: E731
         y, forward = jax.jvp(f, (x,), (v,))
@@ -224,7 +222,7 @@ def training(case):
     target = jnp.sin(2 * jnp.roll(x, 1, axis=0))
     optimiser = optax.adam(5e-3)
 
-    @jax.jit
+    @case.jit
     def step(params, state):
         loss, gradient = jax.value_and_grad(
             lambda params: jnp.mean((case.network(params, x, c_noise, labels) - target) ** 2)

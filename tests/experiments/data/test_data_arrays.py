@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -173,6 +173,7 @@ def test_the_test_split_must_match(refused, npz):
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=1, max_size=30))
+@settings(deadline=None)
 def test_grey_is_that_of_pillow(pixels):
     images = np.array(pixels, np.uint8).reshape(1, 1, -1, 3)
     pillow = np.asarray(Image.fromarray(images[0]).convert("L"))

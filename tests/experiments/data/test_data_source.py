@@ -2,7 +2,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.data import Source, open_source
@@ -92,6 +92,7 @@ def test_the_fingerprint_tells_pixels_labels_and_shape_apart_and_nothing_else():
 
 
 @given(n=st.integers(2, 300), fraction=st.floats(0.001, 0.999), seed=st.integers(0, 2**70))
+@settings(deadline=None)
 def test_a_split_is_a_partition_that_depends_on_the_seed_alone(n, fraction, seed):
     source = numbered(n)
     train, held_out = split(source, fraction, seed)

@@ -134,12 +134,12 @@ def test_supports_of_equal_and_of_distant_sets():
     assert density_coverage(features, features + 100) == (0, 0)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_copies_of_one_point_are_inside_their_own_support(seed):
+def test_copies_of_one_point_are_inside_their_own_support():
     """The balls have radius 0, and rounding must not empty them."""
-    features = np.repeat(np.random.default_rng(seed).normal(size=(3, 64)) * 1e3, 10, axis=0)
-    for some in (features[::10], features[:1], features[::5], features[:7]):
-        assert precision_recall(features, np.tile(some, (5, 1))).precision == 1
+    for seed in range(40):
+        features = np.repeat(np.random.default_rng(seed).normal(size=(3, 64)) * 1e3, 10, axis=0)
+        for some in (features[:1], features[:7], features[::10]):
+            assert precision_recall(features, np.tile(some, (5, 1))).precision == 1
 
 
 def test_swapping_the_sets_swaps_precision_and_recall():

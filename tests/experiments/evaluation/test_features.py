@@ -42,6 +42,13 @@ def space(cache):
     return feature_space(TRAIN, HELD_OUT, cache=cache, notice=lambda line: None)
 
 
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+    """Three steps of training, where what is learned does not matter."""
+    monkeypatch.setattr(classifier, "MIN_STEPS", 3)
+    monkeypatch.setattr(classifier, "MAX_STEPS", 3)
+
+
 def test_classes_are_learned(space):
     assert space.accuracy > 0.95
     assert space.name == f"cnn64@{TRAIN.fingerprint[:8]}"
@@ -56,6 +63,7 @@ def test_accuracy_counts_a_class_that_was_never_seen_as_wrong(space):
 
 
 def test_quarter_turns_are_learned_without_labels_from_images_of_any_sides_and_channels(monkeypatch):
+    monkeypatch.setattr(classifier, "MAX_STEPS", 100)
     monkeypatch.setattr(classifier, "LONGEST", 8)  # compiles in less time, and strides by 3 as 48 pixels would
     train, held_out = landscapes(512, 2), landscapes(100, 3)
     lines = []
@@ -86,17 +94,18 @@ def test_a_hit_of_the_cache_is_equal_to_the_bit(space, cache):
     np.testing.assert_array_equal(again(HELD_OUT.images), space(HELD_OUT.images))
 
 
-def test_a_damaged_cache_is_noticed_and_made_anew(space, cache):
-    (path,) = cache.glob("cnn64-*-s0.*.npz")
+def test_a_damaged_cache_is_noticed_and_made_anew(in_a_hurry, tmp_path):
+    lines = []
+    first = feature_space(TRAIN, HELD_OUT, cache=tmp_path, notice=lines.append)
+    (path,) = tmp_path.iterdir()
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    lines = []
-    again = feature_space(TRAIN, HELD_OUT, cache=cache, notice=lines.append)
-    assert len(lines) == 2
-    assert str(path) in lines[0]
-    assert again.digest == space.digest
-    assert list(cache.glob("cnn64-*-s0.*.npz")) == [path]
+    again = feature_space(TRAIN, HELD_OUT, cache=tmp_path, notice=lines.append)
+    assert len(lines) == 3
+    assert str(path) in lines[1]
+    assert again.digest == first.digest
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_reference_features_are_kept_too(space, cache):
@@ -109,6 +118,8 @@ def test_reference_features_are_kept_too(space, cache):
     path.write_bytes(path.read_bytes()[:-1])
     np.testing.assert_array_equal(source_features(space, HELD_OUT, cache=cache, notice=lines.append), first)
     assert len(lines) == 1
+    other = source_features(space, patterns(200, 5), cache=cache, notice=lines.append)
+    assert (other != first).any()
     some = source_features(space, HELD_OUT, limit=50, cache=cache, notice=lines.append)
     rows = [int(np.flatnonzero((first == row).all(1))[0]) for row in some]
     assert len(set(rows)) == 50
@@ -124,10 +135,10 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(space, tmp_path):
     assert "cannot be written" in lines[0]
 
 
-def test_the_seed_makes_another_space(space):
-    other = feature_space(TRAIN, HELD_OUT, seed=1, notice=lambda line: None)
+def test_the_seed_makes_another_space(in_a_hurry):
+    first, other = (feature_space(TRAIN, HELD_OUT, seed=seed, notice=lambda line: None) for seed in (0, 1))
     assert other.name == f"cnn64-s1@{TRAIN.fingerprint[:8]}"
-    assert other.digest != space.digest
+    assert other.digest != first.digest
 
 
 def test_features_of_an_image_do_not_depend_on_the_others(space):
@@ -170,3 +181,7 @@ def test_samples_lie_between_data_and_noise(space):
     perfect = compare(space, other, train, held_out)["samples"]
     error = np.hypot(perfect.frechet.standard_error, data.frechet.standard_error)
     assert abs(perfect.frechet.value - data.frechet.value) < 4 * error
+    random = np.random.default_rng(1).integers(0, 256, noisy.shape, np.uint8)
+    as_bad = compare(space, random, train, held_out)["samples"]
+    error = np.hypot(as_bad.frechet.standard_error, noise.frechet.standard_error)
+    assert abs(as_bad.frechet.value - noise.frechet.value) < 4 * error
