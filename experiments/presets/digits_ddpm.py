@@ -29,7 +29,7 @@ CONFIG = Config(
     optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, decay="cosine"),
     ema=EMAConfig(decays=(0.999,)),
     training=TrainingConfig(
-        steps=1200, batch_size=128, log_every=50, validate_every=400, checkpoint_every=400, sample_every=400
+        steps=900, batch_size=128, log_every=50, validate_every=450, checkpoint_every=450
     ),
-    sampling=SamplingConfig(sampler="ancestral", steps=250),
+    sampling=SamplingConfig(sampler="ancestral", steps=100),
 )

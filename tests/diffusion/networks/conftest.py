@@ -1,4 +1,7 @@
-"""One small network of each kind, built and compiled once for all tests."""
+"""One small network of each kind, built and compiled once for all tests.
+
+What is compiled here runs for a moment, so nothing is optimised, and what surrounds it is numpy.
+"""
 
 import functools
 from collections.abc import Callable
@@ -30,13 +33,21 @@ CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
 }
 CLASSES = 3
 
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+unoptimised = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(scope="session")
+def quick_jit():
+    """`jax.jit`, compiling fast what then runs slowly."""
+    return unoptimised
 
 
 def perturbed(params: Any, scale: float = 0.1) -> Any:
     """Parameters away from their zeros."""
     rng = np.random.default_rng(7)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf + scale * rng.standard_normal(leaf.shape), leaf.dtype), params)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf) + scale * rng.standard_normal(leaf.shape, np.float32)), params
+    )
 
 
 @dataclass(frozen=True)
@@ -44,20 +55,16 @@ class Case:
     network: Network
     initial: Any
     params: Any
-    apply: Callable[..., jax.Array]
-    """The compiled network."""
+    apply: Callable[..., np.ndarray]
 
-    jit = staticmethod(quick_jit)
-    """`jax.jit` without optimisation: these networks are small, and compiling takes longer than running."""
-
-    def inputs(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        batch = 4
-        x = np.random.default_rng(1).standard_normal((batch, *self.network.event_shape), np.float32)
-        return jnp.asarray(x), jnp.linspace(-1.5, 1.5, batch, dtype=jnp.float32), jnp.arange(batch) % CLASSES
+    def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        x = np.random.default_rng(1).standard_normal((4, *self.network.event_shape), np.float32)
+        return x, np.linspace(-1.5, 1.5, 4, dtype=np.float32), np.array([0, 1, 2, 0], np.int32)
 
 
 @pytest.fixture(scope="session", params=CONFIGS)
 def case(request) -> Case:
     config, event_shape = CONFIGS[request.param]
     network, initial = build(config, event_shape, num_classes=CLASSES, key=jax.random.key(0))
-    return Case(network, initial, perturbed(initial), quick_jit(network))
+    apply = unoptimised(network)
+    return Case(network, initial, perturbed(initial), lambda *args: np.asarray(apply(*args)))

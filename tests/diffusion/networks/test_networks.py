@@ -47,19 +47,20 @@ def test_the_output_depends_on_every_input(case):
     x, c_noise, labels = case.inputs()
     y = case.apply(case.params, x, c_noise, labels)
     for other in [(x + 0.5, c_noise, labels), (x, c_noise + 0.5, labels), (x, c_noise, (labels + 1) % 3)]:
-        difference = jnp.abs(case.apply(case.params, *other) - y).max(axis=tuple(range(1, x.ndim)))
+        difference = np.abs(case.apply(case.params, *other) - y).max(axis=tuple(range(1, x.ndim)))
         assert difference.min() > 1e-3
 
 
 def test_the_null_label_is_no_label(case):
     x, c_noise, _ = case.inputs()
-    null = jnp.full((4,), case.network.num_classes)
+    null = np.full(4, case.network.num_classes, np.int32)
     np.testing.assert_array_equal(case.apply(case.params, x, c_noise, null), case.apply(case.params, x, c_noise, None))
 
 
 def test_a_label_beyond_the_table_is_not_taken_for_another(case):
     x, c_noise, labels = case.inputs()
-    y = case.apply(case.params, x, c_noise, labels.at[1].set(case.network.num_classes + 1))
+    labels[1] = case.network.num_classes + 1
+    y = case.apply(case.params, x, c_noise, labels)
     finite = np.isfinite(y).reshape(4, -1).all(axis=1)
     assert finite.tolist() == [True, False, True, True]
 
@@ -67,22 +68,22 @@ def test_a_label_beyond_the_table_is_not_taken_for_another(case):
 @pytest.mark.parametrize("dropout", [False, True])
 def test_a_sample_depends_neither_on_its_neighbours_nor_on_the_batch(case, dropout):
     x, c_noise, labels = case.inputs()
-    keys = sample_keys(jax.random.key(3), jnp.arange(4)) if dropout else None
+    keys = sample_keys(jax.random.key(3), np.arange(4)) if dropout else None
     y = case.apply(case.params, x, c_noise, labels, keys)
-    pick = jnp.array([2, 0, 3, 2, 1, 1, 3] if dropout else [2, 0, 3, 2])
+    pick = np.array([2, 0, 3, 2, 1, 1, 3] if dropout else [2, 0, 3, 2])
     other = (x[pick], c_noise[pick], labels[pick], keys[pick] if keys is not None else None)
     np.testing.assert_allclose(case.apply(case.params, *other), y[pick], atol=1e-5)
 
 
 def test_dropout_is_on_with_keys_and_off_without(case):
-    x, c_noise, labels = (jnp.broadcast_to(a[:1], a.shape) for a in case.inputs())
-    keys = sample_keys(jax.random.key(3), jnp.array([0, 1, 0, 2]))
+    x, c_noise, labels = (np.repeat(a[:1], 4, axis=0) for a in case.inputs())
+    keys = sample_keys(jax.random.key(3), np.array([0, 1, 0, 2]))
     y = case.apply(case.params, x, c_noise, labels, keys)
     off = case.apply(case.params, x, c_noise, labels, None)
     np.testing.assert_allclose(y[0], y[2], atol=1e-5)
     for i, j in [(0, 1), (0, 3), (1, 3)]:
-        assert jnp.abs(y[i] - y[j]).max() > 1e-3
-    assert jnp.abs(y - off).max(axis=tuple(range(1, x.ndim))).min() > 1e-3
+        assert np.abs(y[i] - y[j]).max() > 1e-3
+    assert np.abs(y - off).max(axis=tuple(range(1, x.ndim))).min() > 1e-3
 
 
 def test_parameters_are_everything_and_are_a_plain_tree(case):
@@ -107,11 +108,11 @@ def test_parameters_are_everything_and_are_a_plain_tree(case):
 
 
 def test_the_same_key_gives_the_same_parameters(case):
-    leaves = jax.tree.leaves(case.initial)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(case.initial)]
     for leaf, again in zip(leaves, jax.tree.leaves(case.network.init(jax.random.key(0))), strict=True):
         np.testing.assert_array_equal(leaf, again)
     other = jax.tree.leaves(case.network.init(jax.random.key(1)))
-    assert any(np.any(leaf != another) for leaf, another in zip(leaves, other, strict=True))
+    assert any(np.any(leaf != np.asarray(another)) for leaf, another in zip(leaves, other, strict=True))
 
 
 def test_equal_configurations_are_traced_once():
@@ -129,7 +130,7 @@ def test_equal_configurations_are_traced_once():
         traces += 1
         return partial(x, c_noise)
 
-    x, c_noise = jnp.ones((2, 2)), jnp.zeros(2)
+    x, c_noise = np.ones((2, 2), np.float32), np.zeros(2, np.float32)
     for seed in range(3):
         network, params = build(MLPConfig(hidden=8, layers=1), (2,), key=jax.random.key(seed))
         apply(network, params, x, c_noise)
@@ -174,28 +175,27 @@ def test_bfloat16_is_for_products_alone(case):
     assert products.count(jnp.bfloat16) >= 5
 
 
-def test_bfloat16_is_float32_up_to_its_rounding(case):
+def test_bfloat16_is_float32_up_to_its_rounding(case, quick_jit):
     """Each product rounds input, weight and result by u = 2⁻⁸ at most; in sum over n products, 3nu."""
     network = dataclasses.replace(
         case.network, config=dataclasses.replace(case.network.config, compute_dtype="bfloat16")
     )
     exact = case.apply(case.params, *case.inputs())
-    rounded = case.jit(network)(case.params, *case.inputs())
+    rounded = quick_jit(network)(case.params, *case.inputs())
     assert rounded.dtype == jnp.float32
     products = sum(leaf.ndim >= 2 for leaf in jax.tree.leaves(case.params))
-    error = jnp.sqrt(jnp.mean((rounded - exact) ** 2) / jnp.mean(exact**2))
-    print("BF", products, error)
+    error = np.sqrt(np.mean((np.asarray(rounded) - exact) ** 2) / np.mean(exact**2))
     assert 1e-5 < error < 3 * products * 2.0**-8
 
 
-def test_float64_parameters_give_float64_and_adjoint_derivatives(case, x64):
+def test_float64_parameters_give_float64_and_adjoint_derivatives(case, quick_jit, x64):
     """⟨u, J v⟩ = ⟨Jᵀ u, v⟩ to 1e-12: forward and reverse derivatives are those of one function."""
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), case.params)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), case.params)
     x, c_noise, labels = case.inputs()
-    x = x.astype(jnp.float64)
+    x = x.astype(np.float64)
     u, v = np.random.default_rng(5).standard_normal((2, *x.shape))
 
-    @case.jit
+    @quick_jit
     def derivatives(params):
         f = lambda x: case.network(params, x, c_noise, labels)  # noqa: E731
         y, forward = jax.jvp(f, (x,), (v,))
@@ -216,13 +216,13 @@ def test_float32_parameters_stay_float32_under_x64(case, x64):
 
 
 @pytest.fixture(scope="module")
-def training(case):
+def training(case, quick_jit):
     """Gradients at the start, and the losses of 150 Adam steps on one batch of four."""
     x, c_noise, labels = case.inputs()
-    target = jnp.sin(2 * jnp.roll(x, 1, axis=0))
+    target = np.sin(2 * np.roll(x, 1, axis=0))
     optimiser = optax.adam(5e-3)
 
-    @case.jit
+    @quick_jit
     def step(params, state):
         loss, gradient = jax.value_and_grad(
             lambda params: jnp.mean((case.network(params, x, c_noise, labels) - target) ** 2)
@@ -230,9 +230,9 @@ def training(case):
         updates, state = optimiser.update(gradient, state)
         return optax.apply_updates(params, updates), state, loss, gradient
 
-    params, state, losses = case.params, optimiser.init(case.params), []
-    _, _, _, start = step(params, state)
-    params = case.initial
+    zero = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(optimiser.init, case.params))
+    _, _, _, start = step(case.params, zero)
+    params, state, losses = case.initial, zero, []
     for _ in range(150):
         params, state, loss, _ = step(params, state)
         losses.append(float(loss))
@@ -241,13 +241,15 @@ def training(case):
 
 def test_a_gradient_reaches_every_parameter(training):
     gradients, _ = training
-    sizes = {jax.tree_util.keystr(path): float(jnp.abs(g).max()) for path, g in jax.tree.leaves_with_path(gradients)}
+    sizes = {
+        jax.tree_util.keystr(path): float(np.abs(np.asarray(g)).max())
+        for path, g in jax.tree.leaves_with_path(gradients)
+    }
     assert not [name for name, size in sizes.items() if not size > 1e-6 * max(sizes.values())]
 
 
 def test_one_batch_is_learned_by_heart(training):
     _, losses = training
-    print("LOSS", losses[0], losses[-1])
     assert losses[-1] < losses[0] / 50
 
 
@@ -273,11 +275,11 @@ def test_a_network_that_cannot_be_is_refused(arguments, message):
 def test_x_of_another_shape_is_refused(case):
     x, c_noise, _ = case.inputs()
     with pytest.raises(ValueError, match=r"x has shape .*; this network takes batches of shape \('b', "):
-        case.network(case.params, jnp.concatenate([x, x], axis=-1), c_noise)
+        case.network(case.params, np.concatenate([x, x], axis=-1), c_noise)
 
 
-def test_dropout_reuses_no_key():
+def test_dropout_reuses_no_key(quick_jit):
     network, params = build(MLPConfig(hidden=8, layers=2, dropout=0.5), (2,), key=jax.random.key(0))
-    keys = sample_keys(jax.random.key(3), jnp.arange(3))
+    keys = sample_keys(jax.random.key(3), np.arange(3))
     with jax.debug_key_reuse(True):
-        jax.jit(network)(params, jnp.ones((3, 2)), jnp.zeros(3), None, keys)
+        quick_jit(network)(params, np.ones((3, 2), np.float32), np.zeros(3, np.float32), None, keys)
