@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from diffusion.networks.configs import DiTConfig, MLPConfig, NetworkConfig, UNetConfig
@@ -60,7 +61,7 @@ class Network:
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Float32 parameters, a nested dictionary with names for keys: what is trained, averaged and saved."""
-        return _init(self, key) if isinstance(key, jax.core.Tracer) else _init_at_once(self, key)
+        return _init(self, key) if isinstance(key, Tracer) else _init_at_once(self, key)
 
     def __call__(
         self,

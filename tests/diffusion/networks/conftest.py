@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.keys import sample_keys
 from diffusion.networks import DiTConfig, MLPConfig, Network, NetworkConfig, UNetConfig, build
 
 CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
@@ -40,6 +41,13 @@ unoptimised = functools.partial(jax.jit, compiler_options={"xla_backend_optimiza
 def quick_jit():
     """`jax.jit`, compiling fast what then runs slowly."""
     return unoptimised
+
+
+@pytest.fixture(scope="session")
+def keys():
+    """The keys of samples, by their numbers."""
+    draw = unoptimised(sample_keys)
+    return lambda *ids: draw(jax.random.key(3), jnp.asarray(ids, jnp.int32))
 
 
 def perturbed(params: Any, scale: float = 0.1) -> Any:

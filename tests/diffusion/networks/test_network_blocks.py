@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from diffusion.keys import sample_keys
 from diffusion.networks import DiTConfig, UNetConfig, dit, unet
 from diffusion.networks.blocks import (
     GroupNorm,
@@ -55,21 +54,19 @@ def test_positions_are_told_by_their_displacement_along_each_axis(quick_jit, x64
     assert (gram.reshape(35, 35) - 8 * np.eye(35)).max() < 8 - 1e-3
 
 
-def test_dropout_keeps_the_mean(quick_jit):
+def test_dropout_keeps_the_mean(quick_jit, keys):
     rate, n = 0.3, 40_000
-    keys = sample_keys(jax.random.key(0), np.arange(2))
-    y = np.asarray(quick_jit(lambda keys: dropout(jnp.ones((2, n)), rate, keys))(keys))
+    y = np.asarray(quick_jit(lambda keys: dropout(jnp.ones((2, n)), rate, keys))(keys(0, 1)))
     np.testing.assert_allclose(y.mean(axis=1), 1, atol=4 * np.sqrt(rate / (1 - rate) / n))
     assert set(np.unique(y)) == {np.float32(0), np.float32(1) / np.float32(0.7)}
     assert np.any(y[0] != y[1])
 
 
-def test_dropout_masks_are_those_of_float32_under_x64(quick_jit, x64):
-    keys = sample_keys(jax.random.key(0), np.arange(3))
+def test_dropout_masks_are_those_of_float32_under_x64(quick_jit, keys, x64):
     mask = quick_jit(lambda keys: dropout(jnp.ones((3, 50)), 0.4, keys))
-    wide = np.asarray(mask(keys))
+    wide = np.asarray(mask(keys(0, 1, 2)))
     with jax.enable_x64(False):
-        narrow = np.asarray(mask(keys))
+        narrow = np.asarray(mask(keys(0, 1, 2)))
     assert (wide.dtype, narrow.dtype) == (np.float64, np.float32)
     np.testing.assert_array_equal(wide == 0, narrow == 0)
 

@@ -1,0 +1,187 @@
+"""The loop's helpers: work ahead, the log, what may change when a run goes on, the data."""
+
+import dataclasses
+import io
+import json
+import signal
+import sys
+import threading
+import types
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import tiny_config, tiny_data
+
+from experiments.config import DataConfig, SamplingConfig, save_config
+from experiments.errors import CheckpointError, DataError, UsageError
+from experiments.training.data import Facts, open_data, require_same_data
+from experiments.training.distributed import from_process_0, in_cluster
+from experiments.training.interrupt import interruption
+from experiments.training.lock import run_lock
+from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display, truncate
+from experiments.training.prefetch import prefetch
+from experiments.training.resume import check_config, differences
+
+
+def test_prefetch_keeps_the_order_and_runs_ahead_and_not_further():
+    begun, enough = [], threading.Event()
+
+    def work(item):
+        begun.append(item)
+        if item == 2:
+            enough.set()
+        return item * item
+
+    ahead = prefetch(work, range(10), depth=2)
+    assert next(ahead) == 0
+    assert enough.wait(10)
+    assert begun == [0, 1, 2]
+    assert list(ahead) == [i * i for i in range(1, 10)]
+
+
+def test_prefetch_raises_in_its_turn_and_stops_when_it_is_closed():
+    ahead = prefetch(lambda item: 1 // (3 - item), range(100))
+    assert [next(ahead) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(ahead)
+    begun = []
+    ahead = prefetch(begun.append, range(100))
+    next(ahead)
+    ahead.close()
+    assert len(begun) <= 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+def records(*losses):
+    return [StepRecord(loss, 2 * loss, 0.1, 1.0) for loss in losses]
+
+
+def test_log_has_means_and_is_cut_where_a_run_resumes(tmp_path, capsys):
+    config = tiny_config(training={"steps": 7, "log_every": 2})
+    recorder = Recorder(config, tmp_path, 0)
+    for step, record in enumerate(records(1, 2, 3, 5, 4, 6, 8), 1):
+        recorder.record(step, record)
+    recorder.write(7, held_out_loss=0.25)
+    recorder.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line.get("loss")) for line in lines] == [(2, 1.5), (4, 4.0), (6, 5.0), (7, 8.0), (7, None)]
+    assert [line["grad_norm"] for line in lines[:4]] == [3.0, 8.0, 10.0, 16.0]
+    assert lines[4] == {"step": 7, "held_out_loss": 0.25}
+    assert recorder.loss == 8.0
+    assert "step 6/7  loss 5  " in capsys.readouterr().err
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3')
+    Recorder(config, tmp_path, 4, quiet=True).close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [json.dumps(line) for line in lines[:2]]
+    truncate(tmp_path / "no.jsonl", 3)
+
+
+def test_tensorboard_is_optional_and_continues_at_the_step(tmp_path, monkeypatch):
+    config = tiny_config(training={"tensorboard": True, "log_every": 1})
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UsageError, match=r"install scorefield\[tensorboard\]"):
+        Recorder(config, tmp_path, 0, quiet=True)
+    written = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, *scalar):
+            written.append(scalar)
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
+    recorder = Recorder(config, tmp_path, 5, quiet=True)
+    recorder.record(6, records(1.0)[0])
+    recorder.close()
+    assert written[0] == (str(tmp_path / "tensorboard"), 6)
+    assert ("loss", 1.0, 6) in written
+    assert written[-1] == "closed"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    display = make_display(0, 10)
+    assert isinstance(display, RichDisplay)
+    display.progress(5, "step 5/10  loss [1]")
+    display.say("held-out [2]")
+    display.close()
+    assert "held-out [2]" in sys.stderr.getvalue()
+    assert "loss [1]" in sys.stderr.getvalue()
+
+
+def test_what_may_change_when_a_run_goes_on():
+    config = tiny_config()
+    free = tiny_config(
+        training={"steps": 99, "log_every": 7, "keep_last": 9, "steps_per_dispatch": 2, "sample_every": 3},
+        sampling=SamplingConfig(steps=5),
+        data=DataConfig(source="folder:moved", memory_gib=1.0),
+    )
+    assert differences(config, free) == []
+    assert differences(config, tiny_config(ema={"warmup": False})) == [("ema.warmup", True, False)]
+    assert differences(config, tiny_config(training={"seed": 3})) == [("training.seed", 0, 3)]
+    cosine = {"decay": "cosine"}  # where the end decides about every step
+    longer = differences(tiny_config(optimizer=cosine), tiny_config(optimizer=cosine, training={"steps": 30}))
+    assert longer == [("training.steps", 20, 30)]
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    check_config(tiny_config(), tmp_path, has_checkpoints=False)
+    with pytest.raises(CheckpointError, match=r"config\.json is missing beside checkpoints"):
+        check_config(tiny_config(), tmp_path, has_checkpoints=True)
+    save_config(tiny_config(), tmp_path / "config.json")
+    check_config(tiny_config(), tmp_path, has_checkpoints=True)
+    other = dataclasses.replace(tiny_config(training={"batch_size": 16}), conditional=False, label_dropout=0.0)
+    sentence = r"--conditional True, and this command says False \(and label_dropout, training.batch_size differ too\);"
+    with pytest.raises(UsageError, match=sentence):
+        check_config(other, tmp_path, has_checkpoints=True)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(UsageError, match="cannot be written"), run_lock(file):
+        pass
+
+
+def test_a_second_signal_acts_at_once():
+    with interruption() as request:
+        assert request.signum is None
+        signal.raise_signal(signal.SIGINT)
+        assert request.signum == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_process_is_no_cluster(monkeypatch):
+    tree = {"a": np.float32(-0.0)}
+    assert from_process_0(tree) is tree
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+        monkeypatch.delenv(name, raising=False)
+    assert not in_cluster()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert in_cluster()
+
+
+def test_data_of_a_run_are_fixed_by_its_seeds():
+    config = tiny_config(training={"validate_every": 1})
+    data, again = open_data(config), open_data(config)
+    assert data.facts == again.facts
+    assert data.facts.event_shape == (8, 8, 1)
+    assert data.facts.num_classes == 10
+    jax.tree.map(np.testing.assert_array_equal, data.batches[7], again.batches[7])
+    assert data.batches[7]["image"].shape == (8, 8, 8, 1)
+    assert len(data.held_out) == 16
+    jax.tree.map(np.testing.assert_array_equal, list(data.held_out), list(again.held_out))
+    other = open_data(dataclasses.replace(config, data=DataConfig(seed=1)))
+    with pytest.raises(DataError, match="the images or labels"):
+        require_same_data(data.facts, other.facts)
+    with pytest.raises(DataError, match="the shape or classes"):
+        require_same_data(data.facts, tiny_data().facts)
+    assert Facts.from_json({**data.facts.to_json(), "more": 1}) == data.facts
