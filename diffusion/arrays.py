@@ -12,6 +12,11 @@ def expand(t: ArrayLike, x: Array) -> Array:
     return t if t.ndim == 0 else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
+def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """√x with the derivative 0 at 0, where the true one is infinite and would make 0 · ∞ of every chain rule."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+
+
 def sum_event(x: Float[Array, "b *event"]) -> Float[Array, " b"]:
     """Sum over everything but the batch."""
     return jnp.sum(x.reshape(x.shape[0], -1), axis=-1)

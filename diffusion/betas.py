@@ -38,7 +38,7 @@ def _no_derivative(primals: Any, tangents: Any) -> Any:
 class Betas(Schedule):
     """A chain given by its one-step variances β_1..β_T; build it with `linear`, `cosine` or `ramp`.
 
-    Times are integers in 0..T; a float is rounded to the nearest one.
+    Times are integers in 0..T; a float is rounded to the nearest one, and what lies beyond an end is that end.
     """
 
     log_alphas: Float[np.ndarray | Array, " T+1"]
@@ -95,7 +95,8 @@ class Betas(Schedule):
 
     def _index(self, t: Times) -> Int[Array, "..."]:
         t = jnp.asarray(t)
-        return t if jnp.issubdtype(t.dtype, jnp.integer) else _nearest_integer(t).astype(jnp.int32)
+        t = t if jnp.issubdtype(t.dtype, jnp.integer) else _nearest_integer(t).astype(jnp.int32)
+        return jnp.clip(t, 0, self.steps)
 
     def log_alpha(self, t: Times) -> Float[Array, "..."]:
         """ln α_t, read from the table."""

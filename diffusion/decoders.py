@@ -19,12 +19,8 @@ from diffusion.pytree import is_concrete, pytree, static
 def log1mexp(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """ln(1 − e^{−x}) for x > 0, without cancellation (Mächler 2012)."""
     small = x < math.log(2)
-    # Each branch gets arguments that it can bear, so that neither gradient is NaN.
-    return jnp.where(
-        small,
-        jnp.log(-jnp.expm1(-jnp.where(small, x, 1.0))),
-        jnp.log1p(-jnp.exp(-jnp.where(small, 1.0, x))),
-    )
+    # Far below, log1p has no gradient: it gets another argument there.
+    return jnp.where(small, jnp.log(-jnp.expm1(-x)), jnp.log1p(-jnp.exp(-jnp.where(small, 1.0, x))))
 
 
 @pytree

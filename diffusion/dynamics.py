@@ -84,7 +84,7 @@ def reverse_drift_from_x0(
     process: Process, x: Float[Array, "b *event"], x_0: Array, t: ArrayLike, level: float | Array
 ) -> Array:
     """f x − ½ (g² + σ̃²) ∇ln p_t at x_t = x for a denoiser's output x_0: the velocity plus ½ σ̃² E[z|x]/σ."""
-    extra = 0.5 * level**2 * process.schedule.diffusion_squared(t) / process.sigma(t)
+    extra = 0.5 * _level_times_diffusion(process, level, t) ** 2 / process.sigma(t)
     return velocity_from_x0(process, x, x_0, t) + expand(extra, x) * eps_from_x0(process, x, x_0, t)
 
 
@@ -93,4 +93,9 @@ def _reverse_drift(process: Process, denoise: Denoiser, level: float | Array, x:
 
 
 def _reverse_diffusion(process: Process, level: float | Array, t: ArrayLike) -> Float[Array, "..."]:
-    return level * _diffusion(process, t)
+    return _level_times_diffusion(process, level, t)
+
+
+def _level_times_diffusion(process: Process, level: float | Array, t: ArrayLike) -> Array:
+    # At level 0 there is no noise, also where g is infinite.
+    return jnp.where(jnp.asarray(level) == 0, 0.0, level * _diffusion(process, t))

@@ -74,6 +74,9 @@ def to_eps(pred: Array, x: Float[Array, "b *event"], t: ArrayLike, process: Proc
     """E[z | x_t] from a prediction: (α y − p x)/(α q − σ p)."""
     if kind == "eps":
         return pred
+    if kind == "score":  # without α, which may be 0
+        combination(process, t, kind)
+        return -expand(process.sigma(t), x) * pred
     p, q = combination(process, t, kind)
     alpha, sigma = process.alpha(t), process.sigma(t)
     determinant = alpha * q - sigma * p
@@ -90,10 +93,14 @@ def convert(
     if source == target:
         combination(process, t, target)
         return pred
+    # What is not needed is not computed: at the ends of time it may be infinite.
+    if target == "x0":
+        return to_x0(pred, x, t, process, source)
     p, q = combination(process, t, target)
-    x_0, eps = to_x0(pred, x, t, process, source), to_eps(pred, x, t, process, source)
-    # A zero coefficient drops its term: 0 · ∞ at the ends of time is not a number.
-    return expand(p, x) * x_0 + expand(q, x) * eps if target not in ("x0", "eps") else (x_0 if target == "x0" else eps)
+    eps = to_eps(pred, x, t, process, source)
+    if target in ("eps", "score"):
+        return expand(q, x) * eps
+    return expand(p, x) * to_x0(pred, x, t, process, source) + expand(q, x) * eps
 
 
 def eps_from_x0(process: Process, x: Float[Array, "b *event"], x_0: Array, t: ArrayLike) -> Array:
@@ -124,7 +131,8 @@ class Preconditioning:
         D = c_skip x/α + c_out F(c_in x/α, ln(ρ)/4),   c_skip = σ_d²/(ρ² + σ_d²),   c_out = ρ σ_d/√(ρ² + σ_d²)
 
     For every other kind the network's answer is that prediction, its input is x/√(α² σ_d² + σ²) and it is told
-    the time on the scale 0..1000.
+    the time on the scale 0..1000. Where α = 0, at the prior of Cosine and RectifiedFlow, "edm" would be told an
+    infinite number, and "eps" and "score" do not determine x_0: use "v", "velocity" or "x0" there.
     """
 
     kind: Literal["x0", "eps", "score", "v", "velocity", "edm"] = static(default="edm")
@@ -199,9 +207,10 @@ def transfer(denoise: Denoiser, source: Process, target: Process) -> Denoiser:
     Two processes see the same image at the same ratio σ/α, up to a factor:
     D_target(x, t) = D_source(c x, t') with λ_source(t') = λ_target(t) and c = (α + σ)_{t'}/(α + σ)_t.
     So a network trained on VP can be sampled in EDM's variables, where straight lines are good steps.
+    Beyond the noise of the source's prior the denoiser there is used. On the discrete chain t' is the nearest integer.
     Raises TypeError when the noises differ.
     """
-    if jax.tree.structure(source.noise) != jax.tree.structure(target.noise):
+    if jax.tree.structure(source.noise) != jax.tree.structure(target.noise) or _differ(source.noise, target.noise):
         raise TypeError(
             f"the noises differ ({type(source.noise).__name__} and {type(target.noise).__name__}); "
             "a denoiser moves between schedules of one noise only."
@@ -209,7 +218,14 @@ def transfer(denoise: Denoiser, source: Process, target: Process) -> Denoiser:
     return Partial(_transfer, denoise, source, target)
 
 
+def _differ(first: Any, second: Any) -> bool:
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return any(is_concrete(a, b) and a != b for a, b in pairs)
+
+
 def _transfer(denoise: Denoiser, source: Process, target: Process, x: Array, t: ArrayLike) -> Array:
-    there = source.schedule.time_from_log_snr(target.schedule.log_snr(t))
+    # A source that ends before pure noise is asked for no more than its end.
+    log_snr = jnp.maximum(target.schedule.log_snr(t), source.schedule.log_snr(source.t_max))
+    there = source.schedule.time_from_log_snr(log_snr)
     scale = (source.alpha(there) + source.sigma(there)) / (target.alpha(t) + target.sigma(t))
     return denoise(expand(scale, x) * x, there)

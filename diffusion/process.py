@@ -17,7 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from diffusion.arrays import expand
+from diffusion.arrays import event_size, expand, safe_sqrt
 from diffusion.distributions import Normal
 from diffusion.noises import Gaussian, Noise, require_gaussian
 from diffusion.pytree import pytree
@@ -60,24 +60,26 @@ def prior_sample(key: Key[Array, "..."], process: Process, shape: tuple[int, ...
 
     `shape` is (b, *event); `key` is one key, or one for each element of the batch.
     """
-    return process.schedule.prior_std(process.t_max if t is None else t) * process.noise.sample(key, shape)
+    noise = process.noise.sample(key, shape)
+    return expand(process.schedule.prior_std(process.t_max if t is None else t), noise) * noise
 
 
 def prior_log_prob(process: Process, x: Float[Array, "b *event"], t: ArrayLike | None = None) -> Float[Array, " b"]:
     """ln of the density of `prior_sample`'s law, in nats."""
     std = process.schedule.prior_std(process.t_max if t is None else t)
-    return process.noise.log_prob(x / std) - x[0].size * jnp.log(std)
+    return process.noise.log_prob(x / expand(std, x)) - event_size(x) * jnp.log(std)
 
 
 def transition_coefficients(process: Process, s: ArrayLike, t: ArrayLike) -> tuple[Array, Array]:
     """(α_{t|s}, σ_{t|s}²) of the step from s up to t > s.
 
-    σ_{t|s}² = σ_t² (1 − e^{λ_t − λ_s}) keeps its digits for steps of any size.
+    σ_{t|s}² is computed as σ_t² (1 − e^{λ_t − λ_s}), whose relative error is about the rounding of λ over the
+    change of λ: in float32 some 1e-4 for a thousandth of the way.
     Raises TypeError when the noise is not Gaussian: the other processes are not Markov.
     """
     require_gaussian(process.noise, "the transition from s to t")
     schedule = process.schedule
-    # Where α_s = 0 nothing of the data is left to lose: the step is a fresh draw.
+    # Where α_s = 0 nothing of the data is left: both ends are the same noise, and its factor may be any.
     scale = jnp.where(schedule.alpha(s) > 0, jnp.exp(schedule.log_alpha(t) - _finite(schedule.log_alpha(s))), 0.0)
     return scale, schedule.variance(t) * -jnp.expm1(_log_snr_difference(schedule, s, t))
 
@@ -88,7 +90,7 @@ def transition(process: Process, x_s: Float[Array, "b *event"], s: ArrayLike, t:
     Raises TypeError when the noise is not Gaussian.
     """
     scale, variance = transition_coefficients(process, s, t)
-    return Normal(expand(scale, x_s) * x_s, expand(jnp.sqrt(variance), x_s))
+    return Normal(expand(scale, x_s) * x_s, expand(safe_sqrt(variance), x_s))
 
 
 def posterior_coefficients(process: Process, s: ArrayLike, t: ArrayLike) -> tuple[Array, Array, Array]:
@@ -109,7 +111,7 @@ def posterior(process: Process, x_t: Array, x_0: Array, s: ArrayLike, t: ArrayLi
     Raises TypeError when the noise is not Gaussian.
     """
     c_t, c_0, variance = posterior_coefficients(process, s, t)
-    return Normal(expand(c_t, x_t) * x_t + expand(c_0, x_t) * x_0, expand(jnp.sqrt(variance), x_t))
+    return Normal(expand(c_t, x_t) * x_t + expand(c_0, x_t) * x_0, expand(safe_sqrt(variance), x_t))
 
 
 def _finite(value: Array) -> Array:

@@ -39,15 +39,14 @@ def is_concrete(*values: Any) -> bool:
 
 
 def as_traced(tree: T) -> T:
-    """`tree` with every Python number made a strongly typed array of the default float type.
+    """`tree` with every Python or NumPy scalar made a strongly typed array of the default float type.
 
-    Without it `VP(beta_max=10)` and `VP(beta_max=10.0)` would be two compilations of one function.
+    Without it `VP(beta_max=10)` and `VP(beta_max=10.0)` would be two compilations of one function. Arrays stay.
     """
 
     def leaf(value: Any) -> Any:
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number, np.ndarray)):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
             return value
-        value = np.asarray(value)
         return jax.numpy.asarray(value, jax.dtypes.canonicalize_dtype(np.float64))
 
     return jax.tree.map(leaf, tree)

@@ -1,15 +1,15 @@
 """The generator's steps: p(x_s | x_t) = N(mean, variance), s < t, on the discrete chain and on any time grid.
 
 The mean is the posterior's with the denoiser's answer D(x_t, t) in the place of x_0; it is the best one. The
-variance is a choice, between the two posterior variances (Ho et al. 2020, arXiv:2006.11239, section 3.2)
+variance is a choice (Ho et al. 2020, arXiv:2006.11239, section 3.2):
 
-    β = σ_{t|s}²                  right when x_0 has the prior's law       FixedLarge
-    β̃ = σ_s² σ_{t|s}²/σ_t²        right when x_0 is a single point         FixedSmall
+    β = σ_{t|s}²                  right for data N(0, I) on a variance-preserving process    FixedLarge
+    β̃ = σ_s² σ_{t|s}²/σ_t²        right when x_0 is a single point                           FixedSmall
 
-and in any case bounded by what minimises the ELBO, with c_0 the posterior mean's factor of x_0:
+What minimises the ELBO lies between β̃ and β/α_{t|s}² for any data, c_0 being the posterior mean's factor of x_0:
 
-    β̃ + c_0² E tr Cov[x_0|x_t]/d  right for the data at hand               Optimal
-    exp(v ln β + (1 − v) ln β̃)    whatever a network thinks                Learned
+    β̃ + c_0² E tr Cov[x_0|x_t]/d  right for the data at hand                                 Optimal
+    exp(v ln β + (1 − v) ln β̃)    whatever a network thinks                                  Learned
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from diffusion.arrays import safe_sqrt
 from diffusion.pytree import is_concrete, pytree
 
 Times = ArrayLike
@@ -57,7 +58,7 @@ class Schedule:
 
     def sigma(self, t: Times) -> Float[Array, "..."]:
         """The factor of the noise, σ(t)."""
-        return jnp.sqrt(self.variance(t))
+        return safe_sqrt(self.variance(t))
 
     def log_snr(self, t: Times) -> Float[Array, "..."]:
         """λ(t) = ln(α²/σ²): decreasing, +∞ at the data."""
@@ -76,8 +77,10 @@ class Schedule:
         return _slope(self.alpha, t)
 
     def sigma_dot(self, t: Times) -> Float[Array, "..."]:
-        """σ'(t)."""
-        return _slope(self.sigma, t)
+        """σ'(t), infinite at t = 0 where σ grows like √t."""
+        if type(self).sigma is not Schedule.sigma:
+            return _slope(self.sigma, t)
+        return _slope(self.variance, t) / (2 * self.sigma(t))
 
     def drift(self, t: Times) -> Float[Array, "..."]:
         """f(t) = α'(t)/α(t)."""
@@ -185,7 +188,7 @@ class Cosine(Schedule):
 
 @pytree
 class VE(Schedule):
-    """Variance exploding: α = 1, σ² = σ_min² ((σ_max/σ_min)^{2t} − 1) (Song et al. 2021, eq. 31).
+    """Variance exploding: α = 1, σ² = σ_min² ((σ_max/σ_min)^{2t} − 1) (Song et al. 2021, eq. 29 and 30).
 
     This is the exact kernel of their SDE from t = 0, so that σ(0) = 0 and σ²(1) = σ_max² − σ_min²; the
     often seen σ_min (σ_max/σ_min)^t drops the −1 and starts from data already blurred by σ_min.

@@ -56,8 +56,10 @@ def denoising_terms(
 
     `weighting` is SNRWeighting (DDPM's simple loss) and `times` UniformTime unless given. `ids` are the places of
     these elements in a batch of `batch_size`, when the batch is shared out over devices: t and z of an element
-    depend on (key, id) alone.
+    depend on (key, id) alone. Raises ValueError for one without the other.
     """
+    if (ids is None) != (batch_size is None):
+        raise ValueError("ids and batch_size go together: the places of these elements, in a batch of how many.")
     weighting, times = weighting or SNRWeighting(), times or UniformTime()
     ids = jnp.arange(x_0.shape[0]) if ids is None else ids
     u = draw_uniforms(jax.random.fold_in(key, 0), ids, batch_size or x_0.shape[0], draw)

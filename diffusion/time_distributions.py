@@ -108,8 +108,8 @@ class ImportanceTime(TimeDistribution):
     def probabilities(self) -> Float[Array, " bins"]:
         """The mass of each bin, one part in a hundred of it uniform so that no time is forgotten."""
         rms = jnp.sqrt(self.second_moments)
-        bins = rms.shape[0]
-        return 0.99 * rms / jnp.sum(rms) + 0.01 / bins
+        bins, total = rms.shape[0], jnp.sum(rms)
+        return jnp.where(total > 0, 0.99 * rms / jnp.where(total > 0, total, 1.0) + 0.01 / bins, 1 / bins)
 
     def base_uniform(self, u: Float[Array, " b"]) -> Float[Array, " b"]:
         """The base's u at quantile `u` of this law."""

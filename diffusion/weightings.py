@@ -1,4 +1,4 @@
-"""Weightings of the denoising loss, all in units of x_0: the loss is w(t) |x_0 − D(x_t, t)|².
+"""Weightings of the denoising loss, all in units of x_0: the loss is w(t) |x_0 − D(x_t, t)|²/d.
 
 With SNR = α²/σ², the errors of the other predictions are multiples of the error in x_0:
 
@@ -7,9 +7,11 @@ With SNR = α²/σ², the errors of the other predictions are multiples of the e
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from diffusion.noises import require_gaussian
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree
 
@@ -68,16 +70,18 @@ class MinSNRWeighting(Weighting):
 
 @pytree
 class LikelihoodWeighting(Weighting):
-    """w = ½ g² α²/σ⁴ = −½ dSNR/dt, per unit of time: the loss is then the diffusion term of the ELBO, in nats.
+    """w = ½ g² α²/σ⁴ = −½ dSNR/dt, per unit of time: the loss is the diffusion term of the ELBO, in nats/dim.
 
     (Song et al. 2021, arXiv:2101.09258, theorem 1; Kingma et al. 2021, eq. 13.) Raises TypeError on the discrete
-    chain, which has no derivative.
+    chain, which has no derivative, and for a noise that is not Gaussian.
     """
 
     def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
         """½ g² α²/σ⁴."""
-        schedule = process.schedule
-        return 0.5 * schedule.diffusion_squared(t) * schedule.alpha(t) ** 2 / schedule.variance(t) ** 2
+        require_gaussian(process.noise, "the likelihood weighting")
+        t = jnp.asarray(t, jnp.result_type(float, t))
+        # As a slope of the SNR it is finite where α = 0 and g is not.
+        return -0.5 * jax.jvp(lambda u: signal_to_noise(process, u), (t,), (jnp.ones_like(t),))[1]
 
     @property
     def per_unit_time(self) -> bool:

@@ -67,7 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     try:
-        module = importlib.import_module(f"experiments.commands.{name}")
+        return importlib.import_module(f"experiments.commands.{name}").run(rest)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("experiments", "diffusion", "samplers"):
@@ -75,7 +75,6 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError(
             f"the command {name} needs the package {missing}; install it by: pip install 'scorefield[train]'."
         ) from None
-    return module.run(rest)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +146,7 @@ class Config:
     draw: Literal["low_discrepancy", "antithetic", "independent"] = "low_discrepancy"
     """How the uniforms behind the times are drawn."""
     learned_variance: bool = False
-    """Learn the reverse variance too, with the hybrid loss; for the discrete chain."""
+    """Learn the reverse variance too, with the hybrid loss, whatever `weighting` says; for the discrete chain."""
     conditional: bool = False
     """Condition on the class labels of the data."""
     label_dropout: float = 0.1
@@ -178,6 +179,13 @@ def _refusals(config: Config) -> list[tuple[bool, str]]:
             training.checkpoint_every < 1,
             f"--training.checkpoint-every is {training.checkpoint_every}; give at least 1.",
         ),
+        (training.keep_best < 0, f"--training.keep-best is {training.keep_best}; give 0 or more."),
+        (training.seed < 0, f"--training.seed is {training.seed}; give 0 or more."),
+        (
+            min(training.validate_every, training.sample_every) < 0,
+            "--training.validate-every and --training.sample-every must be 0 (off) or more.",
+        ),
+        (config.sampling.steps < 1, f"--sampling.steps is {config.sampling.steps}; give at least 1."),
         (training.keep_last < 1, f"--training.keep-last is {training.keep_last}; a run needs at least one to resume."),
         (optimizer.accumulate < 1, f"--optimizer.accumulate is {optimizer.accumulate}; give at least 1."),
         (
@@ -185,7 +193,18 @@ def _refusals(config: Config) -> list[tuple[bool, str]]:
             f"--training.batch-size {training.batch_size} is not a multiple of --optimizer.accumulate "
             f"{optimizer.accumulate}; choose one that divides the other.",
         ),
-        (optimizer.learning_rate <= 0, f"--optimizer.learning-rate is {optimizer.learning_rate}; it must be positive."),
+        (
+            not 0 < optimizer.learning_rate < math.inf,
+            f"--optimizer.learning-rate is {optimizer.learning_rate}; give a positive number.",
+        ),
+        (
+            not (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1),
+            f"--optimizer.b1 {optimizer.b1} and --optimizer.b2 {optimizer.b2} must be in [0, 1).",
+        ),
+        (
+            not (optimizer.clip_norm >= 0 and optimizer.weight_decay >= 0),
+            "--optimizer.clip-norm and --optimizer.weight-decay must be 0 (off) or more.",
+        ),
         (optimizer.warmup_steps < 0, f"--optimizer.warmup-steps is {optimizer.warmup_steps}; give 0 or more."),
         (
             not config.ema.decays or not all(0 <= decay < 1 for decay in config.ema.decays),
@@ -199,6 +218,7 @@ def _refusals(config: Config) -> list[tuple[bool, str]]:
             config.learned_variance and not discrete,
             f"--learned-variance goes with --schedule chain, and the schedule is {type(config.schedule).__name__}.",
         ),
+        (config.learned_variance and isinstance(config.noise, StudentT), "--learned-variance needs --noise gaussian."),
         (
             config.learned_variance and config.preconditioning.kind == "edm",
             "--learned-variance goes with a plain prediction; add --preconditioning.kind eps.",
@@ -215,6 +235,11 @@ def _refusals(config: Config) -> list[tuple[bool, str]]:
             isinstance(config.noise, StudentT)
             and (config.preconditioning.kind == "score" or isinstance(config.weighting, LikelihoodWeighting)),
             "--noise student_t has no score and no likelihood weighting; use another prediction and weighting.",
+        ),
+        (
+            config.preconditioning.kind in ("eps", "score") and isinstance(config.schedule, (RectifiedFlow, Cosine)),
+            f"--preconditioning.kind {config.preconditioning.kind} does not determine the image at the prior of "
+            f"{type(config.schedule).__name__}, where there is none in x_t; use velocity, v or x0.",
         ),
         (
             config.preconditioning.kind == "edm" and isinstance(config.schedule, (RectifiedFlow, Cosine)),
@@ -263,7 +288,11 @@ def from_json(value: Any, where: str = "configuration") -> Any:
     unknown = sorted(set(value) - known - {"type"})
     if unknown:
         raise CheckpointError(f"{where}: unknown field {unknown[0]!r}; it was written by another version.")
-    return cls(**{name: from_json(item, f"{where}.{name}") for name, item in value.items() if name != "type"})
+    fields = {name: from_json(item, f"{where}.{name}") for name, item in value.items() if name != "type"}
+    try:
+        return cls(**fields)
+    except (TypeError, ValueError, UsageError) as error:
+        raise CheckpointError(f"{where}: {error}") from None
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -282,7 +311,7 @@ def load_config(path: Path) -> Config:
         config = from_json(json.loads(path.read_text()), str(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; --run takes the folder that `scorefield train` wrote.") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); restore it or train anew.") from None
     if not isinstance(config, Config):
         raise CheckpointError(f"{path} holds a {type(config).__name__}, not a run's configuration.")

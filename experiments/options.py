@@ -43,10 +43,15 @@ def choose(flag: str, name: str, choices: Mapping[str, T]) -> T:
 
     Raises UsageError, with the nearest name, for one that does not exist.
     """
-    key = name.replace("_", "-").lower()
+    key = canonical(name)
     if key not in choices:
         raise UsageError(f"{flag} {name} does not exist{did_you_mean(key, choices)}; choose {', '.join(choices)}.")
     return choices[key]
+
+
+def canonical(name: str) -> str:
+    """A name as the catalogues spell it: dpmpp-2m for DPMPP_2M."""
+    return name.replace("_", "-").lower()
 
 
 def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, default: T | None = None) -> T:
@@ -84,7 +89,11 @@ def _sentence(framed: str, prog: str) -> str:
     blocks = [block for part in re.split(r"\n \n", "\n".join(["", *lines, ""])) if (block := " ".join(part.split()))]
     if len(blocks) > 1 and "╭" not in text:  # without boxes the title is a paragraph of its own
         del blocks[0]
-    cause = blocks[0].rstrip(".") if blocks and blocks[0] else "the options cannot be read"
+    cause = (
+        re.sub(r"^Error parsing (?:config\.)?([\w.]+): ", r"--\1: ", blocks[0]).rstrip(".")
+        if blocks and blocks[0]
+        else "the options cannot be read"
+    )
     nearest = next((re.search(r"--[\w.-]+", block) for block in blocks[1:] if block.startswith("Perhaps")), None)
     remedy = f"did you mean {nearest.group()}?" if nearest else f"see {prog} --help."
     return f"{cause}; {remedy}"

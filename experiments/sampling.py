@@ -16,7 +16,7 @@ from diffusion.process import Process
 from diffusion.reverse_steps import Learned, learned_denoiser, mean_denoiser
 from experiments.config import Config
 from experiments.data.scaling import to_uint8
-from experiments.errors import UsageError
+from experiments.errors import DivergedError, UsageError
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
 from samplers.guidance import classifier_free_guidance
@@ -54,6 +54,10 @@ def make_denoiser(
         raise UsageError("--class goes with a conditional model, and this run was trained without --conditional.")
     if guidance is not None and labels is None:
         raise UsageError("--guidance strengthens a class; name one by --class, such as --class 3.")
+    if guidance is not None and not np.isfinite(guidance):
+        raise UsageError(f"--guidance is {guidance}; give a finite number, 1 for the conditional model.")
+    if guidance is not None and model.config.label_dropout == 0:
+        raise UsageError("--guidance needs a model that knows no class too, and this one had --label-dropout 0.")
     arguments = (model.network, model.params, model.process, model.config.preconditioning)
     if model.config.learned_variance:
         denoise = learned_denoiser(*arguments, labels)
@@ -108,6 +112,10 @@ def draw(
         result = sample(
             jax.random.key(KEY_SEED), process, denoise, sampler, grid, (batch, *model.event_shape), ids=padded
         )
+        finite = np.isfinite(np.asarray(result.x)).reshape(batch, -1).all(axis=1)
+        if not np.all(finite):
+            wrong = padded[int(np.argmin(finite))]
+            raise DivergedError(f"the sample of seed {wrong} is not finite; use more steps, or less guidance.")
         yield Drawn(part, np.asarray(to_uint8(result.x))[: len(part)], result.nfe)
 
 
@@ -119,11 +127,12 @@ def parse_seeds(text: str) -> list[int]:
     seeds: list[int] = []
     for part in text.split(","):
         low, dash, high = part.strip().partition("-")
-        if not low.isdigit() or (dash and not high.isdigit()) or (dash and int(high) < int(low)):
+        numbers = [low, high] if dash else [low]
+        if not all(number.isascii() and number.isdecimal() for number in numbers) or int(numbers[-1]) < int(low):
             raise UsageError(f"--seeds {text!r} is not a list of seeds; write 0-63, or 1,5,10-12.")
+        if int(numbers[-1]) >= 2**31:
+            raise UsageError(f"--seeds {text!r} holds a seed of 2^31 or more; choose smaller ones.")
         seeds.extend(range(int(low), int(high or low) + 1))
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"--seeds {text!r} names a seed twice; every image has a seed of its own.")
-    if max(seeds) >= 2**31:
-        raise UsageError(f"--seeds {text!r} holds a seed of 2^31 or more; choose smaller ones.")
     return seeds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from diffusion.noises import require_gaussian
@@ -33,9 +32,8 @@ class Ancestral(Sampler):
         """True."""
         return True
 
-    def check(self, process: Process, grid: np.ndarray) -> None:
+    def check_noise(self, process: Process) -> None:
         """Raise TypeError when the noise is not Gaussian."""
-        del grid
         require_gaussian(process.noise, "ancestral sampling")
 
     def step(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from diffusion import keys as keys_lib
+from diffusion.arrays import safe_sqrt
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.prediction import Denoiser, eps_from_x0
 from diffusion.process import Process, posterior_coefficients
@@ -39,11 +40,15 @@ class DDIM(Sampler):
         """Whether η > 0."""
         return bool(self.eta > 0)
 
+    def check_noise(self, process: Process) -> None:
+        """Raise TypeError for η > 0, or an η that is traced, with a noise that is not Gaussian."""
+        if not is_concrete(self.eta) or self.eta > 0:
+            require_gaussian(process.noise, "DDIM with eta > 0")
+
     def check(self, process: Process, grid: np.ndarray) -> None:
-        """Raise ValueError where σ̃ > σ_s, TypeError for η > 0 with a noise that is not Gaussian."""
+        """Raise ValueError where σ̃ > σ_s."""
         if not self.eta > 0:
             return
-        require_gaussian(process.noise, "DDIM with eta > 0")
         with host_float64():
             variance = np.asarray(posterior_coefficients(process, grid[1:], grid[:-1])[2])
             room = np.asarray(process.schedule.variance(grid[1:]))
@@ -68,9 +73,12 @@ class DDIM(Sampler):
         """α_s x̂_0 + √(σ_s² − σ̃²) ε̂ + σ̃ n."""
         x_0 = denoise(x, t)
         eps = eps_from_x0(process, x, x_0, t)
-        if not isinstance(process.noise, Gaussian):  # deterministic only: `check` has refused the rest
+        if not isinstance(process.noise, Gaussian):  # deterministic: `check_noise` has refused the rest
             return process.alpha(s) * x_0 + process.sigma(s) * eps, carry
-        variance = self.eta**2 * posterior_coefficients(process, s, t)[2]
-        direction = jnp.sqrt(jnp.maximum(process.schedule.variance(s) - variance, 0.0))
+        spread = self.eta * safe_sqrt(posterior_coefficients(process, s, t)[2])
+        room = process.schedule.variance(s)
+        # A traced η cannot be refused: too large a one gives NaN, not another law.
+        left = jnp.where(spread**2 > room * (1 + 1e-5), jnp.nan, jnp.maximum(room - spread**2, 0.0))
+        direction = jnp.where(jnp.isnan(left), jnp.nan, safe_sqrt(left))
         noise = keys_lib.normal(keys, x.shape[1:], x.dtype)
-        return process.alpha(s) * x_0 + direction * eps + jnp.sqrt(variance) * noise, carry
+        return process.alpha(s) * x_0 + direction * eps + spread * noise, carry

@@ -22,12 +22,12 @@ Grid = np.ndarray
 
 @contextlib.contextmanager
 def host_float64() -> Iterator[None]:
-    """Compute in float64 on the CPU, whatever the accelerator and the global precision."""
+    """Compute in float64 on the CPU, whatever the accelerator, the precision, or a surrounding jit."""
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # a build without the CPU back-end: the default device is all there is
         cpu = None
-    with jax.enable_x64(True), jax.default_device(cpu):
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.default_device(cpu):
         yield
 
 
@@ -94,6 +94,9 @@ def check_grid(process: Process, grid: Grid) -> None:
         raise ValueError(f"grid has shape {grid.shape}; give at least two times, such as karras(process, 18).")
     if not np.all(np.isfinite(grid)):
         raise ValueError(f"grid contains {grid[~np.isfinite(grid)][0]}; every time must be finite.")
+    if isinstance(process.schedule, Betas) and np.any(grid != np.rint(grid)):
+        place = float(grid[grid != np.rint(grid)][0])
+        raise ValueError(f"grid contains {place:g}, and the discrete chain has integer times only; round the grid.")
     if not np.all(np.diff(grid) < 0):
         place = int(np.argmax(np.diff(grid) >= 0))
         raise ValueError(

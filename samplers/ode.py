@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from diffusion import keys as keys_lib
@@ -86,10 +85,9 @@ class Heun(Sampler):
         """Two a step, but one for the step onto the data."""
         return 2 * steps - int(to_data)
 
-    def check(self, process: Process, grid: np.ndarray) -> None:
-        """Raise TypeError for churn with a noise that is not Gaussian."""
-        del grid
-        if self.S_churn > 0:
+    def check_noise(self, process: Process) -> None:
+        """Raise TypeError for churn, or one that is traced, with a noise that is not Gaussian."""
+        if not is_concrete(self.S_churn) or self.S_churn > 0:
             require_gaussian(process.noise, "Heun with S_churn > 0")
 
     def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:

@@ -45,8 +45,11 @@ class Sampler:
         del to_data
         return steps
 
+    def check_noise(self, process: Process) -> None:
+        """Raise TypeError when this sampler does not exist for the process's noise; also called under a trace."""
+
     def check(self, process: Process, grid: np.ndarray) -> None:
-        """Raise ValueError or TypeError when these options cannot sample this process on this grid."""
+        """Raise ValueError when these options cannot sample this process on this grid, all of them concrete."""
 
     def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
         """The carry before the first step."""
@@ -95,7 +98,8 @@ def sample(
 ) -> Sampled:
     """Draw samples of shape (b, *event) by running `sampler` along `grid`, from the prior at grid[0] to grid[-1].
 
-    `denoise` is (x, t) -> E[x_0 | x_t = x]; give a `jax.tree_util.Partial` so that new weights do not recompile.
+    `denoise` is (x, t) -> E[x_0 | x_t = x]; give a `jax.tree_util.Partial` so that new weights do not recompile, as
+    a fresh lambda does each time.
     `ids` are the (b,) identities of the samples, 0, 1, ... unless given: sample i is a function of (key, ids[i])
     whatever the batch. `x_init` (b, *event) replaces the draw from the prior. `keep_every` = k returns every k-th
     state as well. When the grid ends at 0 the result is the denoiser's last output, without residual noise.
@@ -108,9 +112,11 @@ def sample(
         raise ValueError(f"shape = {shape}; give (batch, *event), every size at least 1.")
     if keep_every is not None and keep_every < 1:
         raise ValueError(f"keep_every = {keep_every}; give 1 for every state, k for every k-th.")
+    sampler.check_noise(process)
     if not _is_traced((process, sampler, grid)):
         check_grid(process, np.asarray(grid, np.float64))
         sampler.check(process, np.asarray(grid, np.float64))
+    x_init = None if x_init is None else jnp.asarray(x_init, jnp.result_type(float))
     ids = jnp.arange(shape[0]) if ids is None else jnp.asarray(ids)
     if ids.shape != (shape[0],):
         raise ValueError(f"ids has shape {ids.shape} for {shape[0]} samples; give one id for each.")
@@ -118,7 +124,15 @@ def sample(
         raise ValueError(f"x_init has shape {x_init.shape} and shape is {shape}; they must agree.")
     times = jnp.asarray(grid, jnp.result_type(float))
     x, states = _run(
-        key, ids, as_traced(process), as_partial(denoise), as_traced(sampler), times, x_init, shape, keep_every
+        key,
+        ids,
+        as_traced(process),
+        as_traced(as_partial(denoise)),
+        as_traced(sampler),
+        times,
+        x_init,
+        shape,
+        keep_every,
     )
     # On a traced grid the last time is unknown here; count as if it were the data's.
     to_data = True if _is_traced(grid) else bool(np.asarray(grid)[-1] == 0)
@@ -149,10 +163,14 @@ def _run(
     x = x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, grid[0])
     kept = None if keep_every is None else jnp.zeros((len(_kept(steps, keep_every)), *shape), x.dtype).at[0].set(x)
 
+    def in_type_of_state(y: Array, time: ArrayLike) -> Any:
+        """The denoiser, its answer (or pair of answers) in the type of the state: networks may run in bfloat16."""
+        return jax.tree.map(lambda answer: answer.astype(x.dtype), denoise(y, time))
+
     def body(state: tuple[Array, Any, Array | None], now: tuple[Array, Array, Array]) -> tuple[Any, None]:
         x, carry, kept = state
         t, s, i = now
-        x, carry = sampler.step(keys_lib.fold(keys, i + 1), x, carry, t, s, process, denoise)
+        x, carry = sampler.step(keys_lib.fold(keys, i + 1), x, carry, t, s, process, in_type_of_state)
         if (
             kept is not None and keep_every is not None
         ):  # the last state written to a slot stays: those after k, 2k, ... steps, and the final one

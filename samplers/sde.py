@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from diffusion import keys as keys_lib
+from diffusion.arrays import safe_sqrt
 from diffusion.dynamics import reverse_drift_from_x0
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
@@ -40,9 +41,14 @@ class EulerMaruyama(Sampler):
         """Whether level > 0."""
         return bool(self.level > 0)
 
-    def check(self, process: Process, grid: np.ndarray) -> None:
-        """Raise TypeError when the noise is not Gaussian, ValueError for a start at α = 0, where g is infinite."""
+    def check_noise(self, process: Process) -> None:
+        """Raise TypeError when the noise is not Gaussian."""
         require_gaussian(process.noise, "EulerMaruyama")
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise ValueError for a start at α = 0, where g is infinite."""
+        if self.level == 0:
+            return
         with host_float64():
             start = float(process.alpha(grid[0]))
         if start == 0:
@@ -64,6 +70,7 @@ class EulerMaruyama(Sampler):
         """One Euler-Maruyama step."""
         x_0 = denoise(x, t)
         drift = reverse_drift_from_x0(process, x, x_0, t, self.level)
-        spread = self.level * jnp.sqrt(process.schedule.diffusion_squared(t) * (t - s))
+        diffusion_squared = jnp.where(jnp.asarray(self.level) == 0, 0.0, process.schedule.diffusion_squared(t))
+        spread = self.level * safe_sqrt(diffusion_squared * (t - s))
         moved = x + (s - t) * drift + spread * keys_lib.normal(keys, x.shape[1:], x.dtype)
         return jnp.where(process.sigma(s) == 0, process.alpha(s) * x_0, moved), carry

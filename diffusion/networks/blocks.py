@@ -69,7 +69,8 @@ def group_normalise(
     """
     batch, channels = x.shape[0], x.shape[-1]
     size = channels // groups
-    # The average over a group as a projection: on a CPU, faster by a fifth of a training step than a reshape.
+    # The average over a group as a projection: on a CPU a training step is a tenth faster than with a reshape. It is
+    # a product that no accelerator may round.
     projection = np.kron(np.eye(groups), np.full((size, size), 1 / size))
 
     def average(x: Array) -> Array:

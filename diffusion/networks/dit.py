@@ -11,6 +11,7 @@ import math
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from diffusion.networks.blocks import FAN_AVG, ZEROS, Keys, SelfAttention, dropout, fold_in, modulate
@@ -36,14 +37,11 @@ def unpatchify(tokens: Float[Array, "b n d"], patch: int, height: int, width: in
     return x.reshape(b, height, width, d // patch**2)
 
 
-def layer_norm(width: int, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer normalisation without parameters: the modulation after it has them."""
-    return nnx.LayerNorm(width, use_scale=False, use_bias=False, use_fast_variance=False, rngs=rngs)
-
-
-def adaptive(c: Float[Array, "b c"], linear: nnx.Linear, parts: int) -> list[Float[Array, "b c"]]:
-    """adaLN: shifts, scales and gates as a linear map of silu(c)."""
-    return jnp.split(linear(nnx.silu(c)), parts, axis=-1)
+def adaptive_layer_norm(x: Tokens, shift: Float[Array, "b c"], scale: Float[Array, "b c"]) -> Tokens:
+    """adaLN: (1 + scale) (x − μ)/√(v + 10⁻⁶) + shift, with μ and v the moments over the channels of a token."""
+    h = x.astype(scale.dtype)
+    h = h - h.mean(-1, keepdims=True)
+    return modulate(h * lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-6), shift, scale)
 
 
 class Block(nnx.Module):
@@ -52,18 +50,17 @@ class Block(nnx.Module):
     def __init__(self, config: DiTConfig, dtype: DTypeLike | None, *, rngs: nnx.Rngs):
         width, hidden = config.width, round(config.mlp_ratio * config.width)
         self.rate = config.dropout
-        self.norm1, self.norm2 = layer_norm(width, rngs=rngs), layer_norm(width, rngs=rngs)
-        self.adaptive = nnx.Linear(width, 6 * width, kernel_init=ZEROS, rngs=rngs)
+        self.modulation = nnx.Linear(width, 6 * width, kernel_init=ZEROS, rngs=rngs)
         self.attention = SelfAttention(width, config.heads, dtype=dtype, rngs=rngs)
         self.mlp1 = nnx.Linear(width, hidden, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
         self.mlp2 = nnx.Linear(hidden, width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
 
     def __call__(self, x: Tokens, c: Float[Array, "b c"], keys: Keys) -> Tokens:
-        """x + gate · attention(modulate(norm(x))), then x + gate · mlp(modulate(norm(x)))."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = adaptive(c, self.adaptive, 6)
-        h = self.attention(modulate(self.norm1(x), shift1, scale1))
+        """x + gate · attention(adaLN(x)), then x + gate · mlp(adaLN(x))."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation(nnx.silu(c)), 6, axis=-1)
+        h = self.attention(adaptive_layer_norm(x, shift1, scale1))
         x = x + gate1[:, None].astype(x.dtype) * dropout(h, self.rate, fold_in(keys, 0))
-        h = self.mlp2(nnx.gelu(self.mlp1(modulate(self.norm2(x), shift2, scale2))))
+        h = self.mlp2(nnx.gelu(self.mlp1(adaptive_layer_norm(x, shift2, scale2))))
         return x + gate2[:, None].astype(x.dtype) * dropout(h, self.rate, fold_in(keys, 1))
 
 
@@ -75,15 +72,13 @@ class DiT(nnx.Module):
     ):
         height, width, channels = event_shape
         dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
-        self.patch, self.dtype = config.patch, dtype
-        self.size = (height, width)
+        self.patch, self.size = config.patch, (height, width)
         self.padded = (config.patch * math.ceil(height / config.patch), config.patch * math.ceil(width / config.patch))
         pixels = config.patch**2 * channels
         self.emb = Conditioning(FREQUENCIES, config.width, num_classes, rngs=rngs)
         self.first = nnx.Linear(pixels, config.width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype, rngs=rngs) for _ in range(config.depth)])
-        self.norm = layer_norm(config.width, rngs=rngs)
-        self.adaptive = nnx.Linear(config.width, 2 * config.width, kernel_init=ZEROS, rngs=rngs)
+        self.modulation = nnx.Linear(config.width, 2 * config.width, kernel_init=ZEROS, rngs=rngs)
         self.out = nnx.Linear(config.width, outputs * pixels, kernel_init=ZEROS, rngs=rngs)
 
     def __call__(
@@ -102,6 +97,6 @@ class DiT(nnx.Module):
         h = h + positions.astype(h.dtype)
         for i, block in enumerate(self.blocks):
             h = block(h, c, fold_in(keys, i))
-        shift, scale = adaptive(c, self.adaptive, 2)
-        h = self.out(modulate(self.norm(h), shift, scale))
+        shift, scale = jnp.split(self.modulation(nnx.silu(c)), 2, axis=-1)
+        h = self.out(adaptive_layer_norm(h, shift, scale))
         return unpatchify(h, self.patch, rows, columns)[:, :height, :width]

@@ -73,7 +73,7 @@ class Network:
     ) -> Float[Array, "b *out"]:
         """The network's output (b, *event[:-1], outputs·channels), in the type of the parameters.
 
-        `labels` in 0..num_classes, where num_classes, as None, is "no label"; a label outside gives NaN. `keys`, one
+        `labels` in 0..num_classes, where num_classes, as None, is "no label"; a label beyond gives NaN. `keys`, one
         for each sample, turn dropout on: the mask of sample i depends on keys[i] alone.
 
         Raises ValueError when x has another event shape than the network.

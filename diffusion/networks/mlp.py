@@ -59,4 +59,4 @@ class MLP(nnx.Module):
         h = self.first(x.reshape(x.shape[0], -1))
         for i, block in enumerate(self.blocks):
             h = block(h, emb, fold_in(keys, i))
-        return self.out(h).reshape(-1, *self.event_shape)
+        return self.out(h).reshape(x.shape[0], *self.event_shape)

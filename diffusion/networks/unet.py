@@ -87,7 +87,7 @@ class ResidualBlock(nnx.Module):
         self.shortcut = None if c_in == c_out else convolution(c_in, c_out, side=1, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Image, emb: Float[Array, "b e"], keys: Keys) -> Float[Array, "b h w c2"]:
-        """(x + conv(dropout(silu(AdaGN(conv(silu(norm(x))), emb)))))/√2."""
+        """(x + conv(dropout(silu(AdaGN(conv(silu(norm(x))), emb)))))/√2, the √2 if so configured."""
         h = self.conv1(nnx.silu(self.norm1(x)))
         shift, scale = jnp.split(self.film(nnx.silu(emb)), 2, axis=-1)
         h = nnx.silu(group_normalise(h, self.groups, 1 + scale, shift))
@@ -105,7 +105,7 @@ class AttentionBlock(nnx.Module):
         self.attention = SelfAttention(channels, heads, dtype=dtype, out_init=ZEROS, rngs=rngs)
 
     def __call__(self, x: Image) -> Image:
-        """(x + attention(norm(x)))/√2."""
+        """(x + attention(norm(x)))/√2, the √2 if so configured."""
         b, h, w, c = x.shape
         tokens = self.attention(self.norm(x).reshape(b, h * w, c))
         return self.scale * (x + tokens.reshape(x.shape))

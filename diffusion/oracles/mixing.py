@@ -40,9 +40,10 @@ def student_rule(df: float | Array, d: int, dtype: np.dtype) -> Rule:
 
     Their number, 200 + 22√d, depends on d alone, so that `df` may be traced; their spacing 2π/(14 + 7√((d + df)/2))
     and their upper end depend on both. All that is left over is spent on small τ, that is on far tails.
-    Relative error in float64 at most 1e-10 (d = 1, df >= 1/2), 1e-11 (d >= 2), for any width of the data, as far out
-    as |x| ≈ 1e4 times the scale (df <= 128; for larger df, whose tails are light, not as far). Beyond that a
-    density continues as a Gaussian's.
+    Measured against closed forms, densities, scores and denoisers are right in float64 to 5e-12 for df >= 1 (1e-10
+    for df = 1/2, d = 1), for any width of the data, as far out as |x| ≈ 1e4 times the scale (df <= 128; for larger
+    df, whose tails are light, not as far); in float32 to 1e-6 for small d and df, 1e-4 at d = 784, where logits
+    of the size of d + df are rounded. Beyond that reach a density continues as a Gaussian's.
     """
     half, total = jnp.asarray(df, dtype) / 2, (jnp.asarray(df, dtype) + d) / 2
     step = 2 * math.pi / (14 + 7 * jnp.sqrt(total))

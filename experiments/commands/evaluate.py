@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from diffusion.noises import Gaussian
 from experiments.errors import UsageError
 from experiments.options import parse
+
+_NEIGHBOURS = 5  # of density and coverage, the most that a distance looks at
 
 DESCRIPTION = """\
 Measure a trained model against held-out images: bits/dim by the ELBO, and Fréchet distance, precision and recall
@@ -59,6 +63,10 @@ def run(arguments: list[str]) -> int:
     told = parse(EvaluateArguments, arguments, "scorefield evaluate", DESCRIPTION)
     if told.samples < 2 or told.batch < 1 or told.elbo_images < 1 or told.elbo_draws < 1:
         raise UsageError("--samples must be at least 2, and --batch, --elbo-images and --elbo-draws at least 1.")
+    if told.seed < 0 or told.seed + told.samples > 2**31:
+        raise UsageError(f"--seed is {told.seed}; give 0 or more, and below 2^31 less --samples.")
+    if told.steps is not None and told.steps < 1:
+        raise UsageError(f"--steps is {told.steps}; give at least 1.")
     from experiments.commands.sample import _average, _warn, model_of
     from experiments.data import open_source, split
     from experiments.training.model import load_model
@@ -77,12 +85,30 @@ def run(arguments: list[str]) -> int:
         "checkpoint_step": trained.step,
         "checkpoint_sha256": trained.digest,
     }
-    report |= _distances(told, model, training, held_out)
-    if told.bits_per_dim:
-        report["bits_per_dim"] = _bits(told, model, training, held_out)
+    few = min(told.samples, len(training), len(held_out))
+    if few <= _NEIGHBOURS:
+        raise UsageError(
+            f"only {few} images can be compared (--samples {told.samples}, {len(training)} trained on, {len(held_out)} "
+            f"held out) and {_NEIGHBOURS + 1} are needed; raise --samples, or train with a larger --data.held-out."
+        )
+    if told.bits_per_dim and not isinstance(model.process.noise, Gaussian):
+        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
+    try:
+        report |= _distances(told, model, training, held_out)
+        if told.bits_per_dim:
+            report["bits_per_dim"] = _bits(told, model, training, held_out)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
     report["seconds"] = round(time.perf_counter() - start, 1)
-    print(json.dumps(report) if told.json else _table(report))
+    print(json.dumps(_finite(report), allow_nan=False) if told.json else _table(report))
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cache(told: EvaluateArguments) -> Path:

@@ -15,9 +15,9 @@ import numpy as np
 
 from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned
 from experiments import images
-from experiments.config import Config
+from experiments.config import Config, load_config
 from experiments.errors import UsageError
-from experiments.options import choose, parse, take_flag
+from experiments.options import canonical, choose, parse, take_flag
 from experiments.sampling import Model, draw, make_denoiser, parse_seeds
 from samplers.ancestral import Ancestral
 from samplers.registry import SAMPLERS, make_grid
@@ -32,6 +32,9 @@ Draw images from a trained model. The image of a seed is the same in every batch
 
   scorefield sample --run runs/digits-ddpm --seeds 0-63
   scorefield sample --run runs/mnist --sampler dpmpp-2m --steps 20 --class 3 --guidance 2
+
+--sampler NAME, the run's own unless given, is one of ancestral, ddim, euler, heun, euler-maruyama, dpmpp-2m;
+`--sampler NAME --help` shows the options of that one. --class N chooses the class of a conditional model.
 """
 
 
@@ -53,8 +56,8 @@ class SampleArguments:
     """Options of the sampler."""
     steps: int | None = None
     """Steps of the grid. [the run's own]"""
-    grid: Literal["auto", "karras", "uniform-log-snr", "uniform-time", "quadratic"] = "auto"
-    """The time grid; auto is the usual one for the sampler and the process."""
+    grid: Literal["auto", "karras", "uniform-log-snr", "uniform-time", "quadratic"] | None = None
+    """The time grid; auto is the usual one for sampler and process. [the run's own, with its own sampler]"""
     sigma_min: float | None = None
     """Smallest σ/α of the karras and uniform-log-snr grids."""
     sigma_max: float | None = None
@@ -83,27 +86,26 @@ class SampleArguments:
 
 def run(arguments: list[str]) -> int:
     """Sample; returns the exit status."""
+    name, arguments = take_flag(arguments, "--sampler")
+    name = None if name is None else choose_name(name, "--sampler")
     if any(argument in ("-h", "--help") for argument in arguments):
-        parse(_arguments_of("heun"), arguments, "scorefield sample", DESCRIPTION)
+        parse(_arguments_of(name or "heun"), arguments, "scorefield sample", DESCRIPTION)
     place, _ = take_flag(arguments, "--run")
     if place is None:
         raise UsageError("--run is missing; give the folder that `scorefield train` wrote.")
-    name, arguments = take_flag(arguments, "--sampler")
     label, arguments = take_flag(arguments, "--class")
+    if label is not None and not (label.isascii() and label.isdecimal()):
+        raise UsageError(f"--class {label!r} is not the number of a class; give 0, 1, ...")
     if label is not None:
         arguments = [*arguments, "--label", label]
     from experiments.training.model import load_model
 
-    if name is not None:
-        choose("--sampler", name, SAMPLERS)
-        told = parse(_arguments_of(name), arguments, "scorefield sample", DESCRIPTION)
-        trained = load_model(told.run, _average(told.ema), use_best=told.best, warn=_warn)
-    else:
-        trained = load_model(Path(place), warn=_warn)
-        name = trained.config.sampling.sampler
-        told = parse(_arguments_of(name), arguments, "scorefield sample", DESCRIPTION)
-        trained = load_model(told.run, _average(told.ema), use_best=told.best, warn=_warn)
-    return _sample(told, name, trained)
+    if name is None:  # the run's own; a folder of one checkpoint has a config.json too
+        name = choose_name(load_config(Path(place) / "config.json").sampling.sampler)
+    told = parse(_arguments_of(name), arguments, "scorefield sample", DESCRIPTION)
+    if told.batch < 1 or (told.steps is not None and told.steps < 1):
+        raise UsageError(f"--batch is {told.batch} and --steps {told.steps}; give at least 1.")
+    return _sample(told, name, load_model(told.run, _average(told.ema), use_best=told.best, warn=_warn))
 
 
 def _arguments_of(name: str) -> type[SampleArguments]:
@@ -118,7 +120,7 @@ def _arguments_of(name: str) -> type[SampleArguments]:
 def _average(text: str) -> int | None:
     if text == "raw":
         return None
-    if not text.isdigit():
+    if not (text.isascii() and text.isdecimal()):
         raise UsageError(f"--ema {text!r} is neither raw nor the number of an average, counted from 0.")
     return int(text)
 
@@ -168,7 +170,7 @@ def build_grid(told: Any, process: Any, sampler: Sampler, steps: int) -> np.ndar
     given = {key: value for key in ("sigma_min", "sigma_max", "rho") if (value := getattr(told, key)) is not None}
     if not given:
         return make_grid(process, sampler, told.grid, steps)
-    name = default_grid(process, sampler) if told.grid == "auto" else told.grid
+    name = default_grid(process, sampler) if told.grid in (None, "auto") else told.grid
     allowed = {"karras": {"sigma_min", "sigma_max", "rho"}, "uniform-log-snr": {"sigma_min", "sigma_max"}}.get(
         name, set()
     )
@@ -181,10 +183,10 @@ def build_grid(told: Any, process: Any, sampler: Sampler, steps: int) -> np.ndar
 
 def _sample(told: Any, name: str, trained: TrainedModel) -> int:
     model, seeds = model_of(trained), parse_seeds(told.seeds)
-    if told.batch < 1:
-        raise UsageError(f"--batch is {told.batch}; give at least 1.")
     own = trained.config.sampling
-    steps = told.steps or (own.steps if name == own.sampler else 20)
+    is_own = name == canonical(own.sampler)
+    steps = told.steps or (own.steps if is_own else 20)
+    told = dataclasses.replace(told, grid=told.grid or (own.grid if is_own else "auto"))
     try:
         sampler = build_sampler(told.sampler, model, steps)
         grid = build_grid(told, model.process, sampler, steps)
@@ -207,7 +209,9 @@ def _sample(told: Any, name: str, trained: TrainedModel) -> int:
         print(json.dumps({**provenance, **summary}))
     else:
         where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
-        print(f"{len(seeds)} samples, {parts[0].nfe} network calls each, {len(seeds) / seconds:.1f} samples/s: {where}")
+        print(
+            f"{len(seeds)} samples, {provenance['nfe']} network calls each, {len(seeds) / seconds:.1f} samples/s: {where}"
+        )
     return 0
 
 
@@ -226,6 +230,9 @@ def _provenance(told: Any, name: str, steps: int, trained: TrainedModel, nfe: in
         else {key: str(value) for key, value in options.items()},
         "steps": steps,
         "grid": told.grid,
+        "sigma_min": told.sigma_min,
+        "sigma_max": told.sigma_max,
+        "rho": told.rho,
         "nfe": nfe * (2 if told.guidance is not None else 1),
         "seeds": told.seeds,
         "class": told.label,
@@ -244,7 +251,8 @@ def _write(told: Any, pictures: np.ndarray, seeds: list[int], provenance: dict[s
         return images.save_singles(told.outdir, pictures, seeds, provenance)
     if told.format == "npz":
         path = told.outdir / "samples.npz"
-        images.save_npz(path, pictures, provenance, seeds=np.asarray(seeds))
+        labels = {} if told.label is None else {"labels": np.full(len(seeds), told.label)}
+        images.save_npz(path, pictures, provenance, seeds=np.asarray(seeds), **labels)
     else:
         path = told.outdir / "samples.png"
         images.save_png(path, images.grid(pictures), provenance)
@@ -266,8 +274,14 @@ class GridWriter:
         )
         options = AncestralOptions() if config.sampling.sampler == "ancestral" else None
         made = SAMPLERS[choose_name(config.sampling.sampler)].make() if options is None else None
-        self.sampler = build_sampler(options or made, self.model, config.sampling.steps)
-        self.grid = make_grid(self.model.process, self.sampler, config.sampling.grid, config.sampling.steps)
+        steps = config.sampling.steps
+        try:
+            self.sampler = build_sampler(options or made, self.model, steps)
+            self.grid = make_grid(self.model.process, self.sampler, config.sampling.grid, steps)
+            self.sampler.check_noise(self.model.process)
+            self.sampler.check(self.model.process, self.grid)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"--sampling cannot sample this process: {error}") from None
         self.folder = outdir / "samples"
 
     def __call__(self, step: int, params: Any) -> None:
@@ -279,7 +293,7 @@ class GridWriter:
         images.save_png(path, images.grid(drawn.images), {"step": step, "sampler": model.config.sampling.sampler})
 
 
-def choose_name(name: str) -> str:
-    """The name itself, if there is such a sampler. Raises UsageError otherwise."""
-    choose("--sampling.sampler", name, SAMPLERS)
-    return name
+def choose_name(name: str, flag: str = "--sampling.sampler") -> str:
+    """The name as the catalogue spells it. Raises UsageError when there is no such sampler."""
+    choose(flag, name, SAMPLERS)
+    return canonical(name)

@@ -45,7 +45,7 @@ DESCRIPTION = """\
 Train a model on images, or go on with a training: the same command again resumes, bit for bit.
 
   scorefield train --preset digits-ddpm --outdir runs/digits
-  scorefield train --preset mnist-edm-unet --data folder:photos --data.size 32 --training.steps 50000
+  scorefield train --preset mnist-edm-unet --data folder:photos --data.size 28 --no-conditional
 
 A preset comes first; every field of it can be overridden. These choose a type, whose fields follow:
 """ + "\n".join(f"  --{node} {{{','.join(choices)}}}" for node, choices in NODES.items())
@@ -115,7 +115,8 @@ def run(arguments: list[str]) -> int:
     from experiments.training.data import open_data
     from experiments.training.loop import train
 
-    if told.coordinator is not None or distributed.in_cluster():
+    several = (told.coordinator, told.num_processes, told.process_id)
+    if any(flag is not None for flag in several) or distributed.in_cluster():
         distributed.initialize(told.coordinator, told.num_processes, told.process_id)
     data = open_data(told.config)
     on_sample = None

@@ -66,7 +66,9 @@ def open_data(config: Config) -> RunData:
 
     source = open_source(config.data)
     if config.conditional and source.num_classes == 0:
-        raise UsageError(f"--conditional needs classes, and {source.name} has none; leave it out, or label the images.")
+        raise UsageError(
+            f"--conditional needs classes, and {source.name} has none; use --no-conditional, or label the images."
+        )
     seed, batch_size = config.training.seed, config.training.batch_size
     training, held_out = split(source, config.data.held_out, config.data.seed)
     facts = Facts(training.event_shape, training.num_classes, training.class_names, training.fingerprint)

@@ -158,8 +158,9 @@ class Recorder:
         learning_rate = self._records[-1].learning_rate
         self.write(step, loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, images_per_second=rate)
         eta = _duration(left / steps_per_second) if steps_per_second else "?"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
         self._display.progress(
-            step, f"step {step}/{self._training.steps}  loss {loss:.4g}  {rate:.3g} images/s  ETA {eta}"
+            step, f"step {step}/{self._training.steps}  loss {loss:.4g}  {speed} images/s  ETA {eta}"
         )
         self.loss = loss
         self._records, self._busy, self._timed = [], 0.0, 0

@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 
 from diffusion.networks import build
 from experiments.config import Config, load_config
-from experiments.errors import CheckpointError
+from experiments.errors import CheckpointError, UsageError
 from experiments.training import checkpoint as checkpoints
 from experiments.training.data import Facts
 from experiments.training.manifest import NAME as MANIFEST
@@ -28,7 +28,10 @@ def make_network(config: Config, facts: Facts, key: Key[Array, ""]) -> tuple[Net
     Raises UsageError when the network cannot have the shape of the data.
     """
     classes, outputs = facts.num_classes if config.conditional else 0, 2 if config.learned_variance else 1
-    return build(config.network, facts.event_shape, num_classes=classes, outputs=outputs, key=key)
+    try:
+        return build(config.network, facts.event_shape, num_classes=classes, outputs=outputs, key=key)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the network does not fit the data: {error}") from None
 
 
 @dataclass(frozen=True)

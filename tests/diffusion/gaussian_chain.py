@@ -20,7 +20,7 @@ MEAN = np.array([0.3, -0.2, 0.5, 0.1])
 ROOT = np.array([[0.9, 0.0, 0.0, 0.0], [0.3, 0.5, 0.0, 0.0], [-0.2, 0.1, 0.7, 0.0], [0.1, 0.2, -0.3, 0.4]])
 GRIDS = {
     "subsequence": (Betas.linear(9, 0.05, 0.4), np.array([0, 2, 3, 7, 9])),
-    "edm": (EDM(sigma_max=5.0), np.array([0.0, 0.2, 0.5, 1.5, 5.0])),
+    "edm": (EDM(sigma_max=9.0), np.array([0.0, 0.2, 0.5, 1.5, 5.0])),  # ends before the schedule does
     "flow": (RectifiedFlow(), np.array([0.0, 0.3, 0.7, 1.0])),
     "one step": (VP(), np.array([0.0, 0.3])),
 }

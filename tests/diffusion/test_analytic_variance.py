@@ -68,6 +68,9 @@ def test_the_bounds_hold_for_images():
     ends = Atoms(np.array([[-1.0], [1.0]]))
     bound = covariance_bound(process, jnp.asarray([0.1, 50.0]), (-1.0, 1.0))
     np.testing.assert_allclose(bound, [0.01, 1.0], rtol=1e-6)
+    vp = Process(VP())
+    noise = (vp.sigma(0.5) / vp.alpha(0.5)) ** 2
+    np.testing.assert_allclose(covariance_bound(vp, 0.5), noise, rtol=1e-6)
     left = jax.jit(lambda x: ends.posterior_variance(process, x, 50.0))(jnp.zeros((1, 1)))
     np.testing.assert_allclose(left, 1.0, rtol=1e-5)
     with pytest.raises(ValueError, match="data_range"):

@@ -102,6 +102,16 @@ def test_posterior_variance_is_the_trace(name):
     np.testing.assert_allclose(variance, np.trace(covariance, axis1=1, axis2=2), rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["atoms", "low-rank", "student"])
+def test_single_precision_is_the_default(name):
+    """Parameters given in float64 do not leak: all answers are float32 unless float64 is enabled."""
+    law = LAWS[name]
+    with jax.enable_x64(False):
+        x = law.sample(jax.random.key(0), 4)
+        answers = [law.mean, law.covariance, x, law.log_prob(HEAVY, x, 0.4), law.denoiser(HEAVY)(x, 0.4)]
+    assert all(answer.dtype == jnp.float32 and np.all(np.isfinite(answer)) for answer in answers)
+
+
 @pytest.mark.parametrize("second", ["full", "trace"])
 def test_blocks_change_nothing(second):
     """Many atoms are read in blocks of a few, the last of them shorter, some of them without weight."""

@@ -75,4 +75,8 @@ def case(request) -> Case:
     config, event_shape = CONFIGS[request.param]
     network, initial = build(config, event_shape, num_classes=CLASSES, key=jax.random.key(0))
     apply = unoptimised(network)
-    return Case(network, initial, perturbed(initial), lambda *args: np.asarray(apply(*args)))
+
+    def applied(params, x, c_noise, labels=None, keys=None):
+        return np.asarray(apply(params, x, c_noise, labels, keys))
+
+    return Case(network, initial, perturbed(initial), applied)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from diffusion.networks import DiTConfig, UNetConfig, dit, unet
+from diffusion.networks import DiTConfig, MLPConfig, UNetConfig, dit, mlp, unet
 from diffusion.networks.blocks import (
     GroupNorm,
     SelfAttention,
@@ -190,10 +190,74 @@ def test_residual_and_attention_blocks_start_as_their_shortcut(quick_jit, rescal
         np.testing.assert_allclose(y, factor * np.asarray(x), rtol=1e-6)
 
 
+def test_a_residual_block_needs_no_word_from_its_embedding(quick_jit):
+    """FiLM is 1 + scale: with scale and shift zero, the normalised x passes."""
+
+    @quick_jit
+    def branch(x, emb):
+        block = unet.ResidualBlock(4, 4, 5, UNetConfig(skip_rescale=False), None, rngs=nnx.Rngs(0))
+        block.film.kernel[...] *= 0
+        block.conv2.kernel[...] += 1
+        return block(x, emb, None) - x
+
+    x, emb = draw(2, 3, 3, 4), draw(2, 5)
+    y = np.asarray(branch(x, emb))
+    assert y.std(axis=(1, 2)).min() > 0.1
+    np.testing.assert_array_equal(y, branch(x, 2 * emb))
+
+
+@pytest.mark.parametrize("conditioning", ["film", "additive"])
+@pytest.mark.parametrize("residual", [True, False])
+def test_perceptron_blocks_add_to_their_input_or_replace_it(quick_jit, residual, conditioning):
+    config = MLPConfig(hidden=6, residual=residual, conditioning=conditioning)
+
+    @quick_jit
+    def block(x, emb, silent):
+        block = mlp.Block(config, None, rngs=nnx.Rngs(0))
+        block.second.kernel[...] *= 1 - silent
+        return block(x, emb, None)
+
+    x, emb = draw(3, 6), draw(3, 6)
+    np.testing.assert_array_equal(block(x, emb, 1.0), residual * np.asarray(x))
+    assert np.abs(np.asarray(block(x, emb, 0.0)) - residual * np.asarray(x)).max() > 1e-2
+
+
+def test_perceptrons_are_modulated_by_scale_or_by_shift_alone(quick_jit):
+    """With silent first weights, (1 + scale)·0 + shift: the two conditionings are one."""
+
+    @quick_jit
+    def branch(x, emb):
+        film, additive = (
+            mlp.Block(MLPConfig(hidden=4, residual=False, conditioning=kind), None, rngs=nnx.Rngs(0))
+            for kind in ("film", "additive")
+        )
+        film.condition.kernel[...] = jnp.concatenate([additive.condition.kernel[...]] * 2, axis=1)
+        film.second.kernel[...] = additive.second.kernel[...]
+        plain = film(x, emb, None), additive(x, emb, None)
+        film.first.kernel[...] *= 0
+        additive.first.kernel[...] *= 0
+        return plain, (film(x, emb, None), additive(x, emb, None))
+
+    plain, silent = branch(draw(2, 4), draw(2, 4))
+    np.testing.assert_allclose(*silent, atol=1e-6)
+    assert np.abs(np.subtract(*plain)).max() > 1e-2
+
+
 def test_transformer_blocks_start_as_the_identity(quick_jit):
     x = draw(2, 5, 8)
     block = quick_jit(lambda x, c: dit.Block(DiTConfig(width=8, heads=2), None, rngs=nnx.Rngs(0))(x, c, None))
     np.testing.assert_array_equal(block(x, draw(2, 8)), x)
+
+
+def test_adaptive_layer_normalisation_removes_scale_and_offset_of_each_token(quick_jit, x64):
+    x = np.random.default_rng(0).standard_normal((2, 3, 8))
+    normalise, zero = quick_jit(dit.adaptive_layer_norm), np.zeros((2, 8))
+    y = np.asarray(normalise(x, zero, zero))
+    np.testing.assert_allclose(y.mean(axis=-1), 0, atol=1e-12)
+    np.testing.assert_allclose(y.var(axis=-1), 1, atol=1e-4)
+    factor, offset = np.array([[3.0], [5.0], [0.5]]), np.array([[-1.0], [40.0], [0.0]])
+    np.testing.assert_allclose(normalise(factor * x + offset, zero, zero), y, atol=1e-4)
+    np.testing.assert_allclose(normalise(x, zero + 5, zero + 2), 3 * y + 5, atol=1e-12)
 
 
 def test_patches_come_back_as_the_image():

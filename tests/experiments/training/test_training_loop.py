@@ -40,6 +40,18 @@ def straight(tmp_path_factory):
     return outdir
 
 
+class Reading(TinyBatches):
+    """Remembers which batches were asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = []
+
+    def __getitem__(self, step):
+        self.steps.append(step)
+        return super().__getitem__(step)
+
+
 def test_four_devices_make_the_same_parameters_as_one(straight, tmp_path):
     result = train(tiny_config(), tmp_path, data=tiny_data(), devices=FOUR, quiet=True)
     assert result.step == 20
@@ -55,8 +67,12 @@ def test_resumed_run_is_the_straight_run_to_the_bit(straight, tmp_path):
     # A kill may leave lines that are ahead of the checkpoint, and half a line.
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 15, "loss": 9.0}\n{"step": 2')
-    second = train(tiny_config(), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
+    read = Reading()
+    second = train(
+        tiny_config(), tmp_path, data=dataclasses.replace(tiny_data(), batches=read), devices=ONE, quiet=True
+    )
     assert second.step == 20
+    assert read.steps == list(range(10, 20))
     same(final(tmp_path), final(straight))
     names = [{"loss", "grad_norm", "learning_rate"} & line.keys() or {"held_out_loss"} for line in lines(straight)]
     values = [

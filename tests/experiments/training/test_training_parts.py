@@ -21,6 +21,7 @@ from experiments.training.interrupt import interruption
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display, truncate
 from experiments.training.prefetch import prefetch
+from experiments.training.replicas import make_replicas
 from experiments.training.resume import check_config, differences
 
 
@@ -108,14 +109,15 @@ def test_a_terminal_gets_a_bar(monkeypatch):
         def isatty(self):
             return True
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     display = make_display(0, 10)
     assert isinstance(display, RichDisplay)
     display.progress(5, "step 5/10  loss [1]")
     display.say("held-out [2]")
     display.close()
-    assert "held-out [2]" in sys.stderr.getvalue()
-    assert "loss [1]" in sys.stderr.getvalue()
+    assert "held-out [2]" in terminal.getvalue()
+    assert "loss [1]" in terminal.getvalue()
 
 
 def test_what_may_change_when_a_run_goes_on():
@@ -167,6 +169,23 @@ def test_one_process_is_no_cluster(monkeypatch):
     assert not in_cluster()
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     assert in_cluster()
+
+
+def test_every_device_gets_its_slots_of_every_step():
+    replicas = make_replicas(tiny_config(), tuple(jax.devices()[:4]))
+    slots = replicas.split([tiny_data().batches[step] for step in range(3)])["slot"]
+    np.testing.assert_array_equal(slots, np.broadcast_to(np.arange(8).reshape(4, 1, 2), (4, 3, 2)))
+    assert [shard.data.shape for shard in slots.addressable_shards] == [(1, 3, 2)] * 4
+    whole = replicas.replicate({"a": np.arange(3)})["a"]
+    assert [shard.data.shape for shard in whole.addressable_shards] == [(3,)] * 4
+
+
+def test_classes_need_labels(tmp_path):
+    np.savez(tmp_path / "bare.npz", images=np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8))
+    config = dataclasses.replace(tiny_config(), data=DataConfig(source=f"npz:{tmp_path / 'bare.npz'}"))
+    with pytest.raises(UsageError, match=r"--conditional needs classes, and npz:.*bare\.npz has none"):
+        open_data(config)
+    assert open_data(dataclasses.replace(config, conditional=False)).facts.num_classes == 0
 
 
 def test_data_of_a_run_are_fixed_by_its_seeds():
