@@ -1,15 +1,14 @@
 """The generator's steps: p(x_s | x_t) = N(mean, variance), s < t, on the discrete chain and on any time grid.
 
-The mean is the posterior's with the denoiser's answer D(x_t, t) in the place of x_0; it is the best one. The
+The mean is the posterior's with the denoiser's answer D(x_t, t) in the place of x_0, and there is no better one. The
 variance is a choice (Ho et al. 2020, arXiv:2006.11239, section 3.2):
 
-    β = σ_{t|s}²                  right for data N(0, I) on a variance-preserving process    FixedLarge
-    β̃ = σ_s² σ_{t|s}²/σ_t²        right when x_0 is a single point                           FixedSmall
+    β = σ_{t|s}²                   right when x_0 has the prior's law        FixedLarge
+    β̃ = σ_s² σ_{t|s}²/σ_t²         right when x_0 is a single point          FixedSmall
+    β̃ + c_0² E tr Cov[x_0|x_t]/d   right for the data: least −ELBO           Optimal
+    exp(v ln β + (1 − v) ln β̃)     what a network makes of it                Learned
 
-What minimises the ELBO lies between β̃ and β/α_{t|s}² for any data, c_0 being the posterior mean's factor of x_0:
-
-    β̃ + c_0² E tr Cov[x_0|x_t]/d  right for the data at hand                                 Optimal
-    exp(v ln β + (1 − v) ln β̃)    whatever a network thinks                                  Learned
+with c_0 the factor of x_0 in the posterior's mean.
 """
 
 from __future__ import annotations

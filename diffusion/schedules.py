@@ -62,7 +62,10 @@ class Schedule:
 
     def log_snr(self, t: Times) -> Float[Array, "..."]:
         """λ(t) = ln(α²/σ²): decreasing, +∞ at the data."""
-        return 2 * self.log_alpha(t) - jnp.log(self.variance(t))
+        variance = self.variance(t)
+        # ln 0 = −∞ with the derivative 0, so that a gradient may pass through the data's end.
+        log_variance = jnp.where(variance > 0, jnp.log(jnp.where(variance > 0, variance, 1.0)), -jnp.inf)
+        return 2 * self.log_alpha(t) - log_variance
 
     def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
         """The time t at which ln(α²/σ²) = `log_snr`; +∞ gives 0."""

@@ -209,9 +209,8 @@ def _sample(told: Any, name: str, trained: TrainedModel) -> int:
         print(json.dumps({**provenance, **summary}))
     else:
         where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
-        print(
-            f"{len(seeds)} samples, {provenance['nfe']} network calls each, {len(seeds) / seconds:.1f} samples/s: {where}"
-        )
+        rate = f"{len(seeds) / seconds:.1f} samples/s"
+        print(f"{len(seeds)} samples, {provenance['nfe']} network calls each, {rate}: {where}")
     return 0
 
 

@@ -22,7 +22,7 @@ def nodes():
     xi, eps = (axis.ravel() for axis in np.meshgrid(line, line))
     x_0 = np.concatenate([m + s * xi for m, s in zip(MEANS[:, 0], STDS, strict=True)])
     weight = np.outer(WEIGHTS, np.outer(mass, mass).ravel()).ravel()
-    return x_0[:, None], np.tile(eps, 2)[:, None], weight
+    return tuple(jnp.asarray(values) for values in (x_0[:, None], np.tile(eps, 2)[:, None], weight))
 
 
 @jax.jit
@@ -46,7 +46,7 @@ def answers(process, t, x_0, eps, weight):
 def test_the_three_estimates_have_one_mean(name, x64):
     """Row 9: E|x_0 − D|², (B²/A²)(1 − E|e|²) and Var[x_0] − Var[D] are E Var[x_0|x_t], below the bounds."""
     process, t = CASES[name]
-    it = answers(process, t, *nodes())
+    it = answers(process, jnp.asarray(t), *nodes())
     for method in METHODS:
         np.testing.assert_allclose(it[method], it["oracle"], rtol=1e-9)
     assert 0 < it["oracle"] < covariance_bound(process, t)
@@ -56,7 +56,7 @@ def test_the_three_estimates_have_one_mean(name, x64):
 def test_the_least_loss_is_what_the_score_leaves(name, x64):
     """Row 11: min E|ε − ε̂|² = d − B² E|s|², and any other denoiser D + h costs (A²/B²) E|h|² more."""
     process, t = CASES[name]
-    it = answers(process, t, *nodes())
+    it = answers(process, jnp.asarray(t), *nodes())
     least = it["snr"] * it["error"]
     np.testing.assert_allclose(least, 1 - it["variance_t"] * it["fisher"], rtol=1e-8)
     np.testing.assert_allclose(it["snr"] * it["worse"] - least, it["snr"] * it["bent"], rtol=1e-8)
@@ -90,7 +90,7 @@ def test_an_estimate_is_right_within_its_error(x64):
         return jax.vmap(lambda key, x: estimate_optimal_variance(key, process, denoise, x, times))(keys, x_0)
 
     variance, errors = run(jax.random.split(jax.random.key(0), 200), x_0)
-    exact = np.array([answers(process, t, *nodes())["oracle"] for t in times])
+    exact = np.array([answers(process, jnp.asarray(t), *nodes())["oracle"] for t in times])
     error = np.sqrt((errors**2).mean(axis=0) / 200)
     assert np.all(np.abs(variance.covariances.mean(axis=0) - exact) < 4 * error)
     assert np.all(error < 0.02 * exact)
