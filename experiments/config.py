@@ -167,9 +167,17 @@ class Config:
         return Process(schedule, self.noise)
 
 
-def _refusals(config: Config) -> list[tuple[bool, str]]:
-    """(whether refused, the sentence) for every value or pair of values that cannot be trained."""
-    training, optimizer, discrete = config.training, config.optimizer, isinstance(config.schedule, Chain)
+Refusals = list[tuple[bool, str]]
+"""(Whether refused, the sentence)."""
+
+
+def _refusals(config: Config) -> Refusals:
+    """Every value or combination of values that cannot be trained."""
+    return _refused_counts(config) + _refused_numbers(config) + _refused_combinations(config)
+
+
+def _refused_counts(config: Config) -> Refusals:
+    training, optimizer = config.training, config.optimizer
     return [
         (training.steps < 1, f"--training.steps is {training.steps}; give at least 1."),
         (training.batch_size < 1, f"--training.batch-size is {training.batch_size}; give at least 1."),
@@ -189,10 +197,16 @@ def _refusals(config: Config) -> list[tuple[bool, str]]:
         (training.keep_last < 1, f"--training.keep-last is {training.keep_last}; a run needs at least one to resume."),
         (optimizer.accumulate < 1, f"--optimizer.accumulate is {optimizer.accumulate}; give at least 1."),
         (
-            training.batch_size % optimizer.accumulate != 0,
+            training.batch_size % max(optimizer.accumulate, 1) != 0,
             f"--training.batch-size {training.batch_size} is not a multiple of --optimizer.accumulate "
             f"{optimizer.accumulate}; choose one that divides the other.",
         ),
+    ]
+
+
+def _refused_numbers(config: Config) -> Refusals:
+    optimizer = config.optimizer
+    return [
         (
             not 0 < optimizer.learning_rate < math.inf,
             f"--optimizer.learning-rate is {optimizer.learning_rate}; give a positive number.",
@@ -214,6 +228,12 @@ def _refusals(config: Config) -> list[tuple[bool, str]]:
             not 0 <= config.label_dropout <= 1,
             f"--label-dropout is {config.label_dropout}; it is a fraction between 0 and 1.",
         ),
+    ]
+
+
+def _refused_combinations(config: Config) -> Refusals:
+    discrete = isinstance(config.schedule, Chain)
+    return [
         (
             config.learned_variance and not discrete,
             f"--learned-variance goes with --schedule chain, and the schedule is {type(config.schedule).__name__}.",

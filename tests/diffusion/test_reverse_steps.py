@@ -291,8 +291,7 @@ def test_ddim_shrinks_a_gaussian_by_cosines(x64):
     """Row 13: with S = √(α² v + σ²), each step takes std/S to cos(angle) std/S, the angle of (α√v, σ) at s and t."""
     process, v = Process(VP()), 0.3
     times = np.array([0.0, 0.15, 0.4, 0.7, 1.0])
-    law = Gaussian(np.zeros(1), np.array([[v]]))
-    denoise = denoiser(process, law)
+    denoise = denoiser(process, Gaussian(np.zeros(1), np.array([[v]])))
 
     @jax.jit
     def run(x):
