@@ -2,7 +2,8 @@
 
     scorefield train --preset mnist-edm-unet --data idx:DIR
 
-TIME AND RESULT: to be measured.
+DIR holds MNIST's four IDX files. Written for one accelerator; only its first steps have been run by us, so no
+training time and no result are claimed here.
 """
 
 from diffusion.networks.configs import UNetConfig
