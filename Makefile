@@ -12,7 +12,7 @@ WORKERS ?= auto
 demo: $(STAMP)
 	$(BIN)/scorefield train --preset digits-ddpm --outdir runs/demo
 	$(BIN)/scorefield sample --run runs/demo --seeds 0-99 --batch 100 --outdir runs/demo/pictures
-	$(BIN)/scorefield evaluate --run runs/demo --cache runs/demo/cache --samples 500 --elbo-images 180 --elbo-draws 8
+	$(BIN)/scorefield evaluate --run runs/demo --cache runs/demo/cache --samples 300 --elbo-images 180 --elbo-draws 4
 	@echo "Look at runs/demo/pictures/samples.png"
 
 test: $(STAMP)

@@ -28,6 +28,6 @@ CONFIG = Config(
     times=LogNormalSigma(mean=-0.8, std=1.4),
     optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100, decay="cosine"),
     ema=EMAConfig(decays=(0.999,)),
-    training=TrainingConfig(steps=900, batch_size=128, log_every=50, validate_every=450, checkpoint_every=450),
+    training=TrainingConfig(steps=650, batch_size=128, log_every=50, validate_every=325, checkpoint_every=325),
     sampling=SamplingConfig(sampler="ancestral", steps=100),
 )
