@@ -275,7 +275,7 @@ def evaluate_vectors(law, process, x):
     return law.log_prob(process, x, 0.5), law.denoiser(process)(x, 0.5), law.score(process, x, 0.5)
 
 
-@pytest.mark.parametrize("d", [1, 2, 8])
+@pytest.mark.parametrize("d", [1, 2, 8, 784])
 def test_integral_over_precision_is_the_closed_form(d):
     """Atoms under Student-t noise, and Cauchy data under Cauchy noise, through the rule and without it."""
     rng = np.random.default_rng(d)
@@ -289,6 +289,8 @@ def test_integral_over_precision_is_the_closed_form(d):
     for df in (0.5, 1.0, 8.0, 100.0):
         process = at(0.8, 0.6, StudentT(df))
         compare(evaluate_vectors(narrow, process, x), evaluate_vectors(atoms, process, x))
+    if d > 8:
+        return  # two integrals at once would take long
     law, process = StudentTMixture(points, np.array([0.4, 2.0]), 1.0, WEIGHTS), at(0.8, 0.6, StudentT(1.0))
     closed = law.log_prob(process, x, 0.5), law.denoiser(process)(x, 0.5), law.score(process, x, 0.5)
     compare(evaluate_vectors(law, process, x), closed)  # where df is traced, the closed form is not taken
