@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from diffusion import keys as keys_lib
@@ -89,12 +90,19 @@ def estimate_optimal_variance(
     """`Optimal` from data and a denoiser: at each of `times` one noise for each x_0, the mean clipped to its bounds.
 
     `times` ascend and leave out the data's 0. The standard errors, of the means before clipping, fall as 1/√b.
-    Raises TypeError when the noise is not Gaussian, ValueError for an unknown method or times that do not ascend
-    from above 0.
+    Raises TypeError when the noise is not Gaussian, ValueError for an unknown method, times that do not ascend
+    from above 0, or "score" at a time where α = 0.
     """
     require_gaussian(process.noise, "the optimal reverse variance")
     if isinstance(times, np.ndarray) and not (times[0] > 0 and np.all(np.diff(times) > 0)):
         raise ValueError(f"times = {times} do not ascend from above 0; leave out the data's time 0.")
+    if method == "score" and isinstance(times, np.ndarray):
+        with jax.ensure_compile_time_eval():
+            alpha = process.alpha(times)
+        if not isinstance(alpha, Tracer) and not np.all(np.asarray(alpha) > 0):
+            raise ValueError(
+                f"method 'score' divides by α, which is 0 at t = {times[-1]:g}; use 'error', or leave this time out."
+            )
     batch = x_0.shape[0]
     keys, nodes = keys_lib.as_keys(key, batch), jnp.asarray(times)
 

@@ -6,9 +6,18 @@ number of devices enters it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
+
+
+def require_key(key: Any) -> None:
+    """Raise TypeError for anything but a typed key, or an array of them."""
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        given = f"an array of {key.dtype}" if hasattr(key, "dtype") else f"of type {type(key).__name__}"
+        raise TypeError(f"key is {given}; give jax.random.key(seed), or jax.random.wrap_key_data(key) of an old one.")
 
 
 def sample_keys(key: Key[Array, ""], ids: Int[Array, " b"]) -> Key[Array, " b"]:
@@ -24,8 +33,9 @@ def fold(keys: Key[Array, " b"], data: int | Int[Array, ""]) -> Key[Array, " b"]
 def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
     """`key` as a batch of keys: a single key is folded with 0, 1, ..., `batch` − 1.
 
-    Raises ValueError when there are keys for another number of samples.
+    Raises ValueError when there are keys for another number of samples, TypeError for what is no typed key.
     """
+    require_key(key)
     if key.ndim == 0:
         return sample_keys(key, jnp.arange(batch))
     if key.shape != (batch,):

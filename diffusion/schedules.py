@@ -45,7 +45,8 @@ class Schedule:
         return 1e-4
 
     def log_alpha(self, t: Times) -> Float[Array, "..."]:
-        """ln α(t)."""
+        """ln α(t). A subclass defines this or `alpha`."""
+        self._require_one("log_alpha", "alpha")
         return jnp.log(self.alpha(t))
 
     def alpha(self, t: Times) -> Float[Array, "..."]:
@@ -53,7 +54,8 @@ class Schedule:
         return jnp.exp(self.log_alpha(t))
 
     def variance(self, t: Times) -> Float[Array, "..."]:
-        """σ²(t), smooth at t = 0 where σ itself may have an infinite slope."""
+        """σ²(t), smooth at t = 0 where σ itself may have an infinite slope. A subclass defines this or `sigma`."""
+        self._require_one("variance", "sigma")
         return self.sigma(t) ** 2
 
     def sigma(self, t: Times) -> Float[Array, "..."]:
@@ -70,6 +72,12 @@ class Schedule:
     def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
         """The time t at which ln(α²/σ²) = `log_snr`; +∞ gives 0."""
         raise NotImplementedError
+
+    def _require_one(self, *names: str) -> None:
+        """Raise NotImplementedError when none of two methods that are made from each other is defined."""
+        cls = type(self)
+        if all(getattr(cls, name) is getattr(Schedule, name) for name in names):
+            raise NotImplementedError(f"{cls.__name__} defines neither {' nor '.join(names)}; define one of them.")
 
     def prior_std(self, t: Times) -> Float[Array, "..."]:
         """Standard deviation of the law that stands for p_t when sampling starts at t: σ(t) unless overridden."""

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
 
 from diffusion.analytic_variance import estimate_optimal_variance
 from diffusion.betas import Betas
@@ -18,8 +17,9 @@ from diffusion.decoders import DiscretisedDecoder, bits_per_dim
 from diffusion.noises import Gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned, ReverseVariance
+from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal, ReverseVariance
 from experiments.data.scaling import to_model
+from experiments.data.source import Source
 from experiments.errors import UsageError
 from experiments.sampling import Model, make_denoiser
 from samplers.grids import uniform_log_snr, uniform_time
@@ -39,6 +39,8 @@ class BitsPerDim(NamedTuple):
     images: int
     chain_steps: int
     variance: str
+    given_class: bool
+    """Whether the likelihood is that of an image given its class."""
 
 
 def chain_times(process: Process, steps: int) -> np.ndarray:
@@ -54,31 +56,43 @@ def chain_times(process: Process, steps: int) -> np.ndarray:
     return np.append(below, float(process.t_max))
 
 
-def reverse_variance(
-    name: VarianceName, model: Model, denoise: Denoiser, times: np.ndarray, images: UInt8[np.ndarray, "..."]
-) -> ReverseVariance:
-    """The reverse variance of this name; the optimal one is estimated from `images`."""
+def optimal_variance(model: Model, times: np.ndarray, training: Source) -> Optimal:
+    """Analytic-DPM's variance of the model, estimated from 256 images of `training` with their classes."""
+    images, labels = training.images[:256], training.labels
+    known = None if labels is None or model.num_classes == 0 else jnp.asarray(labels[:256])
+    # Sixty-four times tell the whole curve, which is interpolated between them.
+    places = np.unique(np.linspace(1, len(times) - 1, 64).round().astype(int))
+    estimate = jax.jit(estimate_optimal_variance, static_argnames=("method", "data_range"))(
+        jax.random.key(11),
+        model.process,
+        make_denoiser(model, known, None),
+        jnp.asarray(to_model(images)),
+        jnp.asarray(times[places]),
+        data_range=(-1.0, 1.0),
+    )
+    return estimate.variance
+
+
+def reverse_variance(name: VarianceName, model: Model, times: np.ndarray, training: Source) -> ReverseVariance:
+    """The reverse variance of this name; `auto` is the learned one where there is one, else the optimal one.
+
+    Raises UsageError for the learned variance of a model without one.
+    """
+    if name == "learned" and not model.config.learned_variance:
+        raise UsageError("--variance learned needs a run trained with --learned-variance; choose optimal.")
     if name == "learned" or (name == "auto" and model.config.learned_variance):
-        if not model.config.learned_variance:
-            raise UsageError("the variance 'learned' needs a run trained with --learned-variance; choose optimal.")
         return Learned()
     if name == "small":
         return FixedSmall()
     if name == "large":
         return FixedLarge()
-    x_0 = jnp.asarray(to_model(images[:256]))
-    # Sixty-four times tell the whole curve, which is interpolated between them.
-    places = np.unique(np.linspace(1, len(times) - 1, 64).round().astype(int))
-    estimate = jax.jit(estimate_optimal_variance, static_argnames=("method", "data_range"))(
-        jax.random.key(11), model.process, denoise, x_0, jnp.asarray(times[places]), data_range=(-1.0, 1.0)
-    )
-    return estimate.variance
+    return optimal_variance(model, times, training)
 
 
 def held_out_bits_per_dim(
     model: Model,
-    held_out: UInt8[np.ndarray, "n height width channels"],
-    training: UInt8[np.ndarray, "m height width channels"],
+    held_out: Source,
+    training: Source,
     *,
     variance: VarianceName = "auto",
     chain_steps: int = 1000,
@@ -88,30 +102,32 @@ def held_out_bits_per_dim(
 ) -> BitsPerDim:
     """−ELBO of up to `limit` held-out images, `draws` of its steps for each, in bits per dimension.
 
-    The chain is the run's own if it is discrete, else `chain_steps` steps of its process. `auto` is the learned
-    variance where there is one, else the optimal one, estimated from `training`.
+    The chain is the run's own if it is discrete, else `chain_steps` steps of its process. A conditional model is told
+    the class of each image, so that the bound is that of −log p(image | class). `variance` is as `reverse_variance`
+    has it, the optimal one estimated from `training`.
     Raises UsageError for a process whose noise is not Gaussian.
     """
     process = model.process
     if not isinstance(process.noise, Gaussian):
-        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; use --no-bits-per-dim.")
+        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
     times = chain_times(process, chain_steps)
-    denoise = make_denoiser(model, None, None, with_variance=variance in ("auto", "learned"))
-    mean = make_denoiser(model, None, None)
-    chosen = reverse_variance(variance, model, mean, times, training)
-    chain = GeneratorChain(process, denoise, jnp.asarray(times, jnp.float32), chosen, DiscretisedDecoder())
-    images = held_out[:limit]
+    chosen = reverse_variance(variance, model, times, training)
+    conditional = model.num_classes > 0
+    images, labels = held_out.images[:limit], held_out.labels
     dims, batch = math.prod(images.shape[1:]), min(batch, len(images))
 
     @jax.jit
-    def terms(chain: GeneratorChain, x_0: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def terms(denoise: Denoiser, x_0: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        chain = GeneratorChain(process, denoise, jnp.asarray(times, jnp.float32), chosen, DiscretisedDecoder())
         elbo = elbo_estimate(jax.random.key(7), chain, x_0, draws=draws, ids=ids)
         return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
 
     rows = []
     for start in range(0, len(images), batch):
         places = np.minimum(np.arange(start, start + batch), len(images) - 1)
-        part = terms(chain, jnp.asarray(to_model(images[places])), jnp.asarray(places))
+        known = jnp.asarray(labels[places]) if conditional and labels is not None else None
+        denoise = make_denoiser(model, known, None, with_variance=isinstance(chosen, Learned))
+        part = terms(denoise, jnp.asarray(to_model(images[places])), jnp.asarray(places))
         rows.append(np.stack([np.asarray(p, np.float64) for p in part], axis=1)[: len(images) - start])
     nats = np.concatenate(rows)
     bits = np.asarray(bits_per_dim(jnp.asarray(nats), dims), np.float64)
@@ -119,4 +135,6 @@ def held_out_bits_per_dim(
     name = {Learned: "learned", FixedSmall: "small", FixedLarge: "large"}.get(type(chosen), "optimal")
     error = float(total.std(ddof=1) / math.sqrt(len(total))) if len(total) > 1 else math.nan
     prior, steps, reconstruction = (float(part) for part in bits.mean(0))
-    return BitsPerDim(float(total.mean()), error, prior, steps, reconstruction, len(total), len(times) - 1, name)
+    return BitsPerDim(
+        float(total.mean()), error, prior, steps, reconstruction, len(total), len(times) - 1, name, conditional
+    )

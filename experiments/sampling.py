@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -81,12 +82,66 @@ class Drawn:
     seeds: list[int]
     images: UInt8[np.ndarray, "b height width channels"]
     nfe: int
+    """Network calls for each; under guidance two for each call of the denoiser."""
+
+
+class Throughput:
+    """Samples a second; without the first batch, in which everything is compiled, as soon as there is another."""
+
+    def __init__(self) -> None:
+        """The clock runs from here."""
+        self.count = 0
+        self._start, self._now = time.perf_counter(), 0.0
+        self._first: tuple[int, float] | None = None
+
+    def add(self, count: int) -> None:
+        """Another batch of `count` samples is done."""
+        self.count += count
+        self._now = time.perf_counter()
+        self._first = self._first or (count, self._now)
+
+    @property
+    def with_compilation(self) -> bool:
+        """Whether the rate includes the compilation."""
+        return self._first is None or self.count == self._first[0]
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        if self._first is None:
+            return 0.0
+        count, since = (0, self._start) if self.with_compilation else self._first
+        return (self.count - count) / (self._now - since)
+
+    def report(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "seconds": self._now - self._start,
+            "samples_per_second": self.rate,
+            "with_compilation": self.with_compilation,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.rate:.1f} samples/s" + (" with compilation" if self.with_compilation else "")
+
+
+class Sampling(Protocol):
+    """A sampler on a grid."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler."""
+        ...
+
+    @property
+    def grid(self) -> Grid:
+        """Its grid."""
+        ...
 
 
 def draw(
     model: Model,
-    sampler: Sampler,
-    grid: Grid,
+    solver: Sampling,
     seeds: Sequence[int],
     *,
     batch: int,
@@ -98,7 +153,7 @@ def draw(
     `label` is one class for all, or one for each seed. Every batch has the same shape, so there is one compilation.
     Raises UsageError for a label that the model does not know.
     """
-    process, batch = model.process, min(batch, len(seeds))
+    process, sampler, batch = model.process, solver.sampler, min(batch, len(seeds))
     labels = None if label is None else np.broadcast_to(np.asarray(label, np.int32), (len(seeds),))
     if labels is not None and model.num_classes and not (labels.min() >= 0 and labels.max() < model.num_classes):
         wrong = int(labels.min() if labels.min() < 0 else labels.max())
@@ -110,13 +165,14 @@ def draw(
         now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch))
         denoise = make_denoiser(model, now, guidance, with_variance=with_variance)
         result = sample(
-            jax.random.key(KEY_SEED), process, denoise, sampler, grid, (batch, *model.event_shape), ids=padded
+            jax.random.key(KEY_SEED), process, denoise, sampler, solver.grid, (batch, *model.event_shape), ids=padded
         )
         finite = np.isfinite(np.asarray(result.x)).reshape(batch, -1).all(axis=1)
         if not np.all(finite):
             wrong = padded[int(np.argmin(finite))]
             raise DivergedError(f"the sample of seed {wrong} is not finite; use more steps, or less guidance.")
-        yield Drawn(part, np.asarray(to_uint8(result.x))[: len(part)], result.nfe)
+        calls = result.nfe * (1 if guidance is None else 2)
+        yield Drawn(part, np.asarray(to_uint8(result.x))[: len(part)], calls)
 
 
 def parse_seeds(text: str) -> list[int]:

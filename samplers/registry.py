@@ -12,7 +12,7 @@ from diffusion.process import Process
 from samplers.ancestral import Ancestral
 from samplers.ddim import DDIM
 from samplers.exponential import DPMSolverMultistep
-from samplers.grids import GRIDS, Grid, host_float64, uniform_time
+from samplers.grids import GRIDS, Grid, host_float64
 from samplers.ode import Euler, Heun
 from samplers.sample import Sampler
 from samplers.sde import EulerMaruyama
@@ -59,8 +59,8 @@ def make_grid(process: Process, sampler: Sampler, name: str, steps: int) -> Grid
     name = default_grid(process, sampler) if name == "auto" else name
     if name not in GRIDS:
         raise ValueError(f"grid = {name!r}; choose auto, {', '.join(GRIDS)}.")
-    if isinstance(sampler, EulerMaruyama) and name == "uniform-time":
+    if isinstance(sampler, EulerMaruyama) and name in ("uniform-time", "quadratic"):
         with host_float64():
             if float(process.alpha(process.t_max)) == 0:
-                return uniform_time(process, steps, t_start=0.999 * float(np.asarray(process.t_max)))
+                return GRIDS[name](process, steps, t_start=0.999 * float(np.asarray(process.t_max)))
     return GRIDS[name](process, steps)

@@ -105,8 +105,9 @@ def sample(
     state as well. When the grid ends at 0 the result is the denoiser's last output, without residual noise.
 
     Raises ValueError for a grid, shape or option that does not fit, and TypeError for a sampler that does not
-    exist for the process's noise.
+    exist for the process's noise, or a key that is none.
     """
+    keys_lib.require_key(key)
     shape = tuple(int(size) for size in shape)
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape = {shape}; give (batch, *event), every size at least 1.")

@@ -260,10 +260,11 @@ def _diverged(run: _Run, step: int, record: StepRecord) -> DivergedError:
     run.writer.wait()
     saved = find_checkpoints(run.directory)
     last = f"the last good checkpoint is {saved[-1].path}" if saved else "there is no checkpoint yet"
+    clip = "a lower --optimizer.clip-norm" if run.config.optimizer.clip_norm > 0 else "--optimizer.clip-norm 1"
     return DivergedError(
         f"step {step} is not finite (loss {record.loss:g}, gradient norm {record.grad_norm:g}, learning rate "
         f"{record.learning_rate:g}) and was not made; {last}; train in another --outdir with a lower "
-        "--optimizer.learning-rate or --optimizer.clip-norm, or a longer --optimizer.warmup-steps."
+        f"--optimizer.learning-rate, {clip}, or a longer --optimizer.warmup-steps."
     )
 
 

@@ -36,24 +36,34 @@ def verify(folder: Path) -> str:
     try:
         text = (folder / NAME).read_bytes().decode()
     except (FileNotFoundError, NotADirectoryError):
-        raise CheckpointError(f"{folder} has no {NAME}; it is not a complete checkpoint, so choose another.") from None
+        raise CheckpointError(
+            f"{folder} has no {NAME}; it is not a complete checkpoint: restore it, or use another."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / NAME} cannot be read ({error}); choose another checkpoint.") from None
+        raise CheckpointError(
+            f"{folder / NAME} cannot be read ({error}); restore it, or use another checkpoint."
+        ) from None
     matches = [_LINE.fullmatch(line) for line in text.removesuffix("\n").split("\n")]
     if not text.endswith("\n") or not all(matches):
-        raise CheckpointError(f"{folder / NAME} is damaged; choose another checkpoint.")
+        raise CheckpointError(f"{folder / NAME} is damaged; restore it, or use another checkpoint.")
     wanted = {match[2]: match[1] for match in matches if match}
     found = _files(folder)
     for name in sorted(wanted.keys() ^ set(found)):
         what = "is missing" if name in wanted else f"is not in {NAME}"
-        raise CheckpointError(f"{folder / name} {what}; the checkpoint is not what was saved, so choose another.")
+        raise CheckpointError(
+            f"{folder / name} {what}; the checkpoint is not what was saved: restore it, or use another."
+        )
     for name in found:
         try:
             same = _digest(folder / name) == wanted[name]
         except OSError as error:
-            raise CheckpointError(f"{folder / name} cannot be read ({error}); choose another checkpoint.") from None
+            raise CheckpointError(
+                f"{folder / name} cannot be read ({error}); restore it, or use another checkpoint."
+            ) from None
         if not same:
-            raise CheckpointError(f"{folder / name} does not match its SHA-256; it is damaged, so choose another.")
+            raise CheckpointError(
+                f"{folder / name} does not match its SHA-256; it is damaged: restore it, or use another."
+            )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

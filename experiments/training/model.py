@@ -58,14 +58,16 @@ def load_model(
     `use_best` the one of the lowest held-out loss; a checkpoint that is asked for by name is refused when damaged.
     `average` is the index of the averaged parameters, None the raw ones.
 
-    Raises CheckpointError when there is no checkpoint, or it is damaged or has no such average.
+    Raises CheckpointError when there is no checkpoint, or it is damaged, and UsageError when it has no such average.
     """
     found = checkpoints.describe(place) if (place / MANIFEST).exists() else _choose(place, use_best, warn)
     path = found.path
     tree, digest = checkpoints.load(path)
     config, facts = load_config(path / "config.json"), found.facts()
     if average is not None and str(average) not in tree["ema"]:
-        raise CheckpointError(f"{path} has no average {average}; it has {len(tree['ema'])}, counted from 0.")
+        raise UsageError(
+            f"--ema {average} does not exist; {path} has {len(tree['ema'])} average(s), counted from 0, and raw."
+        )
     params = tree["params"] if average is None else tree["ema"][str(average)]
     # The shapes alone: a checkpoint holds the values.
     networks: list[Any] = []

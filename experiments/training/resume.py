@@ -44,6 +44,8 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
                 f"{path} is missing beside checkpoints; copy config.json from one of {outdir / 'checkpoints'}."
             )
         return
+    if not has_checkpoints:  # nothing was trained by the configuration that is there, and it is written anew
+        return
     differing = differences(load_config(path), config)
     if differing:
         name, old, new = differing[0]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import EDM, VP, Process, RectifiedFlow, StudentT
+from diffusion import EDM, VP, Cosine, Process, RectifiedFlow, StudentT
 from diffusion.analytic_variance import covariance_bound, covariance_samples, estimate_optimal_variance
 from diffusion.oracles import Atoms, GaussianMixture
 
@@ -119,6 +119,8 @@ def test_an_estimate_is_clipped_to_its_bounds(x64):
 
 def test_bad_requests_are_refused():
     x_0, key = jnp.ones((3, 2)), jax.random.key(0)
+    with pytest.raises(ValueError, match="α, which is 0 at t = 1"):
+        estimate_optimal_variance(key, Process(Cosine()), lambda x, t: x, x_0, np.array([0.5, 1.0]), method="score")
     with pytest.raises(ValueError, match="leave out the data's time"):
         estimate_optimal_variance(key, Process(VP()), lambda x, t: x, x_0, np.array([0.0, 0.5]))
     with pytest.raises(TypeError, match="Gaussian noise only"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import EDM, VE, VP, Betas, Cosine, RectifiedFlow, SubVP
+from diffusion.schedules import Schedule
 
 CONTINUOUS = [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()]
 PRESERVING = [VP(), Cosine(), Betas.linear(100), Betas.cosine(100), Betas.ramp(100)]
@@ -142,6 +143,7 @@ def test_chain_has_no_derivative():
     [
         (lambda: VP(beta_min=2.0, beta_max=1.0), "beta_min = 2.0 and beta_max = 1.0"),
         (lambda: VE(sigma_min=0.0), "sigma_min = 0.0"),
+        (lambda: VE(sigma_min=np.asarray(0.0)), "sigma_min = 0.0"),
         (lambda: EDM(sigma_max=0.001), "sigma_max = 0.001"),
         (lambda: Betas.from_betas([0.1, 1.0]), "betas contains 1"),
         (lambda: Betas.from_betas([]), "non-empty"),
@@ -151,3 +153,16 @@ def test_chain_has_no_derivative():
 def test_bad_parameters_are_refused_in_a_sentence(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_a_schedule_without_alpha_or_sigma_says_so():
+    class Half(Schedule):
+        """Defines α alone."""
+
+        def alpha(self, t):
+            return 1 - t
+
+    with pytest.raises(NotImplementedError, match="Half defines neither variance nor sigma"):
+        Half().log_snr(0.5)
+    with pytest.raises(NotImplementedError, match="Schedule defines neither log_alpha nor alpha"):
+        Schedule().alpha(0.5)

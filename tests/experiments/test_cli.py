@@ -46,7 +46,11 @@ def test_help_and_usage_errors_need_no_heavy_import():
         (["train", "--learned-variance"], "add --preconditioning.kind eps"),
         (["sample"], "--run is missing"),
         (["sample", "--run", "x", "--sampler", "huen"], "did you mean 'heun'?"),
-        (["evaluate", "--run", "x", "--samples", "1"], "--samples must be at least 2"),
+        (["sample", "--run", "x", "--sampler", "heun", "--sampler.S-churn", "-1"], "S_churn = -1.0"),
+        (["sample", "--run", "x", "--sampler", "heun", "--steps", "0"], "--steps is 0"),
+        (["evaluate", "--run", "x", "--sampler", "heun", "--samples", "1"], "--samples must be at least 2"),
+        (["evaluate", "--run", "x", "--sampler", "heun", "--seed", "-1"], "--seed is -1"),
+        (["train", "--num-processes", "2", "--outdir", "x"], "--num-processes"),
         ([], "usage: scorefield"),
     ],
 )
@@ -134,6 +138,7 @@ def test_pictures_carry_their_provenance(run_command, tiny_run, tmp_path):
         (["--sampler", "heun"], "no derivative in t"),
         (["--steps", "50"], "this chain has 20"),
         (["--ema", "best"], "neither raw nor the number"),
+        (["--ema", "5"], "--ema 5 does not exist"),
         (["--sampler", "ddim", "--sampler.eta", "-1"], "eta = -1.0"),
         (["--rho", "5"], "--rho does not go with the grid uniform-time"),
         (["--batch", "0"], "--batch is 0"),
@@ -171,6 +176,83 @@ def test_raw_and_averaged_parameters_differ(run_command, tiny_run, tmp_path):
     assert (draw("raw") != draw("0")).any()
 
 
+def test_names_of_samplers_are_read_with_either_hyphen(run_command, tiny_run, tmp_path):
+    arguments = ("--seeds", "0-1", "--steps", "3", "--outdir", tmp_path)
+    outcome = run_command("sample", "--run", tiny_run, "--sampler", "DPMPP_2M", *arguments, "--json")
+    assert (outcome.value["sampler"], outcome.value["grid"], outcome.value["nfe"]) == ("dpmpp-2m", "karras", 3)
+
+
+def test_the_rate_leaves_out_the_compilation_when_it_can(run_command, tiny_run, tmp_path):
+    arguments = ("sample", "--run", tiny_run, "--seeds", "0-3", "--steps", "2", "--outdir", tmp_path, "--json")
+    one, two = (run_command(*arguments, "--batch", batch).value for batch in (4, 2))
+    assert (one["with_compilation"], two["with_compilation"]) == (True, False)
+    # all four images over all of the time, or the last two over the rest of it
+    assert one["samples_per_second"] == pytest.approx(4 / one["seconds"])
+    assert two["samples_per_second"] > 2 / two["seconds"]
+
+
+@pytest.fixture(scope="session")
+def conditional_run(run_command, tiny_flags, tmp_path_factory):
+    """A tiny run that knows classes, on a continuous process."""
+    folder = tmp_path_factory.mktemp("runs") / "conditional"
+    flags = [*("--preset", "digits-ddpm", "--outdir", folder, "--quiet", "--schedule", "edm", "--conditional")]
+    tiny = list(tiny_flags)
+    place = tiny.index("--schedule.steps")
+    del tiny[place : place + 2]
+    sampling = ("--sampling.sampler", "heun", "--training.sample-every", "12")
+    outcome = run_command("train", *flags, *tiny, *sampling)
+    assert outcome.status == 0, outcome.err
+    return folder
+
+
+def test_pictures_of_a_training_carry_their_provenance(conditional_run):
+    kept = read_provenance(conditional_run / "samples" / "step-0000012.png")
+    assert (kept["sampler"], kept["grid"], kept["steps"], kept["nfe"]) == ("heun", "karras", 4, 7)
+    assert (kept["checkpoint_step"], kept["seeds"]) == (12, "0-63")
+    assert kept["options"]["S_churn"] == 0.0
+
+
+def test_guidance_costs_two_calls_and_changes_the_image(run_command, conditional_run, tmp_path):
+    def draw(*arguments):
+        command = ("sample", "--run", conditional_run, "--seeds", "0-2", "--outdir", tmp_path, "--format", "npz")
+        outcome = run_command(*command, "--json", *arguments)
+        assert outcome.status == 0, outcome.err
+        return outcome.value, np.load(tmp_path / "samples.npz")
+
+    plain, images = draw("--class", "3")
+    guided, others = draw("--class", "3", "--guidance", "4")
+    assert (plain["nfe"], guided["nfe"]) == (7, 14)
+    assert (images["images"] != others["images"]).any()
+    np.testing.assert_array_equal(images["labels"], [3, 3, 3])
+    outcome = run_command("sample", "--run", conditional_run, "--class", "10", "--outdir", tmp_path / "none")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "the classes 0 to 9" in outcome.err
+
+
+def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditional_run, tmp_path, monkeypatch):
+    """The true labels enter the bound: with other labels it is another number."""
+    from experiments.data import Source
+
+    arguments = ("evaluate", "--run", conditional_run, "--samples", "12", "--cache", tmp_path, "--elbo-images", "12")
+    told = (*arguments, "--elbo-draws", "2", "--variance", "large", "--sampler", "ddim", "--steps", "2", "--json")
+    report = run_command(*told).value
+    assert report["bits_per_dim"]["given_class"] is True
+    assert (report["sampler"], report["steps"], report["nfe"]) == ("ddim", 2, 2)
+    assert {"precision", "recall", "density", "coverage"} <= set(report["against_held_out"]["samples"])
+
+    from experiments import elbo, solver
+
+    trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
+    model = solver.model_of(trained)
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    bits = [
+        elbo.held_out_bits_per_dim(model, source, source, variance="large", chain_steps=5, draws=1).bits
+        for label in (1, 7)
+        for source in [Source(images=images, labels=np.full(6, label, np.int32))]
+    ]
+    assert bits[0] != bits[1]
+
+
 def test_evaluation_reports_distances_and_bits(run_command, tiny_run, tmp_path):
     arguments = ("evaluate", "--run", tiny_run, "--samples", "40", "--cache", tmp_path, "--elbo-images", "20")
     report = run_command(*arguments, "--elbo-draws", "4", "--json").value
@@ -181,7 +263,10 @@ def test_evaluation_reports_distances_and_bits(run_command, tiny_run, tmp_path):
     bits = report["bits_per_dim"]
     assert bits["bits"] > 0
     assert bits["bits"] == pytest.approx(bits["prior"] + bits["steps"] + bits["reconstruction"])
-    assert report["feature_space"] in run_command(*arguments, "--no-bits-per-dim").out
+    assert report["bits_per_dim"]["given_class"] is False
+    table = run_command(*arguments, "--no-bits-per-dim").out
+    assert report["feature_space"] in table
+    assert "precision     recall    density   coverage" in table
 
 
 def test_catalogues(run_command):

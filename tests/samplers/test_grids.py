@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion import EDM, VE, VP, Betas, Process, RectifiedFlow, StudentT, SubVP
-from samplers import karras, quadratic, uniform_log_snr, uniform_time
+from samplers import EulerMaruyama, karras, quadratic, uniform_log_snr, uniform_time
 from samplers.grids import check_grid, host_float64
+from samplers.registry import make_grid
 
 
 def sigmas(process, grid):
@@ -89,3 +90,13 @@ def test_a_full_chain_grid_is_every_integer(build):
 def test_bad_grids_are_refused_in_a_sentence(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("name", ["auto", "uniform-time", "quadratic"])
+def test_a_named_grid_starts_where_the_sampler_can(name):
+    """At the prior of a rectified flow α = 0 and g is infinite: Euler-Maruyama starts a thousandth below."""
+    process, sampler = Process(RectifiedFlow()), EulerMaruyama()
+    grid = make_grid(process, sampler, name, 6)
+    assert grid[0] == pytest.approx(0.999)
+    sampler.check(process, grid)
+    assert make_grid(Process(VP()), sampler, "quadratic", 6)[0] == 1.0

@@ -7,6 +7,7 @@ import pytest
 from jax.tree_util import Partial
 
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP
+from diffusion import keys as keys_lib
 from diffusion.oracles import Dirac
 from diffusion.reverse_steps import FixedLarge
 from samplers import (
@@ -288,3 +289,12 @@ def test_euler_maruyama_refuses_an_infinite_start():
     process = Process(RectifiedFlow())
     with pytest.raises(ValueError, match=r"t_start=0\.999"):
         sample(KEY, process, DENOISE, EulerMaruyama(), uniform_time(process, 4), (1, 2))
+
+
+@pytest.mark.parametrize(("key", "words"), [(jax.random.PRNGKey(0), "an array of uint32"), (3, "of type int")])
+def test_a_key_of_the_old_kind_is_refused(key, words):
+    """Asked directly: in the tests the run-time type checker speaks first in the functions that call it."""
+    with pytest.raises(TypeError, match=f"key is {words}; give jax.random.key"):
+        keys_lib.require_key(key)
+    with pytest.raises(TypeError):
+        sample(key, Process(EDM()), DENOISE, DDIM(), karras(Process(EDM()), 3), (2, 3))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config, tiny_data
 
-from experiments.errors import CheckpointError
+from experiments.errors import CheckpointError, UsageError
 from experiments.training.checkpoint import (
     CheckpointWriter,
     best,
@@ -171,5 +171,5 @@ def test_model_of_a_checkpoint_is_its_average_and_says_where_it_is_from(state, s
     jax.tree.map(np.testing.assert_array_equal, model.params, state.ema[0])
     x, c_noise, labels = jnp.ones((2, 8, 8, 1)), jnp.zeros(2), jnp.array([0, 4])
     assert model.network(model.params, x, c_noise, labels).shape == x.shape
-    with pytest.raises(CheckpointError, match="has no average 2; it has 2, counted from 0"):
+    with pytest.raises(UsageError, match=r"--ema 2 does not exist; .* has 2 average\(s\), counted from 0"):
         load_model(saved.parent, 2)

@@ -145,6 +145,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     sentence = r"--conditional True, and this command says False \(and label_dropout, training.batch_size differ too\);"
     with pytest.raises(UsageError, match=sentence):
         check_config(other, tmp_path, has_checkpoints=True)
+    # What was stopped before its first checkpoint is no run yet, and stands in nobody's way.
+    check_config(other, tmp_path, has_checkpoints=False)
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UsageError, match="cannot be written"), run_lock(file):

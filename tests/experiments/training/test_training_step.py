@@ -11,6 +11,7 @@ import optax
 import pytest
 from tiny_run import BATCH, SHAPE, TinyBatches, tiny_config
 
+from diffusion import keys as keys_lib
 from diffusion.prediction import Preconditioning
 from experiments.config import Chain, ImportanceConfig, OptimizerConfig
 from experiments.training import ema
@@ -121,6 +122,23 @@ def test_loss_of_an_element_depends_on_its_slot_and_not_on_its_neighbours():
     losses, others = losses_of(key, batch), losses_of(jax.random.key(8), batch)
     close(losses_of(key, part), losses[order], 1e-5)
     assert not np.any(np.isclose(others, losses, rtol=1e-3))
+
+
+def test_noise_times_labels_and_dropout_have_a_stream_each(monkeypatch):
+    """No two draws of a step start from one key, or a label would be dropped where the noise is large."""
+    roots = []
+    sample_keys = keys_lib.sample_keys
+
+    def recording(key, ids):
+        roots.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
+        return sample_keys(key, ids)
+
+    monkeypatch.setattr(keys_lib, "sample_keys", recording)
+    config = dataclasses.replace(tiny_config(), label_dropout=0.5, draw="independent")
+    objective, _, state = everything(config)
+    objective(state.params, jax.random.key(3), batch_of(0), state.second_moments, True)
+    assert len(roots) >= 4
+    assert len(set(roots)) == len(roots)
 
 
 def test_dropped_labels_are_no_labels_and_validation_drops_nothing():
