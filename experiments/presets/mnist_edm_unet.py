@@ -23,15 +23,15 @@ from experiments.config import (
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),
     schedule=EDM(),
-    network=UNetConfig(channels=32, multipliers=(1, 2, 2), blocks=2, attention_resolutions=(7,), head_channels=32),
+    network=UNetConfig(channels=32, multipliers=(1, 2, 2), blocks=1, attention_resolutions=(7,), head_channels=32),
     preconditioning=Preconditioning("edm", sigma_data=0.6),
     weighting=EDMWeighting(sigma_data=0.6),
     times=LogNormalSigma(mean=-1.2, std=1.2),
     conditional=True,
-    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500, decay="cosine"),
-    ema=EMAConfig(decays=(0.9995,)),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay="cosine"),
+    ema=EMAConfig(decays=(0.998,)),
     training=TrainingConfig(
-        steps=20_000, batch_size=128, log_every=100, validate_every=1000, checkpoint_every=1000, sample_every=2000
+        steps=1500, batch_size=64, log_every=50, validate_every=500, checkpoint_every=500, sample_every=500
     ),
     sampling=SamplingConfig(sampler="heun", steps=18),
 )

@@ -23,15 +23,15 @@ from experiments.config import (
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),
     schedule=RectifiedFlow(),
-    network=DiTConfig(patch=4, width=192, depth=6, heads=3),
+    network=DiTConfig(patch=4, width=128, depth=6, heads=4),
     preconditioning=Preconditioning("velocity", sigma_data=0.6),
     weighting=VelocityWeighting(),
     times=LogNormalSigma(mean=0.0, std=1.0),
     conditional=True,
-    optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=500, decay="cosine"),
-    ema=EMAConfig(decays=(0.9995,)),
+    optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
+    ema=EMAConfig(decays=(0.998,)),
     training=TrainingConfig(
-        steps=30_000, batch_size=128, log_every=100, validate_every=1000, checkpoint_every=1000, sample_every=2000
+        steps=4000, batch_size=64, log_every=50, validate_every=1000, checkpoint_every=1000, sample_every=1000
     ),
     sampling=SamplingConfig(sampler="heun", steps=25),
 )

@@ -160,7 +160,7 @@ def test_a_schedule_without_alpha_or_sigma_says_so():
         """Defines α alone."""
 
         def alpha(self, t):
-            return 1 - t
+            return 1 - jnp.asarray(t)
 
     with pytest.raises(NotImplementedError, match="Half defines neither variance nor sigma"):
         Half().log_snr(0.5)
