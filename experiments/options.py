@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -54,8 +55,17 @@ def canonical(name: str) -> str:
     return name.replace("_", "-").lower()
 
 
-def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, default: T | None = None) -> T:
+def parse(
+    cls: type[T],
+    arguments: Sequence[str],
+    prog: str,
+    description: str,
+    default: T | None = None,
+    taken: Sequence[str] = (),
+) -> T:
     """An instance of the dataclass `cls` from command-line arguments; `--help` prints and exits.
+
+    `taken` are the flags that were taken out before, to be suggested like all others.
 
     Raises UsageError, one sentence, for a flag or a value that cannot be read.
     """
@@ -76,12 +86,12 @@ def parse(cls: type[T], arguments: Sequence[str], prog: str, description: str, d
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(_sentence(caught.getvalue(), prog)) from None
+        raise UsageError(_sentence(caught.getvalue(), prog, taken)) from None
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
 
 
-def _sentence(framed: str, prog: str) -> str:
+def _sentence(framed: str, prog: str, taken: Sequence[str]) -> str:
     """tyro's framed explanation of a bad flag as one line, like every other error."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", framed)
     # A line with a rule in it is a border or a separator, drawn in boxes or, on a plain terminal, in hyphens.
@@ -96,4 +106,7 @@ def _sentence(framed: str, prog: str) -> str:
     )
     nearest = next((re.search(r"--[\w.-]+", block) for block in blocks[1:] if block.startswith("Perhaps")), None)
     remedy = f"did you mean {nearest.group()}?" if nearest else f"see {prog} --help."
+    unknown = re.match(r"Unrecognized options: (--[\w-]+)(?![\w.-])", cause)
+    if unknown and (meant := difflib.get_close_matches(unknown[1], taken, n=1, cutoff=0.75)):
+        remedy = f"did you mean {meant[0]}?"
     return f"{cause}; {remedy}"

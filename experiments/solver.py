@@ -81,7 +81,7 @@ def read(cls: type[Told], arguments: Sequence[str], prog: str, description: str)
         raise UsageError("--run is missing; give the folder that `scorefield train` wrote.")
     if name is None:  # a folder of one checkpoint has a config.json too
         name = choose_name(load_config(Path(place) / "config.json").sampling.sampler)
-    told = parse(_with_options(cls, name), arguments, prog, description)
+    told = parse(_with_options(cls, name), arguments, prog, description, taken=("--sampler", "--class"))
     if told.steps is not None and told.steps < 1:
         raise UsageError(f"--steps is {told.steps}; give at least 1.")
     return told, name

@@ -41,6 +41,8 @@ NODES = {
 }
 """The nodes that can be one of several types, and their names on the command line."""
 
+_TAKEN = ("--preset", "--data", *(f"--{node}" for node in NODES))
+
 DESCRIPTION = """\
 Train a model on images, or go on with a training: the same command again resumes, bit for bit.
 
@@ -92,7 +94,7 @@ def read(arguments: list[str]) -> TrainArguments:
         arguments = ["--data.source", source, *arguments]
     # Nodes that only fit together are replaced together; the whole is checked once more when it is parsed.
     default = TrainArguments(config=_unchecked(config, nodes), preset=preset)
-    return parse(TrainArguments, arguments, "scorefield train", DESCRIPTION, default)
+    return parse(TrainArguments, arguments, "scorefield train", DESCRIPTION, default, _TAKEN)
 
 
 def _unchecked(config: Config, nodes: dict[str, object]) -> Config:

@@ -38,6 +38,8 @@ def test_help_and_usage_errors_need_no_heavy_import():
         (["train", "--preset", "digit-ddpm"], "did you mean 'digits-ddpm'?"),
         (["train", "--preset"], "--preset needs a value"),
         (["train", "--schedul.steps", "5"], "did you mean --schedule.steps?"),
+        (["train", "--schedul", "vp"], "did you mean --schedule?"),
+        (["sample", "--run", "x", "--sampler", "heun", "--clas", "3"], "did you mean --class?"),
         (["train", "--network.channels", "x"], "invalid literal for int()"),
         (["train", "--network.channels", "3"], "channels is 3; give a multiple of 2"),
         (["train", "--schedule", "vq"], "--schedule vq does not exist"),
