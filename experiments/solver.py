@@ -67,6 +67,12 @@ class RunArguments:
 Told = TypeVar("Told", bound=RunArguments)
 
 
+def catalogue(columns: int = 6) -> list[list[str]]:
+    """The samplers' names, in rows."""
+    names = list(SAMPLERS)
+    return [names[i : i + columns] for i in range(0, len(names), columns)]
+
+
 def read(cls: type[Told], arguments: Sequence[str], prog: str, description: str) -> tuple[Told, str]:
     """The arguments of a command, with the options of its sampler, and the sampler's name: the run's own unless told.
 
@@ -145,7 +151,7 @@ def build_own(model: Model) -> Solver:
     """The run's own solver. Raises UsageError when it cannot sample the run's process."""
     own = model.config.sampling
     name = choose_name(own.sampler)
-    options = AncestralOptions() if name == "ancestral" else SAMPLERS[name].make()
+    options = AncestralOptions() if name == "ancestral" else SAMPLERS[name].default()
     grid = lambda sampler: make_grid(model.process, sampler, own.grid, own.steps)  # noqa: E731
     return _checked(name, options, model, own.steps, grid, own)
 
@@ -185,8 +191,9 @@ def _json(value: Any) -> Any:
 
 def _with_options(cls: type[Told], name: str) -> type[Told]:
     """`cls` with the options of one sampler at its node."""
-    options = AncestralOptions if name == "ancestral" else SAMPLERS[name].make
-    field = dataclasses.field(default_factory=options)
+    entry = SAMPLERS[name]
+    options, default = (AncestralOptions, AncestralOptions) if name == "ancestral" else (entry.make, entry.default)
+    field = dataclasses.field(default_factory=default)
     return dataclasses.make_dataclass(  # type: ignore[return-value]
         cls.__name__, [("sampler", options, field)], bases=(cls,), frozen=True, kw_only=True
     )

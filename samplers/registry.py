@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +13,13 @@ from diffusion.betas import Betas
 from diffusion.process import Process
 from samplers.ancestral import Ancestral
 from samplers.ddim import DDIM
-from samplers.exponential import DPMSolverMultistep
 from samplers.grids import GRIDS, Grid, host_float64
-from samplers.ode import Euler, Heun
+from samplers.multistep import DEIS, IPNDM, DPMSolverMultistep, SDEDPMSolver
+from samplers.ode import RK4, Euler, Heun
 from samplers.sample import Sampler
 from samplers.sde import EulerMaruyama
+from samplers.singlestep import DPMSolverSinglestep, Midpoint
+from samplers.unipc import UniPC
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class Entry:
     """Denoiser calls a step."""
     source: str
     """The paper."""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What this name stands for, besides the constructor's own defaults."""
+
+    def default(self) -> Sampler:
+        """The sampler that the name alone stands for."""
+        return self.make(**self.options)
 
 
 SAMPLERS: dict[str, Entry] = {
@@ -36,7 +46,15 @@ SAMPLERS: dict[str, Entry] = {
     "euler": Entry(Euler, 1, "Song et al. 2021, arXiv:2011.13456, eq. 13"),
     "heun": Entry(Heun, 2, "Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2"),
     "euler-maruyama": Entry(EulerMaruyama, 1, "Song et al. 2021, arXiv:2011.13456, eq. 6"),
+    "rk4": Entry(RK4, 4, "Kutta 1901, on the field of Song et al. 2021, arXiv:2011.13456, eq. 13"),
+    "midpoint": Entry(Midpoint, 2, "Lu et al. 2022, arXiv:2206.00927, algorithm 1 (DPM-Solver-2, KDPM2)"),
+    "dpm-singlestep": Entry(DPMSolverSinglestep, 2, "Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095 (2S, 3S)"),
     "dpmpp-2m": Entry(DPMSolverMultistep, 1, "Lu et al. 2022, arXiv:2211.01095, algorithm 2"),
+    "dpmpp-3m": Entry(DPMSolverMultistep, 1, "Lu et al. 2022, arXiv:2211.01095, coefficients exact", {"order": 3}),
+    "deis": Entry(DEIS, 1, "Zhang & Chen 2023, arXiv:2204.13902, eq. 15"),
+    "ipndm": Entry(IPNDM, 1, "Zhang & Chen 2023, arXiv:2204.13902, section 3.3"),
+    "unipc": Entry(UniPC, 1, "Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8"),
+    "sde-dpmpp": Entry(SDEDPMSolver, 1, "Lu et al. 2022, arXiv:2211.01095, appendix A"),
 }
 
 

@@ -32,8 +32,13 @@ from samplers.grids import check_grid
 class Sampler:
     """What every sampler answers to."""
 
-    order: ClassVar[float]
-    """The stated order of convergence in the step: strong for ODEs, weak for SDEs."""
+    order: ClassVar[Any]
+    """The order that the method is called by."""
+
+    @property
+    def stated_order(self) -> int:
+        """The order of convergence in the step that is promised, and tested: strong for ODEs, weak for SDEs."""
+        return self.order
 
     @property
     def stochastic(self) -> bool:

@@ -22,9 +22,9 @@ def run(arguments: list[str]) -> int:
     told = parse(Arguments, arguments, "scorefield samplers", "List the samplers.")
     rows = []
     for name, entry in SAMPLERS.items():
-        sampler = entry.make()
+        sampler = entry.default()
         kind = "SDE" if sampler.stochastic else "ODE"
-        row = {"name": name, "order": sampler.order, "nfe_per_step": entry.evaluations, "kind": kind}
+        row = {"name": name, "order": sampler.stated_order, "nfe_per_step": entry.evaluations, "kind": kind}
         rows.append({**row, "source": entry.source})
     if told.json:
         print(json.dumps(rows))

@@ -10,11 +10,17 @@ from diffusion.oracles import GaussianLaw
 from diffusion.process import posterior_coefficients
 from samplers import (
     DDIM,
+    DEIS,
+    IPNDM,
     Ancestral,
     DPMSolverMultistep,
+    DPMSolverSinglestep,
     Euler,
     EulerMaruyama,
     Heun,
+    Midpoint,
+    SDEDPMSolver,
+    UniPC,
     classifier_free_guidance,
     karras,
     sample,
@@ -50,6 +56,56 @@ def test_euler_on_straight_characteristics_is_ddim(schedule, mixture, x64):
     process = Process(schedule)
     ddim, euler = runs(process, mixture.denoiser(process), [DDIM(), Euler()], uniform_time(process, 12))
     np.testing.assert_allclose(ddim, euler, rtol=1e-10)
+
+
+TWINS = {
+    "UniP-2 (bh2) is 2M": (UniPC(order=2, corrector=False), DPMSolverMultistep(order=2)),
+    "UniP-1 is DDIM": (UniPC(order=1, corrector=False), DDIM()),
+    "DEIS-1 is DDIM": (DEIS(order=1), DDIM()),
+    "the midpoint is DPM-Solver-2": (Midpoint(), DPMSolverSinglestep(order=2, prediction="eps")),
+    "SDE-DPM-Solver++ without noise is 2M": (SDEDPMSolver(order=2, level=0.0), DPMSolverMultistep(order=2)),
+    "SDE-DPM-Solver++ without noise is 3M": (
+        SDEDPMSolver(order=3, level=0.0),
+        DPMSolverMultistep(order=3, start="lower-order"),
+    ),
+    "SDE-DPM-Solver++(1) is ancestral": (SDEDPMSolver(order=1), Ancestral()),
+}
+
+
+@pytest.mark.parametrize("names", TWINS)
+def test_two_names_of_one_method(names, mixture, x64):
+    process = Process(VP())
+    first, second = runs(process, mixture.denoiser(process), TWINS[names], karras(process, 9))
+    np.testing.assert_allclose(first, second, rtol=1e-9)
+
+
+def test_ipndm_is_adams_bashforth_on_even_steps(mixture, x64):
+    """In ρ = σ/α, which is EDM's time: there the fixed coefficients are the exact ones."""
+    process = Process(EDM())
+    grid = np.linspace(5.0, 0.5, 10)
+    x = 5.0 * jnp.linspace(-1, 1, 8)[:, None]
+    methods = (IPNDM(order=4), DEIS(order=4, polynomial="rho", start="lower-order"))
+    first, second = (
+        sample(KEY, process, mixture.denoiser(process), method, grid, (8, 1), x_init=x).x for method in methods
+    )
+    np.testing.assert_allclose(first, second, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [DPMSolverMultistep(order=3), DPMSolverSinglestep(order=3), DEIS(order=4, polynomial="rho"), UniPC(order=3)],
+    ids=lambda s: type(s).__name__,
+)
+def test_exponential_methods_see_nothing_of_the_schedule(sampler, mixture, log_snr_grid, x64):
+    """On equal λ they are one method in x/α: VP and a rectified flow are EDM in other words."""
+    ends = []
+    for process in (Process(EDM()), Process(VP()), Process(RectifiedFlow())):
+        grid = log_snr_grid(process, 7)
+        x = process.alpha(grid[0]) * 5.0 * jnp.linspace(-1, 1, 8)[:, None]
+        end = sample(KEY, process, mixture.denoiser(process), sampler, grid, (8, 1), x_init=x).x
+        ends.append(end / process.alpha(grid[-1]))
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-8)
+    np.testing.assert_allclose(ends[2], ends[0], rtol=1e-8)
 
 
 def test_without_noise_every_seed_gives_the_same_path(mixture, x64):

@@ -1,5 +1,7 @@
 """The loop: seeds that never move, one compilation, honest counts, exact last steps, gradients."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,20 +14,36 @@ from diffusion.oracles import Dirac
 from diffusion.reverse_steps import FixedLarge
 from samplers import (
     DDIM,
+    DEIS,
+    IPNDM,
+    RK4,
     Ancestral,
     DPMSolverMultistep,
+    DPMSolverSinglestep,
     Euler,
     EulerMaruyama,
     Heun,
+    Midpoint,
+    SDEDPMSolver,
+    UniPC,
     classifier_free_guidance,
     karras,
     sample,
     uniform_log_snr,
     uniform_time,
 )
+from samplers.multistep import Multistep
 
-ODE = [DDIM(), Euler(), Heun(), DPMSolverMultistep()]
-SDE = [Ancestral(FixedLarge()), DDIM(eta=1.0), EulerMaruyama(), Heun(S_churn=5.0, S_min=0.01, S_max=50.0)]
+ODE = [
+    *(DDIM(), Euler(), Heun(), RK4(), Midpoint(), DPMSolverSinglestep(order=3), DPMSolverMultistep()),
+    *(DPMSolverMultistep(order=3), DEIS(order=4), IPNDM(), UniPC(order=3)),
+]
+SDE = [
+    *(Ancestral(FixedLarge()), DDIM(eta=1.0), EulerMaruyama(), Heun(S_churn=5.0, S_min=0.01, S_max=50.0)),
+    SDEDPMSolver(order=3),
+]
+CALLS = {Heun: 2, RK4: 4, Midpoint: 2, DPMSolverSinglestep: 3}
+"""Denoiser calls in a step that does not end at the data, where it is not one."""
 KEY = jax.random.key(3)
 
 
@@ -95,6 +113,7 @@ def test_one_compilation_for_all_hyper_parameters(sampler):
         DDIM: DDIM(eta=0.3),
         EulerMaruyama: EulerMaruyama(level=0.5),
         Heun: Heun(S_churn=2, S_min=0.1, S_max=40, S_noise=1.003),
+        SDEDPMSolver: SDEDPMSolver(order=3, level=0.5),
     }
     changed = draw(jnp.float32(0.7), 3, 60, others.get(type(sampler), sampler))
     assert len(traces) == count
@@ -116,7 +135,8 @@ def test_nfe_is_the_number_of_calls(sampler, to_data):
     result.x.block_until_ready()
     jax.effects_barrier()
     assert len(calls) == result.nfe
-    assert result.nfe == (2 * (len(grid) - 1) - to_data if isinstance(sampler, Heun) else len(grid) - 1)
+    calls_a_step, start = CALLS.get(type(sampler), 1), getattr(sampler, "extra", 0)
+    assert result.nfe == calls_a_step * (len(grid) - 1) - (calls_a_step - 1) * to_data + start
 
 
 def bent(x, t):
@@ -131,10 +151,10 @@ def test_the_last_step_returns_the_denoiser(schedule):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("sampler", [DDIM(), Euler(), Heun(), DPMSolverMultistep(), Ancestral()], ids=name)
+@pytest.mark.parametrize("sampler", [*ODE, Ancestral()], ids=name)
 def test_one_two_and_three_steps_are_enough(sampler, steps):
-    if steps < sampler.order and isinstance(sampler, DPMSolverMultistep):
-        sampler = DPMSolverMultistep(order=1)
+    if isinstance(sampler, (Multistep, UniPC)):
+        sampler = dataclasses.replace(sampler, order=min(sampler.order, steps))
     check_last_step(Process(RectifiedFlow()), sampler, steps)
 
 
@@ -152,10 +172,18 @@ def test_a_single_point_is_sampled_exactly(sampler, x64):
     np.testing.assert_allclose(result.x, np.broadcast_to(point, (5, 2)), rtol=1e-12)
 
 
-def test_two_step_methods_need_two_steps():
+@pytest.mark.parametrize("sampler", [DPMSolverMultistep(), DEIS(order=2), UniPC()], ids=name)
+def test_two_step_methods_need_two_steps(sampler):
     process = Process(RectifiedFlow())
     with pytest.raises(ValueError, match="order 2 needs at least 2"):
-        sample(KEY, process, bent, DPMSolverMultistep(), uniform_time(process, 1), (1, 1))
+        sample(KEY, process, bent, sampler, uniform_time(process, 1), (1, 1))
+
+
+def test_a_chain_without_a_time_in_between_is_refused():
+    process = Process(Betas.linear(50))
+    with pytest.raises(ValueError, match=r"the chain has no 1 time\(s\) between 50 and 49 for a method of order 2"):
+        sample(KEY, process, bent, DPMSolverSinglestep(), uniform_time(process, 50), (1, 1))
+    assert np.isfinite(sample(KEY, process, bent, Midpoint(), uniform_time(process, 4), (2, 1)).x).all()
 
 
 def test_trajectory_may_be_thinned():
@@ -211,7 +239,7 @@ def test_a_bfloat16_network_keeps_a_float32_state():
         assert float(jnp.max(jnp.abs(low - high))) < 8 * 2.0**-8 * float(jnp.max(jnp.abs(high)))
 
 
-@pytest.mark.parametrize("sampler", [Ancestral(), DDIM(), DDIM(eta=1.0), DPMSolverMultistep()], ids=name)
+@pytest.mark.parametrize("sampler", [Ancestral(), DDIM(), DDIM(eta=1.0), DPMSolverMultistep(), UniPC()], ids=name)
 def test_the_discrete_chain_is_sampled_between_its_integers(sampler):
     process = Process(Betas.linear(50))
     seen = []
@@ -264,7 +292,16 @@ def test_bad_arguments_are_refused_in_a_sentence(change, words):
         (lambda: Heun(S_churn=-1.0), "S_churn = -1"),
         (lambda: DDIM(eta=-0.1), "eta = -0.1"),
         (lambda: EulerMaruyama(level=-1.0), "level = -1"),
-        (lambda: DPMSolverMultistep(order=3), "order = 3"),
+        (lambda: DPMSolverMultistep(order=4), "order = 4"),
+        (lambda: DPMSolverMultistep(start="warm"), "start = 'warm'"),
+        (lambda: DPMSolverSinglestep(order=1), "order = 1"),
+        (lambda: DPMSolverSinglestep(prediction="v"), "prediction = 'v'"),
+        (lambda: DEIS(order=5), "order = 5"),
+        (lambda: DEIS(polynomial="lambda"), "polynomial = 'lambda'"),
+        (lambda: IPNDM(order=0), "order = 0"),
+        (lambda: UniPC(order=4), "order = 4"),
+        (lambda: UniPC(variant="bh3"), "variant = 'bh3'"),
+        (lambda: SDEDPMSolver(level=-1.0), "level = -1"),
     ],
 )
 def test_inconsistent_options_are_refused(make, words):
