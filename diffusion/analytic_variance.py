@@ -91,7 +91,7 @@ def estimate_optimal_variance(
 
     `times` ascend and leave out the data's 0. The standard errors, of the means before clipping, fall as 1/√b.
     Raises TypeError when the noise is not Gaussian, ValueError for an unknown method, times that do not ascend
-    from above 0, or "score" at a time where α = 0.
+    from above 0, or "score" at a time where α = 0; times are looked at when they are a NumPy array.
     """
     require_gaussian(process.noise, "the optimal reverse variance")
     if isinstance(times, np.ndarray) and not (times[0] > 0 and np.all(np.diff(times) > 0)):

@@ -36,12 +36,9 @@ def pytree(cls: type[T]) -> type[T]:
 def is_concrete(*values: Any) -> bool:
     """Whether every value is a plain number that can be compared now, not a tracer or a placeholder.
 
-    A JAX array is not: to look at it would wait for the device whenever a tree is rebuilt.
+    An array is not, for trees of gradients are rebuilt too, and a slope of β_min may well be negative.
     """
-    return all(
-        isinstance(value, (bool, int, float, np.number)) or (isinstance(value, np.ndarray) and value.ndim == 0)
-        for value in values
-    )
+    return all(isinstance(value, (bool, int, float, np.number)) for value in values)
 
 
 def as_traced(tree: T) -> T:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from diffusion.betas import Betas
 from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
@@ -29,7 +30,8 @@ from diffusion.weightings import (
     VelocityWeighting,
 )
 from experiments.data.config import DataConfig
-from experiments.errors import CheckpointError, UsageError
+from experiments.errors import CheckpointError, UsageError, did_you_mean
+from samplers.registry import GRIDS, SAMPLERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,6 +178,14 @@ def _refusals(config: Config) -> Refusals:
     return _refused_counts(config) + _refused_numbers(config) + _refused_combinations(config)
 
 
+def _unknown(flag: str, name: str, names: Iterable[str]) -> tuple[bool, str]:
+    known = list(names)
+    near = did_you_mean(name, known)
+    return name.replace(
+        "_", "-"
+    ).lower() not in known, f"{flag} {name} does not exist{near}; choose {', '.join(known)}."
+
+
 def _refused_counts(config: Config) -> Refusals:
     training, optimizer = config.training, config.optimizer
     return [
@@ -194,6 +204,8 @@ def _refused_counts(config: Config) -> Refusals:
             "--training.validate-every and --training.sample-every must be 0 (off) or more.",
         ),
         (config.sampling.steps < 1, f"--sampling.steps is {config.sampling.steps}; give at least 1."),
+        _unknown("--sampling.sampler", config.sampling.sampler, SAMPLERS),
+        _unknown("--sampling.grid", config.sampling.grid, ("auto", *GRIDS)),
         (training.keep_last < 1, f"--training.keep-last is {training.keep_last}; a run needs at least one to resume."),
         (optimizer.accumulate < 1, f"--optimizer.accumulate is {optimizer.accumulate}; give at least 1."),
         (
@@ -309,10 +321,24 @@ def from_json(value: Any, where: str = "configuration") -> Any:
     if unknown:
         raise CheckpointError(f"{where}: unknown field {unknown[0]!r}; it was written by another version.")
     fields = {name: from_json(item, f"{where}.{name}") for name, item in value.items() if name != "type"}
+    for name, wanted in get_type_hints(cls).items():
+        if name in fields and not _is_a(fields[name], wanted):
+            raise CheckpointError(
+                f"{where}.{name} is {fields[name]!r}, which is no {wanted.__name__}; restore the file."
+            )
     try:
         return cls(**fields)
     except (TypeError, ValueError, UsageError) as error:
         raise CheckpointError(f"{where}: {error}") from None
+
+
+def _is_a(value: Any, wanted: Any) -> bool:
+    """Whether a JSON value may stand for a plain type; of others nothing is known here."""
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, wanted) if wanted in (str, bool) else True
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -329,8 +355,10 @@ def load_config(path: Path) -> Config:
     """
     try:
         config = from_json(json.loads(path.read_text()), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path} does not exist; --run takes the folder that `scorefield train` wrote.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); mend it, or give another folder.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); restore it or train anew.") from None
     if not isinstance(config, Config):

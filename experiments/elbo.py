@@ -56,17 +56,25 @@ def chain_times(process: Process, steps: int) -> np.ndarray:
     return np.append(below, float(process.t_max))
 
 
-def optimal_variance(model: Model, times: np.ndarray, training: Source) -> Optimal:
-    """Analytic-DPM's variance of the model, estimated from 256 images of `training` with their classes."""
-    images, labels = training.images[:256], training.labels
-    known = None if labels is None or model.num_classes == 0 else jnp.asarray(labels[:256])
+def _sample_of(count: int, wanted: int) -> np.ndarray:
+    """Up to `wanted` of 0..count − 1, drawn by a fixed seed: the first ones of a set may all be of one class."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
+
+
+def optimal_variance(model: Model, times: np.ndarray, training: Source, *, given_class: bool) -> Optimal:
+    """Analytic-DPM's variance of the model, estimated from 256 images of `training`.
+
+    `given_class` tells the model their classes: the variance of a chain that is told a class is another one.
+    """
+    rows = _sample_of(len(training), 256)
+    known = jnp.asarray(training.labels[rows]) if given_class and training.labels is not None else None
     # Sixty-four times tell the whole curve, which is interpolated between them.
     places = np.unique(np.linspace(1, len(times) - 1, 64).round().astype(int))
     estimate = jax.jit(estimate_optimal_variance, static_argnames=("method", "data_range"))(
         jax.random.key(11),
         model.process,
         make_denoiser(model, known, None),
-        jnp.asarray(to_model(images)),
+        jnp.asarray(to_model(training.images[rows])),
         jnp.asarray(times[places]),
         data_range=(-1.0, 1.0),
     )
@@ -86,7 +94,7 @@ def reverse_variance(name: VarianceName, model: Model, times: np.ndarray, traini
         return FixedSmall()
     if name == "large":
         return FixedLarge()
-    return optimal_variance(model, times, training)
+    return optimal_variance(model, times, training, given_class=model.num_classes > 0)
 
 
 def held_out_bits_per_dim(
@@ -102,9 +110,9 @@ def held_out_bits_per_dim(
 ) -> BitsPerDim:
     """−ELBO of up to `limit` held-out images, `draws` of its steps for each, in bits per dimension.
 
-    The chain is the run's own if it is discrete, else `chain_steps` steps of its process. A conditional model is told
-    the class of each image, so that the bound is that of −log p(image | class). `variance` is as `reverse_variance`
-    has it, the optimal one estimated from `training`.
+    Which images is drawn by a fixed seed. The chain is the run's own if it is discrete, else `chain_steps` steps of its
+    process. A conditional model is told the class of each image, so that the bound is that of −log p(image | class).
+    `variance` is as `reverse_variance` has it, the optimal one estimated from `training`.
     Raises UsageError for a process whose noise is not Gaussian.
     """
     process = model.process
@@ -113,7 +121,8 @@ def held_out_bits_per_dim(
     times = chain_times(process, chain_steps)
     chosen = reverse_variance(variance, model, times, training)
     conditional = model.num_classes > 0
-    images, labels = held_out.images[:limit], held_out.labels
+    rows = _sample_of(len(held_out), limit)
+    images, labels = held_out.images[rows], None if held_out.labels is None else held_out.labels[rows]
     dims, batch = math.prod(images.shape[1:]), min(batch, len(images))
 
     @jax.jit
@@ -122,14 +131,14 @@ def held_out_bits_per_dim(
         elbo = elbo_estimate(jax.random.key(7), chain, x_0, draws=draws, ids=ids)
         return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
 
-    rows = []
+    parts = []
     for start in range(0, len(images), batch):
         places = np.minimum(np.arange(start, start + batch), len(images) - 1)
         known = jnp.asarray(labels[places]) if conditional and labels is not None else None
         denoise = make_denoiser(model, known, None, with_variance=isinstance(chosen, Learned))
-        part = terms(denoise, jnp.asarray(to_model(images[places])), jnp.asarray(places))
-        rows.append(np.stack([np.asarray(p, np.float64) for p in part], axis=1)[: len(images) - start])
-    nats = np.concatenate(rows)
+        part = terms(denoise, jnp.asarray(to_model(images[places])), jnp.asarray(rows[places]))
+        parts.append(np.stack([np.asarray(p, np.float64) for p in part], axis=1)[: len(images) - start])
+    nats = np.concatenate(parts)
     bits = np.asarray(bits_per_dim(jnp.asarray(nats), dims), np.float64)
     total = bits.sum(1)
     name = {Learned: "learned", FixedSmall: "small", FixedLarge: "large"}.get(type(chosen), "optimal")

@@ -88,35 +88,37 @@ class Drawn:
 class Throughput:
     """Samples a second; without the first batch, in which everything is compiled, as soon as there is another."""
 
-    def __init__(self) -> None:
-        """The clock runs from here."""
+    def __init__(self, batch: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        """The clock, in seconds, runs from here. Every batch costs as much as `batch` samples, for it is filled up."""
         self.count = 0
-        self._start, self._now = time.perf_counter(), 0.0
-        self._first: tuple[int, float] | None = None
+        self._batch, self._clock, self._ends = batch, clock, [clock()]
 
     def add(self, count: int) -> None:
-        """Another batch of `count` samples is done."""
+        """Another batch is done, of which `count` samples are wanted."""
         self.count += count
-        self._now = time.perf_counter()
-        self._first = self._first or (count, self._now)
+        self._ends.append(self._clock())
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning to the last batch."""
+        return self._ends[-1] - self._ends[0]
 
     @property
     def with_compilation(self) -> bool:
         """Whether the rate includes the compilation."""
-        return self._first is None or self.count == self._first[0]
+        return len(self._ends) < 3
 
     @property
     def rate(self) -> float:
         """Samples a second."""
-        if self._first is None:
-            return 0.0
-        count, since = (0, self._start) if self.with_compilation else self._first
-        return (self.count - count) / (self._now - since)
+        if self.with_compilation:
+            return self.count / self.seconds if self.count else 0.0
+        return self._batch * (len(self._ends) - 2) / (self._ends[-1] - self._ends[1])
 
     def report(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            "seconds": self._now - self._start,
+            "seconds": self.seconds,
             "samples_per_second": self.rate,
             "with_compilation": self.with_compilation,
         }
@@ -154,7 +156,7 @@ def draw(
     Raises UsageError for a label that the model does not know.
     """
     process, sampler, batch = model.process, solver.sampler, min(batch, len(seeds))
-    labels = None if label is None else np.broadcast_to(np.asarray(label, np.int32), (len(seeds),))
+    labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
     if labels is not None and model.num_classes and not (labels.min() >= 0 and labels.max() < model.num_classes):
         wrong = int(labels.min() if labels.min() < 0 else labels.max())
         raise UsageError(f"--class {wrong} does not exist; this model knows the classes 0 to {model.num_classes - 1}.")
@@ -162,7 +164,7 @@ def draw(
     for start in range(0, len(seeds), batch):
         part = list(seeds[start : start + batch])
         padded = np.asarray(part + [part[-1]] * (batch - len(part)))
-        now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch))
+        now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch), jnp.int32)
         denoise = make_denoiser(model, now, guidance, with_variance=with_variance)
         result = sample(
             jax.random.key(KEY_SEED), process, denoise, sampler, solver.grid, (batch, *model.event_shape), ids=padded

@@ -5,23 +5,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import jax
 import numpy as np
+import tyro
 
 from diffusion.noises import Gaussian
-from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned
-from experiments.config import load_config
-from experiments.errors import UsageError
+from diffusion.process import Process
+from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal
+from experiments.config import Config, load_config
+from experiments.errors import DataError, UsageError
 from experiments.options import canonical, choose, parse, take_flag
 from experiments.sampling import Model
 from samplers.ancestral import Ancestral
+from samplers.grids import check_grid, host_float64
 from samplers.registry import GRIDS, SAMPLERS, default_grid, make_grid
 from samplers.sample import Sampler
 
 if TYPE_CHECKING:
+    from experiments.data.source import Source
     from experiments.training.model import TrainedModel
 
 GridName = Literal["auto", "karras", "uniform-log-snr", "uniform-time", "quadratic"]
@@ -73,24 +79,26 @@ def catalogue(columns: int = 6) -> list[list[str]]:
     return [names[i : i + columns] for i in range(0, len(names), columns)]
 
 
-def read(cls: type[Told], arguments: Sequence[str], prog: str, description: str) -> tuple[Told, str]:
+def read(
+    cls: type[Told], arguments: Sequence[str], prog: str, description: str, taken: Sequence[str] = ()
+) -> tuple[Told, str]:
     """The arguments of a command, with the options of its sampler, and the sampler's name: the run's own unless told.
 
-    Raises UsageError for anything that cannot be read, CheckpointError when the run cannot be.
+    `taken` are flags that the command has read itself. Raises UsageError for anything that cannot be read,
+    CheckpointError when the run cannot be.
     """
     name, arguments = take_flag(arguments, "--sampler")
     name = None if name is None else choose_name(name, "--sampler")
-    if any(argument in ("-h", "--help") for argument in arguments):
-        parse(_with_options(cls, name or "heun"), arguments, prog, description)
+    asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
     place, _ = take_flag(arguments, "--run")
-    if place is None:
+    if place is None and not asks_for_help:
         raise UsageError("--run is missing; give the folder that `scorefield train` wrote.")
-    if name is None:  # a folder of one checkpoint has a config.json too
+    if name is None and place is not None:  # a folder of one checkpoint has a config.json too
         name = choose_name(load_config(Path(place) / "config.json").sampling.sampler)
-    told = parse(_with_options(cls, name), arguments, prog, description, taken=("--sampler", "--class"))
+    told = parse(_with_options(cls, name or "heun"), arguments, prog, description, taken=("--sampler", *taken))
     if told.steps is not None and told.steps < 1:
         raise UsageError(f"--steps is {told.steps}; give at least 1.")
-    return told, name
+    return told, name or "heun"
 
 
 def load(told: RunArguments) -> TrainedModel:
@@ -100,6 +108,27 @@ def load(told: RunArguments) -> TrainedModel:
     if told.ema != "raw" and not (told.ema.isascii() and told.ema.isdecimal()):
         raise UsageError(f"--ema {told.ema!r} is neither raw nor the number of an average, counted from 0.")
     return load_model(told.run, None if told.ema == "raw" else int(told.ema), use_best=told.best, warn=warn)
+
+
+def run_data(trained: TrainedModel) -> tuple[Source, Source | None]:
+    """The run's data as they are now: (training, held out).
+
+    Raises DataError when their images or classes are not those that the run was trained on; a line on standard error
+    when they are like them, but have changed.
+    """
+    from experiments.data import open_source, split
+
+    config, facts = trained.config.data, trained.facts
+    training, held_out = split(open_source(config), config.held_out, config.seed)
+    now, then = (training.event_shape, training.num_classes), (tuple(facts.event_shape), facts.num_classes)
+    if now != then:
+        raise DataError(
+            f"{config.source} has images of {now[0]} in {now[1]} classes now, and this run was trained on {then[0]} in "
+            f"{then[1]}; put the data of the run back."
+        )
+    if training.fingerprint != facts.fingerprint:
+        warn(f"{config.source} has changed since this run was trained; the figures are those of what it is now.")
+    return training, held_out
 
 
 def warn(line: str) -> None:
@@ -135,54 +164,110 @@ class Solver:
         return len(self.grid) - 1
 
 
-def build(told: RunArguments, name: str, model: Model) -> Solver:
+def build(
+    told: RunArguments,
+    name: str,
+    model: Model,
+    training: Callable[[], Source],
+    *,
+    given_class: bool,
+    guided: bool = False,
+) -> Solver:
     """The solver that a command was told.
 
+    `given_class` and `guided` say what is sampled: an optimal variance is estimated from `training` for just that.
     Raises UsageError for options that do not go together, or with the run's process.
     """
     own = model.config.sampling
     is_own = name == canonical(own.sampler)
     steps = told.steps or (own.steps if is_own else _STEPS)
     told = dataclasses.replace(told, grid=told.grid or (own.grid if is_own else "auto"))
-    return _checked(name, told.sampler, model, steps, lambda sampler: _grid(told, model, sampler, steps), told)
+    optimal = isinstance(told.sampler, AncestralOptions) and told.sampler.variance == "optimal"
+    if optimal and guided:
+        raise UsageError("--sampler.variance optimal is no variance of a guided model; choose small or large.")
+
+    def sampler() -> Sampler:
+        if not optimal:
+            return _sampler(told.sampler, model.config)
+        from experiments.elbo import chain_times, optimal_variance
+
+        times = chain_times(model.process, max(steps, 64))
+        return Ancestral(optimal_variance(model, times, training(), given_class=given_class))
+
+    limits = {key: getattr(told, key) for key in ("sigma_min", "sigma_max", "rho")}
+    given = {key: value for key, value in limits.items() if value is not None}
+    return _checked("--sampler", name, told.sampler, model.config, sampler, told.grid or "auto", steps, given)
 
 
-def build_own(model: Model) -> Solver:
-    """The run's own solver. Raises UsageError when it cannot sample the run's process."""
-    own = model.config.sampling
+def build_own(config: Config) -> Solver:
+    """A run's own solver. Raises UsageError when it cannot sample the run's process."""
+    own = config.sampling
     name = choose_name(own.sampler)
     options = AncestralOptions() if name == "ancestral" else SAMPLERS[name].default()
-    grid = lambda sampler: make_grid(model.process, sampler, own.grid, own.steps)  # noqa: E731
-    return _checked(name, options, model, own.steps, grid, own)
+    sampler = lambda: _sampler(options, config)  # noqa: E731
+    return _checked("--sampling.sampler", name, options, config, sampler, canonical(own.grid), own.steps, {})
 
 
-def _checked(name: str, options: Any, model: Model, steps: int, grid_of: Any, told: Any) -> Solver:
-    process = model.process
+def provenance(told: RunArguments, trained: TrainedModel, chosen: Solver) -> dict[str, Any]:
+    """What determines a sample besides its seed, its class and the guidance, as JSON values."""
+    return {
+        **chosen.provenance,
+        "parameters": told.ema if told.ema == "raw" else f"average {told.ema}",
+        "checkpoint": str(trained.path),
+        "checkpoint_step": trained.step,
+        "checkpoint_sha256": trained.digest,
+        **versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of what has a part in the numbers."""
+    return {"version": version("scorefield"), "jax": jax.__version__}
+
+
+def _checked(
+    flag: str,
+    name: str,
+    options: Any,
+    config: Config,
+    make: Callable[[], Sampler],
+    grid_name: str,
+    steps: int,
+    limits: dict[str, float],
+) -> Solver:
+    process = config.process()
     try:
-        sampler = _sampler(options, model, steps)
+        sampler = make()
         sampler.check_noise(process)
-        grid = grid_of(sampler)
+        grid_name = default_grid(process, sampler) if grid_name == "auto" else grid_name
+        grid = _grid(flag, process, sampler, grid_name, steps, limits)
+        check_grid(process, grid)
         sampler.check(process, grid)
     except TypeError as error:
         if isinstance(process.noise, Gaussian):
-            raise UsageError(f"--sampler {name}: {error}") from None
-        noise = type(process.noise).__name__
+            raise UsageError(f"{flag} {name}: {error}") from None
         raise UsageError(
-            f"--sampler {name} with these options needs Gaussian noise, and this run's is {noise}; choose a "
-            "deterministic one, such as --sampler ddim or --sampler heun."
+            f"{flag} {name} with these options needs Gaussian noise, and this run's is {type(process.noise).__name__}; "
+            f"choose a deterministic one, such as {flag} ddim or {flag} heun."
         ) from None
     except (ValueError, NotImplementedError) as error:
-        raise UsageError(f"--sampler {name}: {error}") from None
-    limits = {key: getattr(told, key, None) for key in ("sigma_min", "sigma_max", "rho")}
-    chosen = {key: value for key, value in limits.items() if value is not None}
-    provenance = {
+        raise UsageError(f"{flag} {name}: {error}") from None
+    told = {key: _json(value) for key, value in dataclasses.asdict(options).items()}
+    if isinstance(sampler, Ancestral):  # what "auto" has chosen
+        told = {"variance": _VARIANCES[type(sampler.variance)]}
+    chosen = {
         "sampler": name,
-        "options": {key: _json(value) for key, value in dataclasses.asdict(options).items()},
+        "options": told,
         "steps": steps,
-        "grid": default_grid(process, sampler) if told.grid == "auto" else told.grid,
-        **chosen,
+        "grid": grid_name,
+        **limits,
+        "first_time": float(grid[0]),
+        "last_time_above_0": float(grid[grid > 0][-1]),
     }
-    return Solver(name, sampler, grid, provenance)
+    return Solver(name, sampler, grid, chosen)
+
+
+_VARIANCES = {FixedSmall: "small", FixedLarge: "large", Learned: "learned", Optimal: "optimal"}
 
 
 def _json(value: Any) -> Any:
@@ -195,37 +280,39 @@ def _with_options(cls: type[Told], name: str) -> type[Told]:
     options, default = (AncestralOptions, AncestralOptions) if name == "ancestral" else (entry.make, entry.default)
     field = dataclasses.field(default_factory=default)
     return dataclasses.make_dataclass(  # type: ignore[return-value]
-        cls.__name__, [("sampler", options, field)], bases=(cls,), frozen=True, kw_only=True
+        cls.__name__,
+        [("sampler", Annotated[options, tyro.conf.arg(help=f"Options of {name}.")], field)],
+        bases=(cls,),
+        frozen=True,
+        kw_only=True,
     )
 
 
-def _sampler(options: Any, model: Model, steps: int) -> Sampler:
-    """The sampler of these options; an optimal variance is estimated from the run's training data."""
+def _sampler(options: Any, config: Config) -> Sampler:
+    """The sampler of these options, but for an optimal variance."""
     if not isinstance(options, AncestralOptions):
         return options
-    variance, learned = options.variance, model.config.learned_variance
+    variance, learned = options.variance, config.learned_variance
     if variance == "learned" and not learned:
         raise UsageError("--sampler.variance learned needs a run trained with --learned-variance; choose optimal.")
-    if variance == "optimal":
-        from experiments.data import open_source, split
-        from experiments.elbo import chain_times, optimal_variance
-
-        training, _ = split(open_source(model.config.data), model.config.data.held_out, model.config.data.seed)
-        return Ancestral(optimal_variance(model, chain_times(model.process, max(steps, 64)), training))
     if variance == "large":
         return Ancestral(FixedLarge())
     return Ancestral(Learned() if learned and variance != "small" else FixedSmall())
 
 
-def _grid(told: RunArguments, model: Model, sampler: Sampler, steps: int) -> np.ndarray:
-    """The grid of these options. Raises UsageError for an option that the grid does not have."""
-    given = {key: value for key in ("sigma_min", "sigma_max", "rho") if (value := getattr(told, key)) is not None}
-    name = told.grid or "auto"
-    if not given:
-        return make_grid(model.process, sampler, name, steps)
-    name = default_grid(model.process, sampler) if name == "auto" else name
+def _grid(flag: str, process: Process, sampler: Sampler, name: str, steps: int, limits: dict[str, float]) -> np.ndarray:
+    """The grid of this name. Raises UsageError for a limit that it does not have, or that it would need."""
     options = {"karras": {"sigma_min", "sigma_max", "rho"}, "uniform-log-snr": {"sigma_min", "sigma_max"}}
-    for key in given.keys() - options.get(name, set()):
-        flag = "--" + key.replace("_", "-")
-        raise UsageError(f"{flag} does not go with the grid {name}; add --grid karras, or leave it out.")
-    return GRIDS[name](model.process, steps, **given)
+    for key in limits.keys() - options.get(name, set()):
+        option = "--" + key.replace("_", "-")
+        raise UsageError(f"{option} does not go with the grid {name}; add --grid karras, or leave it out.")
+    if name in options and "sigma_max" not in limits:
+        with host_float64():
+            endless = float(process.alpha(process.t_max)) == 0
+        if endless:
+            remedy = "--sigma-max 80, or --grid uniform-time" if flag == "--sampler" else "--sampling.grid uniform-time"
+            raise UsageError(
+                f"the grid {name} has no end, for σ/α is infinite at the prior of {type(process.schedule).__name__}; "
+                f"give {remedy}."
+            )
+    return GRIDS[name](process, steps, **limits) if limits else make_grid(process, sampler, name, steps)

@@ -44,8 +44,8 @@ def karras(
     Raises ValueError when the process has no finite σ/α at its prior and no `sigma_max` is given.
     """
     _check_steps(process, steps)
-    if not rho > 0:
-        raise ValueError(f"rho = {rho}; it must be positive, usually 7.")
+    if not 0.1 <= rho <= 1000:  # what float64 can raise 80 to, and what is still a grid
+        raise ValueError(f"rho = {rho}; it must be between 0.1 and 1000, usually 7.")
     low, high = _noise_range(process, sigma_min, sigma_max, "karras")
     ramp = _ramp(steps)
     return _from_sigmas(process, (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
@@ -120,9 +120,18 @@ def _check_steps(process: Process, steps: int) -> None:
 
 def _noise_range(process: Process, sigma_min: float | None, sigma_max: float | None, name: str) -> tuple[float, float]:
     """(σ/α at the smallest noise, σ/α at the prior)."""
+    for option, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+        if value is not None and not 0 < float(value) < math.inf:
+            raise ValueError(f"{name}: {option} = {value}; give a positive number.")
     with host_float64():
+        top = _noise_to_signal(process, process.t_max)
         low = _noise_to_signal(process, process.t_min) if sigma_min is None else float(sigma_min)
-        high = _noise_to_signal(process, process.t_max) if sigma_max is None else float(sigma_max)
+        high = top if sigma_max is None else float(sigma_max)
+    if high > top * (1 + 1e-6):
+        raise ValueError(
+            f"{name}: sigma_max = {high:g} is above {top:g}, σ/α at the prior of {type(process.schedule).__name__}; "
+            "give a smaller one, or a process that goes as far."
+        )
     if not math.isfinite(high):
         raise ValueError(
             f"{name}: σ/α is infinite at the prior of {type(process.schedule).__name__}; "

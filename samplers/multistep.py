@@ -27,7 +27,7 @@ from samplers.exponential import (
     single_step,
     transfer,
 )
-from samplers.sample import Sampler
+from samplers.sample import Sampler, require_continuous
 
 Start = Literal["single-step", "lower-order"]
 
@@ -166,6 +166,12 @@ class DEIS(Multistep):
         _check_order("DEIS", self.order, 4)
         _check_choice("polynomial", self.polynomial, ("time", "rho", "log-rho"))
         _check_choice("start", self.start, ("single-step", "lower-order"))
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise ValueError for too few steps, and TypeError for a polynomial in the time of a discrete chain."""
+        super().check(process, grid)
+        if self.polynomial == "time":
+            require_continuous(process, "DEIS with a polynomial in time")
 
     @property
     def form(self) -> Form:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from diffusion import keys as keys_lib
@@ -14,7 +15,7 @@ from diffusion.noises import Gaussian, require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, transition_coefficients
 from diffusion.pytree import is_concrete, pytree
-from samplers.sample import Sampler
+from samplers.sample import Sampler, require_continuous
 
 
 @pytree
@@ -22,6 +23,11 @@ class Euler(Sampler):
     """x_s = x_t + (s − t) u(x_t, t), with u = α' x̂_0 + σ' ε̂; the step onto σ = 0 returns x̂_0."""
 
     order: ClassVar[float] = 1
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise TypeError on a discrete chain."""
+        del grid
+        require_continuous(process, "Euler")
 
     def step(
         self,
@@ -49,6 +55,11 @@ class RK4(Sampler):
     """The classical Runge-Kutta method of order 4; the step onto σ = 0 is Euler's, so N steps cost 4N − 3 calls."""
 
     order: ClassVar[float] = 4
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise TypeError on a discrete chain."""
+        del grid
+        require_continuous(process, "RK4")
 
     def nfe(self, steps: int, to_data: bool) -> int:
         """Four a step, but one for the step onto the data."""
@@ -109,6 +120,11 @@ class Heun(Sampler):
                 raise ValueError(f"S_noise = {self.S_noise}; it must be positive, usually 1 to 1.01.")
 
     order: ClassVar[float] = 2
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise TypeError on a discrete chain."""
+        del grid
+        require_continuous(process, "Heun")
 
     @property
     def stochastic(self) -> bool:

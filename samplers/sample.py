@@ -23,6 +23,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from diffusion import keys as keys_lib
+from diffusion.betas import Betas
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_traced, pytree, static
@@ -145,6 +146,15 @@ def sample(
     nfe = sampler.nfe(times.shape[0] - 1, to_data)
     kept = None if keep_every is None else times[_kept(times.shape[0] - 1, keep_every)]
     return Sampled(x, states, kept, nfe)
+
+
+def require_continuous(process: Process, what: str) -> None:
+    """Raise TypeError on a discrete chain: `what` is the thing that needs α' and σ'."""
+    if isinstance(process.schedule, Betas):
+        raise TypeError(
+            f"{what} needs a velocity, and a discrete chain has no derivative in t; use DDIM, an exponential method, "
+            "or a continuous schedule."
+        )
 
 
 def as_partial(function: Callable[..., Array]) -> Partial:

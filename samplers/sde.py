@@ -16,7 +16,7 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree
 from samplers.grids import host_float64
-from samplers.sample import Sampler
+from samplers.sample import Sampler, require_continuous
 
 
 @pytree
@@ -46,7 +46,8 @@ class EulerMaruyama(Sampler):
         require_gaussian(process.noise, "EulerMaruyama")
 
     def check(self, process: Process, grid: np.ndarray) -> None:
-        """Raise ValueError for a start at α = 0, where g is infinite."""
+        """Raise ValueError for a start at α = 0, where g is infinite, and TypeError on a discrete chain."""
+        require_continuous(process, "EulerMaruyama")
         if self.level == 0:
             return
         with host_float64():

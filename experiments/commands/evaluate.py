@@ -22,8 +22,8 @@ _COLUMNS = ("precision", "recall", "density", "coverage")
 _NEIGHBOURS = 5  # of density and coverage, the most that a distance looks at
 
 DESCRIPTION = """\
-Measure a trained model against held-out images: bits/dim by the ELBO, and Fréchet distance, precision and recall
-in the feature space of a small classifier trained on the same data. Nothing is downloaded.
+Measure a trained model against held-out images: bits/dim by the ELBO; Fréchet distance, precision, recall, density
+and coverage in the feature space of a small classifier trained on the same data. Nothing is downloaded.
 
   scorefield evaluate --run runs/digits-ddpm
   scorefield evaluate --run runs/mnist --sampler ddim --steps 10 --no-bits-per-dim
@@ -61,24 +61,22 @@ def run(arguments: list[str]) -> int:
         raise UsageError("--samples must be at least 2, and --batch, --elbo-images and --elbo-draws at least 1.")
     if told.seed < 0 or told.seed + told.samples > 2**31:
         raise UsageError(f"--seed is {told.seed}; give 0 or more, and below 2^31 less --samples.")
-    from experiments.data import open_source, split
-
     trained = solver.load(told)
-    config = trained.config
-    training, held_out = split(open_source(config.data), config.data.held_out, config.data.seed)
-    if training.fingerprint != trained.facts.fingerprint:
-        solver.warn(
-            f"{config.data.source} has changed since this run was trained; the figures are against what it is now."
-        )
+    model = solver.model_of(trained)
+    if told.bits_per_dim and not isinstance(model.process.noise, Gaussian):
+        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
+    if told.variance == "learned" and not trained.config.learned_variance:
+        raise UsageError("--variance learned needs a run trained with --learned-variance; choose optimal.")
+    training, held_out = solver.run_data(trained)
     if held_out is None:
         raise UsageError("this run holds no images out (--data.held-out 0), so there is nothing to measure against.")
-    model = solver.model_of(trained)
-    chosen = solver.build(told, name, model)
+    chosen = solver.build(told, name, model, lambda: training, given_class=model.num_classes > 0)
     start = time.perf_counter()
     report: dict[str, Any] = {
         "run": str(told.run),
-        "checkpoint_step": trained.step,
-        "checkpoint_sha256": trained.digest,
+        **solver.provenance(told, trained, chosen),
+        "samples": told.samples,
+        "first_seed": told.seed,
     }
     few = min(told.samples, len(training), len(held_out))
     if few <= _NEIGHBOURS:
@@ -86,8 +84,6 @@ def run(arguments: list[str]) -> int:
             f"only {few} images can be compared (--samples {told.samples}, {len(training)} trained on, {len(held_out)} "
             f"held out) and {_NEIGHBOURS + 1} are needed; raise --samples, or train with a larger --data.held-out."
         )
-    if told.bits_per_dim and not isinstance(model.process.noise, Gaussian):
-        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
     try:
         report |= _distances(told, model, chosen, training, held_out)
         if told.bits_per_dim:
@@ -122,9 +118,9 @@ def _distances(
     seeds = range(told.seed, told.seed + told.samples)
     labels = None
     if model.num_classes:  # classes as often as in training
-        assert training.labels is not None
+        assert training.labels is not None  # `run_data` has seen to it
         labels = np.random.default_rng(told.seed).choice(training.labels, told.samples).tolist()
-    throughput, parts = Throughput(), []
+    throughput, parts = Throughput(min(told.batch, told.samples)), []
     for drawn in draw(model, chosen, seeds, batch=told.batch, label=labels):
         parts.append(drawn)
         throughput.add(len(drawn.seeds))
@@ -142,7 +138,6 @@ def _distances(
         "feature_accuracy": space.accuracy,
         "feature_cache": str(cache),
         "images_compared": min(told.samples, len(training), len(held_out)),
-        **chosen.provenance,
         "nfe": parts[0].nfe,
         **{key: rate[key] for key in ("samples_per_second", "with_compilation")},
         "against_held_out": table,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments import images, solver
-from experiments.config import Config
+from experiments.config import Config, to_json
 from experiments.errors import UsageError
 from experiments.options import take_flag
 from experiments.sampling import Model, Throughput, draw, parse_seeds
@@ -64,7 +64,7 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--class {label!r} is not the number of a class; give 0, 1, ...")
     if label is not None:
         arguments = [*arguments, "--label", label]
-    told, name = solver.read(SampleArguments, arguments, "scorefield sample", DESCRIPTION)
+    told, name = solver.read(SampleArguments, arguments, "scorefield sample", DESCRIPTION, ("--class",))
     if told.batch < 1:
         raise UsageError(f"--batch is {told.batch}; give at least 1.")
     seeds = parse_seeds(told.seeds)
@@ -74,8 +74,12 @@ def run(arguments: list[str]) -> int:
 
 def _sample(told: SampleArguments, seeds: list[int], name: str, trained: TrainedModel) -> int:
     model = solver.model_of(trained)
-    chosen = solver.build(told, name, model)
-    parts, throughput = [], Throughput()
+    chosen = solver.build(
+        *(told, name, model, lambda: solver.run_data(trained)[0]),
+        given_class=told.label is not None,
+        guided=told.guidance is not None,
+    )
+    parts, throughput = [], Throughput(min(told.batch, len(seeds)))
     try:
         for drawn in draw(model, chosen, seeds, batch=told.batch, label=told.label, guidance=told.guidance):
             parts.append(drawn)
@@ -85,16 +89,11 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         raise UsageError(f"--sampler {name}: {error}") from None
     pictures = np.concatenate([part.images for part in parts])
     provenance = {
-        **chosen.provenance,
+        **solver.provenance(told, trained, chosen),
         "nfe": parts[0].nfe,
         "seeds": told.seeds,
         "class": told.label,
         "guidance": told.guidance,
-        "parameters": told.ema if told.ema == "raw" else f"average {told.ema}",
-        "checkpoint": str(trained.path),
-        "checkpoint_step": trained.step,
-        "checkpoint_sha256": trained.digest,
-        **_versions(),
     }
     paths = _write(told, pictures, seeds, provenance)
     if told.json:
@@ -109,10 +108,6 @@ def _progress(throughput: Throughput, total: int, quiet: bool) -> None:
     if not quiet and sys.stderr.isatty():
         end = "\n" if throughput.count == total else ""
         print(f"\rsampling {throughput.count}/{total}  {throughput}", end=end, file=sys.stderr, flush=True)
-
-
-def _versions() -> dict[str, str]:
-    return {"version": version("scorefield"), "jax": jax.__version__}
 
 
 def _write(told: SampleArguments, pictures: np.ndarray, seeds: list[int], provenance: dict[str, Any]) -> list[Path]:
@@ -141,10 +136,8 @@ class GridWriter:
         )
         classes = facts.num_classes if config.conditional else 0
         self.model = Model(config, networks[0][0], None, facts.event_shape, classes)
-        try:
-            self.solver = solver.build_own(self.model)
-        except UsageError as error:
-            raise UsageError(f"--sampling cannot sample this process: {error}") from None
+        self.solver = solver.build_own(config)
+        self.digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()
         self.folder = outdir / "samples"
 
     def __call__(self, step: int, params: Any) -> None:
@@ -159,8 +152,9 @@ class GridWriter:
             "seeds": f"0-{len(seeds) - 1}",
             "class": None if label is None else "the seed modulo the number of classes",
             "parameters": "average 0",
-            "checkpoint_step": step,
+            "step": step,
+            "config_sha256": self.digest,
             "seconds": round(time.perf_counter() - start, 2),
-            **_versions(),
+            **solver.versions(),
         }
         images.save_png(self.folder / f"step-{step:07d}.png", images.grid(drawn.images), provenance)

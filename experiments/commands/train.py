@@ -22,7 +22,7 @@ from diffusion.weightings import (
     UniformWeighting,
     VelocityWeighting,
 )
-from experiments import presets
+from experiments import presets, solver
 from experiments.config import Chain, Config, ImportanceConfig, to_json
 from experiments.options import choose, parse, take_flag
 
@@ -109,6 +109,7 @@ def run(arguments: list[str]) -> int:
     """Train; returns the exit status."""
     told = read(arguments)
     told = dataclasses.replace(told, config=dataclasses.replace(told.config))  # checks what no flag has touched
+    solver.build_own(told.config)  # refuses now what could not be sampled in the end
     outdir = told.outdir or Path("runs") / told.preset
     if told.dry_run:
         print(json.dumps({"outdir": str(outdir), "config": to_json(told.config)}, indent=2))

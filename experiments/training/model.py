@@ -60,7 +60,12 @@ def load_model(
 
     Raises CheckpointError when there is no checkpoint, or it is damaged, and UsageError when it has no such average.
     """
-    found = checkpoints.describe(place) if (place / MANIFEST).exists() else _choose(place, use_best, warn)
+    is_checkpoint = (place / MANIFEST).exists()
+    if is_checkpoint and use_best:
+        raise UsageError(
+            f"--best chooses among a run's checkpoints, and {place} is a single one; give the run's folder."
+        )
+    found = checkpoints.describe(place) if is_checkpoint else _choose(place, use_best, warn)
     path = found.path
     tree, digest = checkpoints.load(path)
     config, facts = load_config(path / "config.json"), found.facts()
@@ -78,6 +83,8 @@ def load_model(
 def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> checkpoints.Checkpoint:
     directory = run / "checkpoints"
     found = checkpoints.best(directory) if use_best else checkpoints.newest_trusted(directory, warn)
+    if use_best and found is not None and found.held_out_loss is None:
+        warn(f"no held-out loss was measured in {run}; --best takes the newest checkpoint.")
     if found is None:
         raise CheckpointError(f"{run} holds no checkpoint that can be trusted; train it, or give another folder.")
     return found

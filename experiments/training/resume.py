@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,7 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
             )
         return
     if not has_checkpoints:  # nothing was trained by the configuration that is there, and it is written anew
+        _set_samples_aside(outdir / "samples")
         return
     differing = differences(load_config(path), config)
     if differing:
@@ -54,6 +56,13 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
             f"{outdir} holds a run with --{_flag(name)} {old}, and this command says {new}{others}; "
             "repeat the run's own values, or give another --outdir."
         )
+
+
+def _set_samples_aside(folder: Path) -> None:
+    """Rename the pictures of a run that left no checkpoint, so that they are not taken for those of the next."""
+    if folder.is_dir():
+        number = next(n for n in itertools.count(1) if not folder.with_name(f"{folder.name}.{n}").exists())
+        folder.rename(folder.with_name(f"{folder.name}.{number}"))
 
 
 def starting_point(

@@ -1,18 +1,25 @@
 """The command line as a person and as a script use it."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffusion.schedules import VP
+from experiments import elbo, solver
 from experiments.commands.train import read
 from experiments.config import load_config
+from experiments.data import Source
+from experiments.errors import DataError
 from experiments.images import read_provenance
 from experiments.presets import load
+from experiments.sampling import Throughput
 
 
 def test_help_and_usage_errors_need_no_heavy_import():
@@ -52,6 +59,11 @@ def test_help_and_usage_errors_need_no_heavy_import():
         (["sample", "--run", "x", "--sampler", "heun", "--steps", "0"], "--steps is 0"),
         (["evaluate", "--run", "x", "--sampler", "heun", "--samples", "1"], "--samples must be at least 2"),
         (["evaluate", "--run", "x", "--sampler", "heun", "--seed", "-1"], "--seed is -1"),
+        (["train", "--sampling.sampler", "foo"], "--sampling.sampler foo does not exist"),
+        (["train", "--sampling.grid", "karas"], "did you mean 'karras'?"),
+        (["train", "--sampling.steps", "5000"], "this chain has 1000"),
+        (["train", "--sampling.sampler", "heun", "--outdir", "x"], "a discrete chain has no derivative in t"),
+        (["evaluate", "--run", "x", "--sampler", "heun", "--class", "3"], "see scorefield evaluate --help"),
         (["train", "--num-processes", "2", "--outdir", "x"], "--num-processes"),
         ([], "usage: scorefield"),
     ],
@@ -144,6 +156,11 @@ def test_pictures_carry_their_provenance(run_command, tiny_run, tmp_path):
         (["--sampler", "ddim", "--sampler.eta", "-1"], "eta = -1.0"),
         (["--rho", "5"], "--rho does not go with the grid uniform-time"),
         (["--batch", "0"], "--batch is 0"),
+        (["--class", "99999999999"], "trained without --conditional"),
+        (["--sampler", "dpmpp-2m", "--sigma-max", "1e9"], "sigma_max = 1e+09 is above"),
+        (["--sampler", "dpmpp-2m", "--sigma-max", "nan"], "sigma_max = nan; give a positive number"),
+        (["--sampler", "dpmpp-2m", "--rho", "0.006"], "rho = 0.006; it must be between"),
+        (["--sampler", "deis"], "use DDIM, an exponential method"),
     ],
 )
 def test_samples_that_cannot_be_drawn_are_refused(run_command, tiny_run, tmp_path, arguments, words):
@@ -151,6 +168,30 @@ def test_samples_that_cannot_be_drawn_are_refused(run_command, tiny_run, tmp_pat
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert words in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_configurations_are_refused_in_a_line(run_command, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    path = run / "config.json"
+    said = json.loads(path.read_text())
+    said["sampling"]["sampler"] = 3
+    path.write_text(json.dumps(said))
+    outcome = run_command("sample", "--run", run)
+    assert (outcome.status, outcome.err.count("\n")) == (4, 1)
+    assert "sampling.sampler is 3, which is no str" in outcome.err
+    path.unlink()
+    path.mkdir()
+    assert "cannot be read" in run_command("sample", "--run", run).err
+    file = tmp_path / "file"
+    file.write_text("")
+    outcome = run_command("sample", "--run", file)
+    assert (outcome.status, outcome.err.count("\n")) == (4, 1)
+
+
+def test_best_is_refused_where_there_is_nothing_to_choose(run_command, tiny_run, tmp_path):
+    outcome = run_command("sample", "--run", tiny_run / "checkpoints" / "00000012", "--best", "--outdir", tmp_path)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "--best chooses among a run's checkpoints" in outcome.err
 
 
 def test_raw_and_averaged_parameters_differ(run_command, tiny_run, tmp_path):
@@ -184,13 +225,16 @@ def test_names_of_samplers_are_read_with_either_hyphen(run_command, tiny_run, tm
     assert (outcome.value["sampler"], outcome.value["grid"], outcome.value["nfe"]) == ("dpmpp-2m", "karras", 3)
 
 
-def test_the_rate_leaves_out_the_compilation_when_it_can(run_command, tiny_run, tmp_path):
-    arguments = ("sample", "--run", tiny_run, "--seeds", "0-3", "--steps", "2", "--outdir", tmp_path, "--json")
-    one, two = (run_command(*arguments, "--batch", batch).value for batch in (4, 2))
-    assert (one["with_compilation"], two["with_compilation"]) == (True, False)
-    # all four images over all of the time, or the last two over the rest of it
-    assert one["samples_per_second"] == pytest.approx(4 / one["seconds"])
-    assert two["samples_per_second"] > 2 / two["seconds"]
+def test_the_rate_leaves_out_the_compilation_and_counts_filled_up_batches():
+    """Three batches of 4 that end at 10 s, 11 s and 12 s, of which the last has one wanted sample."""
+    ticks = iter([0.0, 10.0, 11.0, 12.0])
+    throughput = Throughput(4, lambda: next(ticks))
+    throughput.add(4)
+    assert (throughput.with_compilation, throughput.rate) == (True, 0.4)
+    throughput.add(4)
+    throughput.add(1)
+    assert throughput.report() == {"seconds": 12.0, "samples_per_second": 4.0, "with_compilation": False}
+    assert throughput.count == 9
 
 
 @pytest.fixture(scope="session")
@@ -210,7 +254,7 @@ def conditional_run(run_command, tiny_flags, tmp_path_factory):
 def test_pictures_of_a_training_carry_their_provenance(conditional_run):
     kept = read_provenance(conditional_run / "samples" / "step-0000012.png")
     assert (kept["sampler"], kept["grid"], kept["steps"], kept["nfe"]) == ("heun", "karras", 4, 7)
-    assert (kept["checkpoint_step"], kept["seeds"]) == (12, "0-63")
+    assert (kept["step"], kept["seeds"], len(kept["config_sha256"])) == (12, "0-63", 64)
     assert kept["options"]["S_churn"] == 0.0
 
 
@@ -226,15 +270,43 @@ def test_guidance_costs_two_calls_and_changes_the_image(run_command, conditional
     assert (plain["nfe"], guided["nfe"]) == (7, 14)
     assert (images["images"] != others["images"]).any()
     np.testing.assert_array_equal(images["labels"], [3, 3, 3])
-    outcome = run_command("sample", "--run", conditional_run, "--class", "10", "--outdir", tmp_path / "none")
-    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
-    assert "the classes 0 to 9" in outcome.err
+    for unknown in ("10", "99999999999"):
+        outcome = run_command("sample", "--run", conditional_run, "--class", unknown, "--outdir", tmp_path / "none")
+        assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+        assert "the classes 0 to 9" in outcome.err
+    optimal = ("--sampler", "ancestral", "--sampler.variance", "optimal")
+    outcome = run_command("sample", "--run", conditional_run, "--class", "1", "--guidance", "2", *optimal)
+    assert "no variance of a guided model" in outcome.err
 
 
-def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditional_run, tmp_path, monkeypatch):
-    """The true labels enter the bound: with other labels it is another number."""
-    from experiments.data import Source
+def test_the_optimal_variance_is_that_of_what_is_sampled(conditional_run):
+    """Given the class, or not: the network is told the classes or none, and the table is another."""
+    trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
+    seen = []
 
+    def recording(params, x, c_noise, labels):
+        seen.append(labels is None)
+        return trained.network(params, x, c_noise, labels)
+
+    model = dataclasses.replace(solver.model_of(trained), network=recording)
+    training, _ = solver.run_data(trained)
+    for given in (True, False):
+        seen.clear()
+        options = solver.AncestralOptions(variance="optimal")
+        told = solver.RunArguments(run=conditional_run, sampler=options, steps=3)
+        built = solver.build(told, "ancestral", model, lambda: training, given_class=given)
+        assert set(seen) == {not given}
+        assert built.provenance["options"] == {"variance": "optimal"}
+
+
+def test_data_of_another_kind_are_refused(conditional_run, monkeypatch):
+    trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
+    other = dataclasses.replace(trained, facts=dataclasses.replace(trained.facts, num_classes=11))
+    with pytest.raises(DataError, match=r"in 10 classes now, and this run was trained on .* in 11; put the data"):
+        solver.run_data(other)
+
+
+def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditional_run, tmp_path):
     arguments = ("evaluate", "--run", conditional_run, "--samples", "12", "--cache", tmp_path, "--elbo-images", "12")
     told = (*arguments, "--elbo-draws", "2", "--variance", "large", "--sampler", "ddim", "--steps", "2", "--json")
     report = run_command(*told).value
@@ -242,17 +314,34 @@ def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditiona
     assert (report["sampler"], report["steps"], report["nfe"]) == ("ddim", 2, 2)
     assert {"precision", "recall", "density", "coverage"} <= set(report["against_held_out"]["samples"])
 
-    from experiments import elbo, solver
 
+def test_each_image_is_measured_given_its_own_class(run_command, conditional_run):
     trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
-    model = solver.model_of(trained)
+    seen = []
+
+    def recording(params, x, c_noise, labels):
+        jax.debug.callback(lambda rows: seen.append(np.asarray(rows).tolist()), labels)
+        return trained.network(params, x, c_noise, labels)
+
+    model = dataclasses.replace(solver.model_of(trained), network=recording)
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
-    bits = [
-        elbo.held_out_bits_per_dim(model, source, source, variance="large", chain_steps=5, draws=1).bits
-        for label in (1, 7)
-        for source in [Source(images=images, labels=np.full(6, label, np.int32))]
-    ]
-    assert bits[0] != bits[1]
+    source = Source(images=images, labels=np.asarray([3, 1, 4, 1, 5, 9], np.int32), class_names=tuple("0123456789"))
+    options = {"variance": "large", "chain_steps": 5, "draws": 1, "batch": 4}
+    bits = elbo.held_out_bits_per_dim(model, source, source, **options)
+    jax.effects_barrier()
+    assert bits.given_class
+    # Two batches, the second filled up with the last image.
+    assert {tuple(rows) for rows in seen} == {(3, 1, 4, 1), (5, 9, 9, 9)}
+    free = dataclasses.replace(model, num_classes=0, network=trained.network)
+    assert not elbo.held_out_bits_per_dim(free, source, source, **options).given_class
+
+
+def test_a_part_of_the_data_is_drawn_from_all_of_it():
+    """A folder is read class by class: its first 256 images are of the first classes alone."""
+    rows = elbo._sample_of(1000, 256)
+    assert len(set(rows.tolist())) == 256
+    assert np.histogram(rows, 10, (0, 1000))[0].min() > 10
+    np.testing.assert_array_equal(elbo._sample_of(5, 256), np.arange(5))
 
 
 def test_evaluation_reports_distances_and_bits(run_command, tiny_run, tmp_path):

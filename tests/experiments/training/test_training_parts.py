@@ -146,7 +146,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match=sentence):
         check_config(other, tmp_path, has_checkpoints=True)
     # What was stopped before its first checkpoint is no run yet, and stands in nobody's way.
+    (tmp_path / "samples").mkdir()
     check_config(other, tmp_path, has_checkpoints=False)
+    assert (tmp_path / "samples.1").is_dir()
+    assert not (tmp_path / "samples").exists()
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(UsageError, match="cannot be written"), run_lock(file):
