@@ -30,7 +30,24 @@ def pytree(cls: type[T]) -> type[T]:
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
     cls.__init__.__no_type_check__ = True  # type: ignore[attr-defined]
-    return jax.tree_util.register_dataclass(cls)
+    # Not `register_dataclass`: jaxlib (0.10.2 and 0.12.0.1) holds the trees of two such classes for equal when as many
+    # fields are leaves, so that jit now and then runs the program of another class, EDM's for VP.
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    leaves = [f.name for f in fields if not f.metadata.get("static")]
+    statics = [f.name for f in fields if f.metadata.get("static")]
+
+    def flatten(tree: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        return [getattr(tree, name) for name in leaves], tuple(getattr(tree, name) for name in statics)
+
+    def flatten_with_keys(tree: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        children, aux = flatten(tree)
+        return [(jax.tree_util.GetAttrKey(name), child) for name, child in zip(leaves, children, strict=True)], aux
+
+    def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
+        return cls(**dict(zip(leaves, children, strict=True)), **dict(zip(statics, aux, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def is_concrete(*values: Any) -> bool:
