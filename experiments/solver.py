@@ -17,7 +17,8 @@ import tyro
 from diffusion.noises import Gaussian
 from diffusion.process import Process
 from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal
-from experiments.config import Config, load_config
+from experiments.config import Config
+from experiments.config_file import load_config
 from experiments.errors import DataError, UsageError
 from experiments.options import canonical, choose, parse, take_flag
 from experiments.sampling import Model

@@ -96,7 +96,7 @@ def integral_weights(
         total = -jnp.expm1(growth * (start - end))
     else:
         total = jnp.exp(-half_log_snr(process, s)) - jnp.exp(-half_log_snr(process, t))
-    return weights * (total / jnp.sum(weights))
+    return jnp.asarray(weights * (total / jnp.sum(weights)))
 
 
 def transfer(
@@ -111,8 +111,8 @@ def transfer(
 ) -> Array:
     """x_s from x_t: the linear part, times `decay`, and α_s Σ w_j values_j."""
     linear = process.sigma(s) / process.sigma(t) if form == "x0" else process.alpha(s) / process.alpha(t)
-    combined = jnp.tensordot(weights.astype(x.dtype), values, axes=1)
-    return decay * linear * x + process.alpha(s) * combined
+    combined = jnp.asarray(jnp.tensordot(weights.astype(x.dtype), values, axes=1))
+    return jnp.asarray(decay * linear * x + process.alpha(s) * combined)
 
 
 def single_step(

@@ -11,10 +11,11 @@ import numpy as np
 
 from diffusion.betas import Betas
 from diffusion.process import Process
+from samplers.adams import DEIS, IPNDM
 from samplers.ancestral import Ancestral
 from samplers.ddim import DDIM
+from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.grids import GRIDS, Grid, host_float64
-from samplers.multistep import DEIS, IPNDM, DPMSolverMultistep, SDEDPMSolver
 from samplers.ode import RK4, Euler, Heun
 from samplers.sample import Sampler
 from samplers.sde import EulerMaruyama

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from experiments import images, solver
-from experiments.config import Config, to_json
+from experiments.config import Config
+from experiments.config_file import to_json
 from experiments.errors import UsageError
 from experiments.options import take_flag
 from experiments.sampling import Model, Throughput, draw, parse_seeds

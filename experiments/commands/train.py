@@ -23,7 +23,8 @@ from diffusion.weightings import (
     VelocityWeighting,
 )
 from experiments import presets, solver
-from experiments.config import Chain, Config, ImportanceConfig, to_json
+from experiments.config import Chain, Config, ImportanceConfig
+from experiments.config_file import to_json
 from experiments.options import choose, parse, take_flag
 
 NODES = {

@@ -11,14 +11,7 @@ from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
 from diffusion.time_distributions import LogNormalSigma
 from diffusion.weightings import EDMWeighting
-from experiments.config import (
-    Config,
-    DataConfig,
-    EMAConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
+from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="zip:cifar10-32x32.zip", flip=True, held_out=0.02),

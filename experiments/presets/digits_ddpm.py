@@ -11,15 +11,7 @@ from diffusion.networks.configs import UNetConfig
 from diffusion.prediction import Preconditioning
 from diffusion.time_distributions import LogNormalSigma
 from diffusion.weightings import EDMWeighting
-from experiments.config import (
-    Chain,
-    Config,
-    DataConfig,
-    EMAConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
+from experiments.config import Chain, Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="digits", held_out=0.1),

@@ -11,14 +11,7 @@ from diffusion.prediction import Preconditioning
 from diffusion.schedules import RectifiedFlow
 from diffusion.time_distributions import LogNormalSigma
 from diffusion.weightings import VelocityWeighting
-from experiments.config import (
-    Config,
-    DataConfig,
-    EMAConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
+from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),

@@ -11,14 +11,7 @@ from diffusion.prediction import Preconditioning
 from diffusion.schedules import VP
 from diffusion.time_distributions import UniformTime
 from diffusion.weightings import SNRWeighting
-from experiments.config import (
-    Config,
-    DataConfig,
-    EMAConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
+from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),

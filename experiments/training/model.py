@@ -11,7 +11,8 @@ import jax
 from jaxtyping import Array, Key
 
 from diffusion.networks import build
-from experiments.config import Config, load_config
+from experiments.config import Config
+from experiments.config_file import load_config
 from experiments.errors import CheckpointError, UsageError
 from experiments.training import checkpoint as checkpoints
 from experiments.training.data import Facts

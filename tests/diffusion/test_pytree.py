@@ -50,4 +50,4 @@ def test_leaves_have_names_and_statics_are_structure():
     assert jax.tree.map(lambda leaf: leaf + 1, Sample(2.0, "y")) == Sample(3.0, "y")
     np.testing.assert_allclose(jax.grad(lambda sample: sample.weight**2)(Sample(3.0)).weight, 6.0)
     with pytest.raises(AttributeError):
-        Sample().weight = 3.0
+        Sample().weight = 3.0  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,7 +14,7 @@ from PIL import Image
 from diffusion.schedules import VP
 from experiments import elbo, solver
 from experiments.commands.train import read
-from experiments.config import load_config
+from experiments.config_file import load_config
 from experiments.data import Source
 from experiments.errors import DataError
 from experiments.images import read_provenance

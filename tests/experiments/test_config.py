@@ -21,11 +21,8 @@ from experiments.config import (
     OptimizerConfig,
     SamplingConfig,
     TrainingConfig,
-    from_json,
-    load_config,
-    save_config,
-    to_json,
 )
+from experiments.config_file import from_json, load_config, save_config, to_json
 from experiments.errors import CheckpointError, UsageError
 
 POSITIVE = st.floats(1e-300, 1e300, allow_nan=False)
