@@ -2,37 +2,63 @@
 
 from samplers.adams import DEIS, IPNDM
 from samplers.ancestral import Ancestral
+from samplers.cfgpp import CFGPP, ConditionalPair, conditional_pair
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.grids import GRIDS, karras, quadratic, uniform_log_snr, uniform_time
-from samplers.guidance import classifier_free_guidance
+from samplers.guidance import autoguidance, classifier_free_guidance, classifier_guidance, interval_guidance
+from samplers.inverse import (
+    Measurement,
+    RePaint,
+    Replacement,
+    dps_guidance,
+    isotropic_covariance,
+    pseudoinverse_guidance,
+    tweedie_covariance,
+)
 from samplers.ode import RK4, Euler, Heun
 from samplers.sample import Sampled, Sampler, sample
 from samplers.sde import EulerMaruyama
 from samplers.singlestep import DPMSolverSinglestep, Midpoint
+from samplers.transforms import clipped, dynamically_thresholded
 from samplers.unipc import UniPC
 
 __all__ = [
+    "CFGPP",
     "DDIM",
     "DEIS",
     "GRIDS",
     "IPNDM",
     "RK4",
     "Ancestral",
+    "ConditionalPair",
     "DPMSolverMultistep",
     "DPMSolverSinglestep",
     "Euler",
     "EulerMaruyama",
     "Heun",
+    "Measurement",
     "Midpoint",
+    "RePaint",
+    "Replacement",
     "SDEDPMSolver",
     "Sampled",
     "Sampler",
     "UniPC",
+    "autoguidance",
     "classifier_free_guidance",
+    "classifier_guidance",
+    "clipped",
+    "conditional_pair",
+    "dps_guidance",
+    "dynamically_thresholded",
+    "interval_guidance",
+    "isotropic_covariance",
     "karras",
+    "pseudoinverse_guidance",
     "quadratic",
     "sample",
+    "tweedie_covariance",
     "uniform_log_snr",
     "uniform_time",
 ]

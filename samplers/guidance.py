@@ -1,13 +1,55 @@
-"""Guidance: functions from denoisers to a denoiser."""
+"""Guidance: functions from denoisers to a denoiser.
+
+Whatever tilts the density, p(x_t) -> p(x_t) L(x_t), shifts the denoiser of Gaussian noise by (σ²/α) ∇ ln L. Two
+models that differ by such an L differ by this shift, so extrapolating from one to the other strengthens L. Scales,
+intervals and weights are traced: changing them never recompiles.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
+from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
+from diffusion.process import Process
+from diffusion.pytree import is_concrete
 from samplers.sample import as_partial
+
+LogLikelihood = Callable[[Array, ArrayLike], Array]
+
+
+def classifier_guidance(
+    process: Process, denoise: Denoiser, log_likelihood: LogLikelihood, scale: ArrayLike = 1.0
+) -> Denoiser:
+    """D + w (σ²/α) ∇ ln p(y|x_t): with w = 1 and the exact classifier, the denoiser of p(x_0|y).
+
+    `log_likelihood` is (x, t) -> ln p(y | x_t = x), shape (b,), in nats; its y may differ from sample to sample, and
+    row i must depend on x[i] alone. `scale` is w, a scalar or (b,). Where α = 0 nothing is added: there the gradient
+    vanishes, and with it what it could tell (Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2).
+    Raises TypeError when the noise is not Gaussian.
+    """
+    require_gaussian(process.noise, "classifier guidance")
+    return Partial(_classifier_guided, process, as_partial(denoise), as_partial(log_likelihood), scale)
+
+
+def _classifier_guided(
+    process: Process, denoise: Denoiser, log_likelihood: LogLikelihood, scale: ArrayLike, x: Array, t: ArrayLike
+) -> Array:
+    gradient = jax.grad(lambda y: jnp.sum(log_likelihood(y, t)))(x)
+    return tilt(process, denoise(x, t), expand(scale, x) * gradient, t)
+
+
+def tilt(process: Process, x_0: Float[Array, "b *event"], gradient: Array, t: ArrayLike) -> Float[Array, "b *event"]:
+    """x̂_0 + (σ²/α) g: the denoiser's answer when the score ∇ ln p_t grows by g; x̂_0 itself where α or σ is 0."""
+    alpha = process.alpha(t)
+    factor = expand(jnp.where(alpha > 0, process.schedule.variance(t) / jnp.where(alpha > 0, alpha, 1.0), 0.0), x_0)
+    return jnp.where(factor > 0, x_0 + factor * gradient, x_0)
 
 
 def classifier_free_guidance(conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike) -> Denoiser:
@@ -19,6 +61,58 @@ def classifier_free_guidance(conditional: Denoiser, unconditional: Denoiser, sca
     return Partial(_guided, as_partial(conditional), as_partial(unconditional), scale)
 
 
+def autoguidance(main: Denoiser, weak: Denoiser, scale: ArrayLike) -> Denoiser:
+    """D = D_weak + w (D_main − D_weak): away from what a worse model of the same data gets wrong; w = 1 is the main.
+
+    `weak` is a smaller or less trained model given the same condition as `main`; `scale` is w, a scalar or (b,)
+    (Karras et al. 2024, arXiv:2406.02507). Each call evaluates both networks.
+    """
+    return Partial(_guided, as_partial(main), as_partial(weak), scale)
+
+
 def _guided(conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike, x: Array, t: ArrayLike) -> Array:
     free = unconditional(x, t)
     return free + expand(scale, x) * (conditional(x, t) - free)
+
+
+def interval_guidance(
+    process: Process,
+    conditional: Denoiser,
+    unconditional: Denoiser,
+    scale: ArrayLike,
+    low: ArrayLike = 0.0,
+    high: ArrayLike = float("inf"),
+) -> Denoiser:
+    """Classifier-free guidance while low <= σ/α <= high, and the conditional model alone at every other noise level.
+
+    `scale`, `low` and `high` are scalars, or `scale` is (b,); [0, ∞] is `classifier_free_guidance`. The unconditional
+    model is evaluated only where a sample of the batch is guided: for a scalar t, inside the interval (Kynkäänniemi et
+    al. 2024, arXiv:2404.07724, whose interval is open below).
+    Raises ValueError when the interval is empty.
+    """
+    if is_concrete(low, high) and not 0 <= low <= high:  # pyright: ignore[reportOperatorIssue]
+        raise ValueError(
+            f"low = {low} and high = {high} leave no noise level to guide at; use 0 <= low <= high, such as 0.3 and 3."
+        )
+    return Partial(_interval_guided, process, as_partial(conditional), as_partial(unconditional), scale, low, high)
+
+
+def _interval_guided(
+    process: Process,
+    conditional: Denoiser,
+    unconditional: Denoiser,
+    scale: ArrayLike,
+    low: ArrayLike,
+    high: ArrayLike,
+    x: Array,
+    t: ArrayLike,
+) -> Array:
+    level = process.sigma(t) / process.alpha(t)
+    inside = (low <= level) & (level <= high)
+    answer = conditional(x, t)
+
+    def guided() -> Array:
+        free = unconditional(x, t)
+        return jnp.where(expand(inside, x), free + expand(scale, x) * (answer - free), answer).astype(answer.dtype)
+
+    return jax.lax.cond(jnp.any(inside), guided, lambda: answer)

@@ -1,0 +1,350 @@
+"""Inverse problems: samples of x_0 given y, with a model that has never seen y.
+
+What is wanted is E[x_0 | x_t, y], the denoiser of the posterior. It is the denoiser of the data, shifted by
+(σ²/α) ∇ ln p(y|x_t), and p(y|x_t) is the integral of p(y|x_0) over p(x_0|x_t), which a denoiser alone does not give:
+
+    dps_guidance             p(x_0|x_t) is taken as the point x̂_0      denoiser -> denoiser   biased
+    pseudoinverse_guidance   p(x_0|x_t) is taken as N(x̂_0, C)          denoiser -> denoiser   exact where it is
+    Replacement, RePaint     the known part of x_s comes from q(x_s|y)   sampler -> sampler   biased
+
+The bias does not vanish with the step size: each says what is known of its own. All are for Gaussian noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from diffusion import keys as keys_lib
+from diffusion.arrays import expand, sum_event
+from diffusion.noises import require_gaussian
+from diffusion.prediction import Denoiser
+from diffusion.process import Process, perturb, transition
+from diffusion.pytree import is_concrete, pytree, static
+from samplers.guidance import tilt
+from samplers.sample import Sampler, as_partial
+
+Covariance = Callable[[Array, ArrayLike], Array]
+"""(x, t) -> Cov[x_0 | x_t = x]: r² as a scalar or (b,), or the matrices (b, d, d) with the event flattened."""
+
+# What the draws of a wrapper are folded with: no small number, so that they are not those of the sampler inside.
+_OBSERVATION, _JUMP, _RENOISE = 1_000_003, 1_000_033, 1_000_037
+
+
+@pytree
+class Measurement:
+    """y = A x_0 + σ_y n: what is known of x_0."""
+
+    observe: Any
+    """A: a differentiable function (b, *event) -> (b, *measured), row by row; or a matrix (m, d), the event flat."""
+    observed: Float[Array | np.ndarray, "..."]
+    """y, (*measured) for all samples or (b, *measured)."""
+    noise_std: Any = 0.0
+    """σ_y, a scalar or (b,)."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.noise_std) and not self.noise_std >= 0:
+            raise ValueError(f"noise_std = {self.noise_std}; give 0 for an exact measurement, or more.")
+        if isinstance(self.observe, (jax.Array, np.ndarray)) and self.observe.ndim != 2:
+            raise ValueError(f"observe has shape {self.observe.shape}; give a matrix (m, d) for the flattened event.")
+
+    def of(self, x_0: Float[Array, "b *event"]) -> Float[Array, "b *measured"]:
+        """A x_0. Raises ValueError for a matrix that does not fit."""
+        if not isinstance(self.observe, (jax.Array, np.ndarray)):
+            return self.observe(x_0)
+        flat = x_0.reshape(x_0.shape[0], -1)
+        if self.observe.shape[1] != flat.shape[1]:
+            raise ValueError(
+                f"observe has shape {self.observe.shape}, and an event {flat.shape[1]} numbers; give (m, d)."
+            )
+        return jnp.matmul(flat, jnp.asarray(self.observe, x_0.dtype).T, precision="highest")
+
+    def residual(self, x_0: Float[Array, "b *event"]) -> Float[Array, "b *measured"]:
+        """y − A x_0. Raises ValueError for a y that does not fit."""
+        predicted = self.of(x_0)
+        return _for_each("observed", self.observed, predicted.shape).astype(predicted.dtype) - predicted
+
+
+def _for_each(name: str, value: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
+    """`value`, one for all samples or one for each, as an array of this shape (b, ...)."""
+    if np.shape(value) not in (shape, shape[1:]):
+        raise ValueError(f"{name} has shape {np.shape(value)}; give {shape[1:]} for all samples, or {shape}.")
+    return jnp.broadcast_to(jnp.asarray(value), shape)
+
+
+def _traced(measurement: Measurement) -> Measurement:
+    """The measurement with its function, if it is one, as a pytree."""
+    matrix = isinstance(measurement.observe, (jax.Array, np.ndarray))
+    return measurement if matrix else dataclasses.replace(measurement, observe=as_partial(measurement.observe))
+
+
+def dps_guidance(process: Process, denoise: Denoiser, measurement: Measurement, scale: ArrayLike = 1.0) -> Denoiser:
+    """x̂_0 − w (σ²/α) ∇_x |y − A(x̂_0(x))|²/(2 σ_y²): diffusion posterior sampling (Chung et al. 2023).
+
+    (arXiv:2209.14687, section 3.) A may be any differentiable function; w = `scale` is a scalar or (b,).
+
+    p(y|x_0) at the point x̂_0 stands for its mean over p(x_0|x_t), so y is trusted too much, too early: on unit
+    Gaussian data with A = 1 the samples have the variance e^{−1/σ_y²} in the place of σ_y²/(1 + σ_y²), and their mean
+    overshoots. The shift is stiff, of order 1/σ_y²: with few steps take a larger σ_y, a smaller w (the paper divides by
+    |y − A x̂_0| and not by σ_y²), or `pseudoinverse_guidance`.
+    Raises TypeError when the noise is not Gaussian, ValueError for σ_y = 0, and a y or A that does not fit.
+    """
+    require_gaussian(process.noise, "diffusion posterior sampling")
+    if is_concrete(measurement.noise_std) and not measurement.noise_std > 0:
+        raise ValueError("noise_std = 0; DPS divides by its square, so give a positive one, however small the noise.")
+    return Partial(_dps, process, as_partial(denoise), _traced(measurement), scale)
+
+
+def _dps(
+    process: Process, denoise: Denoiser, measurement: Measurement, scale: ArrayLike, x: Array, t: ArrayLike
+) -> Array:
+    def log_likelihood(x: Array) -> tuple[Array, Array]:
+        x_0 = denoise(x, t).astype(x.dtype)
+        square = sum_event(measurement.residual(x_0) ** 2)
+        return jnp.sum(-0.5 * square / jnp.asarray(measurement.noise_std) ** 2 * scale), x_0
+
+    gradient, x_0 = jax.grad(log_likelihood, has_aux=True)(x)
+    return tilt(process, x_0, gradient, t)
+
+
+def pseudoinverse_guidance(
+    process: Process, denoise: Denoiser, measurement: Measurement, covariance: Covariance | None = None
+) -> Denoiser:
+    """x̂_0 + (σ²/α) (∂x̂_0/∂x)ᵀ Aᵀ (A C Aᵀ + σ_y² I)⁻¹ (y − A x̂_0): ΠGDM (Song et al. 2023).
+
+    (ICLR 2023, openreview 9_gsMA8MRKQ, section 3.) A is linear; a function that is not is linearised at
+    x̂_0. σ_y may be 0 when y = A x_0 can be met.
+
+    `covariance` is C(x, t): None is the paper's r² = σ²/(α² + σ²), which is `isotropic_covariance(process)`. With the
+    true Cov[x_0|x_t], of which `tweedie_covariance` knows, this is E[x_0|x_t, y] wherever p(x_0|x_t) is Gaussian; with
+    another C it is not, and a C too large (small) trusts y too little (too much).
+    Raises TypeError when the noise is not Gaussian, ValueError for a y, an A or a C that does not fit.
+    """
+    require_gaussian(process.noise, "pseudoinverse guidance")
+    covariance = isotropic_covariance(process) if covariance is None else as_partial(covariance)
+    return Partial(_pseudoinverse, process, as_partial(denoise), _traced(measurement), covariance)
+
+
+def _pseudoinverse(
+    process: Process, denoise: Denoiser, measurement: Measurement, covariance: Covariance, x: Array, t: ArrayLike
+) -> Array:
+    x_0, pull = jax.vjp(lambda y: denoise(y, t).astype(y.dtype), x)
+    variance = jnp.broadcast_to(jnp.asarray(measurement.noise_std, x.dtype) ** 2, x.shape[:1])
+    c = _covariances(covariance(x, t), x)
+
+    def one(x_0: Array, residual: Array, c: Array, variance: Array) -> Array:
+        return _explain(lambda y: measurement.of(y[None])[0], x_0, residual, c, variance)
+
+    return tilt(process, x_0, pull(jax.vmap(one)(x_0, measurement.residual(x_0), c, variance))[0], t)
+
+
+def _explain(observe: Callable[[Array], Array], x_0: Array, residual: Array, c: Array, variance: Array) -> Array:
+    """Aᵀ (A C Aᵀ + σ_y² I)⁻¹ r for one sample, by conjugate gradients: no matrix of A, and no rank of it, is needed."""
+    push = jax.linearize(observe, x_0)[1]
+    transpose = jax.linear_transpose(push, x_0)
+
+    def system(u: Array) -> Array:
+        v = transpose(u)[0]
+        spread = c * v if c.ndim == 0 else jnp.matmul(c, v.reshape(-1), precision="highest").reshape(v.shape)
+        return push(spread) + variance * u
+
+    tolerance = 30 * float(jnp.finfo(residual.dtype).eps)
+    u, _ = jax.scipy.sparse.linalg.cg(system, residual, tol=tolerance, maxiter=3 * residual.size)
+    return transpose(u)[0]
+
+
+def isotropic_covariance(process: Process, data_variance: ArrayLike = 1.0) -> Covariance:
+    """r² = σ² v/(α² v + σ²): Cov[x_0|x_t] of N(m, v I) data, at v = 1 the choice of ΠGDM. A scalar, or (b,) as t is."""
+    return Partial(_isotropic, process, data_variance)
+
+
+def _isotropic(process: Process, data_variance: ArrayLike, x: Array, t: ArrayLike) -> Array:
+    del x
+    variance = process.schedule.variance(t)
+    return variance * data_variance / (process.alpha(t) ** 2 * data_variance + variance)
+
+
+def tweedie_covariance(process: Process, denoise: Denoiser) -> Covariance:
+    """Cov[x_0|x_t] = (σ²/α) ∂x̂_0/∂x, (b, d, d), exact for every law: d derivatives of the denoiser, for small d.
+
+    (Efron 2011, section 2; for inverse problems Boys et al. 2023, arXiv:2310.06721.) Symmetrised, since a network's
+    Jacobian is not symmetric. Infinite where α = 0.
+    """
+    require_gaussian(process.noise, "Tweedie's covariance")
+    return Partial(_tweedie, process, as_partial(denoise))
+
+
+def _tweedie(process: Process, denoise: Denoiser, x: Array, t: ArrayLike) -> Array:
+    directions = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, *x.shape[1:])
+
+    def along(direction: Array) -> Array:
+        tangent = jnp.broadcast_to(direction, x.shape)
+        slope = jax.jvp(lambda y: denoise(y, t).astype(y.dtype), (x,), (tangent,))[1]
+        return slope.reshape(x.shape[0], -1)
+
+    jacobian = jax.vmap(along, out_axes=-1)(directions)
+    factor = process.schedule.variance(t) / process.alpha(t)
+    return expand(0.5 * factor, jacobian) * (jacobian + jacobian.swapaxes(1, 2))
+
+
+def _covariances(c: ArrayLike, x: Array) -> Array:
+    """One r² (b,) or one matrix (b, d, d) for each sample."""
+    c, batch, size = jnp.asarray(c, x.dtype), x.shape[0], x[0].size
+    if c.shape in ((), (batch,)):
+        return jnp.broadcast_to(c, (batch,))
+    if c.shape != (batch, size, size):
+        raise ValueError(
+            f"covariance answers with the shape {c.shape}; give r² as a scalar or ({batch},), or matrices "
+            f"({batch}, {size}, {size})."
+        )
+    return c
+
+
+@pytree
+class Replacement(Sampler):
+    """The step of `sampler`, then the known part of x_s replaced by α_s y + σ_s n (Song et al. 2021, appendix I.2).
+
+    (arXiv:2011.13456.) `observed` y and `mask`, True where y is known, have the shape of the event, or of the batch;
+    y may be anything where the mask is False. The known part of a sample at σ = 0 is y itself.
+    Right where the unknown part does not depend on the known one. Else it is not the posterior: at high noise y is
+    heard through that noise alone, and what was decided there stays, so that the unknown part follows y too little
+    and is too wide. `RePaint` is closer.
+    Raises TypeError when the noise is not Gaussian, ValueError for a y or a mask that does not fit.
+    """
+
+    sampler: Sampler
+    """The sampler of the model without y."""
+    observed: Float[Array | np.ndarray, "..."]
+    """y."""
+    mask: Any
+    """Booleans, True where y is known."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.mask, (np.ndarray, jax.Array)) and self.mask.dtype != np.bool_:
+            raise ValueError(f"mask is an array of {self.mask.dtype}; give booleans, True where observed is known.")
+
+    order: ClassVar[float] = 1
+    """To its own limit, which is not the posterior."""
+
+    @property
+    def stochastic(self) -> bool:
+        """True."""
+        return True
+
+    def nfe(self, steps: int, to_data: bool) -> int:
+        """That of the sampler inside."""
+        return self.sampler.nfe(steps, to_data)
+
+    def check_noise(self, process: Process) -> None:
+        """Raise TypeError when the noise is not Gaussian."""
+        require_gaussian(process.noise, type(self).__name__)
+        self.sampler.check_noise(process)
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise ValueError as the sampler inside does."""
+        self.sampler.check(process, grid)
+
+    def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
+        """The carry of the sampler inside."""
+        return self.sampler.init(x, grid)
+
+    def step(
+        self,
+        keys: Key[Array, " b"],
+        x: Float[Array, "b *event"],
+        carry: Any,
+        t: Float[Array, ""],
+        s: Float[Array, ""],
+        process: Process,
+        denoise: Denoiser,
+    ) -> tuple[Float[Array, "b *event"], Any]:
+        """The step of the sampler inside, with the known part replaced."""
+        moved, carry = self.sampler.step(keys, x, carry, t, s, process, denoise)
+        return self._replace(keys, moved, s, process), carry
+
+    def _replace(self, keys: Array, x: Array, s: Array, process: Process) -> Array:
+        y = _for_each("observed", self.observed, x.shape).astype(x.dtype)
+        noise = keys_lib.normal(keys_lib.fold(keys, _OBSERVATION), x.shape[1:], x.dtype)
+        return jnp.where(_for_each("mask", self.mask, x.shape), perturb(process, y, noise, s), x)
+
+
+@pytree
+class RePaint(Replacement):
+    """`Replacement` that goes over the same ground again: noised back up and sampled down, `resamplings` times in all.
+
+    Whenever `jump` steps are done, x_s is carried back up over them by the forward transition, and down again with
+    replacement (Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, and its jumps of length j). The unknown part so
+    comes to terms with the known one at every noise level; it is not done from σ = 0. Costs about `resamplings` times
+    the denoiser calls, and with 1 is `Replacement`. The more, the closer to the posterior, but the error of the
+    sampler's own steps is repeated too: with few of them `Ancestral` with β̃ ends too narrow, and β or
+    `EulerMaruyama` does not. Long jumps help less than as many short ones.
+    """
+
+    resamplings: int = static(default=10)
+    """How often each stretch is sampled: the paper's r."""
+    jump: int = static(default=1)
+    """How many steps of the grid a stretch has: the paper's j, 10 there on 250 steps."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("resamplings", self.resamplings), ("jump", self.jump)):
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} = {value}; give 1 or more.")
+
+    def nfe(self, steps: int, to_data: bool) -> int:
+        """Every stretch that does not end at the data costs `resamplings` times."""
+        stretches = steps // self.jump - int(to_data and steps % self.jump == 0)
+        again = (self.resamplings - 1) * stretches
+        return self.sampler.nfe(steps, to_data) + again * self.sampler.nfe(self.jump, False)
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise ValueError for a jump longer than the grid."""
+        super().check(process, grid)
+        if self.jump > len(grid) - 1:
+            raise ValueError(f"jump = {self.jump} is longer than the grid of {len(grid) - 1} steps; use a shorter one.")
+
+    def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
+        """The carry of the sampler inside, the grid, and how many steps of it are done."""
+        return self.sampler.init(x, grid), grid, jnp.zeros((), jnp.int32)
+
+    def step(
+        self,
+        keys: Key[Array, " b"],
+        x: Float[Array, "b *event"],
+        carry: Any,
+        t: Float[Array, ""],
+        s: Float[Array, ""],
+        process: Process,
+        denoise: Denoiser,
+    ) -> tuple[Float[Array, "b *event"], Any]:
+        """One step of `Replacement`, and at the end of a stretch its repetitions."""
+        inner, grid, done = carry
+        done = done + 1
+        x, inner = super().step(keys, x, inner, t, s, process, denoise)
+
+        def again(i: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+            first = done - self.jump
+            up = transition(process, state[0], s, grid[first])
+            x = up.sample(keys_lib.fold(keys_lib.fold(keys, _RENOISE), i))
+
+            def down(k: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+                now, after = grid[first + k], grid[first + k + 1]
+                fresh = keys_lib.fold(keys_lib.fold(keys, _JUMP), i * self.jump + k)
+                return super(RePaint, self).step(fresh, *state, now, after, process, denoise)
+
+            # The history of a multistep method belongs to the way that was undone.
+            return jax.lax.fori_loop(0, self.jump, down, (x, self.sampler.init(x, grid)))
+
+        def repeat() -> tuple[Array, Any]:
+            return jax.lax.fori_loop(0, self.resamplings - 1, again, (x, inner))
+
+        wanted = (done % self.jump == 0) & (process.sigma(s) > 0)
+        x, inner = jax.lax.cond(wanted, repeat, lambda: (x, inner))
+        return x, (inner, grid, done)

@@ -1,0 +1,571 @@
+"""Inverse problems on Gaussian data, where the posterior and its denoiser are closed forms.
+
+What is exact is held to 1e-10, or to 4 standard errors where it is sampled; what is biased, to the bias that is known.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from diffusion import EDM, VP, Betas, Cosine, Process, RectifiedFlow, StudentT
+from diffusion.oracles import GaussianLaw, GaussianMixture
+from samplers import DDIM, Ancestral, DPMSolverMultistep, EulerMaruyama, Heun, karras, sample, uniform_time
+from samplers.inverse import (
+    Measurement,
+    RePaint,
+    Replacement,
+    dps_guidance,
+    isotropic_covariance,
+    pseudoinverse_guidance,
+    tweedie_covariance,
+)
+
+KEY = jax.random.key(0)
+SCHEDULES = [VP(), EDM(), RectifiedFlow(), Betas.linear(50)]
+D = 4
+ROOT = np.random.default_rng(0).normal(size=(D, D))
+MEAN, COVARIANCE = np.asarray([0.5, -1.0, 0.3, 2.0]), ROOT @ ROOT.T / D + 0.05 * np.eye(D)
+LAW = GaussianLaw.full(MEAN, COVARIANCE)
+MATRIX = np.random.default_rng(1).normal(size=(2, D))
+Y, NOISE = np.asarray([1.0, -2.0]), 0.3
+
+
+def kind(value):
+    return type(value).__name__
+
+
+def posterior(mean, covariance, matrix, y, noise_std):
+    """The law of x_0 ~ N(mean, covariance) given y = matrix x_0 + noise_std n (Bishop 2006, eq. 2.116)."""
+    gain = covariance @ matrix.T @ np.linalg.inv(matrix @ covariance @ matrix.T + noise_std**2 * np.eye(len(matrix)))
+    left = covariance - gain @ matrix @ covariance
+    return GaussianLaw.full(mean + gain @ (y - matrix @ mean), 0.5 * (left + left.T))
+
+
+def exact_covariance(law, process, x, t):
+    return law.posterior_covariance(process, x, t)
+
+
+def multiply(matrix, x):
+    return x @ matrix.T
+
+
+@pytest.fixture
+def x(x64):
+    return jax.random.normal(jax.random.key(5), (5, D)) * 2
+
+
+def times(process):
+    """Three for all, and one for each of five."""
+    fractions = [0.06, 0.3, 0.7]
+    each = np.asarray([0.1, 0.2, 0.5, 0.7, 0.3])
+    if isinstance(process.schedule, Betas):
+        return [*np.rint(np.asarray(fractions) * 50), jnp.asarray(np.rint(each * 50))]
+    return [*(np.asarray(fractions) * process.t_max), jnp.asarray(each * process.t_max)]
+
+
+# ΠGDM
+
+
+EXACT = [*(("law", schedule) for schedule in SCHEDULES), ("tweedie", VP()), ("tweedie", EDM())]
+
+
+@pytest.mark.parametrize(("of", "schedule"), EXACT, ids=lambda value: value if isinstance(value, str) else kind(value))
+def test_pseudoinverse_guidance_is_exact_on_gaussians(schedule, of, x):
+    """With the true Cov[x_0|x_t], the denoiser of the posterior: E[x_0|x_t, y]."""
+    process = Process(schedule)
+    denoise = LAW.denoiser(process)
+    covariance = Partial(exact_covariance, LAW, process) if of == "law" else tweedie_covariance(process, denoise)
+    guided = pseudoinverse_guidance(process, denoise, Measurement(MATRIX, Y, NOISE), covariance)
+    exact = posterior(MEAN, COVARIANCE, MATRIX, Y, NOISE).denoiser(process)
+    for t in times(process):
+        np.testing.assert_allclose(guided(x, t), exact(x, t), rtol=1e-10, atol=1e-10)
+
+
+def test_tweedies_covariance_is_the_true_one(x):
+    """For a law that is not Gaussian too."""
+    process = Process(VP())
+    law = GaussianMixture.isotropic(np.stack([MEAN, -MEAN]), np.asarray([0.4, 0.7]))
+    for t in times(process):
+        np.testing.assert_allclose(
+            tweedie_covariance(process, law.denoiser(process))(x, t),
+            law.posterior_covariance(process, x, t),
+            rtol=1e-9,
+            atol=1e-10,
+        )
+
+
+@pytest.mark.parametrize("std", [1.0, 0.6])
+def test_the_papers_covariance_is_that_of_isotropic_data(std, x):
+    """r² = σ² v/(α² v + σ²), and v = 1 unless given: exact for N(m, v I)."""
+    process = Process(VP())
+    law = GaussianLaw.isotropic(MEAN, std)
+    covariance = None if std == 1 else isotropic_covariance(process, std**2)
+    guided = pseudoinverse_guidance(process, law.denoiser(process), Measurement(MATRIX, Y, NOISE), covariance)
+    exact = posterior(MEAN, std**2 * np.eye(D), MATRIX, Y, NOISE).denoiser(process)
+    for t in times(process):
+        np.testing.assert_allclose(guided(x, t), exact(x, t), rtol=1e-10, atol=1e-10)
+
+
+def test_a_wrong_covariance_is_biased_as_it_must_be(x64):
+    """x_0 ~ N(0, v), y seen with σ_y: the shift is v_t/(r² + σ_y²), so r² too large trusts y too little."""
+    process, x, t = Process(EDM()), jnp.zeros((1, 1)), 1.0
+    law, measurement = GaussianLaw.isotropic(np.zeros(1), 0.5), Measurement(np.eye(1), np.ones(1), NOISE)
+    true = 0.25 / 1.25  # v σ²/(v + σ²)
+    for r_squared in (0.0, 0.1, true, 0.5):
+        guided = pseudoinverse_guidance(process, law.denoiser(process), measurement, lambda x, t, r=r_squared: r)
+        np.testing.assert_allclose(guided(x, t), true / (r_squared + NOISE**2), rtol=1e-12)
+
+
+def test_an_operator_may_be_a_function_or_a_matrix(x):
+    """Events of any shape; one y for all, or one for each."""
+    process = Process(VP())
+    denoise, covariance = LAW.denoiser(process), Partial(exact_covariance, LAW, process)
+    by_matrix = pseudoinverse_guidance(process, denoise, Measurement(MATRIX, Y, NOISE), covariance)(x, 0.4)
+    function = Partial(multiply, MATRIX)
+    by_function = pseudoinverse_guidance(process, denoise, Measurement(function, Y, NOISE), covariance)(x, 0.4)
+    np.testing.assert_allclose(by_function, by_matrix, rtol=1e-12)
+    square = pseudoinverse_guidance(process, denoise, Measurement(MATRIX, Y, NOISE), covariance)(
+        x.reshape(5, 2, 2), 0.4
+    )
+    np.testing.assert_allclose(square.reshape(5, D), by_matrix, rtol=1e-12)
+    each = Measurement(function, np.stack([Y, 2 * Y, Y, 0 * Y, Y]), np.asarray([NOISE, 0.1, 1.0, 2.0, NOISE]))
+    several = pseudoinverse_guidance(process, denoise, each, covariance)(x, 0.4)
+    for i in range(5):
+        alone = posterior(MEAN, COVARIANCE, MATRIX, each.observed[i], each.noise_std[i]).denoiser(process)
+        np.testing.assert_allclose(several[i : i + 1], alone(x[i : i + 1], 0.4), rtol=1e-10)
+
+
+def test_an_affine_operator_is_exact_too(x):
+    """It is linearised, so that its constant is not taken for a row of A."""
+    process = Process(VP())
+    denoise, covariance = LAW.denoiser(process), Partial(exact_covariance, LAW, process)
+    shifted = Measurement(lambda x: x @ MATRIX.T + 3.0, Y + 3.0, NOISE)
+    guided = pseudoinverse_guidance(process, denoise, shifted, covariance)
+    exact = posterior(MEAN, COVARIANCE, MATRIX, Y, NOISE).denoiser(process)
+    np.testing.assert_allclose(guided(x, 0.4), exact(x, 0.4), rtol=1e-10)
+
+
+def test_a_measurement_may_be_exact_and_redundant(x):
+    """σ_y = 0, a row that is said twice and one that says nothing: every answer meets y."""
+    process = Process(VP())
+    matrix = np.stack([MATRIX[0], MATRIX[0], np.zeros(D), MATRIX[1]])
+    y = np.asarray([Y[0], Y[0], 0.0, Y[1]])
+    guided = pseudoinverse_guidance(
+        process, LAW.denoiser(process), Measurement(matrix, y), Partial(exact_covariance, LAW, process)
+    )
+    exact = posterior(MEAN, COVARIANCE, MATRIX, Y, 0.0).denoiser(process)
+    np.testing.assert_allclose(guided(x, 0.4), exact(x, 0.4), rtol=1e-8)
+    np.testing.assert_allclose(guided(x, 0.4) @ MATRIX.T, np.broadcast_to(Y, (5, 2)), rtol=1e-8)
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=kind)
+def test_pure_noise_is_no_place_to_be_guided_and_no_nan(schedule, x):
+    process = Process(schedule)
+    denoise, measurement = LAW.denoiser(process), Measurement(MATRIX, Y, NOISE)
+    for guided in (
+        pseudoinverse_guidance(process, denoise, measurement, tweedie_covariance(process, denoise)),
+        dps_guidance(process, denoise, measurement),
+    ):
+        np.testing.assert_allclose(guided(x, process.t_max), denoise(x, process.t_max), rtol=1e-12)
+
+
+def test_the_data_s_end_is_left_alone(x):
+    """At σ = 0, with σ_y = 0 and no covariance to share out, the system is 0 u = r; and x is x_0."""
+    process = Process(EDM())
+    guided = pseudoinverse_guidance(process, LAW.denoiser(process), Measurement(MATRIX, Y))
+    np.testing.assert_allclose(guided(x, 0.0), x, rtol=1e-12)
+
+
+def test_an_operator_that_is_not_linear_is_linearised_at_the_answer(x):
+    process, t, r_squared = Process(EDM()), 0.7, 0.2
+    guided = pseudoinverse_guidance(
+        process, lambda x, t: 0.5 * x, Measurement(jnp.sin, np.ones(D), 0.5), lambda x, t: jnp.asarray(r_squared)
+    )
+    slope = jnp.cos(0.5 * x)
+    explained = slope * (1 - jnp.sin(0.5 * x)) / (slope**2 * r_squared + 0.25)
+    np.testing.assert_allclose(guided(x, t), 0.5 * x + t**2 * 0.5 * explained, rtol=1e-10)
+
+
+def check_moments(drawn, mean, covariance, slack=0.0):
+    """Mean and covariance at 4 standard errors of a Gaussian's, and `slack` for the steps."""
+    count, variances = len(drawn), np.diag(covariance)
+    assert (np.abs(drawn.mean(0) - mean) < 4 * np.sqrt(variances / count) + slack).all()
+    error = np.sqrt((np.outer(variances, variances) + covariance**2) / count)
+    assert (np.abs(np.cov(drawn.T) - covariance) < 4 * error + slack).all()
+
+
+def test_the_posterior_is_sampled(x64):
+    """By any sampler, since it is a denoiser; and the law of the data itself would not pass."""
+    process, count = Process(EDM()), 4000
+    covariance = Partial(exact_covariance, LAW, process)
+    guided = pseudoinverse_guidance(process, LAW.denoiser(process), Measurement(MATRIX, Y, NOISE), covariance)
+    drawn = np.asarray(sample(KEY, process, guided, DPMSolverMultistep(), karras(process, 40), (count, D)).x)
+    exact = posterior(MEAN, COVARIANCE, MATRIX, Y, NOISE)
+    check_moments(drawn, np.asarray(exact.mean), np.asarray(exact.covariance), slack=0.01)
+    with pytest.raises(AssertionError):
+        check_moments(drawn, MEAN, COVARIANCE, slack=0.01)
+
+
+# DPS
+
+
+def test_dps_is_its_formula(x):
+    """For a linear denoiser D x and linear A: x̂_0 + w (σ²/α) Dᵀ Aᵀ (y − A x̂_0)/σ_y², with w and σ_y for each."""
+    process, t = Process(VP()), 0.4
+    scale, noise = jnp.asarray([1.0, 0.5, 2.0, 0.0, 1.0]), jnp.asarray([0.3, 1.0, 0.3, 0.3, 2.0])
+    guided = dps_guidance(process, lambda x, t: x @ ROOT.T, Measurement(MATRIX, Y, noise), scale)
+    residual = Y - x @ ROOT.T @ MATRIX.T
+    shift = process.sigma(t) ** 2 / process.alpha(t) * (scale / noise**2)[:, None] * (residual @ MATRIX @ ROOT)
+    np.testing.assert_allclose(guided(x, t), x @ ROOT.T + shift, rtol=1e-11)
+
+
+def test_dps_is_pseudoinverse_guidance_without_covariance(x):
+    process = Process(EDM())
+    denoise, measurement = LAW.denoiser(process), Measurement(MATRIX, Y, NOISE)
+    for t in times(process):
+        dps = dps_guidance(process, denoise, measurement)(x, t)
+        nothing = pseudoinverse_guidance(process, denoise, measurement, lambda x, t: jnp.zeros(()))(x, t)
+        np.testing.assert_allclose(dps, nothing, rtol=1e-11)
+
+
+def test_dps_takes_an_operator_that_is_not_linear(x):
+    process, t = Process(EDM()), 0.7
+    guided = dps_guidance(process, lambda x, t: 0.5 * x, Measurement(jnp.sin, np.ones(D), 0.5))
+    slope = 0.5 * jnp.cos(0.5 * x) * (1 - jnp.sin(0.5 * x)) / 0.25
+    np.testing.assert_allclose(guided(x, t), 0.5 * x + t**2 * slope, rtol=1e-11)
+
+
+def test_the_bias_of_dps_is_known(x64):
+    """Unit data, A = 1, k = 1/σ_y²: the flow ends with the variance e^{−k} and not 1/(1 + k), its mean beyond y itself.
+
+    dx/dσ = x [σ/(1 + σ²) + k σ/(1 + σ²)²] − y k σ/(1 + σ²) is linear: from σ = ∞ its solution has the mean
+    y k ∫ e^{k (v² − 1)/2} dv over [0, 1]. The exact one is y k/(1 + k), and ΠGDM has it.
+    """
+    process, noise = Process(EDM()), 0.7
+    law, measurement = GaussianLaw.isotropic(np.zeros(1), 1.0), Measurement(np.eye(1), np.ones(1), noise)
+    denoise, grid, start = law.denoiser(process), karras(process, 200), jnp.asarray([[-80.0], [0.0], [80.0]])
+
+    def ends(guided):
+        ends = np.asarray(sample(KEY, process, guided, Heun(), grid, (3, 1), x_init=start).x)[:, 0]
+        return ends[1], ends[2] - ends[1]  # the mean, and the standard deviation
+
+    # The start is the data's at σ = 80, not the posterior's: an eightieth of its mean.
+    k, v = 1 / noise**2, (np.arange(1000) + 0.5) / 1000
+    mean, std = ends(pseudoinverse_guidance(process, denoise, measurement))
+    np.testing.assert_allclose([mean, std**2], [k / (1 + k), 1 / (1 + k)], rtol=1e-2)
+    mean, std = ends(dps_guidance(process, denoise, measurement))
+    np.testing.assert_allclose([mean, std**2], [np.mean(k * np.exp(k * (v**2 - 1) / 2)), np.exp(-k)], rtol=1e-2)
+    assert mean > 1
+
+
+# Replacement and RePaint
+
+PAIR_MEAN, PAIR = np.asarray([0.5, -0.3]), np.asarray([[1.0, 0.8], [0.8, 1.0]])
+KNOWN, MASK = np.asarray([1.5, np.nan]), np.asarray([True, False])
+PAIR_POSTERIOR = (PAIR_MEAN[1] + 0.8 * (KNOWN[0] - PAIR_MEAN[0]), 1 - 0.8**2)
+
+
+def unknown(law, sampler, count, steps=60):
+    """Samples of the unknown coordinate of a pair."""
+    process = Process(VP())
+    drawn = sample(KEY, process, law.denoiser(process), sampler, uniform_time(process, steps), (count, 2)).x
+    np.testing.assert_array_equal(drawn[:, 0], np.full(count, KNOWN[0], drawn.dtype))
+    return np.asarray(drawn[:, 1], np.float64)
+
+
+def test_the_known_part_is_the_forward_process(x64):
+    """α_s y + σ_s n at every time on the way, and y at the end: mean and variance at 4 standard errors."""
+    process, count = Process(VP()), 4000
+    denoise = GaussianLaw.full(PAIR_MEAN, PAIR).denoiser(process)
+    sampler = Replacement(Ancestral(), KNOWN, MASK)
+    result = sample(KEY, process, denoise, sampler, uniform_time(process, 4), (count, 2), keep_every=1)
+    known, alpha, sigma = np.asarray(result.trajectory)[1:-1, :, 0], *map(np.asarray, schedule_at(process, result))
+    assert (np.abs(known.mean(1) - alpha * KNOWN[0]) < 4 * sigma / np.sqrt(count)).all()
+    assert (np.abs(known.var(1) - sigma**2) < 4 * sigma**2 * np.sqrt(2 / count)).all()
+    np.testing.assert_array_equal(result.x[:, 0], KNOWN[0])
+
+
+def schedule_at(process, result):
+    """(α, σ) at the times within the trajectory."""
+    return process.alpha(result.times[1:-1]), process.sigma(result.times[1:-1])
+
+
+def test_replacement_is_right_where_the_parts_are_independent():
+    law = GaussianLaw.full(PAIR_MEAN, np.diag([1.0, 0.25]))
+    drawn, error = unknown(law, Replacement(EulerMaruyama(), KNOWN, MASK), 4000, steps=200), 0.5 / np.sqrt(4000)
+    assert abs(drawn.mean() - PAIR_MEAN[1]) < 4 * error
+    assert abs(drawn.var() - 0.25) < 4 * 0.25 * np.sqrt(2 / 4000) + 0.01
+
+
+def test_the_bias_of_replacement_is_known_and_resampling_mends_it():
+    """The unknown part follows y too little and is too wide; RePaint follows it more with every resampling.
+
+    The more often the steps are repeated, the closer to the posterior: within 4 standard errors, and a twentieth of
+    the way for what 20 resamplings and 60 steps leave.
+    """
+    law, count = GaussianLaw.full(PAIR_MEAN, PAIR), 2000
+    mean, variance = PAIR_POSTERIOR
+    way = mean - PAIR_MEAN[1]
+    error = np.sqrt(variance / count)
+    plain = unknown(law, Replacement(EulerMaruyama(), KNOWN, MASK), count)
+    few, many = (unknown(law, RePaint(EulerMaruyama(), KNOWN, MASK, resamplings=r), count) for r in (4, 20))
+    assert mean - plain.mean() > 0.3 * way
+    assert plain.var() - variance > 0.25 * variance
+    assert plain.mean() + 4 * error < few.mean() < few.mean() + 2 * error < many.mean()
+    assert abs(many.mean() - mean) < 4 * error + 0.05 * way
+    assert abs(many.var() - variance) < 4 * variance * np.sqrt(2 / count) + 0.05 * variance
+
+
+WRAPPERS = {
+    "replacement": lambda inner, known, mask: Replacement(inner, known, mask),
+    "repaint": lambda inner, known, mask: RePaint(inner, known, mask, resamplings=2),
+    "repaint-jumps": lambda inner, known, mask: RePaint(inner, known, mask, resamplings=3, jump=2),
+}
+
+
+def bent(x, t):
+    return jnp.tanh(x) + 0.1 * jnp.cos(t) + 0.2 * x[:, ::-1]
+
+
+@pytest.mark.parametrize("inner", [Heun(S_churn=3.0), DPMSolverMultistep()], ids=kind)
+def test_without_anything_known_it_is_the_sampler_inside(inner):
+    process = Process(EDM())
+    nothing = Replacement(inner, np.zeros(2), np.zeros(2, bool))
+    once = RePaint(inner, np.zeros(2), np.zeros(2, bool), resamplings=1)
+    plain, *wrapped = (sample(KEY, process, bent, s, karras(process, 5), (3, 2)).x for s in (inner, nothing, once))
+    for other in wrapped:
+        np.testing.assert_allclose(other, plain, rtol=1e-6)
+
+
+def test_repaint_goes_over_the_paper_s_path():
+    """The times at which the model is asked, with jumps of two steps; none from the data's end."""
+    process, seen = Process(Betas.linear(20)), []
+
+    def watched(x, t):
+        jax.debug.callback(lambda u: seen.append(int(u)), t, ordered=True)
+        return bent(x, t)
+
+    def path(grid, **options):
+        seen.clear()
+        sampler = RePaint(Ancestral(), KNOWN, MASK, **options)
+        result = sample(KEY, process, watched, sampler, np.asarray(grid), (2, 2))
+        result.x.block_until_ready()
+        jax.effects_barrier()
+        assert len(seen) == result.nfe
+        return list(seen)
+
+    assert path([8, 6, 4, 2, 0], resamplings=2, jump=2) == [8, 6, 8, 6, 4, 2]
+    assert path([8, 6, 4, 2, 1], resamplings=2, jump=2) == [8, 6, 8, 6, 4, 2, 4, 2]
+    assert path([8, 6, 4, 2, 1, 0], resamplings=3, jump=2) == [8, 6] * 3 + [4, 2] * 3 + [1]
+    assert path([8, 4, 2, 0], resamplings=3) == [8] * 3 + [4] * 3 + [2]
+
+
+def test_the_history_of_a_multistep_method_is_not_carried_back_up(x64):
+    """From where it was noised up to, the way down is the sampler's own from its start."""
+    process, seen = Process(EDM()), []
+
+    def watched(x, t):
+        jax.debug.callback(lambda y: seen.append(np.asarray(y)), x, ordered=True)
+        return bent(x, t)
+
+    grid, nothing = np.asarray([3.0, 2.0, 1.0]), (np.zeros(2), np.zeros(2, bool))
+    twice = RePaint(DPMSolverMultistep(), *nothing, resamplings=2, jump=2)
+    end = sample(KEY, process, watched, twice, grid, (3, 2)).x.block_until_ready()
+    jax.effects_barrier()
+    alone = sample(KEY, process, bent, DPMSolverMultistep(), grid, (3, 2), x_init=jnp.asarray(seen[2])).x
+    np.testing.assert_allclose(end, alone, rtol=1e-10)
+
+
+def test_repaint_returns_to_the_law_it_left(x64):
+    """Nothing known: noised up and sampled down again, the law stays that of the data, at 4 standard errors."""
+    process, count = Process(VP()), 4000
+    law = GaussianLaw.isotropic(np.asarray([0.7, -0.2]), 0.6)
+    sampler = RePaint(EulerMaruyama(), np.zeros(2), np.zeros(2, bool), resamplings=3, jump=5)
+    drawn = sample(KEY, process, law.denoiser(process), sampler, uniform_time(process, 150), (count, 2)).x
+    check_moments(np.asarray(drawn), np.asarray(law.mean), np.asarray(law.covariance), slack=0.006)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_sample_i_depends_on_the_seed_and_i_alone(name):
+    process, known = Process(EDM()), np.linspace(-1, 1, 24).reshape(8, 3)
+    grid, mask = karras(process, 4), np.asarray([True, False, True])
+
+    def draw(ids):
+        sampler = WRAPPERS[name](Ancestral(), known[ids], mask)
+        return sample(KEY, process, bent, sampler, grid, (len(ids), 3), ids=ids).x
+
+    whole, some = draw(np.arange(8)), np.asarray([6, 0, 3])
+    np.testing.assert_allclose(draw(some), whole[some], rtol=1e-5, atol=1e-6)
+    assert len(np.unique(np.asarray(whole)[:, 1])) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [("replacement", Heun()), ("repaint", DPMSolverMultistep()), ("repaint-jumps", Heun(S_churn=3.0))],
+    ids=lambda value: value if isinstance(value, str) else kind(value),
+)
+def test_nfe_is_the_number_of_calls(name, inner):
+    calls = []
+
+    def counted(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return 0.5 * x
+
+    process = Process(EDM())
+    for grid in (karras(process, 5), karras(process, 5)[:-1]):
+        calls.clear()
+        result = sample(KEY, process, counted, WRAPPERS[name](inner, KNOWN, MASK), grid, (2, 2))
+        result.x.block_until_ready()
+        jax.effects_barrier()
+        assert len(calls) == result.nfe
+
+
+def test_the_draws_of_a_wrapper_are_its_own(x64):
+    """The noise of the known part is not that of the sampler inside, nor twice the same on the way."""
+    process, x = Process(EDM()), jnp.zeros((2000, 2))
+    inner, sampler = Ancestral(), Replacement(Ancestral(), np.zeros(2), MASK)
+    plain = sample(
+        KEY, process, lambda x, t: 0 * x, inner, np.asarray([3.0, 2.0, 1.0]), x.shape, x_init=x, keep_every=1
+    )
+    held = sample(
+        KEY, process, lambda x, t: 0 * x, sampler, np.asarray([3.0, 2.0, 1.0]), x.shape, x_init=x, keep_every=1
+    )
+    columns = [plain.trajectory[1, :, 0], held.trajectory[1, :, 0], held.trajectory[2, :, 0], held.trajectory[1, :, 1]]
+    correlation = np.corrcoef(np.asarray(columns)) - np.eye(4)
+    assert np.abs(correlation).max() < 4 / np.sqrt(2000)
+
+
+# What holds for all of them
+
+
+def shrink(weight, x, t):
+    return weight * x / (1 + t**2)
+
+
+def inverse(counted, name, weight, noise, y):
+    """One solver of each sort: its denoiser and its sampler."""
+    process, denoise = Process(EDM()), Partial(counted, weight)
+    measurement = Measurement(MATRIX[:, :2], y, noise)
+    if name == "dps":
+        return dps_guidance(process, denoise, measurement, noise / 10), DDIM()
+    if name == "pseudoinverse":
+        return pseudoinverse_guidance(process, denoise, measurement, isotropic_covariance(process, noise)), DDIM()
+    if name == "tweedie":
+        return pseudoinverse_guidance(process, denoise, measurement, tweedie_covariance(process, denoise)), DDIM()
+    return denoise, WRAPPERS[name](DDIM(eta=noise), y, MASK)
+
+
+SOLVERS = ["dps", "pseudoinverse", "tweedie", *WRAPPERS]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_no_measurement_recompiles(name):
+    traces = []
+
+    def counted(weight, x, t):
+        traces.append(1)
+        return shrink(weight, x, t)
+
+    process, ends, counts = Process(EDM()), [], []
+    for weight, noise, y in ((0.5, 0.5, Y), (0.6, 1, 2 * Y), (0.7, np.float64(0.4), 0 * Y)):
+        denoise, sampler = inverse(counted, name, weight, noise, y)
+        ends.append(sample(KEY, process, denoise, sampler, karras(process, 4), (2, 2)).x)
+        counts.append(len(traces))
+    assert counts[0] == counts[-1] > 0
+    assert np.isfinite(ends).all()
+    assert not np.allclose(ends[0], ends[1])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_precision_is_that_of_the_state(name):
+    """Measurements are NumPy's float64, networks may answer in bfloat16; the samples are what the switch says."""
+    process = Process(EDM())
+
+    def half(weight, x, t):
+        return shrink(weight, x, t).astype(jnp.bfloat16)
+
+    denoise, sampler = inverse(half, name, 0.5, 0.5, Y)
+    end = sample(KEY, process, denoise, sampler, karras(process, 3), (2, 2)).x
+    assert end.dtype == jnp.float32
+    assert np.isfinite(end).all()
+    with jax.enable_x64(True):
+        denoise, sampler = inverse(shrink, name, 0.5, 0.5, Y)
+        assert sample(KEY, process, denoise, sampler, karras(process, 3), (2, 2)).x.dtype == jnp.float64
+
+
+def test_one_sample_s_measurement_is_nobody_else_s(x):
+    """Conjugate gradients stop for each sample by itself."""
+    process = Process(VP())
+    denoise, ys = LAW.denoiser(process), np.stack([Y, 1e6 * Y, 0 * Y, -Y, Y])
+
+    def guided(ys, x):
+        measurement = Measurement(MATRIX, ys, NOISE)
+        return pseudoinverse_guidance(process, denoise, measurement, tweedie_covariance(process, denoise))(x, 0.4)
+
+    whole = guided(ys, x)
+    for i in (0, 2, 4):
+        np.testing.assert_allclose(guided(ys[i : i + 1], x[i : i + 1]), whole[i : i + 1], rtol=1e-11)
+
+
+HEAVY = Process(EDM(), StudentT(3.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: dps_guidance(HEAVY, jnp.add, Measurement(MATRIX, Y, 1.0)), "diffusion posterior sampling"),
+        (lambda: pseudoinverse_guidance(HEAVY, jnp.add, Measurement(MATRIX, Y)), "pseudoinverse guidance"),
+        (lambda: tweedie_covariance(HEAVY, jnp.add), "Tweedie's covariance"),
+        (lambda: Replacement(DDIM(), KNOWN, MASK).check_noise(HEAVY), "Replacement"),
+        (lambda: RePaint(DDIM(), KNOWN, MASK).check_noise(HEAVY), "RePaint"),
+    ],
+)
+def test_all_are_for_gaussian_noise(make, words):
+    with pytest.raises(TypeError, match=f"{words} exists for Gaussian noise only, and the noise is StudentT"):
+        make()
+
+
+def draw(sampler, steps=3):
+    process = Process(EDM())
+    return sample(KEY, process, bent, sampler, karras(process, steps), (3, 2))
+
+
+def guide(measurement, covariance=None):
+    return pseudoinverse_guidance(Process(EDM()), bent, measurement, covariance)(jnp.ones((3, 4)), 1.0)
+
+
+REFUSED = [
+    (lambda: Measurement(MATRIX, Y, -1.0), r"noise_std = -1\.0; give 0 for an exact measurement"),
+    (lambda: Measurement(Y, Y), r"observe has shape \(2,\); give a matrix \(m, d\)"),
+    (
+        lambda: dps_guidance(Process(EDM()), bent, Measurement(MATRIX, Y, 0.0)),
+        "noise_std = 0; DPS divides by its square",
+    ),
+    (
+        lambda: guide(Measurement(MATRIX[:, :3], Y)),
+        r"observe has shape \(2, 3\), and an event 4 numbers; give \(m, d\)",
+    ),
+    (lambda: guide(Measurement(MATRIX, MEAN)), r"observed has shape \(4,\); give \(2,\) for all samples, or \(3, 2\)"),
+    (
+        lambda: guide(Measurement(MATRIX, Y), lambda x, t: jnp.eye(4)),
+        r"covariance answers with the shape \(4, 4\); give",
+    ),
+    (lambda: Replacement(DDIM(), KNOWN, np.ones(2)), "mask is an array of float64; give booleans"),
+    (
+        lambda: draw(Replacement(DDIM(), MEAN, MASK)),
+        r"observed has shape \(4,\); give \(2,\) for all samples, or \(3, 2\)",
+    ),
+    (lambda: draw(Replacement(DDIM(), KNOWN, MASK[:1])), r"mask has shape \(1,\); give \(2,\) for all samples"),
+    (lambda: RePaint(DDIM(), KNOWN, MASK, resamplings=0), "resamplings = 0; give 1 or more"),
+    (lambda: RePaint(DDIM(), KNOWN, MASK, jump=0), "jump = 0; give 1 or more"),
+    (lambda: draw(RePaint(DDIM(), KNOWN, MASK, jump=4)), "jump = 4 is longer than the grid of 3 steps"),
+    (lambda: draw(Replacement(DDIM(eta=9.0), KNOWN, MASK)), "eta = 9 asks for more noise than there is room for"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_bad_arguments_are_refused_in_a_sentence(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
