@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "samplers"))
 
 if __name__ == "__main__":
-    from convergence import table
+    from convergence import table  # pyright: ignore[reportMissingImports]
 
     with jax.enable_x64(True):
         printed = table()

@@ -23,7 +23,7 @@ from experiments.errors import DataError, UsageError
 from experiments.options import canonical, choose, parse, take_flag
 from experiments.sampling import Model
 from samplers.ancestral import Ancestral
-from samplers.grids import check_grid, host_float64
+from samplers.grids import LIMITS, check_grid, host_float64
 from samplers.registry import GRIDS, SAMPLERS, default_grid, make_grid
 from samplers.sample import Sampler
 
@@ -31,7 +31,18 @@ if TYPE_CHECKING:
     from experiments.data.source import Source
     from experiments.training.model import TrainedModel
 
-GridName = Literal["auto", "karras", "uniform-log-snr", "uniform-time", "quadratic"]
+GridChoice = Literal[
+    "auto",
+    "karras",
+    "uniform-log-snr",
+    "uniform-sigma",
+    "cosine",
+    "uniform-time",
+    "quadratic",
+    "leading",
+    "trailing",
+    "linspace",
+]
 
 # Steps of a sampler that is not the run's own.
 _STEPS = 20
@@ -55,10 +66,10 @@ class RunArguments:
     """Options of the sampler."""
     steps: int | None = None
     """Steps of the grid. [the run's own with its own sampler, else 20]"""
-    grid: GridName | None = None
+    grid: GridChoice | None = None
     """The time grid; auto is the usual one for sampler and process. [the run's own with its own sampler, else auto]"""
     sigma_min: float | None = None
-    """Smallest σ/α of the karras and uniform-log-snr grids."""
+    """Smallest σ/α of the karras, uniform-log-snr, uniform-sigma and cosine grids."""
     sigma_max: float | None = None
     """Largest σ/α of these grids."""
     rho: float | None = None
@@ -303,11 +314,10 @@ def _sampler(options: Any, config: Config) -> Sampler:
 
 def _grid(flag: str, process: Process, sampler: Sampler, name: str, steps: int, limits: dict[str, float]) -> np.ndarray:
     """The grid of this name. Raises UsageError for a limit that it does not have, or that it would need."""
-    options = {"karras": {"sigma_min", "sigma_max", "rho"}, "uniform-log-snr": {"sigma_min", "sigma_max"}}
-    for key in limits.keys() - options.get(name, set()):
+    for key in limits.keys() - LIMITS.get(name, frozenset()):
         option = "--" + key.replace("_", "-")
         raise UsageError(f"{option} does not go with the grid {name}; add --grid karras, or leave it out.")
-    if name in options and "sigma_max" not in limits:
+    if name in LIMITS and name != "cosine" and "sigma_max" not in limits:
         with host_float64():
             endless = float(process.alpha(process.t_max)) == 0
         if endless:

@@ -5,7 +5,18 @@ from samplers.ancestral import Ancestral
 from samplers.cfgpp import CFGPP, ConditionalPair, conditional_pair
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
-from samplers.grids import GRIDS, karras, quadratic, uniform_log_snr, uniform_time
+from samplers.grids import (
+    GRIDS,
+    cosine,
+    karras,
+    leading,
+    linspace,
+    quadratic,
+    trailing,
+    uniform_log_snr,
+    uniform_sigma,
+    uniform_time,
+)
 from samplers.guidance import autoguidance, classifier_free_guidance, classifier_guidance, interval_guidance
 from samplers.inverse import (
     Measurement,
@@ -50,15 +61,20 @@ __all__ = [
     "classifier_guidance",
     "clipped",
     "conditional_pair",
+    "cosine",
     "dps_guidance",
     "dynamically_thresholded",
     "interval_guidance",
     "isotropic_covariance",
     "karras",
+    "leading",
+    "linspace",
     "pseudoinverse_guidance",
     "quadratic",
     "sample",
+    "trailing",
     "tweedie_covariance",
     "uniform_log_snr",
+    "uniform_sigma",
     "uniform_time",
 ]

@@ -64,6 +64,30 @@ def uniform_log_snr(
     return _from_sigmas(process, np.exp(math.log(high) + _ramp(steps) * (math.log(low) - math.log(high))))
 
 
+def uniform_sigma(process: Process, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
+    """N times evenly spaced in σ/α, then 0: few of them near the data, where nearly all of the work is.
+
+    `sigma_min` and `sigma_max` are values of σ/α, those of the process's t_min and t_max unless given.
+    Raises ValueError when the process has no finite σ/α at its prior and no `sigma_max` is given.
+    """
+    _check_steps(process, steps)
+    low, high = _noise_range(process, sigma_min, sigma_max, "uniform_sigma")
+    return _from_sigmas(process, high + _ramp(steps) * (low - high))
+
+
+def cosine(process: Process, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
+    """N noise levels of the cosine schedule, σ/α = tan(πu/2) with u evenly spaced, then 0.
+
+    (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17, without the offset.) `sigma_min` and `sigma_max` are values of
+    σ/α, those of the process's t_min and t_max unless given; at a prior without signal σ/α may be infinite.
+    """
+    _check_steps(process, steps)
+    low, high = _noise_range(process, sigma_min, sigma_max, "cosine", endless=True)
+    angles = math.atan(high) + _ramp(steps) * (math.atan(low) - math.atan(high))
+    sigmas = np.tan(angles)
+    return _from_sigmas(process, np.where(angles == math.pi / 2, np.inf, sigmas))
+
+
 def uniform_time(process: Process, steps: int, t_start: float | None = None, shift: float = 1.0) -> Grid:
     """Times evenly spaced from `t_start`, t_max unless given, to 0; on the chain, equal strides from T («trailing»).
 
@@ -78,13 +102,61 @@ def quadratic(process: Process, steps: int, t_start: float | None = None) -> Gri
     return _powers(process, steps, t_start, 2.0, 1.0)
 
 
-GridName = Literal["karras", "uniform-log-snr", "uniform-time", "quadratic"]
+def leading(process: Process, steps: int) -> Grid:
+    """The times 1, 1 + k, 1 + 2k, ... of a discrete chain from above, k = ⌊T/N⌋, then 0: DDPM's «leading» spacing.
+
+    It starts below T, from a state that is not quite the prior's law (Lin et al. 2024, arXiv:2305.08891, table 2).
+    Raises ValueError for a process that is no chain.
+    """
+    length = _chain_length(process, steps, "leading")
+    return np.append(1 + np.arange(steps)[::-1] * (length // steps), 0).astype(np.float64)
+
+
+def trailing(process: Process, steps: int) -> Grid:
+    """The times T, T − T/N, ..., T/N of a discrete chain, rounded, then 0: DDPM's «trailing» spacing.
+
+    Raises ValueError for a process that is no chain.
+    """
+    _chain_length(process, steps, "trailing")
+    return uniform_time(process, steps)
+
+
+def linspace(process: Process, steps: int) -> Grid:
+    """N times of a discrete chain evenly spaced from T to 1, rounded, then 0: DDPM's «linspace» spacing.
+
+    Raises ValueError for a process that is no chain.
+    """
+    length = _chain_length(process, steps, "linspace")
+    return _on_chain(process, np.append(np.linspace(length, 1, steps), 0.0))
+
+
+GridName = Literal[
+    "karras",
+    "uniform-log-snr",
+    "uniform-sigma",
+    "cosine",
+    "uniform-time",
+    "quadratic",
+    "leading",
+    "trailing",
+    "linspace",
+]
 GRIDS: dict[str, Callable[..., Grid]] = {
     "karras": karras,
     "uniform-log-snr": uniform_log_snr,
+    "uniform-sigma": uniform_sigma,
+    "cosine": cosine,
     "uniform-time": uniform_time,
     "quadratic": quadratic,
+    "leading": leading,
+    "trailing": trailing,
+    "linspace": linspace,
 }
+LIMITS: dict[str, frozenset[str]] = {
+    "karras": frozenset(("sigma_min", "sigma_max", "rho")),
+    **dict.fromkeys(("uniform-log-snr", "uniform-sigma", "cosine"), frozenset(("sigma_min", "sigma_max"))),
+}
+"""The options of the grids that have any besides the number of steps."""
 
 
 def check_grid(process: Process, grid: Grid) -> None:
@@ -118,8 +190,19 @@ def _check_steps(process: Process, steps: int) -> None:
         raise ValueError(f"steps = {steps}; this chain has {process.schedule.steps}, use at most as many.")
 
 
-def _noise_range(process: Process, sigma_min: float | None, sigma_max: float | None, name: str) -> tuple[float, float]:
-    """(σ/α at the smallest noise, σ/α at the prior)."""
+def _chain_length(process: Process, steps: int, name: str) -> int:
+    """T. Raises ValueError for a process that is no chain, or a number of steps that does not fit."""
+    _check_steps(process, steps)
+    if not isinstance(process.schedule, Betas):
+        kind = type(process.schedule).__name__
+        raise ValueError(f"{name}: {kind} is no discrete chain; use uniform_time, which goes from t_max in even steps.")
+    return process.schedule.steps
+
+
+def _noise_range(
+    process: Process, sigma_min: float | None, sigma_max: float | None, name: str, endless: bool = False
+) -> tuple[float, float]:
+    """(σ/α at the smallest noise, σ/α at the prior), which may be infinite if `endless`."""
     for option, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
         if value is not None and not 0 < float(value) < math.inf:
             raise ValueError(f"{name}: {option} = {value}; give a positive number.")
@@ -132,7 +215,7 @@ def _noise_range(process: Process, sigma_min: float | None, sigma_max: float | N
             f"{name}: sigma_max = {high:g} is above {top:g}, σ/α at the prior of {type(process.schedule).__name__}; "
             "give a smaller one, or a process that goes as far."
         )
-    if not math.isfinite(high):
+    if not (endless or math.isfinite(high)):
         raise ValueError(
             f"{name}: σ/α is infinite at the prior of {type(process.schedule).__name__}; "
             "pass sigma_max, such as 80, or use uniform_time."
@@ -150,9 +233,10 @@ def _noise_to_signal(process: Process, t: Any) -> float:
 
 def _from_sigmas(process: Process, sigmas: np.ndarray) -> Grid:
     with host_float64():
-        times = np.asarray(process.schedule.time_from_log_snr(-2 * np.log(sigmas)))
+        with np.errstate(divide="ignore"):
+            times = np.asarray(process.schedule.time_from_log_snr(-2 * np.log(sigmas)))
         t_max, pinned = float(process.t_max), _noise_to_signal(process, process.t_max)
-    if math.isclose(sigmas[0], pinned, rel_tol=1e-12):
+    if sigmas[0] == pinned or math.isclose(sigmas[0], pinned, rel_tol=1e-12):
         times = np.concatenate([[t_max], times[1:]])
     return _on_chain(process, np.concatenate([np.minimum(times, t_max), [0.0]]))
 

@@ -5,8 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion import EDM, VE, VP, Betas, Process, RectifiedFlow, StudentT, SubVP
-from samplers import EulerMaruyama, karras, quadratic, uniform_log_snr, uniform_time
+from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP
+from samplers import (
+    EulerMaruyama,
+    cosine,
+    karras,
+    leading,
+    linspace,
+    quadratic,
+    trailing,
+    uniform_log_snr,
+    uniform_sigma,
+    uniform_time,
+)
 from samplers.grids import check_grid, host_float64
 from samplers.registry import make_grid
 
@@ -100,3 +111,35 @@ def test_a_named_grid_starts_where_the_sampler_can(name):
     assert grid[0] == pytest.approx(0.999)
     sampler.check(process, grid)
     assert make_grid(Process(VP()), sampler, "quadratic", 6)[0] == 1.0
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 50])
+def test_ddpm_spacings_are_as_the_field_names_them(steps):
+    """Lin et al. 2024, table 1, with times counted from 1 and the data at 0."""
+    process = Process(Betas.linear(50))
+    np.testing.assert_array_equal(leading(process, steps)[::-1][1:], 1 + (50 // steps) * np.arange(steps))
+    np.testing.assert_array_equal(trailing(process, steps)[:-1], np.rint(50 - np.arange(steps) * 50 / steps))
+    even = linspace(process, steps)
+    assert even[0] == 50
+    assert np.ptp(np.diff(even[:-1])) <= 1 if steps > 2 else True
+    assert steps == 1 or even[-2] == 1
+    for make in (leading, trailing, linspace):
+        grid = make(process, steps)
+        check_grid(process, grid)
+        assert len(grid) == steps + 1
+        with pytest.raises(ValueError, match="VP is no discrete chain; use uniform_time"):
+            make(Process(VP()), steps)
+
+
+def test_sigma_and_cosine_grids_are_even_in_what_they_say():
+    for process in (Process(EDM()), Process(VP()), Process(SubVP())):
+        with host_float64():
+            level = np.exp(-0.5 * np.asarray(process.schedule.log_snr(uniform_sigma(process, 9)[:-1])))
+            angle = np.arctan(np.exp(-0.5 * np.asarray(process.schedule.log_snr(cosine(process, 9)[:-1]))))
+        np.testing.assert_allclose(np.diff(level), np.diff(level)[0], rtol=1e-9)
+        np.testing.assert_allclose(np.diff(angle), np.diff(angle)[0], rtol=1e-6)
+    # The cosine grid of the cosine schedule is even in time, from the prior itself.
+    even = cosine(Process(Cosine()), 8)
+    assert even[0] == 1.0
+    np.testing.assert_allclose(np.diff(even[:-1]), np.diff(even)[0], rtol=1e-9)
+    assert cosine(Process(RectifiedFlow()), 5)[0] == 1.0
