@@ -27,9 +27,10 @@ from samplers.inverse import (
     pseudoinverse_guidance,
     tweedie_covariance,
 )
+from samplers.inversion import invert
 from samplers.ode import RK4, Euler, Heun
 from samplers.sample import Sampled, Sampler, sample
-from samplers.sde import EulerMaruyama
+from samplers.sde import EulerMaruyama, StochasticHeun
 from samplers.singlestep import DPMSolverSinglestep, Midpoint
 from samplers.transforms import clipped, dynamically_thresholded
 from samplers.unipc import UniPC
@@ -55,6 +56,7 @@ __all__ = [
     "SDEDPMSolver",
     "Sampled",
     "Sampler",
+    "StochasticHeun",
     "UniPC",
     "autoguidance",
     "classifier_free_guidance",
@@ -65,6 +67,7 @@ __all__ = [
     "dps_guidance",
     "dynamically_thresholded",
     "interval_guidance",
+    "invert",
     "isotropic_covariance",
     "karras",
     "leading",

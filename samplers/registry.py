@@ -18,7 +18,7 @@ from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.grids import GRIDS, Grid, host_float64
 from samplers.ode import RK4, Euler, Heun
 from samplers.sample import Sampler
-from samplers.sde import EulerMaruyama
+from samplers.sde import EulerMaruyama, StochasticHeun
 from samplers.singlestep import DPMSolverSinglestep, Midpoint
 from samplers.unipc import UniPC
 
@@ -55,6 +55,7 @@ SAMPLERS: dict[str, Entry] = {
     "deis": Entry(DEIS, 1, "Zhang & Chen 2023, arXiv:2204.13902, eq. 15"),
     "ipndm": Entry(IPNDM, 1, "Zhang & Chen 2023, arXiv:2204.13902, section 3.3"),
     "unipc": Entry(UniPC, 1, "Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8"),
+    "stochastic-heun": Entry(StochasticHeun, 2, "Kloeden & Platen 1992, section 15.1, with exact linear part"),
     "sde-dpmpp": Entry(SDEDPMSolver, 1, "Lu et al. 2022, arXiv:2211.01095, appendix A"),
 }
 

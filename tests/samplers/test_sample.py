@@ -25,6 +25,7 @@ from samplers import (
     Heun,
     Midpoint,
     SDEDPMSolver,
+    StochasticHeun,
     UniPC,
     classifier_free_guidance,
     karras,
@@ -41,8 +42,9 @@ ODE = [
 SDE = [
     *(Ancestral(FixedLarge()), DDIM(eta=1.0), EulerMaruyama(), Heun(S_churn=5.0, S_min=0.01, S_max=50.0)),
     SDEDPMSolver(order=3),
+    StochasticHeun(),
 ]
-CALLS = {Heun: 2, RK4: 4, Midpoint: 2, DPMSolverSinglestep: 3}
+CALLS = {Heun: 2, StochasticHeun: 2, RK4: 4, Midpoint: 2, DPMSolverSinglestep: 3}
 """Denoiser calls in a step that does not end at the data, where it is not one."""
 KEY = jax.random.key(3)
 
@@ -114,6 +116,7 @@ def test_one_compilation_for_all_hyper_parameters(sampler):
         EulerMaruyama: EulerMaruyama(level=0.5),
         Heun: Heun(S_churn=2, S_min=0.1, S_max=40, S_noise=1.003),
         SDEDPMSolver: SDEDPMSolver(order=3, level=0.5),
+        StochasticHeun: StochasticHeun(level=0.5),
     }
     changed = draw(jnp.float32(0.7), 3, 60, others.get(type(sampler), sampler))
     assert len(traces) == count
@@ -302,6 +305,7 @@ def test_bad_arguments_are_refused_in_a_sentence(change, words):
         (lambda: UniPC(order=4), "order = 4"),
         (lambda: UniPC(variant="bh3"), "variant = 'bh3'"),
         (lambda: SDEDPMSolver(level=-1.0), "level = -1"),
+        (lambda: StochasticHeun(level=-1.0), "level = -1"),
     ],
 )
 def test_inconsistent_options_are_refused(make, words):

@@ -1,0 +1,44 @@
+"""Encoding and decoding by the same steps: the round trip closes at the sampler's order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from convergence import grid_of, observed_order, problem
+
+from diffusion import VP, Betas, Process
+from samplers import DDIM, RK4, Ancestral, DPMSolverMultistep, DPMSolverSinglestep, Heun, invert, karras, sample
+
+STEPS = (80, 160, 320, 640)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), Heun(), DPMSolverSinglestep(order=3)], ids=lambda s: type(s).__name__)
+def test_the_round_trip_closes_at_the_samplers_order(sampler, x64):
+    process, denoise, _, x = problem("VP", 1)
+    gaps = []
+    for steps in STEPS:
+        grid = grid_of(process, steps)
+        latent = invert(process, denoise, x, sampler, grid)
+        back = sample(jax.random.key(0), process, denoise, sampler, grid, x.shape, x_init=latent).x
+        gaps.append(float(jnp.sqrt(jnp.mean((back - x) ** 2))))
+    assert observed_order(STEPS, gaps) > sampler.order - 0.15, gaps
+
+
+def test_the_latent_is_the_flows(x64):
+    """The start of the flow that ends at x, which `problem` knows from the quantile map."""
+    process, denoise, start, end = problem("EDM", 1)
+    np.testing.assert_allclose(invert(process, denoise, end, RK4(), grid_of(process, 200)), start, rtol=1e-7)
+
+
+def test_what_cannot_be_inverted_is_refused():
+    process, x = Process(VP()), jnp.ones((2, 3))
+    grid = karras(process, 5)
+    with pytest.raises(ValueError, match=r"grid ends at 0; inversion starts above 0, so give grid\[:-1\]"):
+        invert(process, lambda x, t: x, x, DDIM(), grid)
+    with pytest.raises(ValueError, match="adds noise, which cannot be inverted"):
+        invert(process, lambda x, t: x, x, DDIM(eta=0.5), grid[:-1])
+    for sampler in (Ancestral(), DPMSolverMultistep()):
+        with pytest.raises(TypeError):
+            invert(process, lambda x, t: x, x, sampler, grid[:-1])
+    with pytest.raises(TypeError, match="no derivative in t"):
+        invert(Process(Betas.linear(9)), lambda x, t: x, x, Heun(), np.asarray([9.0, 5.0, 1.0]))
