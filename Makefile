@@ -16,10 +16,10 @@ demo: $(STAMP)
 	@echo "Look at runs/demo/pictures/samples.png"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-core: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) tests/diffusion tests/samplers $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/diffusion tests/samplers $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -157,7 +157,15 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         pass
 
 
-def test_a_second_signal_acts_at_once():
+@pytest.fixture
+def interruptible():
+    """SIGINT as a terminal has it: a shell starts what it sends to the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_signal_acts_at_once(interruptible):
     with interruption() as request:
         assert request.signum is None
         signal.raise_signal(signal.SIGINT)

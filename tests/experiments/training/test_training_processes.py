@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,8 +32,9 @@ def start(tmp_path):
 
     def begin(**options):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        # One device each, whatever this process was given.
-        environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+        # One device each, whatever this process was given; all else alike, for the code generator has a part in rounding.
+        flags = re.sub(r"(device_count)=\d+", r"\1=1", os.environ["XLA_FLAGS"])
+        environment["XLA_FLAGS"] = flags
         command = [sys.executable, "-W", "error", tiny_run.__file__, str(tmp_path), json.dumps(options)]
         started.append(subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True))
         return started[-1]
