@@ -28,6 +28,7 @@ from samplers.inverse import (
     tweedie_covariance,
 )
 from samplers.inversion import invert
+from samplers.langevin import AnnealedLangevin, PredictorCorrector, langevin_step, mala_step
 from samplers.ode import RK4, Euler, Heun
 from samplers.sample import Sampled, Sampler, sample
 from samplers.sde import EulerMaruyama, StochasticHeun
@@ -43,6 +44,7 @@ __all__ = [
     "IPNDM",
     "RK4",
     "Ancestral",
+    "AnnealedLangevin",
     "ConditionalPair",
     "DPMSolverMultistep",
     "DPMSolverSinglestep",
@@ -51,6 +53,7 @@ __all__ = [
     "Heun",
     "Measurement",
     "Midpoint",
+    "PredictorCorrector",
     "RePaint",
     "Replacement",
     "SDEDPMSolver",
@@ -70,8 +73,10 @@ __all__ = [
     "invert",
     "isotropic_covariance",
     "karras",
+    "langevin_step",
     "leading",
     "linspace",
+    "mala_step",
     "pseudoinverse_guidance",
     "quadratic",
     "sample",

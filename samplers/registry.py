@@ -16,6 +16,7 @@ from samplers.ancestral import Ancestral
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.grids import GRIDS, Grid, host_float64
+from samplers.langevin import AnnealedLangevin, PredictorCorrector
 from samplers.ode import RK4, Euler, Heun
 from samplers.sample import Sampler
 from samplers.sde import EulerMaruyama, StochasticHeun
@@ -56,6 +57,8 @@ SAMPLERS: dict[str, Entry] = {
     "ipndm": Entry(IPNDM, 1, "Zhang & Chen 2023, arXiv:2204.13902, section 3.3"),
     "unipc": Entry(UniPC, 1, "Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8"),
     "stochastic-heun": Entry(StochasticHeun, 2, "Kloeden & Platen 1992, section 15.1, with exact linear part"),
+    "predictor-corrector": Entry(PredictorCorrector, 2, "Song et al. 2021, arXiv:2011.13456, algorithms 2 and 4"),
+    "annealed-langevin": Entry(AnnealedLangevin, 5, "Song & Ermon 2019, arXiv:1907.05600, algorithm 1"),
     "sde-dpmpp": Entry(SDEDPMSolver, 1, "Lu et al. 2022, arXiv:2211.01095, appendix A"),
 }
 

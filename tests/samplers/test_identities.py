@@ -19,6 +19,7 @@ from samplers import (
     EulerMaruyama,
     Heun,
     Midpoint,
+    PredictorCorrector,
     SDEDPMSolver,
     UniPC,
     classifier_free_guidance,
@@ -68,6 +69,7 @@ TWINS = {
         SDEDPMSolver(order=3, level=0.0),
         DPMSolverMultistep(order=3, start="lower-order"),
     ),
+    "a predictor alone is ancestral": (PredictorCorrector(predictor="ancestral", corrections=0), Ancestral()),
     "SDE-DPM-Solver++(1) is ancestral": (SDEDPMSolver(order=1), Ancestral()),
 }
 

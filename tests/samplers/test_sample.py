@@ -18,12 +18,14 @@ from samplers import (
     IPNDM,
     RK4,
     Ancestral,
+    AnnealedLangevin,
     DPMSolverMultistep,
     DPMSolverSinglestep,
     Euler,
     EulerMaruyama,
     Heun,
     Midpoint,
+    PredictorCorrector,
     SDEDPMSolver,
     StochasticHeun,
     UniPC,
@@ -42,9 +44,9 @@ ODE = [
 SDE = [
     *(Ancestral(FixedLarge()), DDIM(eta=1.0), EulerMaruyama(), Heun(S_churn=5.0, S_min=0.01, S_max=50.0)),
     SDEDPMSolver(order=3),
-    StochasticHeun(),
+    *(StochasticHeun(), PredictorCorrector(), AnnealedLangevin(repeats=2)),
 ]
-CALLS = {Heun: 2, StochasticHeun: 2, RK4: 4, Midpoint: 2, DPMSolverSinglestep: 3}
+CALLS = {PredictorCorrector: 2, Heun: 2, StochasticHeun: 2, RK4: 4, Midpoint: 2, DPMSolverSinglestep: 3}
 """Denoiser calls in a step that does not end at the data, where it is not one."""
 KEY = jax.random.key(3)
 
@@ -117,6 +119,8 @@ def test_one_compilation_for_all_hyper_parameters(sampler):
         Heun: Heun(S_churn=2, S_min=0.1, S_max=40, S_noise=1.003),
         SDEDPMSolver: SDEDPMSolver(order=3, level=0.5),
         StochasticHeun: StochasticHeun(level=0.5),
+        PredictorCorrector: PredictorCorrector(snr=0.1),
+        AnnealedLangevin: AnnealedLangevin(repeats=2, size=0.2),
     }
     changed = draw(jnp.float32(0.7), 3, 60, others.get(type(sampler), sampler))
     assert len(traces) == count
@@ -139,6 +143,8 @@ def test_nfe_is_the_number_of_calls(sampler, to_data):
     jax.effects_barrier()
     assert len(calls) == result.nfe
     calls_a_step, start = CALLS.get(type(sampler), 1), getattr(sampler, "extra", 0)
+    if isinstance(sampler, AnnealedLangevin):  # as many at the last level, and the jump
+        calls_a_step, start = 2, 2 * to_data
     assert result.nfe == calls_a_step * (len(grid) - 1) - (calls_a_step - 1) * to_data + start
 
 
@@ -306,6 +312,11 @@ def test_bad_arguments_are_refused_in_a_sentence(change, words):
         (lambda: UniPC(variant="bh3"), "variant = 'bh3'"),
         (lambda: SDEDPMSolver(level=-1.0), "level = -1"),
         (lambda: StochasticHeun(level=-1.0), "level = -1"),
+        (lambda: PredictorCorrector(predictor="euler"), "predictor = 'euler'"),
+        (lambda: PredictorCorrector(corrections=-1), "corrections = -1"),
+        (lambda: PredictorCorrector(snr=0.0), "snr = 0"),
+        (lambda: AnnealedLangevin(repeats=0), "repeats = 0"),
+        (lambda: AnnealedLangevin(size=5.0), "size = 5"),
     ],
 )
 def test_inconsistent_options_are_refused(make, words):

@@ -32,7 +32,7 @@ def start(tmp_path):
 
     def begin(**options):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-        # One device each, whatever this process was given; all else alike, for the code generator has a part in rounding.
+        # One device each, whatever this process was given; all else alike, for XLA's flags have a part in rounding.
         flags = re.sub(r"(device_count)=\d+", r"\1=1", os.environ["XLA_FLAGS"])
         environment["XLA_FLAGS"] = flags
         command = [sys.executable, "-W", "error", tiny_run.__file__, str(tmp_path), json.dumps(options)]
