@@ -24,20 +24,15 @@ if TYPE_CHECKING:
     from experiments.training.data import Facts
     from experiments.training.model import TrainedModel
 
-DESCRIPTION = (
-    """\
+DESCRIPTION = """\
 Draw images from a trained model. The image of a seed is the same in every batch.
 
   scorefield sample --run runs/digits-ddpm --seeds 0-63
   scorefield sample --run runs/mnist --sampler dpmpp-2m --steps 20 --class 3 --guidance 2
 
---sampler NAME, the run's own unless given, is one of
-"""
-    + "\n".join(f"  {', '.join(names)}" for names in solver.catalogue())
-    + """
-and `--sampler NAME --help` shows the options of that one. --class N chooses the class of a conditional model.
-"""
-)
+--class N chooses the class of a conditional model. --sampler NAME chooses a sampler other than the run's own, and
+`--sampler NAME --help` shows the options of that one:
+""" + "\n".join(f"  {', '.join(names)}" for names in solver.catalogue())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
     if told.json:
         print(json.dumps(rows))
         return 0
-    print(f"{'name':16}{'order':>6}{'calls/step':>12}  {'kind':5} source")
+    print(f"{'name':20}{'order':>6}{'calls/step':>12}  {'kind':5} source")
     for row in rows:
-        print(f"{row['name']:16}{row['order']:>6}{row['nfe_per_step']:>12}  {row['kind']:5} {row['source']}")
+        print(f"{row['name']:20}{row['order']:>6}{row['nfe_per_step']:>12}  {row['kind']:5} {row['source']}")
     return 0
