@@ -18,6 +18,10 @@ import pytest  # noqa: E402
 
 # Most of the suite's time is compilation; results differ in rounding only.
 jax.config.update("jax_disable_most_optimizations", True)
+# And most of it is done once: the second run finds the programs of the first beside pytest's own cache.
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture

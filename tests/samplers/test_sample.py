@@ -240,7 +240,7 @@ def test_a_bfloat16_network_keeps_a_float32_state():
     def half(x, t):
         return shrink(0.5, x.astype(jnp.bfloat16), t.astype(jnp.bfloat16)).astype(x.dtype)
 
-    for sampler in ODE:
+    for sampler in (DDIM(), Heun(), DPMSolverMultistep(order=3), DEIS(), UniPC()):
         low = sample(KEY, process, half, sampler, karras(process, 8), (16, 3)).x
         high = sample(KEY, process, DENOISE, sampler, karras(process, 8), (16, 3)).x
         assert low.dtype == jnp.float32
