@@ -2,8 +2,9 @@
 
     scorefield train --preset mnist-flow-dit --data idx:DIR
 
-DIR holds MNIST's four IDX files. Written for one accelerator; only its first steps have been run by us, so no
-training time and no result are claimed here.
+DIR holds MNIST's four IDX files. Written for 2 CPU cores or an accelerator; its whole length has not been run by us
+yet. A quarter of it (--training.steps 1000, 2026-11-21, 2 CPU cores shared with other work, Python 3.11, jax 0.10.2)
+took 14 min of processor time, at 130 images/s when alone, and its digits are not readable yet.
 """
 
 from diffusion.networks.configs import DiTConfig
