@@ -7,10 +7,12 @@ the tree's structure, so changing them does.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 
 T = TypeVar("T")
 
@@ -70,3 +72,8 @@ def as_traced(tree: T) -> T:
         return jax.numpy.asarray(value, jax.dtypes.canonicalize_dtype(np.float64))
 
     return jax.tree.map(leaf, tree)
+
+
+def as_partial(function: Callable[..., Any]) -> Partial:
+    """`function` as a pytree, so that it can cross into a jitted function; a Partial stays what it is."""
+    return function if isinstance(function, Partial) else Partial(function)

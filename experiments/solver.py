@@ -23,26 +23,13 @@ from experiments.errors import DataError, UsageError
 from experiments.options import canonical, choose, parse, take_flag
 from experiments.sampling import Model
 from samplers.ancestral import Ancestral
-from samplers.grids import LIMITS, check_grid, host_float64
+from samplers.grids import LIMITS, GridName, check_grid, host_float64
 from samplers.registry import GRIDS, SAMPLERS, default_grid, make_grid
 from samplers.sample import Sampler
 
 if TYPE_CHECKING:
     from experiments.data.source import Source
     from experiments.training.model import TrainedModel
-
-GridChoice = Literal[
-    "auto",
-    "karras",
-    "uniform-log-snr",
-    "uniform-sigma",
-    "cosine",
-    "uniform-time",
-    "quadratic",
-    "leading",
-    "trailing",
-    "linspace",
-]
 
 # Steps of a sampler that is not the run's own.
 _STEPS = 20
@@ -66,7 +53,7 @@ class RunArguments:
     """Options of the sampler."""
     steps: int | None = None
     """Steps of the grid. [the run's own with its own sampler, else 20]"""
-    grid: GridChoice | None = None
+    grid: Literal["auto"] | GridName | None = None
     """The time grid; auto is the usual one for sampler and process. [the run's own with its own sampler, else auto]"""
     sigma_min: float | None = None
     """Smallest σ/α of the karras, uniform-log-snr, uniform-sigma and cosine grids."""
@@ -169,11 +156,6 @@ class Solver:
     grid: np.ndarray
     provenance: dict[str, Any]
     """All that was chosen, as JSON values."""
-
-    @property
-    def steps(self) -> int:
-        """Steps of the grid."""
-        return len(self.grid) - 1
 
 
 def build(

@@ -10,8 +10,8 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion.prediction import Denoiser, eps_from_x0
 from diffusion.process import Process
-from diffusion.pytree import is_concrete, pytree
-from samplers.sample import Sampler, as_partial
+from diffusion.pytree import as_partial, is_concrete, pytree
+from samplers.sample import Sampler
 
 
 @pytree

@@ -8,18 +8,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from diffusion import keys as keys_lib
-from diffusion.arrays import safe_sqrt
 from diffusion.noises import require_gaussian
 from diffusion.process import Process
-from diffusion.pytree import is_concrete, pytree, static
+from diffusion.pytree import pytree, static
 from samplers.exponential import (
     Form,
     Variable,
     half_log_snr,
     integral_weights,
+    reverse_noise,
     transfer,
 )
 from samplers.multistep import Multistep, Start, check_choice, check_order
+from samplers.sde import check_level
 
 
 @pytree
@@ -84,8 +85,7 @@ class SDEDPMSolver(Multistep):
 
     def __post_init__(self) -> None:
         check_order("SDEDPMSolver", self.order, 3)
-        if is_concrete(self.level) and not self.level >= 0:
-            raise ValueError(f"level = {self.level}; it must be 0 (the ODE) or more, 1 is the reverse SDE.")
+        check_level(self.level)
 
     @property
     def stochastic(self) -> bool:
@@ -126,11 +126,10 @@ class SDEDPMSolver(Multistep):
         self, keys: Array, x: Array, value: Array, values: Array, weights: Array, t: Array, s: Array, process: Process
     ) -> Array:
         """The exponential step, and its noise."""
-        exponent = jnp.asarray(self.level, t.dtype) ** 2 * (half_log_snr(process, s) - half_log_snr(process, t))
+        decay, spread = reverse_noise(process, self.level, t, s)
         stacked = jnp.concatenate([value[None], values])
-        moved = transfer(process, "x0", x, t, s, weights, stacked, decay=jnp.exp(-exponent))
-        noise = keys_lib.normal(keys, x.shape[1:], x.dtype)
-        return moved + process.sigma(s) * safe_sqrt(-jnp.expm1(-2 * exponent)) * noise
+        moved = transfer(process, "x0", x, t, s, weights, stacked, decay=decay)
+        return moved + spread * keys_lib.normal(keys, x.shape[1:], x.dtype)
 
 
 def _data_weights(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from diffusion.arrays import safe_sqrt
 from diffusion.prediction import Denoiser, eps_from_x0
 from diffusion.process import Process
 
@@ -46,10 +47,16 @@ def exponential_step(process: Process, x: Array, x_0: Array, t: ArrayLike, s: Ar
     return ratio * x + (process.alpha(s) - process.alpha(t) * ratio) * x_0
 
 
-def prediction(process: Process, denoise: Denoiser, form: Form, x: Array, t: Array) -> Array:
-    """x̂_0 or ε̂ at (x, t)."""
-    x_0 = denoise(x, t)
+def in_form(process: Process, form: Form, x: Array, x_0: Array, t: Array) -> Array:
+    """x̂_0 itself, or ε̂, at (x, t)."""
     return x_0 if form == "x0" else eps_from_x0(process, x, x_0, t)
+
+
+def reverse_noise(process: Process, level: ArrayLike, t: Array, s: Array) -> tuple[Array, Array]:
+    """(e^{−ηh}, σ_s √(1 − e^{−2ηh})), η = level², h = λ_s − λ_t: what σ̃ = level · g adds to the step of the ODE."""
+    start, end = half_log_snr(process, t), half_log_snr(process, s)
+    exponent = jnp.asarray(level, start.dtype) ** 2 * (end - start)
+    return jnp.exp(-exponent), process.sigma(s) * safe_sqrt(-jnp.expm1(-2 * exponent))
 
 
 def node(process: Process, variable: Variable, t: ArrayLike) -> Float[Array, ""]:
@@ -131,21 +138,23 @@ def single_step(
     and at two thirds, which is found by a line through t and one third (Lu et al. 2022, arXiv:2206.00927,
     algorithms 1 and 2, in either form).
     """
-    variable: Variable = "log-snr"
     all_used = jnp.ones(2, bool)
+
+    def ask(y: Array, at: Array) -> Array:
+        return in_form(process, form, y, denoise(y, at), at)
 
     def line(to: Array, places: tuple[Array, ...], values: tuple[Array, ...]) -> Array:
         nodes = jnp.stack([half_log_snr(process, place) for place in places])
-        weights = integral_weights(process, form, variable, t, to, nodes, all_used[: len(places)])
+        weights = integral_weights(process, form, "log-snr", t, to, nodes, all_used[: len(places)])
         return transfer(process, form, x, t, to, weights, jnp.stack(values))
 
     if order == 2:
         middle = time_between(process, t, s, 0.5)
-        there = prediction(process, denoise, form, line(middle, (t,), (value,)), middle)
+        there = ask(line(middle, (t,), (value,)), middle)
         return line(s, (t,), (there,)), middle, there
     first, second = time_between(process, t, s, 1 / 3), time_between(process, t, s, 2 / 3)
-    third = prediction(process, denoise, form, line(first, (t,), (value,)), first)
-    there = prediction(process, denoise, form, line(second, (t, first), (value, third)), second)
+    third = ask(line(first, (t,), (value,)), first)
+    there = ask(line(second, (t, first), (value, third)), second)
     return line(s, (t, second), (value, there)), second, there
 
 

@@ -18,8 +18,7 @@ from diffusion.arrays import expand
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.pytree import is_concrete
-from samplers.sample import as_partial
+from diffusion.pytree import as_partial, is_concrete
 
 LogLikelihood = Callable[[Array, ArrayLike], Array]
 

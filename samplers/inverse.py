@@ -27,9 +27,9 @@ from diffusion.arrays import expand, sum_event
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb, transition
-from diffusion.pytree import is_concrete, pytree, static
+from diffusion.pytree import as_partial, is_concrete, pytree, static
 from samplers.guidance import tilt
-from samplers.sample import Sampler, as_partial
+from samplers.sample import Sampler
 
 Covariance = Callable[[Array, ArrayLike], Array]
 """(x, t) -> Cov[x_0 | x_t = x]: r² as a scalar or (b,), or the matrices (b, d, d) with the event flattened."""

@@ -8,9 +8,10 @@ from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
+from diffusion.pytree import as_partial
 from samplers.ddim import DDIM
 from samplers.ode import RK4, Euler, Heun
-from samplers.sample import as_partial, run_steps
+from samplers.sample import run_steps
 from samplers.singlestep import DPMSolverSinglestep, Midpoint
 
 

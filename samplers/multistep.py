@@ -16,6 +16,7 @@ from samplers.exponential import (
     Variable,
     exponential_step,
     half_log_snr,
+    in_form,
     integral_weights,
     last_values,
     node,
@@ -72,11 +73,7 @@ class Multistep(Sampler):
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for fewer steps than the order needs."""
         del process
-        if len(grid) - 1 < self.order:
-            raise ValueError(
-                f"grid has {len(grid) - 1} step(s), and order {self.order} needs at least {self.order}; "
-                f"add steps or use a lower order."
-            )
+        check_steps(self.order, grid)
 
     def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
         """No predictions yet."""
@@ -95,7 +92,7 @@ class Multistep(Sampler):
     ) -> tuple[Float[Array, "b *event"], Any]:
         """One multistep update."""
         x_0 = denoise(x, t)
-        value = x_0 if self.form == "x0" else (x - process.alpha(t) * x_0) / process.sigma(t)
+        value = in_form(process, self.form, x, x_0, t)
         places, values, count = carry
         here, starts = node(process, self.variable, t), jnp.isfinite(half_log_snr(process, t))
         inside = starts & (process.sigma(s) > 0)
@@ -107,7 +104,8 @@ class Multistep(Sampler):
             used = jnp.arange(self.order) <= count
             weights = self.coefficients(process, safe_t, safe_s, nodes, used)
             moved = self.advance(keys, x, value, values, weights, safe_t, safe_s, process)
-            return jnp.where(inside, moved, self.at_an_end(x, x_0, t, s, process)), remember(carry, here, value, starts)
+            moved = jnp.where(inside, moved, exponential_step(process, x, x_0, t, s))
+            return moved, remember(carry, here, value, starts)
 
         if self.extra == 0:
             return multistep()
@@ -128,9 +126,14 @@ class Multistep(Sampler):
         del keys
         return transfer(process, self.form, x, t, s, weights, jnp.concatenate([value[None], values]))
 
-    def at_an_end(self, x: Array, x_0: Array, t: Array, s: Array, process: Process) -> Array:
-        """The step where λ is infinite at one end: DDIM's."""
-        return exponential_step(process, x, x_0, t, s)
+
+def check_steps(order: int, grid: np.ndarray) -> None:
+    """Raise ValueError for fewer steps than the order needs."""
+    if len(grid) - 1 < order:
+        raise ValueError(
+            f"grid has {len(grid) - 1} step(s), and order {order} needs at least {order}; "
+            "add steps or use a lower order."
+        )
 
 
 def check_order(name: str, order: Any, highest: int) -> None:

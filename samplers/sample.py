@@ -12,7 +12,6 @@ them never recompiles. Sample i depends on (key, ids[i]) alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -26,7 +25,7 @@ from diffusion import keys as keys_lib
 from diffusion.betas import Betas
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
-from diffusion.pytree import as_traced, pytree, static
+from diffusion.pytree import as_partial, as_traced, pytree, static
 from samplers.grids import check_grid
 
 
@@ -155,11 +154,6 @@ def require_continuous(process: Process, what: str) -> None:
             f"{what} needs a velocity, and a discrete chain has no derivative in t; use DDIM, an exponential method, "
             "or a continuous schedule."
         )
-
-
-def as_partial(function: Callable[..., Array]) -> Partial:
-    """`function` as a pytree, so that it can cross into a jitted function; a Partial stays what it is."""
-    return function if isinstance(function, Partial) else Partial(function)
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "keep_every"))

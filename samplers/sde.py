@@ -16,9 +16,15 @@ from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree
-from samplers.exponential import exponential_step, half_log_snr, integral_weights, transfer
+from samplers.exponential import exponential_step, half_log_snr, integral_weights, reverse_noise, transfer
 from samplers.grids import host_float64
 from samplers.sample import Sampler, require_continuous
+
+
+def check_level(level: Any) -> None:
+    """Raise ValueError for a level σ̃/g below 0, or NaN."""
+    if is_concrete(level) and not level >= 0:
+        raise ValueError(f"level = {level}; it must be 0 (the ODE) or more, 1 is the reverse SDE.")
 
 
 @pytree
@@ -33,8 +39,7 @@ class EulerMaruyama(Sampler):
     """How noisy: σ̃/g."""
 
     def __post_init__(self) -> None:
-        if is_concrete(self.level) and not self.level >= 0:
-            raise ValueError(f"level = {self.level}; it must be 0 (the ODE) or more, 1 is the reverse SDE.")
+        check_level(self.level)
 
     order: ClassVar[float] = 1
 
@@ -96,8 +101,7 @@ class StochasticHeun(Sampler):
     """How noisy: σ̃/g. 0 is the ODE, 1 the reverse SDE."""
 
     def __post_init__(self) -> None:
-        if is_concrete(self.level) and not self.level >= 0:
-            raise ValueError(f"level = {self.level}; it must be 0 (the ODE) or more, 1 is the reverse SDE.")
+        check_level(self.level)
 
     order: ClassVar[float] = 2
 
@@ -129,15 +133,14 @@ class StochasticHeun(Sampler):
 
         def whole() -> Array:
             eta = jnp.asarray(self.level, start.dtype) ** 2
-            exponent = eta * (end - start)
-            spread = process.sigma(s) * safe_sqrt(-jnp.expm1(-2 * exponent))
+            decay, spread = reverse_noise(process, self.level, t, s)
             noise = spread * keys_lib.normal(keys, x.shape[1:], x.dtype)
 
             def moved(values: tuple[Array, ...]) -> Array:
                 nodes = jnp.stack([start, end][: len(values)])
                 used = jnp.ones(len(values), bool)
                 weights = integral_weights(process, "x0", "log-snr", t, s, nodes, used, 1 + eta)
-                return transfer(process, "x0", x, t, s, weights, jnp.stack(values), decay=jnp.exp(-exponent)) + noise
+                return transfer(process, "x0", x, t, s, weights, jnp.stack(values), decay=decay) + noise
 
             return moved((x_0, denoise(moved((x_0,)), s)))
 

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from diffusion.betas import Betas
-from diffusion.prediction import Denoiser, eps_from_x0
+from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import pytree, static
-from samplers.exponential import Form, exponential_step, half_log_snr, single_step, time_between
+from samplers.exponential import Form, exponential_step, half_log_snr, in_form, single_step, time_between
 from samplers.grids import host_float64
 from samplers.sample import Sampler
 
@@ -34,10 +34,8 @@ class _SingleStep(Sampler):
             return
         with host_float64():
             for t, s in itertools.pairwise(grid[grid > 0]):
-                between = (
-                    [float(time_between(process, t, s, k / self.order)) for k in range(1, self.order)] if s else []
-                )
-                if len({float(t), float(s), *between}) < self.order + 1 and s:
+                between = {float(time_between(process, t, s, k / self.order)) for k in range(1, self.order)}
+                if len(between | {float(t), float(s)}) < self.order + 1:
                     raise ValueError(
                         f"the chain has no {self.order - 1} time(s) between {t:g} and {s:g} for a method of order "
                         f"{self.order}; use fewer steps, or a multistep method."
@@ -58,7 +56,7 @@ class _SingleStep(Sampler):
         inside = jnp.isfinite(half_log_snr(process, t)) & (process.sigma(s) > 0)
 
         def whole() -> Array:
-            value = x_0 if self.prediction == "x0" else eps_from_x0(process, x, x_0, t)
+            value = in_form(process, self.prediction, x, x_0, t)
             return single_step(process, denoise, self.prediction, x, value, t, s, self.order)[0]
 
         return jax.lax.cond(inside, whole, lambda: exponential_step(process, x, x_0, t, s)), carry

@@ -14,9 +14,8 @@ from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
 from diffusion.prediction import Denoiser
-from diffusion.pytree import is_concrete
+from diffusion.pytree import as_partial, is_concrete
 from diffusion.reverse_steps import Denoised, split_denoised
-from samplers.sample import as_partial
 
 
 def clipped(denoise: Denoiser, low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> Denoiser:

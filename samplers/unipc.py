@@ -20,6 +20,7 @@ from samplers.exponential import (
     remember,
     transfer,
 )
+from samplers.multistep import check_choice, check_order, check_steps
 from samplers.sample import Sampler
 
 Variant = Literal["bh1", "bh2", "varying"]
@@ -42,10 +43,8 @@ class UniPC(Sampler):
     """Whether to correct, which costs nothing but memory; without it this is UniP-p."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.order, int) and self.order not in (1, 2, 3):
-            raise ValueError(f"order = {self.order}; UniPC has the orders 1 to 3.")
-        if isinstance(self.variant, str) and self.variant not in ("bh1", "bh2", "varying"):
-            raise ValueError(f"variant = {self.variant!r}; choose bh1, bh2 or varying.")
+        check_order("UniPC", self.order, 3)
+        check_choice("variant", self.variant, ("bh1", "bh2", "varying"))
 
     @property
     def stated_order(self) -> int:
@@ -55,11 +54,7 @@ class UniPC(Sampler):
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for fewer steps than the order needs."""
         del process
-        if len(grid) - 1 < self.order:
-            raise ValueError(
-                f"grid has {len(grid) - 1} step(s), and order {self.order} needs at least {self.order}; "
-                "add steps or use a lower order."
-            )
+        check_steps(self.order, grid)
 
     def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
         """No predictions yet; the state and the time that the next correction starts from."""
@@ -87,9 +82,7 @@ class UniPC(Sampler):
             led = (count > 0) & starts
             t_0, t_1 = jnp.where(led, t_before, high), jnp.where(led, t, low)
             weights = self._weights(process, t_0, t_1, places, count - 1, correct=True)
-            corrected = transfer(
-                process, "x0", before, t_0, t_1, weights, jnp.concatenate([values[: self.order], m[None]])
-            )
+            corrected = transfer(process, "x0", before, t_0, t_1, weights, jnp.concatenate([values, m[None]]))
             x = jnp.where(led, corrected, x)
         t_0, t_1 = jnp.where(inside, t, high), jnp.where(inside, s, low)
         nodes = jnp.concatenate([half_log_snr(process, t_0)[None], places[: self.order - 1]])

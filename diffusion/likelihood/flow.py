@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from diffusion.likelihood.divergence import Divergence
 from diffusion.likelihood.solvers import Adaptive, Path, Solver, State, require_span
 from diffusion.prediction import Denoiser, transfer
 from diffusion.process import Process
-from diffusion.pytree import as_traced
+from diffusion.pytree import as_partial, as_traced
 from diffusion.schedules import Cosine
 
 Batch = Float[np.ndarray | Array, "b *event"]
@@ -94,8 +93,3 @@ def prepare(
     require_span(process, *solver.span(process))
     x = jnp.asarray(x, jnp.result_type(float))
     return as_traced(process), as_traced(as_partial(denoise)), as_traced(solver), x
-
-
-def as_partial(function: Callable[..., Any]) -> Partial:
-    """`function` as a pytree, so that it can cross into a jitted function; a Partial stays what it is."""
-    return function if isinstance(function, Partial) else Partial(function)

@@ -35,8 +35,11 @@ def test_unadjusted_langevin_has_the_variance_that_is_derived():
 
 def test_mala_leaves_the_law_alone_at_any_size(mixture):
     """From an exact start, with steps at which the unadjusted dynamics is far off."""
+    process = Process(EDM())
 
-    log_density = jax.vmap(lambda x: mixture_log_density(mixture, x))
+    def log_density(x):
+        return mixture.log_prob(process, x, 0.0)
+
     start = mixture.sample(jax.random.key(3), COUNT).astype(jnp.float32)
 
     @jax.jit
@@ -45,7 +48,7 @@ def test_mala_leaves_the_law_alone_at_any_size(mixture):
 
     @jax.jit
     def unadjusted(x):
-        gradient = jax.vmap(jax.grad(lambda y: mixture_log_density(mixture, y)))
+        gradient = jax.grad(lambda y: jnp.sum(log_density(y)))
         step = lambda i, y: langevin_step(keys_lib.fold(draws(4), i), y, gradient(y), 0.4)  # noqa: E731
         return jax.lax.fori_loop(0, 5, step, x)
 
@@ -56,16 +59,6 @@ def test_mala_leaves_the_law_alone_at_any_size(mixture):
     assert abs(standardised(np.asarray(unadjusted(start))[:, 0] ** 2, float(np.mean(exact**2)))) > 10
     accepted = mala_step(draws(6), start, log_density, 0.4).accepted
     assert 0.2 < float(jnp.mean(accepted)) < 0.95
-
-
-def mixture_log_density(mixture, x):
-    """ln p of the two humps of conftest.py, for one x."""
-    del mixture
-    parts = [
-        jnp.log(weight) - 0.5 * ((x[0] - mean) / std) ** 2 - jnp.log(std)
-        for weight, mean, std in ((0.35, -1.0, 0.3), (0.65, 1.5, 0.5))
-    ]
-    return jnp.logaddexp(*parts) - 0.5 * jnp.log(2 * jnp.pi)
 
 
 def test_mala_rejects_what_has_no_density():
