@@ -336,6 +336,29 @@ def test_each_image_is_measured_given_its_own_class(run_command, conditional_run
     assert not elbo.held_out_bits_per_dim(free, source, source, **options).given_class
 
 
+def test_the_bound_and_the_variance_use_a_part_of_all_classes(conditional_run):
+    """Of data sorted by class, as a folder is read, the network is asked about those that were drawn, not the first."""
+    trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
+    seen = []
+
+    def recording(params, x, c_noise, labels):
+        jax.debug.callback(lambda rows: seen.append(tuple(np.asarray(rows).tolist())), labels)
+        return trained.network(params, x, c_noise, labels)
+
+    model = dataclasses.replace(solver.model_of(trained), network=recording)
+    labels = np.repeat(np.arange(10, dtype=np.int32), 30)
+    images = np.zeros((300, 8, 8, 1), np.uint8)
+    source = Source(images=images, labels=labels)
+    elbo.held_out_bits_per_dim(model, source, source, variance="large", chain_steps=3, draws=1, batch=5, limit=5)
+    jax.effects_barrier()
+    assert set(seen) == {tuple(labels[elbo._sample_of(300, 5)].tolist())}
+    seen.clear()
+    elbo.optimal_variance(model, np.asarray([0.0, 0.5, 1.0]), source, given_class=True)
+    jax.effects_barrier()
+    assert set(seen) == {tuple(labels[elbo._sample_of(300, 256)].tolist())}
+    assert len(set(seen.pop())) == 10
+
+
 def test_a_part_of_the_data_is_drawn_from_all_of_it():
     """A folder is read class by class: its first 256 images are of the first classes alone."""
     rows = elbo._sample_of(1000, 256)
