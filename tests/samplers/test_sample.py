@@ -10,7 +10,6 @@ from jax.tree_util import Partial
 
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP
 from diffusion import keys as keys_lib
-from diffusion.oracles import Dirac
 from diffusion.reverse_steps import FixedLarge
 from samplers import (
     DDIM,
@@ -55,9 +54,14 @@ def name(value):
     return value if isinstance(value, str) else repr(value)
 
 
+MIDDLE = 0.3
+TRACES = []
+
+
 def shrink(scale, x, t):
-    """A denoiser with a parameter: E[x_0 | x] for N(0, scale) data on EDM."""
-    return scale / (scale + t**2) * x
+    """A denoiser with a parameter: E[x_0 | x] for N(0.3, scale) data on EDM, for a scale of 0 that of a point."""
+    TRACES.append(1)
+    return MIDDLE + scale / (scale + t**2) * (x - MIDDLE)
 
 
 def kind(value):
@@ -67,20 +71,38 @@ def kind(value):
 DENOISE = Partial(shrink, jnp.float32(0.5))
 
 
+OTHER_OPTIONS = {
+    DDIM: DDIM(eta=0.3),
+    EulerMaruyama: EulerMaruyama(level=0.5),
+    Heun: Heun(S_churn=2, S_min=0.1, S_max=40, S_noise=1.003),
+    SDEDPMSolver: SDEDPMSolver(order=3, level=0.5),
+    StochasticHeun: StochasticHeun(level=0.5),
+    PredictorCorrector: PredictorCorrector(snr=0.1),
+    AnnealedLangevin: AnnealedLangevin(repeats=2, size=0.2),
+}
+
+
 @pytest.mark.parametrize("sampler", ODE + SDE, ids=name)
-def test_sample_i_depends_on_the_seed_and_i_alone(sampler):
-    """Alone, at another place, in another company."""
-    process, grid = Process(EDM()), karras(Process(EDM()), 4)
+def test_samples_keep_their_seeds_and_programs_their_compilations(sampler):
+    """Sample i is a function of (key, i): alone, at another place, in another company. New weights, guidance, σ_max,
+    grid values and options trace nothing."""
 
-    def draw(ids):
-        return sample(KEY, process, DENOISE, sampler, grid, (len(ids), 3), ids=ids).x
+    def draw(ids, weight=jnp.float32(0.5), guidance=1.0, sigma_max=80.0, sampler=sampler):
+        process = Process(EDM(sigma_max=sigma_max))
+        guided = classifier_free_guidance(Partial(shrink, weight), DENOISE, guidance)
+        return sample(KEY, process, guided, sampler, karras(process, 4), (len(ids), 3), ids=ids).x
 
-    whole = draw(np.arange(64))
+    whole, seven = draw(np.arange(64)), np.asarray([9, 63, 0, 31, 5, 6, 7])
     np.testing.assert_allclose(draw(np.asarray([5])), whole[5:6], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        draw(np.asarray([9, 63, 0, 31, 5, 6, 7])), whole[np.asarray([9, 63, 0, 31, 5, 6, 7])], rtol=1e-5
-    )
+    np.testing.assert_allclose(draw(seven), whole[seven], rtol=1e-5, atol=1e-6)
     assert len(np.unique(np.asarray(whole)[:, 0])) == 64
+
+    count = len(TRACES)
+    assert count > 0
+    other = OTHER_OPTIONS.get(type(sampler), sampler)
+    changed = draw(seven, jnp.float32(0.7), 3, 60, other)
+    assert len(TRACES) == count
+    assert not np.allclose(whole[seven], changed)
 
 
 @pytest.mark.parametrize("sampler", [DDIM(), Ancestral()], ids=name)
@@ -95,57 +117,25 @@ def test_samples_do_not_depend_on_the_number_of_devices(sampler):
 
 
 @pytest.mark.parametrize("sampler", ODE + SDE, ids=name)
-def test_one_compilation_for_all_hyper_parameters(sampler):
-    """New weights, guidance, σ_max, grid values and options trace nothing."""
-    traces = []
-
-    def counted(scale, x, t):
-        traces.append(1)
-        return shrink(scale, x, t)
-
-    free = Partial(counted, jnp.float32(0.5))
-
-    def draw(weight, guidance, sigma_max, sampler):
-        process = Process(EDM(sigma_max=sigma_max))
-        guided = classifier_free_guidance(Partial(counted, weight), free, guidance)
-        return sample(KEY, process, guided, sampler, karras(process, 5), (2, 3)).x
-
-    first = draw(jnp.float32(0.5), 1.0, 80.0, sampler)
-    count = len(traces)
-    assert count > 0
-    others = {
-        DDIM: DDIM(eta=0.3),
-        EulerMaruyama: EulerMaruyama(level=0.5),
-        Heun: Heun(S_churn=2, S_min=0.1, S_max=40, S_noise=1.003),
-        SDEDPMSolver: SDEDPMSolver(order=3, level=0.5),
-        StochasticHeun: StochasticHeun(level=0.5),
-        PredictorCorrector: PredictorCorrector(snr=0.1),
-        AnnealedLangevin: AnnealedLangevin(repeats=2, size=0.2),
-    }
-    changed = draw(jnp.float32(0.7), 3, 60, others.get(type(sampler), sampler))
-    assert len(traces) == count
-    assert not np.allclose(first, changed)
-
-
-@pytest.mark.parametrize("sampler", ODE + SDE, ids=name)
-@pytest.mark.parametrize("to_data", [True, False])
-def test_nfe_is_the_number_of_calls(sampler, to_data):
+def test_nfe_is_the_number_of_calls(sampler):
     calls = []
 
     def counted(x, t):
         jax.debug.callback(lambda: calls.append(1))
         return 0.5 * x
 
-    process = Process(EDM())
-    grid = karras(process, 5) if to_data else karras(process, 5)[:-1]
-    result = sample(KEY, process, counted, sampler, grid, (2, 3))
-    result.x.block_until_ready()
-    jax.effects_barrier()
-    assert len(calls) == result.nfe
-    calls_a_step, start = CALLS.get(type(sampler), 1), getattr(sampler, "extra", 0)
-    if isinstance(sampler, AnnealedLangevin):  # as many at the last level, and the jump
-        calls_a_step, start = 2, 2 * to_data
-    assert result.nfe == calls_a_step * (len(grid) - 1) - (calls_a_step - 1) * to_data + start
+    process, steps = Process(EDM()), 5
+    for to_data in (True, False):  # as many steps, so one program
+        grid = karras(process, steps) if to_data else karras(process, steps + 1)[:-1]
+        calls.clear()
+        result = sample(KEY, process, counted, sampler, grid, (2, 3))
+        result.x.block_until_ready()
+        jax.effects_barrier()
+        assert len(calls) == result.nfe
+        calls_a_step, start = CALLS.get(type(sampler), 1), getattr(sampler, "extra", 0)
+        if isinstance(sampler, AnnealedLangevin):  # as many at the last level, and the jump
+            calls_a_step, start = 2, 2 * to_data
+        assert result.nfe == calls_a_step * steps - (calls_a_step - 1) * to_data + start
 
 
 def bent(x, t):
@@ -174,11 +164,22 @@ def check_last_step(process, sampler, steps):
 
 
 @pytest.mark.parametrize("sampler", ODE + SDE, ids=name)
-def test_a_single_point_is_sampled_exactly(sampler, x64):
-    """The denoiser of a Dirac is constant: whatever the method, no noise may be left."""
-    process, point = Process(EDM()), np.asarray([0.3, -2.0])
-    result = sample(KEY, process, Dirac(point).denoiser(process), sampler, karras(process, 6), (5, 2))
-    np.testing.assert_allclose(result.x, np.broadcast_to(point, (5, 2)), rtol=1e-12)
+def test_a_single_point_is_sampled_exactly_and_gradients_are_right(sampler, x64):
+    """A point's denoiser is constant: whatever the method, no noise may be left. And d samples / d weight, against
+    central differences, at the same compilation's cost."""
+    process = Process(EDM())
+
+    def draw(scale):
+        return sample(KEY, process, Partial(shrink, scale), sampler, karras(process, 5), (2, 2)).x
+
+    np.testing.assert_allclose(draw(jnp.asarray(0.0)), np.full((2, 2), MIDDLE), rtol=1e-12)
+
+    def total(scale):
+        return jnp.sum(draw(scale) ** 2)
+
+    scale, h = jnp.asarray(0.5), 1e-5
+    difference = (total(scale + h) - total(scale - h)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(total)(scale), difference, rtol=1e-7)
 
 
 @pytest.mark.parametrize("sampler", [DPMSolverMultistep(), DEIS(order=2), UniPC()], ids=name)
@@ -212,20 +213,6 @@ def test_start_may_be_given():
     grid = karras(process, 3, sigma_max=1.0)
     result = sample(KEY, process, DENOISE, DDIM(), grid, (2, 3), x_init=x, keep_every=3)
     np.testing.assert_array_equal(result.trajectory[0], x)
-
-
-@pytest.mark.parametrize("sampler", ODE, ids=name)
-def test_gradients_through_sampling_are_right(sampler, x64):
-    """d samples / d weight, against central differences."""
-    process = Process(EDM())
-    grid = karras(process, 5)
-
-    def total(scale):
-        return jnp.sum(sample(KEY, process, Partial(shrink, scale), sampler, grid, (2, 2)).x ** 2)
-
-    scale, h = jnp.asarray(0.5), 1e-5
-    difference = (total(scale + h) - total(scale - h)) / (2 * h)
-    np.testing.assert_allclose(jax.grad(total)(scale), difference, rtol=1e-7)
 
 
 def test_precision_follows_the_switch(x64):
