@@ -87,9 +87,9 @@ def test_samples_keep_their_seeds_and_programs_their_compilations(sampler):
     """Sample i is a function of (key, i): alone, at another place, in another company. New weights, guidance, σ_max,
     grid values and options trace nothing."""
 
-    def draw(ids, weight=jnp.float32(0.5), guidance=1.0, sigma_max=80.0, sampler=sampler):
+    def draw(ids, weight=0.5, guidance=1.0, sigma_max=80.0, sampler=sampler):
         process = Process(EDM(sigma_max=sigma_max))
-        guided = classifier_free_guidance(Partial(shrink, weight), DENOISE, guidance)
+        guided = classifier_free_guidance(Partial(shrink, jnp.float32(weight)), DENOISE, guidance)
         return sample(KEY, process, guided, sampler, karras(process, 4), (len(ids), 3), ids=ids).x
 
     whole, seven = draw(np.arange(64)), np.asarray([9, 63, 0, 31, 5, 6, 7])
@@ -100,7 +100,7 @@ def test_samples_keep_their_seeds_and_programs_their_compilations(sampler):
     count = len(TRACES)
     assert count > 0
     other = OTHER_OPTIONS.get(type(sampler), sampler)
-    changed = draw(seven, jnp.float32(0.7), 3, 60, other)
+    changed = draw(seven, 0.7, 3, 60, other)
     assert len(TRACES) == count
     assert not np.allclose(whole[seven], changed)
 
