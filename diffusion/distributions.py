@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import expand, sum_event
+from diffusion.brownian import BrownianIncrement
 from diffusion.pytree import pytree
 
 
@@ -22,7 +23,7 @@ class Normal:
     def _std(self) -> Array:
         return expand(self.std, self.mean)
 
-    def sample(self, key: Key[Array, "..."]) -> Float[Array, "b *event"]:
+    def sample(self, key: Key[Array, "..."] | BrownianIncrement) -> Float[Array, "b *event"]:
         """mean + std · n; one key, or one for each element of the batch."""
         keys = keys_lib.as_keys(key, self.mean.shape[0])
         return self.mean + self._std() * keys_lib.normal(keys, self.mean.shape[1:], self.mean.dtype)

@@ -12,6 +12,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from diffusion.brownian import BrownianIncrement
+
+Draws = Key[Array, " b"] | BrownianIncrement
+"""Where a step's random numbers come from: a key for each sample, or each sample's Brownian path."""
+
 
 def require_key(key: Any) -> None:
     """Raise TypeError for anything but a typed key, or an array of them."""
@@ -25,16 +30,19 @@ def sample_keys(key: Key[Array, ""], ids: Int[Array, " b"]) -> Key[Array, " b"]:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
 
 
-def fold(keys: Key[Array, " b"], data: int | Int[Array, ""]) -> Key[Array, " b"]:
+def fold(keys: Draws, data: int | Int[Array, ""]) -> Key[Array, " b"]:
     """Every key folded with the same number: a step, or the purpose of a draw."""
+    keys = keys.keys if isinstance(keys, BrownianIncrement) else keys
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 
-def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
+def as_keys(key: Key[Array, "..."] | BrownianIncrement, batch: int) -> Draws:
     """`key` as a batch of keys: a single key is folded with 0, 1, ..., `batch` − 1.
 
     Raises ValueError when there are keys for another number of samples, TypeError for what is no typed key.
     """
+    if isinstance(key, BrownianIncrement):
+        return key
     require_key(key)
     if key.ndim == 0:
         return sample_keys(key, jnp.arange(batch))
@@ -43,9 +51,11 @@ def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
     return key
 
 
-def normal(keys: Key[Array, " b"], event: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
-    """Standard normal draws (b, *event), the i-th from keys[i] alone."""
+def normal(keys: Draws, event: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
+    """Standard normal draws (b, *event), the i-th from keys[i] alone, or of path i."""
     dtype = dtype or jnp.result_type(float)
+    if isinstance(keys, BrownianIncrement):
+        return keys.normal(event, dtype)
     return jax.vmap(lambda key: jax.random.normal(key, event, dtype))(keys)
 
 

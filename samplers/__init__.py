@@ -5,6 +5,8 @@ from samplers.ancestral import Ancestral
 from samplers.cfgpp import CFGPP, ConditionalPair, conditional_pair
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
+from samplers.er_sde import ERSDE
+from samplers.grid_fit import OptimisedGrid, optimised_grid
 from samplers.grids import (
     GRIDS,
     cosine,
@@ -18,10 +20,9 @@ from samplers.grids import (
     uniform_time,
 )
 from samplers.guidance import autoguidance, classifier_free_guidance, classifier_guidance, interval_guidance
+from samplers.inpainting import RePaint, Replacement
 from samplers.inverse import (
     Measurement,
-    RePaint,
-    Replacement,
     dps_guidance,
     isotropic_covariance,
     pseudoinverse_guidance,
@@ -30,6 +31,8 @@ from samplers.inverse import (
 from samplers.inversion import invert
 from samplers.langevin import AnnealedLangevin, PredictorCorrector, langevin_step, mala_step
 from samplers.ode import RK4, Euler, Heun
+from samplers.parallel import ParallelSampled, sample_parallel
+from samplers.restart import Interval, Restart
 from samplers.sample import Sampled, Sampler, sample
 from samplers.sde import EulerMaruyama, StochasticHeun
 from samplers.singlestep import DPMSolverSinglestep, Midpoint
@@ -40,6 +43,7 @@ __all__ = [
     "CFGPP",
     "DDIM",
     "DEIS",
+    "ERSDE",
     "GRIDS",
     "IPNDM",
     "RK4",
@@ -51,11 +55,15 @@ __all__ = [
     "Euler",
     "EulerMaruyama",
     "Heun",
+    "Interval",
     "Measurement",
     "Midpoint",
+    "OptimisedGrid",
+    "ParallelSampled",
     "PredictorCorrector",
     "RePaint",
     "Replacement",
+    "Restart",
     "SDEDPMSolver",
     "Sampled",
     "Sampler",
@@ -77,9 +85,11 @@ __all__ = [
     "leading",
     "linspace",
     "mala_step",
+    "optimised_grid",
     "pseudoinverse_guidance",
     "quadratic",
     "sample",
+    "sample_parallel",
     "trailing",
     "tweedie_covariance",
     "uniform_log_snr",

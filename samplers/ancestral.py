@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
+from diffusion.keys import Draws
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
@@ -32,13 +33,18 @@ class Ancestral(Sampler):
         """True."""
         return True
 
+    @property
+    def strong_order(self) -> int:
+        """1: its limit is the reverse SDE."""
+        return 1
+
     def check_noise(self, process: Process) -> None:
         """Raise TypeError when the noise is not Gaussian."""
         require_gaussian(process.noise, "ancestral sampling")
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Float
 
+from diffusion.keys import Draws
 from diffusion.prediction import Denoiser, eps_from_x0
 from diffusion.process import Process
 from diffusion.pytree import as_partial, is_concrete, pytree
@@ -63,7 +64,7 @@ class CFGPP(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import safe_sqrt
+from diffusion.keys import Draws
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.prediction import Denoiser, eps_from_x0
 from diffusion.process import Process, posterior_coefficients
@@ -40,6 +41,11 @@ class DDIM(Sampler):
         """Whether η > 0."""
         return bool(self.eta > 0)
 
+    @property
+    def strong_order(self) -> int:
+        """1: the noise is additive."""
+        return int(self.stochastic)
+
     def check_noise(self, process: Process) -> None:
         """Raise TypeError for η > 0, or an η that is traced, with a noise that is not Gaussian."""
         if not is_concrete(self.eta) or self.eta > 0:
@@ -62,7 +68,7 @@ class DDIM(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from diffusion import keys as keys_lib
+from diffusion.keys import Draws
 from diffusion.noises import require_gaussian
 from diffusion.process import Process
 from diffusion.pytree import pytree, static
@@ -93,6 +94,11 @@ class SDEDPMSolver(Multistep):
         return bool(self.level > 0)
 
     @property
+    def strong_order(self) -> int:
+        """1: the noise is additive."""
+        return int(self.stochastic)
+
+    @property
     def stated_order(self) -> int:
         """1, weakly."""
         return 1
@@ -123,7 +129,7 @@ class SDEDPMSolver(Multistep):
         return _data_weights(process, t, s, nodes, used, 1 + jnp.asarray(self.level, nodes.dtype) ** 2, False)
 
     def advance(
-        self, keys: Array, x: Array, value: Array, values: Array, weights: Array, t: Array, s: Array, process: Process
+        self, keys: Draws, x: Array, value: Array, values: Array, weights: Array, t: Array, s: Array, process: Process
     ) -> Array:
         """The exponential step, and its noise."""
         decay, spread = reverse_noise(process, self.level, t, s)

@@ -83,7 +83,7 @@ def integral_weights(
     integral of a polynomial prediction is α_s Σ w_j (its value at node j).
     """
     start, end = node(process, variable, t), node(process, variable, s)
-    u = start + 0.5 * (end - start) * (jnp.asarray(_POINTS, start.dtype) + 1)
+    u = quadrature_points(start, end)
     if form == "x0":  # λ is the only variable of this form
         rate = growth * jnp.exp(growth * (u - end))
     elif variable == "rho":
@@ -93,16 +93,28 @@ def integral_weights(
         rate = jnp.exp(-half_log_snr(process, u)) * (schedule.sigma_dot(u) / schedule.sigma(u) - schedule.drift(u))
     else:
         rate = -jnp.exp(-u)
-    safe = jnp.where(used, nodes, 0.0)
-    other = used[None, :] & ~jnp.eye(nodes.shape[0], dtype=bool)
-    gap = jnp.where(other, safe[:, None] - safe[None, :], 1.0)
-    basis = jnp.prod(jnp.where(other, (u[:, None, None] - safe) / gap, 1.0), axis=-1)
-    weights = jnp.where(used, jnp.einsum("k,kq->q", jnp.asarray(_MASSES, u.dtype) * rate, basis), 0.0)
     # The weights of a constant are known: so the step is exact for one, however long it is.
     if form == "x0":
         total = -jnp.expm1(growth * (start - end))
     else:
         total = jnp.exp(-half_log_snr(process, s)) - jnp.exp(-half_log_snr(process, t))
+    return lagrange_weights(u, rate, nodes, used, total)
+
+
+def quadrature_points(start: Array, end: Array) -> Float[Array, " n"]:
+    """Gauss and Legendre's points between the two."""
+    return start + 0.5 * (end - start) * (jnp.asarray(_POINTS, start.dtype) + 1)
+
+
+def lagrange_weights(
+    u: Float[Array, " n"], rate: Float[Array, " n"], nodes: Float[Array, " q"], used: Bool[Array, " q"], total: Array
+) -> Float[Array, " q"]:
+    """∫ rate L_j du over the `quadrature_points` u, scaled to sum to `total`, the integral of rate."""
+    safe = jnp.where(used, nodes, 0.0)
+    other = used[None, :] & ~jnp.eye(nodes.shape[0], dtype=bool)
+    gap = jnp.where(other, safe[:, None] - safe[None, :], 1.0)
+    basis = jnp.prod(jnp.where(other, (u[:, None, None] - safe) / gap, 1.0), axis=-1)
+    weights = jnp.where(used, jnp.einsum("k,kq->q", jnp.asarray(_MASSES, u.dtype) * rate, basis), 0.0)
     return jnp.asarray(weights * (total / jnp.sum(weights)))
 
 

@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Key
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import expand, sum_event
+from diffusion.keys import Draws
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser, score
 from diffusion.process import Process, transition_coefficients
@@ -28,7 +29,7 @@ _CORRECTOR = 1_000_081
 
 
 def langevin_step(
-    keys: Key[Array, " b"], x: Float[Array, "b *event"], gradient: Float[Array, "b *event"], size: ArrayLike
+    keys: Draws, x: Float[Array, "b *event"], gradient: Float[Array, "b *event"], size: ArrayLike
 ) -> Float[Array, "b *event"]:
     """x + ½η ∇ln p(x) + √η n; `gradient` is ∇ln p(x), `size` is η, a scalar or (b,)."""
     eta = expand(jnp.asarray(size, x.dtype), x)
@@ -43,7 +44,7 @@ class Adjusted(NamedTuple):
 
 
 def mala_step(
-    keys: Key[Array, " b"],
+    keys: Draws,
     x: Float[Array, "b *event"],
     log_density: Callable[[Array], Array],
     size: ArrayLike,
@@ -107,7 +108,7 @@ class AnnealedLangevin(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],
@@ -164,6 +165,11 @@ class PredictorCorrector(Sampler):
         return True
 
     @property
+    def strong_order(self) -> int:
+        """1 for the predictor alone."""
+        return int(self.corrections == 0)
+
+    @property
     def stated_order(self) -> int:
         """1, weakly, for the predictor; with corrections there is a bias that does not vanish with the step."""
         return 1 if self.corrections == 0 else 0
@@ -178,7 +184,7 @@ class PredictorCorrector(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],
@@ -201,7 +207,7 @@ class PredictorCorrector(Sampler):
         again = keys_lib.fold(keys, _CORRECTOR)
         return jax.lax.cond(to_data, lambda: moved, lambda: self._correct(again, moved, s, process, denoise)), carry
 
-    def _correct(self, keys: Array, x: Array, s: Array, process: Process, denoise: Denoiser) -> Array:
+    def _correct(self, keys: Draws, x: Array, s: Array, process: Process, denoise: Denoiser) -> Array:
         gradient = score(process, denoise)
 
         def repeat(i: Array, y: Array) -> Array:

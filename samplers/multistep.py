@@ -7,8 +7,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
+from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from samplers.exponential import (
@@ -39,6 +40,11 @@ class Multistep(Sampler):
     """
 
     start: Start
+
+    @property
+    def remembers(self) -> bool:
+        """True, but at order 1."""
+        return self.order > 1
 
     @property
     def form(self) -> Form:
@@ -82,7 +88,7 @@ class Multistep(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],
@@ -120,7 +126,7 @@ class Multistep(Sampler):
         return jax.lax.cond(inside & (count == 0), begin, multistep)
 
     def advance(
-        self, keys: Array, x: Array, value: Array, values: Array, weights: Array, t: Array, s: Array, process: Process
+        self, keys: Draws, x: Array, value: Array, values: Array, weights: Array, t: Array, s: Array, process: Process
     ) -> Array:
         """x_s from this prediction and the last ones."""
         del keys

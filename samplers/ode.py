@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
 from diffusion.dynamics import velocity, velocity_from_x0
+from diffusion.keys import Draws
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, transition_coefficients
@@ -31,7 +32,7 @@ class Euler(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],
@@ -67,7 +68,7 @@ class RK4(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],
@@ -147,7 +148,7 @@ class Heun(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],
@@ -167,7 +168,7 @@ class Heun(Sampler):
 
         return jax.lax.cond(process.sigma(s) == 0, lambda: predicted, trapezoid), carry
 
-    def _churn(self, keys: Array, x: Array, gamma: Array, t: Array, process: Process) -> tuple[Array, Array]:
+    def _churn(self, keys: Draws, x: Array, gamma: Array, t: Array, process: Process) -> tuple[Array, Array]:
         schedule = process.schedule
         level = jnp.exp(-0.5 * schedule.log_snr(t))
         # At infinite σ/α there is nothing but noise, and more of it is the same.

@@ -15,9 +15,11 @@ from samplers.adams import DEIS, IPNDM
 from samplers.ancestral import Ancestral
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
+from samplers.er_sde import ERSDE
 from samplers.grids import GRIDS, Grid, host_float64
 from samplers.langevin import AnnealedLangevin, PredictorCorrector
 from samplers.ode import RK4, Euler, Heun
+from samplers.restart import Restart
 from samplers.sample import Sampler
 from samplers.sde import EulerMaruyama, StochasticHeun
 from samplers.singlestep import DPMSolverSinglestep, Midpoint
@@ -59,6 +61,8 @@ SAMPLERS: dict[str, Entry] = {
     "stochastic-heun": Entry(StochasticHeun, 2, "Kloeden & Platen 1992, section 15.1, with exact linear part"),
     "predictor-corrector": Entry(PredictorCorrector, 2, "Song et al. 2021, arXiv:2011.13456, algorithms 2 and 4"),
     "annealed-langevin": Entry(AnnealedLangevin, 5, "Song & Ermon 2019, arXiv:1907.05600, algorithm 1"),
+    "restart": Entry(Restart, 2, "Xu et al. 2023, arXiv:2306.14878, algorithm 1"),
+    "er-sde": Entry(ERSDE, 1, "Cui et al. 2023, arXiv:2309.06169, ER-SDE-Solver-1 to -3"),
     "sde-dpmpp": Entry(SDEDPMSolver, 1, "Lu et al. 2022, arXiv:2211.01095, appendix A"),
 }
 

@@ -23,10 +23,15 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from diffusion import keys as keys_lib
 from diffusion.betas import Betas
+from diffusion.brownian import DEPTH, BrownianIncrement
+from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_partial, as_traced, pytree, static
-from samplers.grids import check_grid
+from samplers.grids import check_grid, host_float64
+
+# What the paths' keys are folded with: no number of a step.
+_PATH = 1_000_099
 
 
 class Sampler:
@@ -43,6 +48,16 @@ class Sampler:
     @property
     def stochastic(self) -> bool:
         """Whether noise is drawn on the way."""
+        return False
+
+    @property
+    def strong_order(self) -> int:
+        """The order along one Brownian path, 0 where the noise is not that of a path; ODE samplers draw none."""
+        return 0
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a step depends on the steps before, by more than its x."""
         return False
 
     def nfe(self, steps: int, to_data: bool) -> int:
@@ -63,7 +78,7 @@ class Sampler:
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],
@@ -100,6 +115,7 @@ def sample(
     ids: ArrayLike | None = None,
     x_init: Float[Array, "b *event"] | None = None,
     keep_every: int | None = None,
+    brownian_tree: bool = False,
 ) -> Sampled:
     """Draw samples of shape (b, *event) by running `sampler` along `grid`, from the prior at grid[0] to grid[-1].
 
@@ -107,28 +123,18 @@ def sample(
     a fresh lambda does each time.
     `ids` are the (b,) identities of the samples, 0, 1, ... unless given: sample i is a function of (key, ids[i])
     whatever the batch. `x_init` (b, *event) replaces the draw from the prior. `keep_every` = k returns every k-th
-    state as well. When the grid ends at 0 the result is the denoiser's last output, without residual noise.
+    state as well. `brownian_tree` takes the noise of each sample from one Brownian path, the same on every
+    grid, so that finer grids lead to the same sample at the sampler's strong order. When the grid ends at 0 the result
+    is the denoiser's last output, without residual noise.
 
     Raises ValueError for a grid, shape or option that does not fit, and TypeError for a sampler that does not
     exist for the process's noise, or a key that is none.
     """
-    keys_lib.require_key(key)
-    shape = tuple(int(size) for size in shape)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"shape = {shape}; give (batch, *event), every size at least 1.")
     if keep_every is not None and keep_every < 1:
         raise ValueError(f"keep_every = {keep_every}; give 1 for every state, k for every k-th.")
-    sampler.check_noise(process)
-    if not _is_traced((process, sampler, grid)):
-        check_grid(process, np.asarray(grid, np.float64))
-        sampler.check(process, np.asarray(grid, np.float64))
-    x_init = None if x_init is None else jnp.asarray(x_init, jnp.result_type(float))
-    ids = jnp.arange(shape[0]) if ids is None else jnp.asarray(ids)
-    if ids.shape != (shape[0],):
-        raise ValueError(f"ids has shape {ids.shape} for {shape[0]} samples; give one id for each.")
-    if x_init is not None and x_init.shape != shape:
-        raise ValueError(f"x_init has shape {x_init.shape} and shape is {shape}; they must agree.")
-    times = jnp.asarray(grid, jnp.result_type(float))
+    shape, times, ids, x_init = check_arguments(key, process, sampler, grid, shape, ids, x_init)
+    if brownian_tree and not _is_traced((process, sampler, grid)):
+        _check_path(process, sampler, np.asarray(grid, np.float64))
     x, states = _run(
         key,
         ids,
@@ -139,12 +145,75 @@ def sample(
         x_init,
         shape,
         keep_every,
+        brownian_tree,
     )
     # On a traced grid the last time is unknown here; count as if it were the data's.
     to_data = True if _is_traced(grid) else bool(np.asarray(grid)[-1] == 0)
     nfe = sampler.nfe(times.shape[0] - 1, to_data)
     kept = None if keep_every is None else times[_kept(times.shape[0] - 1, keep_every)]
     return Sampled(x, states, kept, nfe)
+
+
+def check_arguments(
+    key: Any,
+    process: Process,
+    sampler: Sampler,
+    grid: ArrayLike,
+    shape: tuple[int, ...],
+    ids: ArrayLike | None,
+    x_init: Array | None,
+) -> tuple[tuple[int, ...], Array, Array, Array | None]:
+    """(shape, grid, ids, x_init), as arrays of the default type. Raises as `sample` does."""
+    shape, ids, x_init = check_batch(key, shape, ids, x_init)
+    sampler.check_noise(process)
+    if not _is_traced((process, sampler, grid)):
+        check_grid(process, np.asarray(grid, np.float64))
+        sampler.check(process, np.asarray(grid, np.float64))
+    return shape, jnp.asarray(grid, jnp.result_type(float)), ids, x_init
+
+
+def check_batch(
+    key: Any, shape: tuple[int, ...], ids: ArrayLike | None, x_init: Array | None
+) -> tuple[tuple[int, ...], Array, Array | None]:
+    """(shape, ids, x_init), as arrays. Raises as `sample` does."""
+    keys_lib.require_key(key)
+    shape = tuple(int(size) for size in shape)
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape = {shape}; give (batch, *event), every size at least 1.")
+    x_init = None if x_init is None else jnp.asarray(x_init, jnp.result_type(float))
+    ids = jnp.arange(shape[0]) if ids is None else jnp.asarray(ids)
+    if ids.shape != (shape[0],):
+        raise ValueError(f"ids has shape {ids.shape} for {shape[0]} samples; give one id for each.")
+    if x_init is not None and x_init.shape != shape:
+        raise ValueError(f"x_init has shape {x_init.shape} and shape is {shape}; they must agree.")
+    return shape, ids, x_init
+
+
+def in_type_of(x: Array, denoise: Denoiser) -> Denoiser:
+    """The denoiser, its answer (or pair of answers) in the type of the state: networks may run in bfloat16."""
+    return lambda y, time: jax.tree.map(lambda answer: answer.astype(x.dtype), denoise(y, time))
+
+
+def path_clock(process: Process, t: ArrayLike) -> Float[Array, "..."]:
+    """u = (2/π) arctan(σ/α): a Brownian path's time, from 0 at the data to 1 where there is no signal."""
+    return 2 / jnp.pi * jnp.arctan2(process.sigma(t), process.alpha(t))
+
+
+def _check_path(process: Process, sampler: Sampler, grid: np.ndarray) -> None:
+    name = type(sampler).__name__
+    if sampler.strong_order == 0:
+        raise ValueError(
+            f"brownian_tree: {name} with these options does not follow a Brownian path; "
+            "choose a solver of the reverse SDE, such as EulerMaruyama() or SDEDPMSolver()."
+        )
+    with host_float64():
+        clock = np.asarray(path_clock(process, grid))
+    finest = float(np.min(-np.diff(clock)))
+    if finest < 2 * 2.0**-DEPTH:
+        raise ValueError(
+            f"brownian_tree: the grid's smallest step is {finest:.2g} of the path, which is told apart "
+            f"down to {2.0**-DEPTH:.2g}; use fewer steps."
+        )
 
 
 def require_continuous(process: Process, what: str) -> None:
@@ -156,7 +225,7 @@ def require_continuous(process: Process, what: str) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "keep_every"))
+@functools.partial(jax.jit, static_argnames=("shape", "keep_every", "brownian_tree"))
 def _run(
     key: Array,
     ids: Int[Array, " b"],
@@ -167,20 +236,23 @@ def _run(
     x_init: Array | None,
     shape: tuple[int, ...],
     keep_every: int | None,
+    brownian_tree: bool,
 ) -> tuple[Array, Array | None]:
     steps = grid.shape[0] - 1
     keys = keys_lib.sample_keys(key, ids)
+    paths = keys_lib.fold(keys, _PATH) if brownian_tree else None
     x = x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, grid[0])
     kept = None if keep_every is None else jnp.zeros((len(_kept(steps, keep_every)), *shape), x.dtype).at[0].set(x)
 
-    def in_type_of_state(y: Array, time: ArrayLike) -> Any:
-        """The denoiser, its answer (or pair of answers) in the type of the state: networks may run in bfloat16."""
-        return jax.tree.map(lambda answer: answer.astype(x.dtype), denoise(y, time))
+    denoise = in_type_of(x, denoise)
 
     def body(state: tuple[Array, Any, Array | None], now: tuple[Array, Array, Array]) -> tuple[Any, None]:
         x, carry, kept = state
         t, s, i = now
-        x, carry = sampler.step(keys_lib.fold(keys, i + 1), x, carry, t, s, process, in_type_of_state)
+        draws = keys_lib.fold(keys, i + 1)
+        if paths is not None:
+            draws = BrownianIncrement(draws, paths, path_clock(process, t), path_clock(process, s))
+        x, carry = sampler.step(draws, x, carry, t, s, process, denoise)
         if (
             kept is not None and keep_every is not None
         ):  # the last state written to a slot stays: those after k, 2k, ... steps, and the final one
@@ -196,7 +268,7 @@ def run_steps(process: Process, denoise: Partial, sampler: Sampler, times: Array
     """x after the steps of a deterministic sampler along any times, upwards too; nothing is checked."""
     key, ids = jax.random.key(0), jnp.arange(x.shape[0])
     arguments = (as_traced(process), as_traced(denoise), as_traced(sampler), times.astype(x.dtype), x)
-    return _run(key, ids, *arguments, shape=x.shape, keep_every=None)[0]
+    return _run(key, ids, *arguments, shape=x.shape, keep_every=None, brownian_tree=False)[0]
 
 
 def _kept(steps: int, every: int) -> np.ndarray:

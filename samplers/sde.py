@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import safe_sqrt
 from diffusion.dynamics import reverse_drift_from_x0
+from diffusion.keys import Draws
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
@@ -48,6 +49,11 @@ class EulerMaruyama(Sampler):
         """Whether level > 0."""
         return bool(self.level > 0)
 
+    @property
+    def strong_order(self) -> int:
+        """1: the noise is additive."""
+        return int(self.stochastic)
+
     def check_noise(self, process: Process) -> None:
         """Raise TypeError when the noise is not Gaussian."""
         require_gaussian(process.noise, "EulerMaruyama")
@@ -67,7 +73,7 @@ class EulerMaruyama(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],
@@ -110,6 +116,11 @@ class StochasticHeun(Sampler):
         """Whether level > 0."""
         return bool(self.level > 0)
 
+    @property
+    def strong_order(self) -> int:
+        """1: the noise is additive."""
+        return int(self.stochastic)
+
     def nfe(self, steps: int, to_data: bool) -> int:
         """Two a step, but one for the step onto the data."""
         return 2 * steps - int(to_data)
@@ -120,7 +131,7 @@ class StochasticHeun(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],

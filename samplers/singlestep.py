@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from diffusion.betas import Betas
+from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import pytree, static
@@ -43,7 +44,7 @@ class _SingleStep(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],

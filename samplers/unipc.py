@@ -7,8 +7,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
+from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import pytree, static
@@ -51,6 +52,11 @@ class UniPC(Sampler):
         """p + 1 with the corrector, at most 3 for the first step is UniPC-1's; UniP-p's at most 2 likewise."""
         return min(self.order + 1, 3) if self.corrector else min(self.order, 2)
 
+    @property
+    def remembers(self) -> bool:
+        """True."""
+        return True
+
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for fewer steps than the order needs."""
         del process
@@ -62,7 +68,7 @@ class UniPC(Sampler):
 
     def step(
         self,
-        keys: Key[Array, " b"],
+        keys: Draws,
         x: Float[Array, "b *event"],
         carry: Any,
         t: Float[Array, ""],

@@ -38,6 +38,8 @@ def test_arrows_do_not_run_back(layer):
 def test_the_core_imports_nothing_heavy(layer):
     for path in files(layer):
         allowed = CORE | set(LAYERS) | ({"flax"} if "networks" in path.parts else set())
+        if path.name == "adaptive.py":  # an extra, which `import samplers` does not import
+            allowed = allowed | {"diffrax", "equinox", "lineax"}
         for module in imported(path):
             assert module.split(".")[0] in allowed, f"{path} imports {module}"
 

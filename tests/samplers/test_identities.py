@@ -11,6 +11,7 @@ from diffusion.process import posterior_coefficients
 from samplers import (
     DDIM,
     DEIS,
+    ERSDE,
     IPNDM,
     Ancestral,
     DPMSolverMultistep,
@@ -191,3 +192,17 @@ def test_guided_denoiser_of_equal_models_is_the_model(mixture):
     guided = classifier_free_guidance(denoise, denoise, 7.5)
     plain, twice = (sample(KEY, process, d, DDIM(), grid, (6, 1)).x for d in (denoise, guided))
     np.testing.assert_allclose(plain, twice, rtol=1e-5)
+
+
+def test_er_sde_leads_to_the_ode(x64):
+    """Its noise is that of φ(ρ) = ρ (exp(ρ^p) + c), and for a large c there is none: at order 1 it is DDIM."""
+    half = jnp.linspace(-3.0, 4.0, 8)
+    rho, sampler = jnp.exp(-half), ERSDE()
+    np.testing.assert_allclose(jnp.exp(sampler.log_phi(half)), rho * (jnp.exp(rho**0.3) + 10), rtol=1e-10)
+    slope = jax.vmap(jax.grad(sampler.log_phi))(half)
+    np.testing.assert_allclose(sampler.level_squared(half), -slope - 1, rtol=1e-10)
+
+    process, law = Process(VP()), GaussianLaw.isotropic(np.asarray([0.7, -0.2]), 0.6)
+    arguments = (jax.random.key(0), process, law.denoiser(process))
+    quiet = sample(*arguments, ERSDE(order=1, offset=1e14), uniform_time(process, 12), (8, 2)).x
+    np.testing.assert_allclose(quiet, sample(*arguments, DDIM(), uniform_time(process, 12), (8, 2)).x, atol=1e-5)

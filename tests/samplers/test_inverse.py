@@ -12,10 +12,9 @@ from jax.tree_util import Partial
 from diffusion import EDM, VP, Betas, Cosine, Process, RectifiedFlow, StudentT
 from diffusion.oracles import GaussianLaw, GaussianMixture
 from samplers import DDIM, Ancestral, DPMSolverMultistep, EulerMaruyama, Heun, karras, sample, uniform_time
+from samplers.inpainting import RePaint, Replacement
 from samplers.inverse import (
     Measurement,
-    RePaint,
-    Replacement,
     dps_guidance,
     isotropic_covariance,
     pseudoinverse_guidance,

@@ -14,6 +14,7 @@ from diffusion.reverse_steps import FixedLarge
 from samplers import (
     DDIM,
     DEIS,
+    ERSDE,
     IPNDM,
     RK4,
     Ancestral,
@@ -23,8 +24,10 @@ from samplers import (
     Euler,
     EulerMaruyama,
     Heun,
+    Interval,
     Midpoint,
     PredictorCorrector,
+    Restart,
     SDEDPMSolver,
     StochasticHeun,
     UniPC,
@@ -42,7 +45,7 @@ ODE = [
 ]
 SDE = [
     *(Ancestral(FixedLarge()), DDIM(eta=1.0), EulerMaruyama(), Heun(S_churn=5.0, S_min=0.01, S_max=50.0)),
-    SDEDPMSolver(order=3),
+    *(SDEDPMSolver(order=3), ERSDE(), Restart(intervals=(Interval(0.1, 1.0, 1, 2),))),
     *(StochasticHeun(), PredictorCorrector(), AnnealedLangevin(repeats=2)),
 ]
 CALLS = {PredictorCorrector: 2, Heun: 2, StochasticHeun: 2, RK4: 4, Midpoint: 2, DPMSolverSinglestep: 3}
@@ -76,6 +79,8 @@ OTHER_OPTIONS = {
     EulerMaruyama: EulerMaruyama(level=0.5),
     Heun: Heun(S_churn=2, S_min=0.1, S_max=40, S_noise=1.003),
     SDEDPMSolver: SDEDPMSolver(order=3, level=0.5),
+    ERSDE: ERSDE(power=0.2, offset=3.0),
+    Restart: Restart(Heun(S_churn=0.1), (Interval(0.2, 2.0, 1, 2),)),
     StochasticHeun: StochasticHeun(level=0.5),
     PredictorCorrector: PredictorCorrector(snr=0.1),
     AnnealedLangevin: AnnealedLangevin(repeats=2, size=0.2),
@@ -135,6 +140,8 @@ def test_nfe_is_the_number_of_calls(sampler):
         calls_a_step, start = CALLS.get(type(sampler), 1), getattr(sampler, "extra", 0)
         if isinstance(sampler, AnnealedLangevin):  # as many at the last level, and the jump
             calls_a_step, start = 2, 2 * to_data
+        if isinstance(sampler, Restart):  # one interval of two steps, two calls each
+            calls_a_step, start = 2, 4
         assert result.nfe == calls_a_step * steps - (calls_a_step - 1) * to_data + start
 
 
@@ -302,6 +309,9 @@ def test_bad_arguments_are_refused_in_a_sentence(change, words):
         (lambda: PredictorCorrector(predictor="euler"), "predictor = 'euler'"),
         (lambda: PredictorCorrector(corrections=-1), "corrections = -1"),
         (lambda: PredictorCorrector(snr=0.0), "snr = 0"),
+        (lambda: ERSDE(order=4), "order = 4"),
+        (lambda: ERSDE(power=0.0), "power = 0"),
+        (lambda: ERSDE(offset=-1.0), "offset = -1"),
         (lambda: AnnealedLangevin(repeats=0), "repeats = 0"),
         (lambda: AnnealedLangevin(size=5.0), "size = 5"),
     ],

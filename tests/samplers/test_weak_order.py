@@ -14,7 +14,7 @@ from diffusion import keys as keys_lib
 from diffusion.oracles import GaussianLaw
 from diffusion.pytree import pytree
 from diffusion.reverse_steps import FixedLarge
-from samplers import DDIM, Ancestral, EulerMaruyama, Heun, PredictorCorrector, SDEDPMSolver, StochasticHeun
+from samplers import DDIM, ERSDE, Ancestral, EulerMaruyama, Heun, PredictorCorrector, SDEDPMSolver, StochasticHeun
 
 MEAN, STD = 0.7, 0.6
 STEPS = (40, 80, 160, 320)
@@ -29,6 +29,7 @@ SAMPLERS = {
     "stochastic-heun": StochasticHeun(),
     "stochastic-heun-noisier": StochasticHeun(level=1.4),
     "sde-dpmpp-1": SDEDPMSolver(order=1),
+    "er-sde-1": ERSDE(order=1),
     "sde-dpmpp-1-quieter": SDEDPMSolver(order=1, level=0.5),
 }
 

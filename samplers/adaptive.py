@@ -1,0 +1,290 @@
+"""Steps that choose themselves: any diffrax solver on the probability-flow ODE, or on a reverse SDE.
+
+The only part of the samplers that imports more than JAX: `pip install 'scorefield[adaptive]'`. Each sample has steps of
+its own, so it is a function of its seed alone here too; a batch takes as many rounds as its slowest sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax
+import numpy as np
+from jax.core import Tracer
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+
+from diffusion import keys as keys_lib
+from diffusion.arrays import expand
+from diffusion.dynamics import reverse_drift_from_x0, velocity_from_x0
+from diffusion.noises import require_gaussian
+from diffusion.prediction import Denoiser
+from diffusion.process import Process, prior_sample
+from diffusion.pytree import as_partial, as_traced, is_concrete, pytree
+from samplers.grids import host_float64
+from samplers.sample import check_batch, require_continuous
+from samplers.sde import check_level
+
+# What the Brownian paths' keys are folded with.
+_PATH = 1_000_099
+
+
+@pytree
+class AdaptiveSampled:
+    """What `sample_adaptive` returns."""
+
+    x: Float[Array, "b *event"]
+    """The samples."""
+    accepted: Int[Array, " b"]
+    """Steps taken."""
+    rejected: Int[Array, " b"]
+    """Steps thrown away, their error estimate too large."""
+    nfe: Int[Array, " b"] | None
+    """Denoiser calls for each sample; None under a trace, and for implicit solvers, which are not counted."""
+    arrived: Bool[Array, " b"]
+    """Whether a sample reached the end within the steps allowed; under a trace, where nothing can be raised."""
+
+
+def sample_adaptive(
+    key: Key[Array, ""],
+    process: Process,
+    denoise: Denoiser,
+    solver: diffrax.AbstractSolver,
+    shape: tuple[int, ...],
+    *,
+    rtol: ArrayLike = 1e-4,
+    atol: ArrayLike = 1e-4,
+    level: float = 0.0,
+    t_start: float | None = None,
+    t_end: float | None = None,
+    to_data: bool = True,
+    controller: diffrax.AbstractStepSizeController | None = None,
+    first_step: float | None = None,
+    max_steps: int = 4096,
+    ids: ArrayLike | None = None,
+    x_init: Float[Array, "b *event"] | None = None,
+) -> AdaptiveSampled:
+    """Samples of shape (b, *event) by a diffrax solver, from the prior at `t_start` down to `t_end`.
+
+    With `level` 0 it solves dx/dt = α' x̂_0 + σ' ε̂ (Song et al. 2021, eq. 13), for any noise; with more, the reverse SDE
+    with σ̃ = level · g (eq. 6 at 1) along a virtual Brownian tree, for Gaussian noise. Steps keep the error in t, by
+    the solver's own estimate, below atol + rtol |x| in the root mean square over one sample. A solver without an error
+    estimate, such as `diffrax.Euler()`, takes a `controller`, such as `diffrax.ConstantStepSize()` with `first_step`.
+
+    `t_start` and `t_end` are the process's t_max and t_min unless given. `to_data` ends with the denoiser's answer at
+    t_end, one more call. `ids` and `x_init` are as in `sample`. Tolerances and times are traced, `max_steps` is not.
+
+    Raises ValueError when a sample needs more than `max_steps` steps, and for options that do not fit; TypeError on a
+    discrete chain, and for an SDE with other noise than Gaussian.
+    """
+    require_continuous(process, "sample_adaptive")
+    check_level(level)
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if is_concrete(value) and not value >= 0:  # pyright: ignore[reportOperatorIssue]
+            raise ValueError(f"{name} = {value}; give 0 or more, such as 1e-4.")
+    shape, ids, x_init = check_batch(key, shape, ids, x_init)
+    start, end = _ends(process, t_start, t_end, level)
+    stochastic = level > 0
+    if controller is None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            f"{type(solver).__name__} does not estimate its error, so it cannot choose its steps; "
+            "give controller=diffrax.ConstantStepSize() and a first_step, or another solver, such as diffrax.Tsit5()."
+        )
+    if controller is None:
+        gains = {"pcoeff": 0.1, "icoeff": 0.3} if stochastic else {}
+        controller = diffrax.PIDController(rtol=jnp.asarray(rtol), atol=jnp.asarray(atol), **gains)
+    kind = jnp.result_type(float)
+    first = None if first_step is None else jnp.asarray(first_step, kind)
+    x, steps, rejected, arrived = _solve(
+        *(key, ids, as_traced(process), as_traced(as_partial(denoise)), solver, controller),
+        *(jnp.asarray([start, end], kind), x_init, jnp.asarray(level, kind), stochastic, first),
+        *(shape, to_data, max_steps),
+    )
+    if isinstance(arrived, Tracer):
+        return AdaptiveSampled(x, steps - rejected, rejected, None, arrived)
+    if not bool(arrived.all()):
+        which = np.asarray(ids)[~np.asarray(arrived)]
+        raise ValueError(
+            f"{len(which)} of {shape[0]} samples, {which[0]} the first, did not arrive in max_steps = {max_steps}; "
+            "allow more steps, or larger tolerances."
+        )
+    calls = calls_of(solver, controller, first_step, stochastic)
+    nfe = None if calls is None else calls[0] + calls[1] * steps + int(to_data)
+    return AdaptiveSampled(x, steps - rejected, rejected, nfe, arrived)
+
+
+def _ends(process: Process, t_start: float | None, t_end: float | None, level: float) -> tuple[float, float]:
+    """(t_start, t_end). Raises ValueError where there is nothing between them, or g is infinite at the start."""
+    t_max = float(process.t_max)
+    start = t_max if t_start is None else float(t_start)
+    end = float(process.t_min) if t_end is None else float(t_end)
+    if not 0 <= end < start <= t_max * (1 + 1e-6):
+        raise ValueError(f"t_start = {start:g} and t_end = {end:g}; give times of [0, {t_max:g}], t_end the smaller.")
+    with host_float64():
+        blank, clean = float(process.alpha(start)) == 0, float(process.sigma(end)) == 0
+    if clean:
+        raise ValueError(
+            f"t_end = {end:g} is the data, where the score is infinite; end just above, at {t_max / 1000:g}."
+        )
+    if level > 0:
+        require_gaussian(process.noise, "the reverse SDE")
+        if blank:
+            raise ValueError(
+                f"t_start = {start:g} has α = 0 and an infinite g; start just below, at t_start={0.999 * start:g}."
+            )
+    return start, end
+
+
+def _one_by_one(denoise: Denoiser, together: bool) -> Callable[[Array, Array], Array]:
+    """(x of one event, t) -> the denoiser's answer, called under a map over samples.
+
+    `together` asks about the whole batch at once, each sample at a time of its own: what belongs to one of them, such
+    as its class, finds it. It cannot be differentiated, as implicit solvers do.
+    """
+    leaves, tree = jax.tree.flatten(denoise)
+
+    def alone(leaves: list[Any], x: Array, t: Array) -> Array:
+        return jax.tree.unflatten(tree, leaves)(x[None], t)[0].astype(x.dtype)
+
+    def batch(size: int, batched: Any, leaves: list[Any], x: Array, t: Array) -> tuple[Array, bool]:
+        x = x if batched[1] else jnp.broadcast_to(x, (size, *x.shape))
+        t = t if batched[2] else jnp.broadcast_to(t, (size,))
+        return jax.tree.unflatten(tree, leaves)(x, t).astype(x.dtype), True
+
+    ask: Any = alone
+    if together:
+        ask = custom_vmap(alone)
+        ask.def_vmap(batch)
+    return lambda x, t: ask(leaves, x, t)
+
+
+def _terms(
+    process: Process, ask: Callable[[Array, Array], Array], level: Array, event: tuple[int, ...], brownian: Any
+) -> Any:
+    """The equation in u = −t, which rises: dy = −drift du + σ̃ dW, y the flattened event."""
+
+    def slope(u: Array, y: Array, args: Any) -> Array:
+        del args
+        x, t = y.reshape(1, *event), jnp.asarray(-u, y.dtype)
+        x_0 = ask(x[0], t)[None]
+        if brownian is None:
+            return -velocity_from_x0(process, x, x_0, t).reshape(y.shape)
+        return -reverse_drift_from_x0(process, x, x_0, t, level).reshape(y.shape)
+
+    if brownian is None:
+        return diffrax.ODETerm(slope)
+
+    def spread(u: Array, y: Array, args: Any) -> Any:
+        del args
+        size = level * jnp.sqrt(process.schedule.diffusion_squared(jnp.asarray(-u, y.dtype)))
+        return lineax.DiagonalLinearOperator(jnp.broadcast_to(size, y.shape))
+
+    return diffrax.MultiTerm(diffrax.ODETerm(slope), diffrax.ControlTerm(spread, brownian))
+
+
+def _brownian(solver: Any, start: ArrayLike, end: ArrayLike, size: int, key: Array) -> diffrax.VirtualBrownianTree:
+    """W on [start, end], with the Lévy areas that the solver needs."""
+    area = getattr(solver, "minimal_levy_area", diffrax.BrownianIncrement)
+    for kind in (diffrax.BrownianIncrement, diffrax.SpaceTimeLevyArea, diffrax.SpaceTimeTimeLevyArea):
+        if issubclass(kind, area):
+            area = kind
+            break
+    length = jnp.asarray(end) - jnp.asarray(start)
+    return diffrax.VirtualBrownianTree(start, end, length * 2.0**-20, (size,), key, levy_area=area)
+
+
+@eqx.filter_jit
+def _solve(
+    key: Array,
+    ids: Array,
+    process: Process,
+    denoise: Denoiser,
+    solver: Any,
+    controller: Any,
+    times: Array,
+    x_init: Array | None,
+    level: Array,
+    stochastic: bool,
+    first_step: Array | None,
+    shape: tuple[int, ...],
+    to_data: bool,
+    max_steps: int,
+) -> tuple[Array, Array, Array, Array]:
+    keys, event = keys_lib.sample_keys(key, ids), shape[1:]
+    x = x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, times[0])
+    start, end = -times[0], -times[1]
+    ask = _one_by_one(denoise, together=not isinstance(solver, diffrax.AbstractImplicitSolver))
+
+    def one(key: Array, y: Array) -> tuple[Array, Array, Array, Array]:
+        brownian = _brownian(solver, start, end, y.shape[0], key) if stochastic else None
+        solution = diffrax.diffeqsolve(
+            _terms(process, ask, level, event, brownian),
+            solver,
+            start,
+            end,
+            first_step,
+            y,
+            stepsize_controller=controller,
+            max_steps=max_steps,
+            throw=False,
+        )
+        assert solution.ys is not None
+        arrived = solution.result == diffrax.RESULTS.successful
+        return solution.ys[0], solution.stats["num_steps"], solution.stats["num_rejected_steps"], arrived
+
+    ends, steps, rejected, arrived = jax.vmap(one)(keys_lib.fold(keys, _PATH), x.reshape(shape[0], -1))
+    x = ends.reshape(shape)
+    if to_data:
+        x = expand(process.alpha(jnp.zeros_like(times[1])), x) * denoise(x, times[1]).astype(x.dtype)
+    return x, steps, rejected, arrived
+
+
+def calls_of(solver: Any, controller: Any, first_step: Any, stochastic: bool) -> tuple[int, int] | None:
+    """(calls before the first step, calls a step) of a solver's drift; None when they vary.
+
+    Counted on a line, for what a solver keeps from step to step is its own affair.
+    """
+    if isinstance(solver, diffrax.AbstractImplicitSolver):
+        return None
+    name = (repr(solver), type(controller), first_step is None, stochastic)
+    if name not in _CALLS:
+        _CALLS[name] = _count_calls(solver, controller, first_step, stochastic)
+    return _CALLS[name]
+
+
+_CALLS: dict[Any, tuple[int, int]] = {}
+"""What has been counted."""
+
+
+def _count_calls(solver: Any, controller: Any, first_step: Any, stochastic: bool) -> tuple[int, int]:
+    counts: list[int] = []
+
+    def slope(t: Array, y: Array, args: Any) -> Array:
+        jax.debug.callback(lambda: counts.append(1))
+        return -y
+
+    def run(end: float, controller: Any, first: Any) -> tuple[int, int]:
+        terms: Any = diffrax.ODETerm(slope)
+        if stochastic:
+            one = lineax.DiagonalLinearOperator(jnp.ones(1))
+            noise = diffrax.ControlTerm(lambda t, y, args: one, _brownian(solver, 0.0, 1.0, 1, jax.random.key(0)))
+            terms = diffrax.MultiTerm(terms, noise)
+        counts.clear()
+        solution = diffrax.diffeqsolve(
+            terms, solver, 0.0, end, first, jnp.ones(1), stepsize_controller=controller, max_steps=64, throw=False
+        )
+        steps = int(solution.stats["num_steps"])
+        jax.effects_barrier()
+        return len(counts), steps
+
+    (few, two), (many, four) = (run(end, diffrax.ConstantStepSize(), 0.25) for end in (0.5, 1.0))
+    each = (many - few) // (four - two)
+    if isinstance(controller, diffrax.PIDController):  # any tolerance starts the same way
+        controller = diffrax.PIDController(rtol=0.1, atol=0.1)
+    calls, steps = run(1.0, controller, first_step)
+    return calls - each * steps, each

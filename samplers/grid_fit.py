@@ -1,0 +1,252 @@
+"""A time grid fitted to a denoiser: the N steps of one sampler that end nearest to the exact flow."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from diffusion import keys as keys_lib
+from diffusion.prediction import Denoiser
+from diffusion.process import Process, prior_sample
+from diffusion.pytree import as_partial, as_traced
+from samplers.dpm_solver import DPMSolverMultistep
+from samplers.exponential import half_log_snr
+from samplers.grids import Grid, check_grid, cosine, host_float64, karras, uniform_log_snr, uniform_time
+from samplers.sample import Sampler, require_continuous, run_steps
+
+# The densities: degree of the polynomial, bound of its coefficients, and what keeps y finite where α = 0.
+_DEGREE, _STEEPEST, _FLOOR = 4, 6.0, 1e-3
+# How many of the fixed grids are begun from.
+_STARTS = 3
+
+
+class OptimisedGrid(NamedTuple):
+    """What `optimised_grid` returns."""
+
+    grid: Grid
+    """N + 1 descending times."""
+    error: float
+    """Root-mean-square distance from the reference to what the sampler makes on this grid, in units of the data."""
+    error_before: float
+    """The same on the best fixed grid, where the search began."""
+    before: str
+    """The name of that grid."""
+
+
+def optimised_grid(
+    key: Key[Array, ""],
+    process: Process,
+    denoise: Denoiser,
+    sampler: Sampler,
+    steps: int,
+    shape: tuple[int, ...],
+    *,
+    reference_steps: int = 200,
+    rounds: int = 30,
+    candidates: Mapping[str, Grid] | None = None,
+) -> OptimisedGrid:
+    """The grid of `steps` steps that minimises E |x(grid) − x(reference)|², from the same draws x_T of the prior.
+
+    x(grid) are `shape` = (batch, *event) samples of a deterministic `sampler`; x(reference) those of DPM-Solver++(3M)
+    on `reference_steps` even steps in ln(α/σ), which stands for the exact flow. The inner times are moved in ln(α/σ)
+    by Levenberg's and Marquardt's method with Jacobians in forward mode, from the best of the fixed grids, or of
+    `candidates`: so the result is never worse than these on the draws that it was fitted to. The first time stays the
+    prior's, and the last above 0 not below t_min. (The aim is that of Tong et al. 2024, arXiv:2405.15506, with one
+    parameter for each inner time and no network.)
+
+    A grid belongs to the denoiser, the sampler and the number of steps. Costs about rounds · steps² · batch calls.
+    Raises ValueError for a stochastic sampler or fewer than two steps, TypeError on a discrete chain.
+    """
+    require_continuous(process, "optimised_grid")
+    if sampler.stochastic:
+        raise ValueError(
+            f"{type(sampler).__name__} with these options is stochastic, and has no flow to be near to; "
+            "fit the grid of a deterministic sampler."
+        )
+    if steps < 2:
+        raise ValueError(f"steps = {steps}; a grid of one step has no time to choose, give 2 or more.")
+    keys = keys_lib.as_keys(key, shape[0])
+    starts = dict(candidates) if candidates is not None else fixed_grids(process, steps)
+    for grid in starts.values():
+        check_grid(process, grid)
+        sampler.check(process, grid)
+    x = prior_sample(keys, process, shape, process.t_max)
+    denoise = as_partial(denoise)
+    fine = reference_grid(process, reference_steps)
+    target = run_steps(process, denoise, DPMSolverMultistep(order=3), jnp.asarray(fine), x)
+    problem = _Problem(as_traced(process), denoise, as_traced(sampler), x, target)
+
+    errors = {name: problem.cost(grid) for name, grid in starts.items()}
+    errors = {name: error if np.isfinite(error) else np.inf for name, error in errors.items()}
+    before = min(errors, key=lambda name: errors[name])
+    family = _Family(process, steps)
+
+    def normal_equations(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return problem.normal_equations(family.grid(parameters), family.jacobian(parameters, family.grid))
+
+    def cost_of(parameters: np.ndarray) -> float:
+        return problem.cost(family.grid(parameters))
+
+    found = [(errors[before], starts[before])]
+    for name in sorted(starts, key=lambda name: errors[name])[:_STARTS]:
+        start = family.nearest(starts[name])
+        fitted, cost = _levenberg_marquardt(start, cost_of(start), cost_of, normal_equations, rounds)
+        found.append((cost, family.grid(fitted)))
+    cost, grid = min(found, key=lambda pair: pair[0])
+    return OptimisedGrid(grid, float(np.sqrt(cost)), float(np.sqrt(errors[before])), before)
+
+
+def fixed_grids(process: Process, steps: int) -> dict[str, Grid]:
+    """The fixed grids that a search begins from, those that the process has."""
+    makers: dict[str, Callable[[], Grid]] = {"uniform-time": lambda: uniform_time(process, steps)}
+    makers["cosine"] = lambda: cosine(process, steps)
+    with host_float64():
+        endless = float(process.alpha(process.t_max)) == 0
+    # Where σ/α is infinite at the prior, these begin at the data's 80 times, and the prior's own time is put before.
+    limit = {"sigma_max": 80.0} if endless else {}
+    count = steps - 1 if endless else steps
+    for rho in (3.0, 5.0, 7.0):
+        makers[f"karras {rho:g}"] = functools.partial(karras, process, count, rho=rho, **limit)
+    makers["uniform-log-snr"] = functools.partial(uniform_log_snr, process, count, **limit)
+    grids = {}
+    for name, make in makers.items():
+        grid = make()
+        grids[name] = grid if grid[0] == float(process.t_max) else np.concatenate([[float(process.t_max)], grid])
+    return {name: grid for name, grid in grids.items() if len(grid) == steps + 1 and np.all(np.diff(grid) < 0)}
+
+
+def reference_grid(process: Process, steps: int) -> Grid:
+    """Even steps in ln(α/σ), fine enough to stand for the flow; the prior's own time first."""
+    with host_float64():
+        endless = float(process.alpha(process.t_max)) == 0
+    grid = uniform_log_snr(process, steps, **({"sigma_max": 1000.0} if endless else {}))
+    return np.concatenate([[float(process.t_max)], grid]) if endless else grid
+
+
+class _Problem(NamedTuple):
+    """Residuals and Jacobian of a grid, compiled once."""
+
+    process: Process
+    denoise: Any
+    sampler: Sampler
+    x: Array
+    target: Array
+
+    def cost(self, grid: Grid) -> float:
+        """The mean square of the residuals."""
+        return float(_residuals(*self, jnp.asarray(grid, self.x.dtype))[1])
+
+    def normal_equations(self, grid: Grid, tangents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(JᵀJ, Jᵀr)/n for the directions `tangents` (m, N + 1)."""
+        square, slope = _normal_equations(*self, jnp.asarray(grid, self.x.dtype), jnp.asarray(tangents, self.x.dtype))
+        return np.asarray(square, np.float64), np.asarray(slope, np.float64)
+
+
+@jax.jit
+def _residuals(process: Any, denoise: Any, sampler: Any, x: Array, target: Array, grid: Array) -> tuple[Array, Array]:
+    residual = run_steps(process, denoise, sampler, grid, x) - target
+    return residual, jnp.mean(residual**2)
+
+
+@jax.jit
+def _normal_equations(
+    process: Any, denoise: Any, sampler: Any, x: Array, target: Array, grid: Array, tangents: Array
+) -> tuple[Array, Array]:
+    def run(grid: Array) -> Array:
+        return run_steps(process, denoise, sampler, grid, x) - target
+
+    # One direction after another: memory does not grow with their number.
+    residual = run(grid)
+    jacobian = jax.lax.map(lambda tangent: jax.jvp(run, (grid,), (tangent,))[1], tangents)
+    jacobian = jacobian.reshape(tangents.shape[0], -1)
+    return jacobian @ jacobian.T / residual.size, jacobian @ residual.reshape(-1) / residual.size
+
+
+class _Family:
+    """Smooth grids: N times with density exp(polynomial) in y = ln(α/σ + 10⁻³), then 0.
+
+    The parameters are the polynomial's coefficients, in Chebyshev's basis, and the last y above the data. Few of them,
+    so that a fit finds what holds for other data too, and not how errors happen to cancel.
+    """
+
+    def __init__(self, process: Process, steps: int) -> None:
+        self.process, self.steps, self.degree = process, steps, min(_DEGREE, steps - 2)
+        with host_float64():
+            ends = np.asarray([process.t_max, process.t_min], np.float64)
+            self.low, self.high = self.coordinate(ends)
+
+    def coordinate(self, times: np.ndarray) -> np.ndarray:
+        """y."""
+        with host_float64():
+            return np.log(np.exp(np.asarray(half_log_snr(self.process, times))) + _FLOOR)
+
+    def nodes(self, parameters: np.ndarray) -> np.ndarray:
+        """The y of the N times above the data."""
+        z = np.linspace(-1.0, 1.0, 1001)
+        density = np.exp(np.polynomial.chebyshev.chebval(z, np.concatenate([[0.0], parameters[:-1]])))
+        mass = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
+        last = np.interp(parameters[-1], np.linspace(0.0, 1.0, 1001), mass)
+        fractions = np.interp(last * np.linspace(0.0, 1.0, self.steps), mass, 0.5 * (z + 1))
+        return self.low + (self.high - self.low) * fractions
+
+    def grid(self, parameters: np.ndarray) -> Grid:
+        """The times, the prior's own the first."""
+        halves = np.log(np.maximum(np.exp(self.nodes(parameters)) - _FLOOR, 1e-300))
+        with host_float64():
+            times = np.asarray(self.process.schedule.time_from_log_snr(2 * halves[1:]))
+        return np.concatenate([[float(self.process.t_max)], times, [0.0]])
+
+    def jacobian(self, parameters: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """d function/d parameters (m, n) by central differences, on the host."""
+        steps = 1e-4 * np.eye(len(parameters))
+        return np.stack([(function(parameters + h) - function(parameters - h)) / 2e-4 for h in steps])
+
+    def nearest(self, grid: Grid) -> np.ndarray:
+        """The parameters of the grid nearest to this one in y."""
+        wanted = self.coordinate(grid[:-1])
+        start = np.zeros(self.degree + 1)
+        start[-1] = (wanted[-1] - self.low) / (self.high - self.low)
+
+        def cost(parameters: np.ndarray) -> float:
+            return float(np.mean((self.nodes(parameters) - wanted) ** 2))
+
+        def normal_equations(parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            jacobian = self.jacobian(parameters, self.nodes)
+            return jacobian @ jacobian.T / len(wanted), jacobian @ (self.nodes(parameters) - wanted) / len(wanted)
+
+        return _levenberg_marquardt(start, cost(start), cost, normal_equations, 30)[0]
+
+
+def _levenberg_marquardt(
+    parameters: np.ndarray,
+    cost: float,
+    cost_of: Callable[[np.ndarray], float],
+    normal_equations: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    rounds: int,
+) -> tuple[np.ndarray, float]:
+    """(parameters, cost) at a local minimum of a sum of squares; the last of them is kept in (0, 1]."""
+    damping = 1e-2
+    for _ in range(rounds):
+        square, gradient = normal_equations(parameters)
+        for _ in range(10):
+            scale = np.diag(np.diag(square)) + 1e-9 * np.trace(square) * np.eye(len(square))
+            moved = parameters - np.linalg.solve(square + damping * scale, gradient)
+            moved[:-1] = np.clip(moved[:-1], -_STEEPEST, _STEEPEST)
+            moved[-1] = np.clip(moved[-1], 0.05, 1.0)
+            reached = cost_of(moved)
+            if reached < cost:
+                break
+            damping *= 4
+        else:
+            return parameters, cost
+        gain, parameters, cost = 1 - reached / cost, moved, reached
+        damping = max(damping / 5, 1e-9)
+        if gain < 1e-4:
+            break
+    return parameters, cost

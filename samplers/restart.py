@@ -1,0 +1,153 @@
+"""Restart sampling: a deterministic solver, thrown back up over an interval of noise levels and run down again."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from diffusion import keys as keys_lib
+from diffusion.keys import Draws
+from diffusion.noises import require_gaussian
+from diffusion.prediction import Denoiser
+from diffusion.process import Process, transition
+from diffusion.pytree import is_concrete, pytree, static
+from samplers.exponential import half_log_snr
+from samplers.grids import host_float64
+from samplers.ode import Heun
+from samplers.sample import Sampler, require_continuous
+
+# What the draws of a restart are folded with: no small number, so that they are not those of the sampler inside.
+_UP, _DOWN = 1_000_117, 1_000_121
+
+
+@pytree
+class Interval:
+    """The noise levels that are gone over again, `repeats` times in `steps` steps."""
+
+    low: float = 0.06
+    """σ/α at the bottom: the first level of the grid at or below it is restarted from."""
+    high: float = 0.3
+    """σ/α at the top."""
+    repeats: int = static(default=2)
+    """How often, the paper's K."""
+    steps: int = static(default=3)
+    """Steps from the top to the bottom each time."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.low, self.high) and not 0 < self.low < self.high:
+            raise ValueError(f"low = {self.low} and high = {self.high} are no interval; use 0 < low < high.")
+        for name, value in (("repeats", self.repeats), ("steps", self.steps)):
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} = {value}; give 1 or more.")
+
+
+@pytree
+class Restart(Sampler):
+    """The steps of `sampler`; where it arrives below an interval, noise up to its top and `steps` steps down, K times.
+
+    The noise is that of the forward process, x_high ~ q(x_high | x_low); the steps down have Karras's spacing with
+    ρ = 7 and end at the level they began from. Errors that were made above the interval are forgotten in part each
+    time, while the solver stays deterministic and its own errors small (Xu et al. 2023, arXiv:2306.14878, algorithm 1).
+    Two intervals that end at the same step of the grid are both gone over, one after the other, the first one first.
+    """
+
+    sampler: Sampler = Heun()
+    """The solver on the way down; the history of a multistep method begins anew at every restart."""
+    intervals: tuple[Interval, ...] = (Interval(),)
+    """The intervals."""
+
+    order: ClassVar[float] = 0
+    """The steps within an interval do not become finer with the grid."""
+
+    @property
+    def stochastic(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def remembers(self) -> bool:
+        """As the sampler inside."""
+        return self.sampler.remembers
+
+    def nfe(self, steps: int, to_data: bool) -> int:
+        """Those of the sampler inside, and of every restart."""
+        again = sum(interval.repeats * self.sampler.nfe(interval.steps, False) for interval in self.intervals)
+        return self.sampler.nfe(steps, to_data) + again
+
+    def check_noise(self, process: Process) -> None:
+        """Raise TypeError when the noise is not Gaussian."""
+        require_gaussian(process.noise, "Restart")
+        self.sampler.check_noise(process)
+
+    def check(self, process: Process, grid: np.ndarray) -> None:
+        """Raise ValueError for an interval that the grid does not reach, TypeError on a discrete chain."""
+        require_continuous(process, "Restart")
+        self.sampler.check(process, grid)
+        with host_float64():
+            levels = np.exp(-np.asarray(half_log_snr(process, grid[grid > 0])))
+        for interval in self.intervals:
+            if not levels[0] > interval.low >= levels[-1]:
+                raise ValueError(
+                    f"the interval from {float(interval.low):g} to {float(interval.high):g} has its lower end outside "
+                    f"of the grid's noise levels, {levels[0]:g} to {levels[-1]:g}; choose low between them."
+                )
+            if interval.high > levels[0]:
+                raise ValueError(
+                    f"the interval from {float(interval.low):g} to {float(interval.high):g} ends above the grid's "
+                    f"first noise level, {levels[0]:g}; choose a smaller high."
+                )
+            inner = np.linspace(grid[0], grid[-1], interval.steps + 1)
+            self.sampler.check(process, inner)
+
+    def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
+        """That of the sampler inside."""
+        return self.sampler.init(x, grid)
+
+    def step(
+        self,
+        keys: Draws,
+        x: Float[Array, "b *event"],
+        carry: Any,
+        t: Float[Array, ""],
+        s: Float[Array, ""],
+        process: Process,
+        denoise: Denoiser,
+    ) -> tuple[Float[Array, "b *event"], Any]:
+        """One step of the sampler inside, and the restarts that are due."""
+        x, carry = self.sampler.step(keys, x, carry, t, s, process, denoise)
+        before, after = jnp.exp(-half_log_snr(process, t)), jnp.exp(-half_log_snr(process, s))
+        for index, interval in enumerate(self.intervals):
+            due = (before > interval.low) & (after <= interval.low) & (process.sigma(s) > 0)
+            own = keys_lib.fold(keys, _UP + 16 * index)
+            again = lambda own=own, interval=interval, x=x: self._again(own, x, s, interval, process, denoise)  # noqa: E731
+            x, carry = jax.lax.cond(due, again, lambda x=x, carry=carry: (x, carry))
+        return x, carry
+
+    def _again(
+        self, keys: Draws, x: Array, s: Array, interval: Interval, process: Process, denoise: Denoiser
+    ) -> tuple[Array, Any]:
+        """Up and down, `repeats` times: (x, the carry of the last way down)."""
+        times = self._times(process, s, interval)
+
+        def once(i: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+            own = keys_lib.fold(keys, i)
+            up = transition(process, state[0], s, times[0]).sample(own)
+
+            def down(k: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+                fresh = keys_lib.fold(keys_lib.fold(own, _DOWN), k)
+                return self.sampler.step(fresh, *state, times[k], times[k + 1], process, denoise)
+
+            return jax.lax.fori_loop(0, interval.steps, down, (up, self.sampler.init(up, times)))
+
+        return jax.lax.fori_loop(0, interval.repeats, once, (x, self.sampler.init(x, times)))
+
+    def _times(self, process: Process, s: Array, interval: Interval) -> Float[Array, " n"]:
+        """Karras's grid from the top of the interval to s, its last time s itself."""
+        low = jnp.exp(-half_log_snr(process, s)) ** (1 / 7)
+        high = jnp.asarray(interval.high, low.dtype) ** (1 / 7)
+        levels = (high + jnp.linspace(0.0, 1.0, interval.steps + 1, dtype=low.dtype) * (low - high)) ** 7
+        return process.schedule.time_from_log_snr(-2 * jnp.log(levels)).astype(s.dtype).at[-1].set(s)

@@ -1,0 +1,154 @@
+"""Any diffrax solver, with steps of its own for each sample, to the tolerance that is asked for."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from convergence import line
+from jax.tree_util import Partial
+
+from diffusion import EDM, VP, Betas, Process, RectifiedFlow, StudentT
+from diffusion.oracles import GaussianLaw, flow_map_1d
+from samplers import Euler, sample
+from samplers.adaptive import calls_of, sample_adaptive
+
+KEY = jax.random.key(0)
+CONSTANT = diffrax.ConstantStepSize()
+
+
+@pytest.mark.parametrize("process", [Process(VP()), Process(RectifiedFlow())], ids=lambda p: type(p.schedule).__name__)
+def test_the_flow_is_solved_to_the_tolerance(process, x64):
+    """Against the quantile map of a mixture; a thousandth of the tolerance buys a smaller error for more calls."""
+    law, end = line(), 0.02 * float(process.t_max)
+    start = 0.98 * float(process.t_max)
+    x = law.sample_marginal(jax.random.key(1), process, 8, start)
+    exact = flow_map_1d(law, process, x, start, end)
+    errors, calls = [], []
+    for tolerance in (1e-4, 1e-7):
+        result = sample_adaptive(
+            *(KEY, process, law.denoiser(process), diffrax.Tsit5(), (8, 1)),
+            rtol=tolerance,
+            atol=tolerance,
+            t_start=start,
+            t_end=end,
+            to_data=False,
+            x_init=x,
+        )
+        errors.append(float(jnp.max(jnp.abs(result.x - exact))))
+        calls.append(int(result.nfe.max()))
+    assert errors[0] < 0.02
+    assert errors[1] < 2e-5
+    assert calls[1] > calls[0]
+
+
+def test_a_sample_is_a_function_of_its_seed_and_may_have_a_class_of_its_own():
+    """Steps are each sample's own, and what belongs to a sample finds it: here the scale of its data."""
+    process = Process(EDM())
+
+    def draw(scales, ids):
+        denoise = Partial(lambda scale, x, t: x * (scale / (scale + t**2))[:, None], jnp.asarray(scales))
+        return sample_adaptive(KEY, process, denoise, diffrax.Tsit5(), (len(ids), 2), ids=ids)
+
+    whole = draw([0.1, 1.0, 4.0, 9.0], np.arange(4))
+    some = draw([9.0, 1.0], np.asarray([3, 1]))
+    np.testing.assert_allclose(some.x, whole.x[np.asarray([3, 1])], rtol=1e-4)
+    np.testing.assert_array_equal(some.nfe, whole.nfe[np.asarray([3, 1])])
+    # The exact flow of N(0, v): x_0 = x_T √(v/(v + T²)), and the last call shrinks what is left at t_min.
+    shrunk = sample_adaptive(KEY, process, lambda x, t: 0.0 * x, diffrax.Tsit5(), (4, 2)).x
+    assert float(jnp.abs(shrunk).max()) == 0.0
+    assert len(set(np.asarray(whole.accepted))) > 1
+
+
+def test_nfe_is_the_number_of_calls():
+    """Counted by the denoiser itself, on one sample: under a map, samples that have arrived are still computed."""
+    calls = []
+
+    def counted(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return x / (1 + t[:, None] ** 2) if jnp.ndim(t) else x / (1 + t**2)
+
+    for solver in (diffrax.Tsit5(), diffrax.Heun()):
+        calls.clear()
+        result = sample_adaptive(KEY, Process(EDM()), counted, solver, (1, 2), rtol=1e-3, atol=1e-3)
+        result.x.block_until_ready()
+        jax.effects_barrier()
+        assert len(calls) == int(result.nfe[0])
+
+
+def test_the_reverse_sde_ends_in_the_law():
+    process, law, count = Process(VP()), GaussianLaw.isotropic(np.asarray([0.7]), 0.6), 500
+    result = sample_adaptive(
+        *(KEY, process, law.denoiser(process), diffrax.SPaRK(), (count, 1)),
+        **dict(level=1.0, rtol=3e-2, atol=3e-2, t_end=0.05, to_data=False),
+    )
+    alpha, sigma = float(process.alpha(0.05)), float(process.sigma(0.05))
+    mean, std = alpha * 0.7, np.hypot(alpha * 0.6, sigma)
+    # Four standard errors, and the solver's own error.
+    assert abs(float(result.x.mean()) - mean) < 4 * std / np.sqrt(count) + 0.01
+    assert abs(float(result.x.std()) - std) < 4 * std / np.sqrt(2 * count) + 0.01
+    assert len(set(np.asarray(result.nfe))) > 1
+
+
+def test_steps_may_be_given():
+    """diffrax's Euler with constant steps is ours on an even grid; here neither ends at the data."""
+    process, law = Process(VP()), GaussianLaw.isotropic(np.asarray([0.7]), 0.6)
+    grid, x = np.linspace(1.0, 0.5, 5), jnp.asarray([[0.3], [-1.0]])
+    ours = sample(KEY, process, law.denoiser(process), Euler(), grid, (2, 1), x_init=x)
+    theirs = sample_adaptive(
+        *(KEY, process, law.denoiser(process), diffrax.Euler(), (2, 1)),
+        **dict(controller=diffrax.ConstantStepSize(), first_step=0.125, t_end=0.5, to_data=False, x_init=x),
+    )
+    np.testing.assert_allclose(theirs.x, ours.x, rtol=1e-5)
+    assert list(theirs.nfe) == [ours.nfe, ours.nfe]
+
+
+def test_an_implicit_solver_is_not_counted(x64):
+    process, law = Process(VP()), GaussianLaw.isotropic(np.asarray([0.7]), 0.6)
+    result = sample_adaptive(KEY, process, law.denoiser(process), diffrax.Kvaerno3(), (2, 1), rtol=1e-6, atol=1e-6)
+    explicit = sample_adaptive(KEY, process, law.denoiser(process), diffrax.Tsit5(), (2, 1), rtol=1e-8, atol=1e-8)
+    assert result.nfe is None
+    assert calls_of(diffrax.Kvaerno3(), CONSTANT, 0.1, False) is None
+    np.testing.assert_allclose(result.x, explicit.x, atol=1e-4)
+
+
+def test_it_may_stand_inside_a_jitted_function():
+    process, law = Process(VP()), GaussianLaw.isotropic(np.asarray([0.7]), 0.6)
+
+    @jax.jit
+    def draw(key):
+        result = sample_adaptive(key, process, law.denoiser(process), diffrax.Tsit5(), (2, 1), max_steps=3)
+        assert result.nfe is None
+        return result.x, result.arrived
+
+    assert not draw(KEY)[1].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_steps": 3}, "did not arrive in max_steps = 3"),
+        ({"rtol": -1.0}, "rtol = -1"),
+        ({"atol": -1.0}, "atol = -1"),
+        ({"level": -1.0}, "level = -1"),
+        ({"t_start": 2.0}, "t_start = 2"),
+        ({"t_end": 1.0}, "t_end the smaller"),
+        ({"t_end": 0.0}, "is the data, where the score is infinite"),
+        ({"solver": diffrax.Euler()}, "Euler does not estimate its error"),
+    ],
+)
+def test_bad_options_are_refused_in_a_sentence(options, words):
+    process, law = Process(VP()), GaussianLaw.isotropic(np.asarray([0.7]), 0.6)
+    solver = options.pop("solver", diffrax.Tsit5())
+    with pytest.raises(ValueError, match=words):
+        sample_adaptive(KEY, process, law.denoiser(process), solver, (2, 1), **options)
+
+
+def test_what_has_no_such_equation_is_refused():
+    chain, heavy, flow = Process(Betas.linear(50)), Process(EDM(), StudentT(3.0)), Process(RectifiedFlow())
+    with pytest.raises(TypeError, match="no derivative in t"):
+        sample_adaptive(KEY, chain, lambda x, t: x, diffrax.Tsit5(), (2, 1))
+    with pytest.raises(TypeError, match="exists for Gaussian noise only"):
+        sample_adaptive(KEY, heavy, lambda x, t: x, diffrax.SPaRK(), (2, 1), level=1.0)
+    with pytest.raises(ValueError, match="start just below, at t_start=0"):
+        sample_adaptive(KEY, flow, lambda x, t: x, diffrax.SPaRK(), (2, 1), level=1.0)

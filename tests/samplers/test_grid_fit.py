@@ -1,0 +1,78 @@
+"""A fitted grid is better than every fixed one: where it was fitted, and on laws that it was not fitted to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import EDM, Betas, Process, RectifiedFlow
+from diffusion.oracles import GaussianMixture
+from diffusion.pytree import as_partial
+from samplers import DPMSolverMultistep, EulerMaruyama, optimised_grid, uniform_time
+from samplers.grid_fit import fixed_grids, reference_grid
+from samplers.sample import run_steps
+
+KEY, STEPS = jax.random.key(0), 8
+
+
+def mixture(seed, dimensions, humps):
+    rng = np.random.default_rng(seed)
+    return GaussianMixture.isotropic(
+        means=0.6 * rng.normal(size=(humps, dimensions)),
+        stds=rng.uniform(0.15, 0.3, size=humps),
+        weights=rng.dirichlet(5 * np.ones(humps)),
+    )
+
+
+def errors(process, law, sampler, grids):
+    """Median distances to a fine solution, from starts that no fit has seen.
+
+    The median of the samples, not their mean square: that is made by the few paths that a small error sends to another
+    hump, and these are other ones on every grid.
+    """
+    x = float(process.sigma(process.t_max)) * jax.random.normal(jax.random.key(9), (128, law.means.shape[-1]))
+    denoise = as_partial(law.denoiser(process))
+    exact = run_steps(process, denoise, DPMSolverMultistep(order=3), jnp.asarray(reference_grid(process, 300)), x)
+    ends = [run_steps(process, denoise, sampler, jnp.asarray(grid), x) for grid in grids]
+    return [float(jnp.median(jnp.linalg.norm(end - exact, axis=1))) for end in ends]
+
+
+@pytest.mark.parametrize("schedule", [EDM(), RectifiedFlow()], ids=lambda s: type(s).__name__)
+def test_it_beats_every_fixed_grid_on_laws_it_was_not_fitted_to(schedule, x64):
+    process, sampler = Process(schedule), DPMSolverMultistep()
+    fitted = optimised_grid(KEY, process, mixture(0, 16, 5).denoiser(process), sampler, STEPS, (128, 16))
+    assert fitted.grid.shape == (STEPS + 1,)
+    assert fitted.grid[0] == float(process.t_max)
+    assert fitted.grid[-1] == 0
+    assert np.all(np.diff(fitted.grid) < 0)
+    assert fitted.error < 0.5 * fitted.error_before
+    for other in (mixture(1, 2, 4), mixture(2, 16, 3), mixture(3, 32, 8)):
+        mine, *fixed = errors(process, other, sampler, [fitted.grid, *fixed_grids(process, STEPS).values()])
+        assert mine < 0.9 * min(fixed)
+
+
+def test_the_error_is_what_it_says_and_never_above_the_candidates(x64):
+    """With no rounds at all the best of the candidates comes back."""
+    process, law = Process(EDM()), mixture(0, 2, 3)
+    candidates = {"mine": uniform_time(process, STEPS), **fixed_grids(process, STEPS)}
+    arguments = (KEY, process, law.denoiser(process), DPMSolverMultistep(), STEPS, (16, 2))
+    kept = optimised_grid(*arguments, rounds=0, candidates=candidates)
+    assert kept.error <= kept.error_before
+    assert optimised_grid(*arguments, rounds=2, candidates={"mine": candidates["mine"]}).before == "mine"
+    again = optimised_grid(*arguments, rounds=0, candidates={"kept": kept.grid})
+    np.testing.assert_allclose(again.error_before, kept.error, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "steps", "words"), [(EulerMaruyama(), 8, "is stochastic"), (DPMSolverMultistep(), 1, "steps = 1")]
+)
+def test_what_cannot_be_fitted_is_refused(sampler, steps, words):
+    process, law = Process(EDM()), mixture(0, 2, 3)
+    with pytest.raises(ValueError, match=words):
+        optimised_grid(KEY, process, law.denoiser(process), sampler, steps, (4, 2))
+
+
+def test_a_chain_is_refused():
+    process, law = Process(Betas.linear(50)), mixture(0, 2, 3)
+    with pytest.raises(TypeError, match="no derivative in t"):
+        optimised_grid(KEY, process, law.denoiser(process), DPMSolverMultistep(), 8, (4, 2))

@@ -1,0 +1,84 @@
+"""Picard's iteration ends at the sequential answer: exactly, or to the tolerance that is asked for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from convergence import space
+
+from diffusion import EDM, VP, Process
+from samplers import (
+    DDIM,
+    Ancestral,
+    DPMSolverMultistep,
+    EulerMaruyama,
+    Heun,
+    Interval,
+    Restart,
+    UniPC,
+    karras,
+    sample,
+    sample_parallel,
+    uniform_time,
+)
+
+KEY, SHAPE = jax.random.key(0), (6, 8)
+SAMPLERS = [DDIM(), Heun(), Ancestral(), EulerMaruyama(), Restart(intervals=(Interval(0.1, 1.0),))]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
+def test_without_tolerance_it_is_the_sequential_answer(sampler, x64):
+    process, grid = Process(EDM()), karras(Process(EDM()), 10)
+    denoise = space().denoiser(process)
+    answer = sample(KEY, process, denoise, sampler, grid, SHAPE).x
+    for window in (None, 4):
+        parallel = sample_parallel(KEY, process, denoise, sampler, grid, SHAPE, tolerance=0.0, window=window)
+        np.testing.assert_allclose(parallel.x, answer, rtol=1e-9, atol=1e-10)
+        assert int(parallel.rounds) == 10
+        assert int(parallel.steps) == 10 * (window or 10)
+
+
+def test_fewer_rounds_than_steps_end_within_the_tolerance(x64):
+    """On many steps: the errors shrink with the tolerance, and so do the rounds that are saved."""
+    process, grid = Process(VP()), uniform_time(Process(VP()), 100)
+    denoise = space().denoiser(process)
+    answer = sample(KEY, process, denoise, DDIM(), grid, SHAPE).x
+    rounds, errors = [], []
+    for tolerance in (1e-1, 1e-3, 1e-5):
+        parallel = sample_parallel(KEY, process, denoise, DDIM(), grid, SHAPE, tolerance=tolerance)
+        rounds.append(int(parallel.rounds))
+        errors.append(float(jnp.sqrt(jnp.mean((parallel.x - answer) ** 2))))
+    assert rounds[0] <= rounds[1] < rounds[2] < 20, rounds
+    # The last change is at most the tolerance times the σ before the data's end; the changes before it add to that.
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-5
+
+
+def test_ids_and_a_start_may_be_given():
+    process, grid = Process(EDM()), karras(Process(EDM()), 6)
+    denoise, ids = space().denoiser(process), np.asarray([3, 1])
+    whole = sample_parallel(KEY, process, denoise, Ancestral(), grid, (4, 8), tolerance=0.0).x
+    some = sample_parallel(KEY, process, denoise, Ancestral(), grid, (2, 8), tolerance=0.0, ids=ids).x
+    np.testing.assert_allclose(some, whole[ids], rtol=1e-4, atol=1e-5)
+    x = jnp.ones((2, 8))
+    given = sample_parallel(KEY, process, denoise, DDIM(), grid, (2, 8), tolerance=0.0, x_init=x).x
+    np.testing.assert_allclose(
+        given, sample(KEY, process, denoise, DDIM(), grid, (2, 8), x_init=x).x, rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("sampler", [DPMSolverMultistep(), UniPC()], ids=lambda sampler: type(sampler).__name__)
+def test_a_method_with_a_memory_is_refused(sampler):
+    process = Process(EDM())
+    with pytest.raises(ValueError, match="remembers its last steps"):
+        sample_parallel(KEY, process, space().denoiser(process), sampler, karras(process, 6), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"tolerance": -1.0}, "tolerance = -1"), ({"window": 7}, "window = 7"), ({"window": 0}, "window = 0")],
+)
+def test_bad_options_are_refused_in_a_sentence(options, words):
+    process = Process(EDM())
+    with pytest.raises(ValueError, match=words):
+        sample_parallel(KEY, process, space().denoiser(process), DDIM(), karras(process, 6), SHAPE, **options)
