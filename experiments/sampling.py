@@ -127,6 +127,18 @@ class Throughput:
         return f"{self.rate:.1f} samples/s" + (" with compilation" if self.with_compilation else "")
 
 
+class Wish(Protocol):
+    """How the answers of a model are changed on the way."""
+
+    def denoiser(self, model: Model, sampler: Sampler, labels: Array | None, *, with_variance: bool) -> Any:
+        """The denoiser that the sampler is given."""
+        ...
+
+    def calls(self, sampler: Sampler, nfe: int) -> int:
+        """Network calls for `nfe` calls of the denoiser."""
+        ...
+
+
 class Sampling(Protocol):
     """A sampler on a grid."""
 
@@ -148,11 +160,13 @@ def draw(
     *,
     batch: int,
     label: int | Sequence[int] | None = None,
-    guidance: float | None = None,
+    wish: Wish,
+    brownian_tree: bool = False,
 ) -> Iterator[Drawn]:
     """Images of the seeds, batch by batch; the image of a seed does not depend on the others.
 
-    `label` is one class for all, or one for each seed. Every batch has the same shape, so there is one compilation.
+    `label` is one class for all, or one for each seed; `wish` changes the model's answers, by guidance or clipping;
+    `brownian_tree` is as in `sample`. Every batch has the same shape, so there is one compilation.
     Raises UsageError for a label that the model does not know.
     """
     process, sampler, batch = model.process, solver.sampler, min(batch, len(seeds))
@@ -165,15 +179,17 @@ def draw(
         part = list(seeds[start : start + batch])
         padded = np.asarray(part + [part[-1]] * (batch - len(part)))
         now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch), jnp.int32)
-        denoise = make_denoiser(model, now, guidance, with_variance=with_variance)
+        denoise = wish.denoiser(model, sampler, now, with_variance=with_variance)
         result = sample(
-            jax.random.key(KEY_SEED), process, denoise, sampler, solver.grid, (batch, *model.event_shape), ids=padded
+            *(jax.random.key(KEY_SEED), process, denoise, sampler, solver.grid, (batch, *model.event_shape)),
+            ids=padded,
+            brownian_tree=brownian_tree,
         )
         finite = np.isfinite(np.asarray(result.x)).reshape(batch, -1).all(axis=1)
         if not np.all(finite):
             wrong = padded[int(np.argmin(finite))]
             raise DivergedError(f"the sample of seed {wrong} is not finite; use more steps, or less guidance.")
-        calls = result.nfe * (1 if guidance is None else 2)
+        calls = wish.calls(sampler, result.nfe)
         yield Drawn(part, np.asarray(to_uint8(result.x))[: len(part)], calls)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -17,9 +17,11 @@ import tyro
 from diffusion.noises import Gaussian
 from diffusion.process import Process
 from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal
+from experiments import fitted_grids
 from experiments.config import Config
 from experiments.config_file import load_config
 from experiments.errors import DataError, UsageError
+from experiments.fitted_grids import options_as_json
 from experiments.options import canonical, choose, parse, take_flag
 from experiments.sampling import Model
 from samplers.ancestral import Ancestral
@@ -53,8 +55,9 @@ class RunArguments:
     """Options of the sampler."""
     steps: int | None = None
     """Steps of the grid. [the run's own with its own sampler, else 20]"""
-    grid: Literal["auto"] | GridName | None = None
-    """The time grid; auto is the usual one for sampler and process. [the run's own with its own sampler, else auto]"""
+    grid: Literal["auto", "fitted"] | GridName | None = None
+    """The time grid; auto is the usual one for sampler and process, fitted the one that `scorefield grid` has found.
+    [the run's own with its own sampler, else auto]"""
     sigma_min: float | None = None
     """Smallest σ/α of the karras, uniform-log-snr, uniform-sigma and cosine grids."""
     sigma_max: float | None = None
@@ -166,6 +169,7 @@ def build(
     *,
     given_class: bool,
     guided: bool = False,
+    grid: str | None = None,
 ) -> Solver:
     """The solver that a command was told.
 
@@ -175,7 +179,7 @@ def build(
     own = model.config.sampling
     is_own = name == canonical(own.sampler)
     steps = told.steps or (own.steps if is_own else _STEPS)
-    told = dataclasses.replace(told, grid=told.grid or (own.grid if is_own else "auto"))
+    grid = grid or told.grid or (own.grid if is_own else "auto")
     optimal = isinstance(told.sampler, AncestralOptions) and told.sampler.variance == "optimal"
     if optimal and guided:
         raise UsageError("--sampler.variance optimal is no variance of a guided model; choose small or large.")
@@ -190,7 +194,8 @@ def build(
 
     limits = {key: getattr(told, key) for key in ("sigma_min", "sigma_max", "rho")}
     given = {key: value for key, value in limits.items() if value is not None}
-    return _checked("--sampler", name, told.sampler, model.config, sampler, told.grid or "auto", steps, given)
+    fitted = functools.partial(fitted_grids.load, told.run, name) if grid == "fitted" else None
+    return _checked("--sampler", name, told.sampler, model.config, sampler, grid, steps, given, fitted)
 
 
 def build_own(config: Config) -> Solver:
@@ -228,13 +233,14 @@ def _checked(
     grid_name: str,
     steps: int,
     limits: dict[str, float],
+    fitted: Callable[[Any, int], np.ndarray] | None = None,
 ) -> Solver:
     process = config.process()
     try:
         sampler = make()
         sampler.check_noise(process)
         grid_name = default_grid(process, sampler) if grid_name == "auto" else grid_name
-        grid = _grid(flag, process, sampler, grid_name, steps, limits)
+        grid = fitted(options, steps) if fitted else _grid(flag, process, sampler, grid_name, steps, limits)
         check_grid(process, grid)
         sampler.check(process, grid)
     except TypeError as error:
@@ -246,7 +252,7 @@ def _checked(
         ) from None
     except (ValueError, NotImplementedError) as error:
         raise UsageError(f"{flag} {name}: {error}") from None
-    told = {key: _json(value) for key, value in dataclasses.asdict(options).items()}
+    told = options_as_json(options)
     if isinstance(sampler, Ancestral):  # what "auto" has chosen
         told = {"variance": _VARIANCES[type(sampler.variance)]}
     chosen = {
@@ -262,10 +268,6 @@ def _checked(
 
 
 _VARIANCES = {FixedSmall: "small", FixedLarge: "large", Learned: "learned", Optimal: "optimal"}
-
-
-def _json(value: Any) -> Any:
-    return value if isinstance(value, (int, float)) and math.isfinite(value) else str(value)
 
 
 def _with_options(cls: type[Told], name: str) -> type[Told]:

@@ -13,6 +13,7 @@ from diffusion.betas import Betas
 from diffusion.process import Process
 from samplers.adams import DEIS, IPNDM
 from samplers.ancestral import Ancestral
+from samplers.cfgpp import CFGPP
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.er_sde import ERSDE
@@ -61,6 +62,7 @@ SAMPLERS: dict[str, Entry] = {
     "stochastic-heun": Entry(StochasticHeun, 2, "Kloeden & Platen 1992, section 15.1, with exact linear part"),
     "predictor-corrector": Entry(PredictorCorrector, 2, "Song et al. 2021, arXiv:2011.13456, algorithms 2 and 4"),
     "annealed-langevin": Entry(AnnealedLangevin, 5, "Song & Ermon 2019, arXiv:1907.05600, algorithm 1"),
+    "cfgpp": Entry(CFGPP, 1, "Chung et al. 2024, arXiv:2406.08070, algorithm 2; for a model with classes"),
     "restart": Entry(Restart, 2, "Xu et al. 2023, arXiv:2306.14878, algorithm 1"),
     "er-sde": Entry(ERSDE, 1, "Cui et al. 2023, arXiv:2309.06169, ER-SDE-Solver-1 to -3"),
     "sde-dpmpp": Entry(SDEDPMSolver, 1, "Lu et al. 2022, arXiv:2211.01095, appendix A"),

@@ -16,6 +16,7 @@ from diffusion.noises import Gaussian
 from experiments import solver
 from experiments.data.source import Source
 from experiments.errors import UsageError
+from experiments.guided import Wish
 from experiments.sampling import Model, Throughput, draw
 
 _COLUMNS = ("precision", "recall", "density", "coverage")
@@ -121,7 +122,9 @@ def _distances(
         assert training.labels is not None  # `run_data` has seen to it
         labels = np.random.default_rng(told.seed).choice(training.labels, told.samples).tolist()
     throughput, parts = Throughput(min(told.batch, told.samples)), []
-    for drawn in draw(model, chosen, seeds, batch=told.batch, label=labels):
+    wish = Wish()
+    wish.check(model, chosen.sampler, labels is not None)
+    for drawn in draw(model, chosen, seeds, batch=told.batch, label=labels, wish=wish):
         parts.append(drawn)
         throughput.add(len(drawn.seeds))
     generated = np.concatenate([part.images for part in parts])

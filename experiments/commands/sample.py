@@ -17,6 +17,7 @@ from experiments import images, solver
 from experiments.config import Config
 from experiments.config_file import to_json
 from experiments.errors import UsageError
+from experiments.guided import Clip, Wish
 from experiments.options import take_flag
 from experiments.sampling import Model, Throughput, draw, parse_seeds
 
@@ -44,7 +45,19 @@ class SampleArguments(solver.RunArguments):
     label: int | None = None
     """Class of all images (also --class)."""
     guidance: float | None = None
-    """Strength of classifier-free guidance: 1 is the conditional model, more exaggerates the class."""
+    """Strength of guidance: 1 is the model itself, more exaggerates the class, or what the model has over --weak."""
+    guidance_low: float = 0.0
+    """Guide from this noise level σ/α on, at lower ones sample the class as it is."""
+    guidance_high: float = float("inf")
+    """Guide up to this noise level σ/α, at higher ones sample the class as it is."""
+    weak: Path | None = None
+    """Autoguidance: folder of a run, or of a checkpoint, of a worse model of the same images, to be led away from."""
+    clip: Clip = "no"
+    """Keep the model's answers within the range of images, pixel by pixel (range) or image by image (dynamic)."""
+    percentile: float = 99.5
+    """Percentile of the pixels that dynamic clipping divides by."""
+    brownian_tree: bool = False
+    """Take an SDE sampler's noise from one Brownian path for each seed: more steps, the same image more exactly."""
     batch: int = 64
     """Images drawn at a time; it changes the speed only."""
     outdir: Path = Path("samples")
@@ -75,9 +88,14 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         given_class=told.label is not None,
         guided=told.guidance is not None,
     )
+    wish = Wish(*(told.guidance, told.guidance_low, told.guidance_high, _weak(told)), told.clip, told.percentile)
+    wish.check(model, chosen.sampler, told.label is not None)
     parts, throughput = [], Throughput(min(told.batch, len(seeds)))
     try:
-        for drawn in draw(model, chosen, seeds, batch=told.batch, label=told.label, guidance=told.guidance):
+        for drawn in draw(
+            *(model, chosen, seeds),
+            **{"batch": told.batch, "label": told.label, "wish": wish, "brownian_tree": told.brownian_tree},
+        ):
             parts.append(drawn)
             throughput.add(len(drawn.seeds))
             _progress(throughput, len(seeds), told.json)
@@ -90,14 +108,39 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         "seeds": told.seeds,
         "class": told.label,
         "guidance": told.guidance,
+        **_said(told),
     }
     paths = _write(told, pictures, seeds, provenance)
     if told.json:
         print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
     else:
+        at_most = "at most " if wish.limited else ""
         where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
-        print(f"{len(seeds)} samples, {provenance['nfe']} network calls each, {throughput}: {where}")
+        print(f"{len(seeds)} samples, {at_most}{provenance['nfe']} network calls each, {throughput}: {where}")
     return 0
+
+
+def _weak(told: SampleArguments) -> Model | None:
+    """The model to be led away from."""
+    if told.weak is None:
+        return None
+    from experiments.training.model import load_model
+
+    return solver.model_of(load_model(told.weak, warn=solver.warn))
+
+
+def _said(told: SampleArguments) -> dict[str, Any]:
+    """What was asked for beyond the defaults, as JSON values."""
+    said: dict[str, Any] = {}
+    if told.guidance_low > 0 or told.guidance_high < float("inf"):
+        said["guidance_interval"] = [told.guidance_low, told.guidance_high if told.guidance_high < 1e30 else "inf"]
+    if told.weak is not None:
+        said["weak"] = str(told.weak)
+    if told.clip != "no":
+        said["clip"] = told.clip if told.clip == "range" else f"dynamic, percentile {told.percentile:g}"
+    if told.brownian_tree:
+        said["brownian_tree"] = True
+    return said
 
 
 def _progress(throughput: Throughput, total: int, quiet: bool) -> None:
@@ -141,7 +184,7 @@ class GridWriter:
         start, seeds = time.perf_counter(), range(64)
         model = dataclasses.replace(self.model, params=params)
         label = [i % model.num_classes for i in seeds] if model.num_classes else None
-        drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label))
+        drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label, wish=Wish()))
         provenance = {
             **self.solver.provenance,
             "nfe": drawn.nfe,

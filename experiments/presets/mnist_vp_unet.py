@@ -2,8 +2,14 @@
 
     scorefield train --preset mnist-vp-unet --data idx:DIR
 
-DIR holds MNIST's four IDX files. Of the size and length of mnist-edm-unet, which takes 33 min of a CPU core's time;
-only its first hundred steps have been run by us, so no result is claimed here.
+DIR holds MNIST's four IDX files. 2026-11-21, 2 CPU cores shared with other work, Python 3.11, jax 0.10.2: 49 min, of
+which 33 min are this command's own processor time. `scorefield evaluate --samples 1000`: Fréchet distance to 1,000 test
+digits in the features cnn64@4ab06dce 0.21 ± 0.12 (training data 0.30 ± 0.17, noise 146 ± 2), precision 0.899, recall
+0.935, bits/dim <= 1.646 ± 0.014. The digits are read without effort; one in ten is malformed.
+
+So short a training leaves an error at high noise, which x̂_0 = (x − σ ε̂)/α magnifies, and which no ODE solver mends:
+dpmpp-2m with 20 calls makes one digit in three grainy, distance 2.40 ± 0.45, and so do ddim and deis. The reverse SDE
+forgets it. With a longer training, such as --training.steps 20000 on an accelerator, which we have not run, try those.
 """
 
 from diffusion.networks.configs import UNetConfig
@@ -26,5 +32,5 @@ CONFIG = Config(
     training=TrainingConfig(
         steps=1500, batch_size=64, log_every=50, validate_every=500, checkpoint_every=500, sample_every=500
     ),
-    sampling=SamplingConfig(sampler="dpmpp-2m", steps=20),
+    sampling=SamplingConfig(sampler="sde-dpmpp", steps=30),
 )

@@ -56,3 +56,17 @@ def tiny_run(run_command, tmp_path_factory):
 def tiny_flags():
     """The flags of the tiny run."""
     return TINY
+
+
+@pytest.fixture(scope="session")
+def conditional_run(run_command, tiny_flags, tmp_path_factory):
+    """A tiny run that knows classes, on a continuous process."""
+    folder = tmp_path_factory.mktemp("runs") / "conditional"
+    flags = [*("--preset", "digits-ddpm", "--outdir", folder, "--quiet", "--schedule", "edm", "--conditional")]
+    tiny = list(tiny_flags)
+    place = tiny.index("--schedule.steps")
+    del tiny[place : place + 2]
+    sampling = ("--sampling.sampler", "heun", "--training.sample-every", "12")
+    outcome = run_command("train", *flags, *tiny, *sampling)
+    assert outcome.status == 0, outcome.err
+    return folder

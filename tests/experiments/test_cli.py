@@ -237,20 +237,6 @@ def test_the_rate_leaves_out_the_compilation_and_counts_filled_up_batches():
     assert throughput.count == 9
 
 
-@pytest.fixture(scope="session")
-def conditional_run(run_command, tiny_flags, tmp_path_factory):
-    """A tiny run that knows classes, on a continuous process."""
-    folder = tmp_path_factory.mktemp("runs") / "conditional"
-    flags = [*("--preset", "digits-ddpm", "--outdir", folder, "--quiet", "--schedule", "edm", "--conditional")]
-    tiny = list(tiny_flags)
-    place = tiny.index("--schedule.steps")
-    del tiny[place : place + 2]
-    sampling = ("--sampling.sampler", "heun", "--training.sample-every", "12")
-    outcome = run_command("train", *flags, *tiny, *sampling)
-    assert outcome.status == 0, outcome.err
-    return folder
-
-
 def test_pictures_of_a_training_carry_their_provenance(conditional_run):
     kept = read_provenance(conditional_run / "samples" / "step-0000012.png")
     assert (kept["sampler"], kept["grid"], kept["steps"], kept["nfe"]) == ("heun", "karras", 4, 7)

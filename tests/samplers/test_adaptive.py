@@ -80,7 +80,7 @@ def test_the_reverse_sde_ends_in_the_law():
     process, law, count = Process(VP()), GaussianLaw.isotropic(np.asarray([0.7]), 0.6), 500
     result = sample_adaptive(
         *(KEY, process, law.denoiser(process), diffrax.SPaRK(), (count, 1)),
-        **dict(level=1.0, rtol=3e-2, atol=3e-2, t_end=0.05, to_data=False),
+        **{"level": 1.0, "rtol": 3e-2, "atol": 3e-2, "t_end": 0.05, "to_data": False},
     )
     alpha, sigma = float(process.alpha(0.05)), float(process.sigma(0.05))
     mean, std = alpha * 0.7, np.hypot(alpha * 0.6, sigma)
@@ -97,7 +97,7 @@ def test_steps_may_be_given():
     ours = sample(KEY, process, law.denoiser(process), Euler(), grid, (2, 1), x_init=x)
     theirs = sample_adaptive(
         *(KEY, process, law.denoiser(process), diffrax.Euler(), (2, 1)),
-        **dict(controller=diffrax.ConstantStepSize(), first_step=0.125, t_end=0.5, to_data=False, x_init=x),
+        **{"controller": diffrax.ConstantStepSize(), "first_step": 0.125, "t_end": 0.5, "to_data": False, "x_init": x},
     )
     np.testing.assert_allclose(theirs.x, ours.x, rtol=1e-5)
     assert list(theirs.nfe) == [ours.nfe, ours.nfe]

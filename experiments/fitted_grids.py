@@ -1,0 +1,55 @@
+"""Grids that were fitted to a run, kept in its folder: grids/SAMPLER-STEPS-OPTIONS.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.errors import UsageError
+
+
+def save(run: Path, kept: dict[str, Any]) -> Path:
+    """Keep a fitted grid with the run; returns its file, which replaces an older one whole."""
+    path = _file(run, kept["sampler"], kept["options"], kept["steps"])
+    path.parent.mkdir(exist_ok=True)
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(kept, indent=1) + "\n")
+    scratch.replace(path)
+    return path
+
+
+def load(run: Path, name: str, options: Any, steps: int) -> np.ndarray:
+    """The grid that was kept. Raises UsageError when there is none, or it cannot be read."""
+    path = _file(run, name, options_as_json(options), steps)
+    remedy = f"run: scorefield grid --run {run} --sampler {name} --steps {steps}, with the same options."
+    if not path.exists():
+        raise UsageError(f"--grid fitted: no grid was fitted for {name} with these options and {steps} steps; {remedy}")
+    try:
+        return np.asarray(json.loads(path.read_text())["times"], np.float64)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); {remedy}") from None
+
+
+def options_as_json(options: Any) -> dict[str, Any]:
+    """The fields of a sampler as JSON values."""
+    return {key: _json(value) for key, value in dataclasses.asdict(options).items()}
+
+
+def _file(run: Path, name: str, options: dict[str, Any], steps: int) -> Path:
+    run = run.parent.parent if run.parent.name == "checkpoints" else run
+    tag = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
+    return run / "grids" / f"{name}-{steps}-{tag}.json"
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json(part) for part in value]
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else str(value)
