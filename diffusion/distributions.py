@@ -24,8 +24,8 @@ class Normal:
         return expand(self.std, self.mean)
 
     def sample(self, key: Key[Array, "..."] | BrownianIncrement) -> Float[Array, "b *event"]:
-        """mean + std · n; one key, or one for each element of the batch."""
-        keys = keys_lib.as_keys(key, self.mean.shape[0])
+        """mean + std · n; one key, or one for each element of the batch, or what stands in their place."""
+        keys = key if isinstance(key, BrownianIncrement) else keys_lib.as_keys(key, self.mean.shape[0])
         return self.mean + self._std() * keys_lib.normal(keys, self.mean.shape[1:], self.mean.dtype)
 
     def log_prob(self, x: Float[Array, "b *event"]) -> Float[Array, " b"]:

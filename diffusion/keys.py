@@ -36,13 +36,11 @@ def fold(keys: Draws, data: int | Int[Array, ""]) -> Key[Array, " b"]:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
 
-def as_keys(key: Key[Array, "..."] | BrownianIncrement, batch: int) -> Draws:
+def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
     """`key` as a batch of keys: a single key is folded with 0, 1, ..., `batch` − 1.
 
     Raises ValueError when there are keys for another number of samples, TypeError for what is no typed key.
     """
-    if isinstance(key, BrownianIncrement):
-        return key
     require_key(key)
     if key.ndim == 0:
         return sample_keys(key, jnp.arange(batch))

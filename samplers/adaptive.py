@@ -96,7 +96,7 @@ def sample_adaptive(
             "give controller=diffrax.ConstantStepSize() and a first_step, or another solver, such as diffrax.Tsit5()."
         )
     if controller is None:
-        gains = {"pcoeff": 0.1, "icoeff": 0.3} if stochastic else {}
+        gains: dict[str, Any] = {"pcoeff": 0.1, "icoeff": 0.3} if stochastic else {}
         controller = diffrax.PIDController(rtol=jnp.asarray(rtol), atol=jnp.asarray(atol), **gains)
     kind = jnp.result_type(float)
     first = None if first_step is None else jnp.asarray(first_step, kind)
@@ -168,7 +168,7 @@ def _terms(
 ) -> Any:
     """The equation in u = −t, which rises: dy = −drift du + σ̃ dW, y the flattened event."""
 
-    def slope(u: Array, y: Array, args: Any) -> Array:
+    def slope(u: Any, y: Any, args: Any) -> Array:
         del args
         x, t = y.reshape(1, *event), jnp.asarray(-u, y.dtype)
         x_0 = ask(x[0], t)[None]
@@ -179,7 +179,7 @@ def _terms(
     if brownian is None:
         return diffrax.ODETerm(slope)
 
-    def spread(u: Array, y: Array, args: Any) -> Any:
+    def spread(u: Any, y: Any, args: Any) -> Any:
         del args
         size = level * jnp.sqrt(process.schedule.diffusion_squared(jnp.asarray(-u, y.dtype)))
         return lineax.DiagonalLinearOperator(jnp.broadcast_to(size, y.shape))
@@ -187,7 +187,7 @@ def _terms(
     return diffrax.MultiTerm(diffrax.ODETerm(slope), diffrax.ControlTerm(spread, brownian))
 
 
-def _brownian(solver: Any, start: ArrayLike, end: ArrayLike, size: int, key: Array) -> diffrax.VirtualBrownianTree:
+def _brownian(solver: Any, start: Any, end: Any, size: int, key: Array) -> diffrax.VirtualBrownianTree:
     """W on [start, end], with the Lévy areas that the solver needs."""
     area = getattr(solver, "minimal_levy_area", diffrax.BrownianIncrement)
     for kind in (diffrax.BrownianIncrement, diffrax.SpaceTimeLevyArea, diffrax.SpaceTimeTimeLevyArea):
@@ -264,7 +264,7 @@ _CALLS: dict[Any, tuple[int, int]] = {}
 def _count_calls(solver: Any, controller: Any, first_step: Any, stochastic: bool) -> tuple[int, int]:
     counts: list[int] = []
 
-    def slope(t: Array, y: Array, args: Any) -> Array:
+    def slope(t: Any, y: Any, args: Any) -> Array:
         jax.debug.callback(lambda: counts.append(1))
         return -y
 

@@ -98,7 +98,7 @@ def integral_weights(
         total = -jnp.expm1(growth * (start - end))
     else:
         total = jnp.exp(-half_log_snr(process, s)) - jnp.exp(-half_log_snr(process, t))
-    return lagrange_weights(u, rate, nodes, used, total)
+    return lagrange_weights(u, jnp.asarray(rate), nodes, used, total)
 
 
 def quadrature_points(start: Array, end: Array) -> Float[Array, " n"]:

@@ -71,7 +71,8 @@ def optimised_grid(
         )
     if steps < 2:
         raise ValueError(f"steps = {steps}; a grid of one step has no time to choose, give 2 or more.")
-    keys = keys_lib.as_keys(key, shape[0])
+    keys_lib.require_key(key)
+    keys = keys_lib.sample_keys(key, jnp.arange(shape[0]))
     starts = dict(candidates) if candidates is not None else fixed_grids(process, steps)
     for grid in starts.values():
         check_grid(process, grid)

@@ -6,6 +6,7 @@ import numpy as np
 
 from diffusion import keys as keys_lib
 from diffusion.brownian import BrownianIncrement, brownian
+from diffusion.distributions import Normal
 
 KEYS = 4000
 
@@ -44,4 +45,5 @@ def test_increments_add_up_and_stand_in_the_place_of_keys(x64):
     np.testing.assert_allclose(between(0.9, 0.2), between(0.9, 0.55) + between(0.55, 0.2), atol=1e-12)
     increment = BrownianIncrement(keys, paths, jnp.asarray(0.9), jnp.asarray(0.2))
     assert (keys_lib.fold(increment, 3) == keys_lib.fold(keys, 3)).all()
-    assert keys_lib.as_keys(increment, 4) is increment
+    drawn = Normal(jnp.ones((4, 3)), jnp.asarray(2.0)).sample(increment)
+    np.testing.assert_allclose(drawn, 1 + 2 * keys_lib.normal(increment, (3,)), rtol=1e-12)
