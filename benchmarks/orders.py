@@ -10,11 +10,12 @@ import sys
 import jax
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "samplers"))
+# Not this folder, whose samplers.py would hide the package, but the repository's.
+sys.path[:1] = [str(ROOT), str(ROOT / "tests" / "samplers")]
+
+from convergence import table  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 if __name__ == "__main__":
-    from convergence import table  # pyright: ignore[reportMissingImports]
-
     with jax.enable_x64(True):
         printed = table()
     if "--write" in sys.argv[1:]:

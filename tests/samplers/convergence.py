@@ -40,6 +40,7 @@ ODE_SAMPLERS = {
     "DPM-Solver++(3S)": DPMSolverSinglestep(order=3),
     "DPM-Solver++(2M)": DPMSolverMultistep(order=2),
     "DPM-Solver++(3M)": DPMSolverMultistep(order=3),
+    "DPM-Solver++ (order 4)": DPMSolverMultistep(order=4),
     "DPM-Solver++(3M), published": DPMSolverMultistep(order=3, published=True),
     "DEIS-2 (t)": DEIS(order=2, polynomial="time"),
     "DEIS-3 (t)": DEIS(order=3, polynomial="time"),
@@ -140,6 +141,8 @@ def refinement(name):
     """(the numbers of steps, what the grid is even in) for a sampler: finer where the asymptote is reached late."""
     if name == "iPNDM-4":  # whose fixed coefficients are those of even steps in ρ
         return tuple(8 * n for n in STEPS), "rho"
+    if name == "DPM-Solver++ (order 4)":
+        return tuple(4 * n for n in STEPS), "log-snr"
     if name == "RK4":  # 320 steps reach the reference's own error
         return tuple(n // 2 for n in STEPS), "log-snr"
     if name.startswith("DEIS") and name.endswith(("(t)", "(ρ)")):
