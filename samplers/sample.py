@@ -125,7 +125,8 @@ def sample(
     whatever the batch. `x_init` (b, *event) replaces the draw from the prior. `keep_every` = k returns every k-th
     state as well. `brownian_tree` takes the noise of each sample from one Brownian path, the same on every
     grid, so that finer grids lead to the same sample at the sampler's strong order. When the grid ends at 0 the result
-    is the denoiser's last output, without residual noise.
+    is the denoiser's last output, without residual noise. Gradients go through it; their memory grows by a state and
+    not by a network's activations for each step.
 
     Raises ValueError for a grid, shape or option that does not fit, and TypeError for a sampler that does not
     exist for the process's noise, or a key that is none.
@@ -260,7 +261,9 @@ def _run(
         return (x, carry, kept), None
 
     start = (x, sampler.init(x, grid), kept)
-    (x, _, kept), _ = jax.lax.scan(body, start, (grid[:-1], grid[1:], jnp.arange(steps)))
+    # A gradient keeps the states and computes the network's activations again, a step at a time.
+    again = jax.checkpoint(body, prevent_cse=False)
+    (x, _, kept), _ = jax.lax.scan(again, start, (grid[:-1], grid[1:], jnp.arange(steps)))
     return x, kept
 
 

@@ -222,6 +222,24 @@ def test_start_may_be_given():
     np.testing.assert_array_equal(result.trajectory[0], x)
 
 
+def test_a_gradient_s_memory_does_not_hold_every_step_s_activations():
+    """A denoiser with 4,096 hidden numbers for each sample, whose state has two."""
+    process, width = Process(EDM()), 4096
+
+    def wide(weights, x, t):
+        return jnp.tanh(jnp.tanh(x @ weights) @ weights.T) / (1 + t)
+
+    def temporary(steps):
+        def total(weights):
+            return jnp.sum(sample(KEY, process, Partial(wide, weights), DDIM(), karras(process, steps), (64, 2)).x)
+
+        weights = jnp.ones((2, width)) / width
+        return jax.jit(jax.grad(total)).lower(weights).compile().memory_analysis().temp_size_in_bytes
+
+    activations = 64 * width * 4
+    assert temporary(40) - temporary(10) < 30 * activations / 10
+
+
 def test_precision_follows_the_switch(x64):
     process = Process(EDM())
     result = sample(KEY, process, Partial(shrink, jnp.asarray(0.5)), Heun(), karras(process, 3), (2, 3))
