@@ -1,88 +1,73 @@
 """Solvers of the reverse SDE follow one Brownian path: finer grids lead to the same sample, at strong order 1."""
 
-import functools
+import pathlib
+import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from convergence import PROCESSES, grid_of, line, observed_order
+from sde_convergence import (
+    BATCH,
+    KEY,
+    STRONG,
+    STRONG_STEPS,
+    WEAK,
+    reference,
+    run_on_paths,
+    start,
+    strong_errors,
+    weak_errors,
+    weak_orders,
+)
 
 from diffusion import EDM, Process
-from diffusion import keys as keys_lib
-from diffusion.brownian import BrownianIncrement
 from samplers import (
     DDIM,
     ERSDE,
-    Ancestral,
     AnnealedLangevin,
     EulerMaruyama,
     Heun,
     PredictorCorrector,
     SDEDPMSolver,
-    StochasticHeun,
     karras,
     sample,
 )
-from samplers.sample import path_clock
 
-KEY, BATCH = jax.random.key(0), 64
-STEPS, REFERENCE = (16, 32, 64, 128), 1024
-REVERSE_SDE = [EulerMaruyama(), StochasticHeun(), SDEDPMSolver(), Ancestral(), DDIM(eta=1.0)]
-
-
-@functools.cache
-def start(process_name):
-    return line().sample_marginal(
-        jax.random.key(1), PROCESSES[process_name], BATCH, grid_of(PROCESSES[process_name], 1)[0]
-    )
-
-
-def run_on_paths(process_name, sampler):
-    """A function from a number of steps to x at their end, compiled once: what `sample` does, on a padded grid."""
-    process, x = PROCESSES[process_name], start(process_name)
-    denoise = line().denoiser(process)
-    keys = keys_lib.sample_keys(KEY, jnp.arange(BATCH))
-    paths = keys_lib.fold(keys, 1_000_099)
-
-    @jax.jit
-    def run(grid, steps):
-        clock = path_clock(process, grid)
-
-        def body(i, state):
-            draws = BrownianIncrement(keys_lib.fold(keys, i + 1), paths, clock[i], clock[i + 1])
-            return sampler.step(draws, *state, grid[i], grid[i + 1], process, denoise)
-
-        return jax.lax.fori_loop(0, steps, body, (x, sampler.init(x, grid)))[0]
-
-    def of_steps(steps):
-        grid = grid_of(process, steps)
-        return run(jnp.asarray(np.pad(grid, (0, REFERENCE - steps), mode="edge")), steps)
-
-    return of_steps
-
-
-@functools.cache
-def reference(process_name):
-    return run_on_paths(process_name, StochasticHeun())(REFERENCE)
+README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.mark.parametrize("process_name", ["VP", "EDM"])
-@pytest.mark.parametrize("sampler", REVERSE_SDE, ids=lambda sampler: type(sampler).__name__)
-def test_observed_strong_order(sampler, process_name, x64):
-    """All of them have one limit, the reverse SDE along this path. The median: a path may pass between the humps."""
-    run, exact = run_on_paths(process_name, sampler), reference(process_name)
-    errors = [float(jnp.median(jnp.abs(run(steps) - exact))) for steps in STEPS]
-    assert observed_order(STEPS, errors) > sampler.strong_order - 0.15, errors
+@pytest.mark.parametrize("name", STRONG)
+def test_observed_strong_order(name, process_name, x64):
+    """All but ER-SDE have one limit, the reverse SDE along this path."""
+    errors = strong_errors(name, process_name)
+    order = observed_order(STRONG_STEPS, errors)
+    assert order > STRONG[name].strong_order - 0.15, errors
     assert errors[-1] < 0.02
+    printed = readme_row(name)[-2:][["VP", "EDM"].index(process_name)]
+    assert float(printed) == pytest.approx(order, abs=0.05)
+
+
+def readme_row(name):
+    """The cells after a sampler's name, of the README's second table."""
+    section = README[README.index("<!-- sde orders:") : README.index("<!-- /sde orders -->")]
+    row = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", section, re.MULTILINE)
+    assert row, name
+    return [cell.strip() for cell in row[1].split("|")]
+
+
+@pytest.mark.parametrize("name", ["Stochastic Heun", "Ancestral (β)"])
+def test_the_readme_prints_the_weak_orders_that_are_measured(name, x64):
+    """Two of them; the rows come from the functions that the tests of all call."""
+    printed = readme_row(name)
+    assert int(printed[0]) == WEAK[name].stated_order
+    for process, cell in zip(PROCESSES.values(), printed[1:4], strict=True):
+        assert float(cell) == pytest.approx(weak_orders(weak_errors(process, WEAK[name]))[1], abs=0.05)
 
 
 def test_another_sde_has_a_limit_of_its_own(x64):
-    run = run_on_paths("VP", ERSDE())
-    exact = run(REFERENCE)
-    errors = [float(jnp.median(jnp.abs(run(steps) - exact))) for steps in STEPS]
-    assert observed_order(STEPS, errors) > 0.85, errors
-    assert float(jnp.median(jnp.abs(exact - reference("VP")))) > 0.1
+    assert float(jnp.median(jnp.abs(reference("VP", ERSDE()) - reference("VP")))) > 0.1
 
 
 def test_sample_takes_the_path_on_request(x64):
