@@ -24,14 +24,16 @@ def save(run: Path, kept: dict[str, Any]) -> Path:
     return path
 
 
-def load(run: Path, name: str, options: Any, steps: int) -> np.ndarray:
-    """The grid that was kept. Raises UsageError when there is none, or it cannot be read."""
+def load(run: Path, name: str, options: Any, steps: int) -> dict[str, Any]:
+    """What was kept of a grid, its times among it. Raises UsageError when there is none, or it cannot be read."""
     path = _file(run, name, options_as_json(options), steps)
     remedy = f"run: scorefield grid --run {run} --sampler {name} --steps {steps}, with the same options."
     if not path.exists():
         raise UsageError(f"--grid fitted: no grid was fitted for {name} with these options and {steps} steps; {remedy}")
     try:
-        return np.asarray(json.loads(path.read_text())["times"], np.float64)
+        kept = json.loads(path.read_text())
+        kept["times"] = np.asarray(kept["times"], np.float64)
+        return kept
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path} cannot be read ({error}); {remedy}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,6 +53,10 @@ class Wish:
             )
         if self.weak is not None and self.guidance is None:
             raise UsageError("--weak is what --guidance leads away from; add one, such as --guidance 2.")
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise UsageError(f"--guidance is {self.guidance}; give a finite number, 1 for the model itself.")
+        if self.clip != "dynamic" and self.percentile != 99.5:
+            raise UsageError("--percentile goes with --clip dynamic; add it, or leave the percentile out.")
         if self.clip == "dynamic" and not 0 <= self.percentile <= 100:
             raise UsageError(f"--percentile is {self.percentile:g}; give a number of percent, such as 99.5.")
         if paired and self.guidance is not None:

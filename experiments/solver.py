@@ -208,7 +208,13 @@ def build_own(config: Config) -> Solver:
 
 
 def provenance(told: RunArguments, trained: TrainedModel, chosen: Solver) -> dict[str, Any]:
-    """What determines a sample besides its seed, its class and the guidance, as JSON values."""
+    """What determines a sample besides its seed, its class and the guidance, as JSON values.
+
+    A line on standard error when the grid was fitted to another checkpoint, or to other parameters.
+    """
+    fitted = chosen.provenance.get("fitted")
+    if fitted and (fitted["checkpoint_sha256"], fitted["parameters"]) != (trained.digest, told.ema):
+        warn("the grid was fitted to another checkpoint or average of this run; `scorefield grid` fits it anew.")
     return {
         **chosen.provenance,
         "parameters": told.ema if told.ema == "raw" else f"average {told.ema}",
@@ -233,14 +239,15 @@ def _checked(
     grid_name: str,
     steps: int,
     limits: dict[str, float],
-    fitted: Callable[[Any, int], np.ndarray] | None = None,
+    fitted: Callable[[Any, int], dict[str, Any]] | None = None,
 ) -> Solver:
     process = config.process()
     try:
         sampler = make()
         sampler.check_noise(process)
         grid_name = default_grid(process, sampler) if grid_name == "auto" else grid_name
-        grid = fitted(options, steps) if fitted else _grid(flag, process, sampler, grid_name, steps, limits)
+        kept = _fitted(fitted, options, steps, limits) if fitted else {}
+        grid = kept["times"] if kept else _grid(flag, process, sampler, grid_name, steps, limits)
         check_grid(process, grid)
         sampler.check(process, grid)
     except TypeError as error:
@@ -264,7 +271,21 @@ def _checked(
         "first_time": float(grid[0]),
         "last_time_above_0": float(grid[grid > 0][-1]),
     }
+    if kept:
+        fit = {key: kept.get(key) for key in ("checkpoint_sha256", "parameters", "seed")}
+        chosen["fitted"] = {"times": [float(time) for time in grid], **fit}
     return Solver(name, sampler, grid, chosen)
+
+
+def _fitted(
+    load: Callable[[Any, int], dict[str, Any]], options: Any, steps: int, limits: dict[str, float]
+) -> dict[str, Any]:
+    """What was kept of the grid. Raises UsageError for limits, which it does not have."""
+    for key in limits:
+        raise UsageError(
+            f"--{key.replace('_', '-')} does not go with --grid fitted; add --grid karras, or leave it out."
+        )
+    return load(options, steps)
 
 
 _VARIANCES = {FixedSmall: "small", FixedLarge: "large", Learned: "learned", Optimal: "optimal"}

@@ -23,9 +23,10 @@ class ERSDE(Multistep):
 
         x_s = (α_s/α_t) r x_t + α_s Σ w_j x̂_0(j) + α_s √(ρ_s² − ρ_t² r²) n,    Σ w_j = 1 − r
 
-    where w_j = φ(ρ_s) ∫ L_j dφ/φ² from ρ_s to ρ_t for the polynomial in ln ρ through the last `order` x̂_0: exact where
-    the paper takes a sum of 200 rectangles (Cui et al. 2023, arXiv:2309.06169, eq. 13 and 25, ER-SDE-Solver-1, -2, -3).
-    φ = ρ is the ODE, and c → ∞ leads there. The weak order is 1, whatever `order`, as for `SDEDPMSolver`.
+    where w_j = φ(ρ_s) ∫ L_j dφ/φ² from ρ_s to ρ_t for Lagrange's polynomial in ρ through the last `order` x̂_0 (Cui et
+    al. 2023, arXiv:2309.06169, eq. 13 and 25, ER-SDE-Solver-1, -2, -3). The paper takes Taylor's polynomial with
+    backward differences, the same up to `order` 2, and the integral as a sum of 200 rectangles. φ = ρ is the ODE, and
+    c → ∞ leads there. The weak order is 1, whatever `order`, as for `SDEDPMSolver`.
     """
 
     order: int = static(default=3)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -95,7 +96,10 @@ class ERSDE(Multistep):
         start, end = half_log_snr(process, t), half_log_snr(process, s)
         u = quadrature_points(start, end)
         rate = jnp.exp(self.log_phi(end) - self.log_phi(u)) * (1 + self.level_squared(u))
-        return lagrange_weights(u, rate, nodes, used, -jnp.expm1(self.log_phi(end) - self.log_phi(start)))
+        # In ρ and not in λ: x̂_0 changes little at large ρ, where a polynomial in λ runs away over a long step.
+        return lagrange_weights(
+            jnp.exp(-u), rate, jnp.exp(-nodes), used, -jnp.expm1(self.log_phi(end) - self.log_phi(start))
+        )
 
     def advance(
         self, keys: Draws, x: Array, value: Array, values: Array, weights: Array, t: Array, s: Array, process: Process

@@ -109,7 +109,10 @@ def quadrature_points(start: Array, end: Array) -> Float[Array, " n"]:
 def lagrange_weights(
     u: Float[Array, " n"], rate: Float[Array, " n"], nodes: Float[Array, " q"], used: Bool[Array, " q"], total: Array
 ) -> Float[Array, " q"]:
-    """∫ rate L_j du over the `quadrature_points` u, scaled to sum to `total`, the integral of rate."""
+    """∫ rate L_j over `quadrature_points`, scaled to sum to `total`, the integral of rate.
+
+    `u` and `nodes` are values of the polynomial's variable, which need not be the one that is integrated over.
+    """
     safe = jnp.where(used, nodes, 0.0)
     other = used[None, :] & ~jnp.eye(nodes.shape[0], dtype=bool)
     gap = jnp.where(other, safe[:, None] - safe[None, :], 1.0)

@@ -45,7 +45,7 @@ def sample_parallel(
 
     With Φ_i a step of the sampler, its noise drawn beforehand, each round replaces the states of the window by
 
-        x_{i+1} <- x_i' + Σ_{j<=i} (Φ_j(x_j) − x_j),    x_i' the window's first state
+        x_{i+1} <- x_a + Σ_{a<=j<=i} (Φ_j(x_j) − x_j),    x_a the last state that has arrived
 
     (Shih et al. 2023, arXiv:2305.16317, algorithm 1.) A state has arrived when its root-mean-square change in a round
     is at most `tolerance` · σ at its time (at the data's end, of the time before); the window moves on past the states
@@ -54,7 +54,8 @@ def sample_parallel(
     once, all unless given: so many times the memory.
 
     Worth its many-fold work only where a device is not filled by one batch. A sample of a larger batch may be iterated
-    more often than alone: it is a function of its seed to within the tolerance, not to rounding.
+    more often than alone: it is a function of its seed to about the tolerance, not to rounding. With `Restart` every
+    step of a window computes the restarts, which `steps` does not count.
     Raises ValueError for a sampler that remembers its last steps, and as `sample` does.
     """
     shape, times, ids, x_init = check_arguments(key, process, sampler, grid, shape, ids, x_init)
@@ -113,9 +114,10 @@ def _iterate(
         first = jnp.minimum(done, steps - window)
         old = jax.lax.dynamic_slice_in_dim(states, first, window + 1)
         moved = jax.vmap(step)(first + jnp.arange(window), old[:-1])
-        new = old[0] + jnp.cumsum(moved - old[:-1], axis=0)
-        # What is done stays, to the last bit; the step after it starts from a state that is final, so it is exact.
+        # What is done stays, to the last bit, and is what the rest is added to; the step after it is exact.
         place = first + jnp.arange(window)
+        open_moves = jnp.where(expand(place >= done, moved), moved - old[:-1], 0.0)
+        new = jax.lax.dynamic_index_in_dim(states, done, keepdims=False) + jnp.cumsum(open_moves, axis=0)
         exact = expand(place == done, new)
         new = jnp.where(exact, moved, new)
         new = jnp.where(expand(place < done, new), old[1:], new)

@@ -86,11 +86,16 @@ class Restart(Sampler):
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for an interval that the grid does not reach, TypeError on a discrete chain."""
         require_continuous(process, "Restart")
+        if self.sampler.stochastic:
+            raise ValueError(
+                f"Restart around {type(self.sampler).__name__} with these options, which is stochastic; the noise is "
+                "Restart's own, so take a deterministic sampler, such as Heun() or DPMSolverMultistep()."
+            )
         self.sampler.check(process, grid)
         with host_float64():
             levels = np.exp(-np.asarray(half_log_snr(process, grid[grid > 0])))
         for interval in self.intervals:
-            if not levels[0] > interval.low >= levels[-1]:
+            if not levels[0] > interval.low >= levels[-1] * (1 - 1e-6):
                 raise ValueError(
                     f"the interval from {float(interval.low):g} to {float(interval.high):g} has its lower end outside "
                     f"of the grid's noise levels, {levels[0]:g} to {levels[-1]:g}; choose low between them."
@@ -121,10 +126,15 @@ class Restart(Sampler):
         x, carry = self.sampler.step(keys, x, carry, t, s, process, denoise)
         before, after = jnp.exp(-half_log_snr(process, t)), jnp.exp(-half_log_snr(process, s))
         for index, interval in enumerate(self.intervals):
-            due = (before > interval.low) & (after <= interval.low) & (process.sigma(s) > 0)
+            # What `check` has found in float64 may not be lost by a rounding.
+            low = interval.low * (1 + 1e-5)
+            due = (before > low) & (after <= low) & (process.sigma(s) > 0)
             own = keys_lib.fold(keys, _UP + 16 * index)
             again = lambda own=own, interval=interval, x=x: self._again(own, x, s, interval, process, denoise)  # noqa: E731
-            x, carry = jax.lax.cond(due, again, lambda x=x, carry=carry: (x, carry))
+            if self.sampler.remembers:  # its steps on the way down, which x now comes from
+                x, carry = jax.lax.cond(due, again, lambda x=x, carry=carry: (x, carry))
+            else:  # what is fixed for the grid stays so
+                x = jax.lax.cond(due, lambda again=again: again()[0], lambda x=x: x)
         return x, carry
 
     def _again(

@@ -51,6 +51,10 @@ def run(arguments: list[str]) -> int:
     for flag, value in (("--images", told.images), ("--reference-steps", told.reference_steps)):
         if value < 2:
             raise UsageError(f"{flag} is {value}; give at least 2.")
+    if told.rounds < 0:
+        raise UsageError(f"--rounds is {told.rounds}; give 0 for the best fixed grid, or more.")
+    if name == "cfgpp":
+        raise UsageError("--sampler cfgpp follows no flow that a grid could be fitted to; fit one for ddim.")
     if told.grid is not None or any(limit is not None for limit in (told.sigma_min, told.sigma_max, told.rho)):
         raise UsageError("--grid and its limits are what is to be found; leave them out.")
     trained = solver.load(told)

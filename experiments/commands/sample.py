@@ -51,7 +51,8 @@ class SampleArguments(solver.RunArguments):
     guidance_high: float = float("inf")
     """Guide up to this noise level σ/α, at higher ones sample the class as it is."""
     weak: Path | None = None
-    """Autoguidance: folder of a run, or of a checkpoint, of a worse model of the same images, to be led away from."""
+    """Autoguidance: folder of a run, or of a checkpoint, of a worse model of the same images, to be led away from;
+    its first average is taken."""
     clip: Clip = "no"
     """Keep the model's answers within the range of images, pixel by pixel (range) or image by image (dynamic)."""
     percentile: float = 99.5
@@ -88,7 +89,9 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         given_class=told.label is not None,
         guided=told.guidance is not None,
     )
-    wish = Wish(*(told.guidance, told.guidance_low, told.guidance_high, _weak(told)), told.clip, told.percentile)
+    weak = _weak(told)
+    weak_model = None if weak is None else solver.model_of(weak)
+    wish = Wish(*(told.guidance, told.guidance_low, told.guidance_high, weak_model), told.clip, told.percentile)
     wish.check(model, chosen.sampler, told.label is not None)
     parts, throughput = [], Throughput(min(told.batch, len(seeds)))
     try:
@@ -108,7 +111,7 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         "seeds": told.seeds,
         "class": told.label,
         "guidance": told.guidance,
-        **_said(told),
+        **_said(told, weak),
     }
     paths = _write(told, pictures, seeds, provenance)
     if told.json:
@@ -120,22 +123,27 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
     return 0
 
 
-def _weak(told: SampleArguments) -> Model | None:
-    """The model to be led away from."""
+def _weak(told: SampleArguments) -> TrainedModel | None:
+    """The model to be led away from: its first average."""
     if told.weak is None:
         return None
     from experiments.training.model import load_model
 
-    return solver.model_of(load_model(told.weak, warn=solver.warn))
+    return load_model(told.weak, warn=solver.warn)
 
 
-def _said(told: SampleArguments) -> dict[str, Any]:
+def _said(told: SampleArguments, weak: TrainedModel | None) -> dict[str, Any]:
     """What was asked for beyond the defaults, as JSON values."""
     said: dict[str, Any] = {}
     if told.guidance_low > 0 or told.guidance_high < float("inf"):
         said["guidance_interval"] = [told.guidance_low, told.guidance_high if told.guidance_high < 1e30 else "inf"]
-    if told.weak is not None:
-        said["weak"] = str(told.weak)
+    if weak is not None:
+        said["weak"] = {
+            "checkpoint": str(weak.path),
+            "step": weak.step,
+            "sha256": weak.digest,
+            "parameters": "average 0",
+        }
     if told.clip != "no":
         said["clip"] = told.clip if told.clip == "range" else f"dynamic, percentile {told.percentile:g}"
     if told.brownian_tree:

@@ -2,9 +2,11 @@
 
     scorefield train --preset mnist-flow-dit --data idx:DIR
 
-DIR holds MNIST's four IDX files. Written for 2 CPU cores or an accelerator; its whole length has not been run by us
-yet. A quarter of it (--training.steps 1000, 2026-11-21, 2 CPU cores shared with other work, Python 3.11, jax 0.10.2)
-took 14 min of processor time, at 130 images/s when alone, and its digits are not readable yet.
+DIR holds MNIST's four IDX files. 2026-11-21, 2 CPU cores shared with other work, Python 3.11, jax 0.10.2: 84 min, of
+which 69 min are processor time on both cores (125 images/s when alone, which is 34 min). `scorefield evaluate --samples
+1000`: Fréchet distance to 1,000 test digits in the features cnn64@4ab06dce 0.34 ± 0.14 (training data 0.30 ± 0.17,
+noise 146 ± 2), precision 0.882, recall 0.952, bits/dim <= 4.73 ± 0.02, for this loss says little of the last levels.
+The digits are read without effort; one in ten is malformed. At a quarter of the length they cannot be read.
 """
 
 from diffusion.networks.configs import DiTConfig

@@ -72,6 +72,20 @@ def test_what_cannot_be_fitted_is_refused(sampler, steps, words):
         optimised_grid(KEY, process, law.denoiser(process), sampler, steps, (4, 2))
 
 
+def test_where_every_grid_is_exact_the_best_candidate_comes_back():
+    found = optimised_grid(KEY, Process(EDM()), lambda x, t: 0.0 * x, DPMSolverMultistep(), 4, (4, 2), rounds=2)
+    assert found.error == found.error_before == 0.0
+
+
+@pytest.mark.parametrize(
+    ("candidates", "words"),
+    [({}, "candidates is empty"), ({"short": np.asarray([80.0, 1.0, 0.0])}, "the candidate short has 2 steps")],
+)
+def test_candidates_that_do_not_fit_are_refused(candidates, words):
+    with pytest.raises(ValueError, match=words):
+        optimised_grid(KEY, Process(EDM()), lambda x, t: x, DPMSolverMultistep(), 4, (4, 2), candidates=candidates)
+
+
 def test_a_chain_is_refused():
     process, law = Process(Betas.linear(50)), mixture(0, 2, 3)
     with pytest.raises(TypeError, match="no derivative in t"):

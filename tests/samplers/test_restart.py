@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion import EDM, VP, Betas, Process, StudentT
+from diffusion import EDM, VE, VP, Betas, Process, StudentT
 from diffusion.oracles import GaussianLaw
 from samplers import DDIM, DPMSolverMultistep, Heun, Interval, Restart, karras, sample, uniform_time
 
@@ -86,6 +86,30 @@ def test_intervals_that_the_grid_does_not_reach_are_refused(interval, words):
     process = Process(EDM())
     with pytest.raises(ValueError, match=words):
         sample(KEY, process, LAW.denoiser(process), Restart(intervals=(interval,)), karras(process, 6), (1, 1))
+
+
+@pytest.mark.parametrize("schedule", [VE(), VP(), EDM()], ids=lambda s: type(s).__name__)
+def test_an_interval_may_end_at_the_grid_s_last_level(schedule):
+    """Where float32 lands just above what float64 has found."""
+    calls, process = [], Process(schedule)
+    grid = karras(process, 6)
+    low = float(np.exp(-0.5 * np.asarray(process.schedule.log_snr(grid[-2]))))
+
+    def counted(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return 0.5 * x
+
+    result = sample(KEY, process, counted, Restart(DDIM(), (Interval(low, 20 * low, 1, 2),)), grid, (1, 1))
+    result.x.block_until_ready()
+    jax.effects_barrier()
+    assert len(calls) == result.nfe == 8
+
+
+def test_a_stochastic_sampler_inside_is_refused():
+    process = Process(EDM())
+    for inner in (Heun(S_churn=1.0), Restart(intervals=(Interval(0.1, 1.0),))):
+        with pytest.raises(ValueError, match="which is stochastic; the noise is Restart's own"):
+            sample(KEY, process, LAW.denoiser(process), Restart(inner), karras(process, 6), (1, 1))
 
 
 def test_restart_needs_gaussian_noise_and_times_in_between():

@@ -80,7 +80,7 @@ OTHER_OPTIONS = {
     Heun: Heun(S_churn=2, S_min=0.1, S_max=40, S_noise=1.003),
     SDEDPMSolver: SDEDPMSolver(order=3, level=0.5),
     ERSDE: ERSDE(power=0.2, offset=3.0),
-    Restart: Restart(Heun(S_churn=0.1), (Interval(0.2, 2.0, 1, 2),)),
+    Restart: Restart(Heun(), (Interval(0.2, 2.0, 1, 2),)),
     StochasticHeun: StochasticHeun(level=0.5),
     PredictorCorrector: PredictorCorrector(snr=0.1),
     AnnealedLangevin: AnnealedLangevin(repeats=2, size=0.2),
@@ -201,6 +201,10 @@ def test_a_chain_without_a_time_in_between_is_refused():
     with pytest.raises(ValueError, match=r"the chain has no 1 time\(s\) between 50 and 49 for a method of order 2"):
         sample(KEY, process, bent, DPMSolverSinglestep(), uniform_time(process, 50), (1, 1))
     assert np.isfinite(sample(KEY, process, bent, Midpoint(), uniform_time(process, 4), (2, 1)).x).all()
+    with pytest.raises(ValueError, match=r"the chain has no 2 time\(s\) between 50 and 49 for the start of order 4"):
+        sample(KEY, process, bent, DPMSolverMultistep(order=4), uniform_time(process, 50), (1, 1))
+    free = DPMSolverMultistep(order=4, start="lower-order")
+    assert np.isfinite(sample(KEY, process, bent, free, uniform_time(process, 50), (2, 1)).x).all()
 
 
 def test_trajectory_may_be_thinned():

@@ -70,6 +70,20 @@ def test_another_sde_has_a_limit_of_its_own(x64):
     assert float(jnp.median(jnp.abs(reference("VP", ERSDE()) - reference("VP")))) > 0.1
 
 
+def test_more_predictions_help_er_sde_where_steps_are_long(x64):
+    """Eight steps down Karras's grid, against many on the same path."""
+    process, law = PROCESSES["EDM"], line()
+
+    def draw(order, steps):
+        arguments = (KEY, process, law.denoiser(process), ERSDE(order=order), karras(process, steps), (32, 1))
+        return sample(*arguments, brownian_tree=True).x
+
+    exact = draw(1, 250)
+    first, second, third = (float(jnp.median(jnp.abs(draw(order, 8) - exact))) for order in (1, 2, 3))
+    assert second < 0.8 * first
+    assert third < 0.8 * first
+
+
 def test_sample_takes_the_path_on_request(x64):
     process, grid = PROCESSES["VP"], grid_of(PROCESSES["VP"], 32)
     arguments = (KEY, process, line().denoiser(process), EulerMaruyama(), grid, (BATCH, 1))
