@@ -42,9 +42,9 @@ class DEIS(Multistep):
 
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for too few steps, and TypeError for a polynomial in the time of a discrete chain."""
-        super().check(process, grid)
         if self.polynomial == "time":
             require_continuous(process, "DEIS with a polynomial in time")
+        super().check(process, grid)
 
     @property
     def form(self) -> Form:
