@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -86,5 +87,8 @@ class DDIM(Sampler):
         # A traced η cannot be refused: too large a one gives NaN, not another law.
         left = jnp.where(spread**2 > room * (1 + 1e-5), jnp.nan, jnp.maximum(room - spread**2, 0.0))
         direction = jnp.where(jnp.isnan(left), jnp.nan, safe_sqrt(left))
-        noise = keys_lib.normal(keys, x.shape[1:], x.dtype)
+        # No noise is drawn where none is added: beside a small network the draw is most of a step.
+        noise = jax.lax.cond(
+            jnp.asarray(self.eta) > 0, lambda: keys_lib.normal(keys, x.shape[1:], x.dtype), lambda: jnp.zeros_like(x)
+        )
         return process.alpha(s) * x_0 + direction * eps + spread * noise, carry
