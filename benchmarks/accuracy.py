@@ -98,7 +98,7 @@ class Row:
     """One run."""
 
     problem: str
-    library: str
+    origin: str
     sampler: str
     grid: str
     budget: int
@@ -182,11 +182,11 @@ def theirs(where: Problem, budgets: Sequence[int]) -> Iterator[Row]:
         try:
             found = quietly(other, counted, where.start, budget)
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            print(f"{other.library} {other.sampler} failed at {budget}: {error}", file=sys.stderr)
+            print(f"{other.origin} {other.sampler} failed at {budget}: {error}", file=sys.stderr)
             found = np.full_like(where.start, np.nan)
         if counted.calls > budget:
-            raise RuntimeError(f"{other.library} {other.sampler}: {counted.calls} calls, and {budget} were allowed.")
-        yield _row(where, other.library, other.sampler, other.grid, budget, counted.calls, found)
+            raise RuntimeError(f"{other.origin} {other.sampler}: {counted.calls} calls, and {budget} were allowed.")
+        yield _row(where, other.origin, other.sampler, other.grid, budget, counted.calls, found)
 
 
 def _row(where: Problem, library: str, sampler: str, grid: str, budget: int, calls: int, found: np.ndarray) -> Row:
@@ -223,7 +223,7 @@ def best(rows: Sequence[Row], **wanted: Any) -> Row | None:
 
 def libraries(rows: Sequence[Row]) -> tuple[str, ...]:
     """The other libraries that there are rows of."""
-    return tuple(dict.fromkeys(row.library for row in rows if row.library != OURS))
+    return tuple(dict.fromkeys(row.origin for row in rows if row.origin != OURS))
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -232,8 +232,8 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, budget in dict.fromkeys((row.problem, row.budget) for row in rows):
         wanted = {"problem": name, "budget": budget}
-        first, second = best(rows, **wanted, library=OURS), best(rows, **wanted, library=libraries(rows))
-        fixed = best(rows, **wanted, library=OURS, grid=tuple(name for name in GRIDS if name != FITTED_GRID))
+        first, second = best(rows, **wanted, origin=OURS), best(rows, **wanted, origin=libraries(rows))
+        fixed = best(rows, **wanted, origin=OURS, grid=tuple(name for name in GRIDS if name != FITTED_GRID))
         cells = [name, str(budget), *_described(first, with_library=False), *_described(second)]
         lines.append("| " + " | ".join([*cells, _ratio(first, second), _ratio(fixed, second)]) + " |")
     return "\n".join(lines)
@@ -242,7 +242,7 @@ def table(rows: Sequence[Row]) -> str:
 def _described(row: Row | None, with_library: bool = True) -> list[str]:
     if row is None:
         return ["none", ""]
-    library = f"{row.library} " if with_library else ""
+    library = f"{row.origin} " if with_library else ""
     return [f"{library}{row.sampler}, {row.grid}", f"{row.error:.1e}"]
 
 

@@ -33,7 +33,7 @@ Run = Callable[[Counted, np.ndarray, int], np.ndarray]
 class Other:
     """A sampler of another library on one of its grids."""
 
-    library: str
+    origin: str
     sampler: str
     grid: str
     run: Run

@@ -36,7 +36,7 @@ def plot(rows: Sequence[Row], file: pathlib.Path) -> None:
 def _panel(panel: Any, rows: Sequence[Row]) -> None:
     budgets = sorted({row.budget for row in rows})
     lines = [
-        (library, COLOURS[i % len(COLOURS)], [best(rows, budget=budget, library=library) for budget in budgets])
+        (library, COLOURS[i % len(COLOURS)], [best(rows, budget=budget, origin=library) for budget in budgets])
         for i, library in enumerate((OURS, *libraries(rows)))
     ]
     everyone = [best(rows, budget=n, sampler=("dpmpp-2m", "dpmpp_2m"), grid="karras") for n in budgets]

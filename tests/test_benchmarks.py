@@ -14,7 +14,7 @@ from samplers import DDIM
 from samplers.registry import SAMPLERS
 
 sys.path.append(str(Path(__file__).parents[1]))
-from benchmarks import accuracy, others, problems
+from benchmarks import accuracy, others, plots, problems
 
 FEW, MANY = 6, 24
 CHOSEN = ("ddim", "dpmpp-2m", "deis(3, rho, single-step)", "heun on RectifiedFlow")
@@ -70,7 +70,7 @@ def test_the_reference_is_the_exact_flow(x64):
 
 def test_the_table_has_a_line_for_each_budget_and_the_picture_is_drawn(rows, tmp_path):
     first = accuracy.best(rows, budget=FEW)
-    other = dataclasses.replace(first, library="another", sampler="its sampler", error=first.error / 2)
+    other = dataclasses.replace(first, origin="another", sampler="its sampler", error=first.error / 2)
     lost = dataclasses.replace(other, sampler="lost", error=float("nan"))
     few, many = accuracy.table([*rows, lost, other]).splitlines()[2:]
     assert few.startswith(f"| 2-D | {FEW} | {first.sampler}, {first.grid}")
@@ -79,10 +79,7 @@ def test_the_table_has_a_line_for_each_budget_and_the_picture_is_drawn(rows, tmp
     assert many.startswith(f"| 2-D | {MANY} |")
     assert "none" in many
     assert accuracy.report([lost])[0]["error"] is None
-    pytest.importorskip("matplotlib")
-    from benchmarks.plots import plot
-
-    plot([*rows, other], tmp_path / "picture.png")
+    plots.plot([*rows, other], tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
