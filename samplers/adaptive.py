@@ -24,14 +24,11 @@ from diffusion.arrays import expand
 from diffusion.dynamics import reverse_drift_from_x0, velocity_from_x0
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
-from diffusion.process import Process, prior_sample
+from diffusion.process import Process
 from diffusion.pytree import as_partial, as_traced, is_concrete, pytree
 from samplers.grids import host_float64
-from samplers.sample import check_batch, require_continuous
+from samplers.sample import PATH_STREAM, check_batch, initial_state, require_continuous
 from samplers.sde import check_level
-
-# What the Brownian paths' keys are folded with.
-_PATH = 1_000_099
 
 
 @pytree
@@ -216,7 +213,7 @@ def _solve(
     max_steps: int,
 ) -> tuple[Array, Array, Array, Array]:
     keys, event = keys_lib.sample_keys(key, ids), shape[1:]
-    x = x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, times[0])
+    x = initial_state(keys, process, shape, times[0], x_init)
     start, end = -times[0], -times[1]
     ask = _one_by_one(denoise, together=not isinstance(solver, diffrax.AbstractImplicitSolver))
 
@@ -237,7 +234,7 @@ def _solve(
         arrived = solution.result == diffrax.RESULTS.successful
         return solution.ys[0], solution.stats["num_steps"], solution.stats["num_rejected_steps"], arrived
 
-    ends, steps, rejected, arrived = jax.vmap(one)(keys_lib.fold(keys, _PATH), x.reshape(shape[0], -1))
+    ends, steps, rejected, arrived = jax.vmap(one)(keys_lib.fold(keys, PATH_STREAM), x.reshape(shape[0], -1))
     x = ends.reshape(shape)
     if to_data:
         x = expand(process.alpha(jnp.zeros_like(times[1])), x) * denoise(x, times[1]).astype(x.dtype)

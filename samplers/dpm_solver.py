@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float
 
 from diffusion import keys as keys_lib
 from diffusion.keys import Draws
-from diffusion.noises import require_gaussian
 from diffusion.process import Process
 from diffusion.pytree import pytree, static
 from samplers.exponential import (
@@ -20,8 +19,8 @@ from samplers.exponential import (
     reverse_noise,
     transfer,
 )
-from samplers.multistep import Multistep, Start, check_choice, check_order
-from samplers.sde import check_level
+from samplers.multistep import Multistep, MultistepSDE, Start, check_choice, check_order
+from samplers.sde import ReverseSDE, check_level
 
 
 @pytree
@@ -71,7 +70,7 @@ class DPMSolverMultistep(Multistep):
 
 
 @pytree
-class SDEDPMSolver(Multistep):
+class SDEDPMSolver(ReverseSDE, MultistepSDE):
     """SDE-DPM-Solver++ (1, 2M, 3M): DPM-Solver++ on the reverse SDE with σ̃ = level · g.
 
     With h = λ_s − λ_t, η = level² and D as in `DPMSolverMultistep` with (1 + η)h in the place of h,
@@ -90,40 +89,6 @@ class SDEDPMSolver(Multistep):
     def __post_init__(self) -> None:
         check_order("SDEDPMSolver", self.order, 3)
         check_level(self.level)
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether level > 0."""
-        return bool(self.level > 0)
-
-    @property
-    def strong_order(self) -> int:
-        """1: the noise is additive."""
-        return int(self.stochastic)
-
-    @property
-    def stated_order(self) -> int:
-        """1, weakly."""
-        return 1
-
-    @property
-    def start(self) -> Start:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """By the lower orders."""
-        return "lower-order"
-
-    @property
-    def form(self) -> Form:
-        """x̂_0."""
-        return "x0"
-
-    @property
-    def variable(self) -> Variable:
-        """λ."""
-        return "log-snr"
-
-    def check_noise(self, process: Process) -> None:
-        """Raise TypeError when the noise is not Gaussian."""
-        require_gaussian(process.noise, "SDE-DPM-Solver++")
 
     def coefficients(
         self, process: Process, t: Array, s: Array, nodes: Float[Array, " q"], used: Bool[Array, " q"]

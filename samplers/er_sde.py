@@ -11,12 +11,12 @@ from diffusion.keys import Draws, normal
 from diffusion.noises import require_gaussian
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree, static
-from samplers.exponential import Form, Variable, half_log_snr, lagrange_weights, quadrature_points, transfer
-from samplers.multistep import Multistep, Start, check_order
+from samplers.exponential import half_log_snr, lagrange_weights, quadrature_points, transfer
+from samplers.multistep import MultistepSDE, check_order
 
 
 @pytree
-class ERSDE(Multistep):
+class ERSDE(MultistepSDE):
     """The reverse SDE with (σ̃/g)² = d ln φ/d ln ρ − 1, ρ = σ/α, for φ(ρ) = ρ (exp(ρ^p) + c); its linear part exact.
 
     With r = φ(ρ_s)/φ(ρ_t),
@@ -53,29 +53,9 @@ class ERSDE(Multistep):
         """1: the noise is additive."""
         return 1
 
-    @property
-    def stated_order(self) -> int:
-        """1, weakly."""
-        return 1
-
-    @property
-    def start(self) -> Start:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """By the lower orders."""
-        return "lower-order"
-
-    @property
-    def form(self) -> Form:
-        """x̂_0."""
-        return "x0"
-
-    @property
-    def variable(self) -> Variable:
-        """λ = −ln ρ."""
-        return "log-snr"
-
     def check_noise(self, process: Process) -> None:
         """Raise TypeError when the noise is not Gaussian."""
-        require_gaussian(process.noise, "ER-SDE")
+        require_gaussian(process.noise, "ERSDE")
 
     def log_phi(self, half: Float[Array, "..."]) -> Float[Array, "..."]:
         """ln φ at λ = `half`."""

@@ -138,6 +138,27 @@ class Multistep(Sampler):
         return transfer(process, self.form, x, t, s, weights, jnp.concatenate([value[None], values]))
 
 
+class MultistepSDE(Multistep):
+    """What the multistep methods for SDEs share: a polynomial through x̂_0 in λ, begun by the lower orders."""
+
+    start: Start = "lower-order"
+
+    @property
+    def stated_order(self) -> int:
+        """1, weakly, whatever `order`: x̂_0 is rough along a noisy path."""
+        return 1
+
+    @property
+    def form(self) -> Form:
+        """x̂_0."""
+        return "x0"
+
+    @property
+    def variable(self) -> Variable:
+        """λ."""
+        return "log-snr"
+
+
 def check_steps(order: int, grid: np.ndarray) -> None:
     """Raise ValueError for fewer steps than the order needs."""
     if len(grid) - 1 < order:

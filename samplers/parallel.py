@@ -11,9 +11,9 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from diffusion import keys as keys_lib
 from diffusion.arrays import expand
 from diffusion.prediction import Denoiser
-from diffusion.process import Process, prior_sample
+from diffusion.process import Process
 from diffusion.pytree import as_partial, as_traced, is_concrete, pytree
-from samplers.sample import Sampler, check_arguments, in_type_of
+from samplers.sample import Sampler, check_arguments, in_type_of, initial_state
 
 
 @pytree
@@ -99,7 +99,7 @@ def _iterate(
 ) -> tuple[Array, Array]:
     steps = grid.shape[0] - 1
     keys = keys_lib.sample_keys(key, ids)
-    x = x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, grid[0])
+    x = initial_state(keys, process, shape, grid[0], x_init)
     denoise, carry = in_type_of(x, denoise), sampler.init(x, grid)
     # A change is small beside the noise that is still there; σ = 0 has none, so its own is that of the time before.
     sigmas = process.sigma(grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -130,17 +131,14 @@ class Restart(Sampler):
             low = interval.low * (1 + 1e-5)
             due = (before > low) & (after <= low) & (process.sigma(s) > 0)
             own = keys_lib.fold(keys, _UP + 16 * index)
-            again = lambda own=own, interval=interval, x=x: self._again(own, x, s, interval, process, denoise)  # noqa: E731
-            if self.sampler.remembers:  # its steps on the way down, which x now comes from
-                x, carry = jax.lax.cond(due, again, lambda x=x, carry=carry: (x, carry))
-            else:  # what is fixed for the grid stays so
-                x = jax.lax.cond(due, lambda again=again: again()[0], lambda x=x: x)
+            again = functools.partial(self._again, own, s, interval, process, denoise)
+            x, carry = jax.lax.cond(due, again, lambda *state: state, x, carry)
         return x, carry
 
     def _again(
-        self, keys: Draws, x: Array, s: Array, interval: Interval, process: Process, denoise: Denoiser
+        self, keys: Draws, s: Array, interval: Interval, process: Process, denoise: Denoiser, x: Array, carry: Any
     ) -> tuple[Array, Any]:
-        """Up and down, `repeats` times: (x, the carry of the last way down)."""
+        """Up and down, `repeats` times: (x, the carry to go on with)."""
         times = self._times(process, s, interval)
 
         def once(i: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -153,7 +151,9 @@ class Restart(Sampler):
 
             return jax.lax.fori_loop(0, interval.steps, down, (up, self.sampler.init(up, times)))
 
-        return jax.lax.fori_loop(0, interval.repeats, once, (x, self.sampler.init(x, times)))
+        x, last = jax.lax.fori_loop(0, interval.repeats, once, (x, self.sampler.init(x, times)))
+        # The steps that x now comes from are those of the way down; what is fixed for the grid stays so.
+        return x, last if self.sampler.remembers else carry
 
     def _times(self, process: Process, s: Array, interval: Interval) -> Float[Array, " n"]:
         """Karras's grid from the top of the interval to s, its last time s itself."""

@@ -30,8 +30,8 @@ from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_partial, as_traced, pytree, static
 from samplers.grids import check_grid, host_float64
 
-# What the paths' keys are folded with: no number of a step.
-_PATH = 1_000_099
+PATH_STREAM = 1_000_099
+"""What the keys of Brownian paths are folded with: no number of a step."""
 
 
 class Sampler:
@@ -58,6 +58,11 @@ class Sampler:
     @property
     def remembers(self) -> bool:
         """Whether a step depends on the steps before, by more than its x."""
+        return False
+
+    @property
+    def takes_pair(self) -> bool:
+        """Whether it is given a `samplers.cfgpp.conditional_pair` in the place of a denoiser."""
         return False
 
     def nfe(self, steps: int, to_data: bool) -> int:
@@ -190,6 +195,13 @@ def check_batch(
     return shape, ids, x_init
 
 
+def initial_state(
+    keys: Draws, process: Process, shape: tuple[int, ...], t: ArrayLike, x_init: Array | None
+) -> Float[Array, "b *event"]:
+    """`x_init`, or the draw of the prior at time t that belongs to the samples' `keys`."""
+    return x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, t)
+
+
 def in_type_of(x: Array, denoise: Denoiser) -> Denoiser:
     """The denoiser, its answer (or pair of answers) in the type of the state: networks may run in bfloat16."""
     return lambda y, time: jax.tree.map(lambda answer: answer.astype(x.dtype), denoise(y, time))
@@ -241,8 +253,8 @@ def _run(
 ) -> tuple[Array, Array | None]:
     steps = grid.shape[0] - 1
     keys = keys_lib.sample_keys(key, ids)
-    paths = keys_lib.fold(keys, _PATH) if brownian_tree else None
-    x = x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, grid[0])
+    paths = keys_lib.fold(keys, PATH_STREAM) if brownian_tree else None
+    x = initial_state(keys, process, shape, grid[0], x_init)
     kept = None if keep_every is None else jnp.zeros((len(_kept(steps, keep_every)), *shape), x.dtype).at[0].set(x)
 
     denoise = in_type_of(x, denoise)

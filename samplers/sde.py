@@ -28,21 +28,10 @@ def check_level(level: Any) -> None:
         raise ValueError(f"level = {level}; it must be 0 (the ODE) or more, 1 is the reverse SDE.")
 
 
-@pytree
-class EulerMaruyama(Sampler):
-    """x_s = x_t + (s − t) [f x − ½(g² + σ̃²)∇ln p_t] + σ̃ √(t − s) n, with σ̃ = `level` · g.
+class ReverseSDE(Sampler):
+    """What the solvers of the reverse SDE with σ̃ = level · g share: noise of that level, which is additive."""
 
-    Level 1 is Anderson's reverse SDE, 0 the probability-flow ODE (Song et al. 2021, eq. 6 and 13). The step onto
-    σ = 0 returns the denoiser's output.
-    """
-
-    level: float = 1.0
-    """How noisy: σ̃/g."""
-
-    def __post_init__(self) -> None:
-        check_level(self.level)
-
-    order: ClassVar[float] = 1
+    level: float
 
     @property
     def stochastic(self) -> bool:
@@ -56,7 +45,24 @@ class EulerMaruyama(Sampler):
 
     def check_noise(self, process: Process) -> None:
         """Raise TypeError when the noise is not Gaussian."""
-        require_gaussian(process.noise, "EulerMaruyama")
+        require_gaussian(process.noise, type(self).__name__)
+
+
+@pytree
+class EulerMaruyama(ReverseSDE):
+    """x_s = x_t + (s − t) [f x − ½(g² + σ̃²)∇ln p_t] + σ̃ √(t − s) n, with σ̃ = `level` · g.
+
+    Level 1 is Anderson's reverse SDE, 0 the probability-flow ODE (Song et al. 2021, eq. 6 and 13). The step onto
+    σ = 0 returns the denoiser's output.
+    """
+
+    level: float = 1.0
+    """How noisy: σ̃/g."""
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
+
+    order: ClassVar[float] = 1
 
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for a start at α = 0, where g is infinite, and TypeError on a discrete chain."""
@@ -91,7 +97,7 @@ class EulerMaruyama(Sampler):
 
 
 @pytree
-class StochasticHeun(Sampler):
+class StochasticHeun(ReverseSDE):
     """Heun's method on the reverse SDE with σ̃ = level · g, its linear part exact: weak order 2.
 
     With h = λ_s − λ_t, η = level² and one n for both lines,
@@ -111,23 +117,9 @@ class StochasticHeun(Sampler):
 
     order: ClassVar[float] = 2
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether level > 0."""
-        return bool(self.level > 0)
-
-    @property
-    def strong_order(self) -> int:
-        """1: the noise is additive."""
-        return int(self.stochastic)
-
     def nfe(self, steps: int, to_data: bool) -> int:
         """Two a step, but one for the step onto the data."""
         return 2 * steps - int(to_data)
-
-    def check_noise(self, process: Process) -> None:
-        """Raise TypeError when the noise is not Gaussian."""
-        require_gaussian(process.noise, "StochasticHeun")
 
     def step(
         self,

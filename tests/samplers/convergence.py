@@ -77,11 +77,11 @@ def space():
     )
 
 
-def grid_of(process, steps, even_in="log-snr"):
-    """`steps` even steps in log-SNR, or in ρ = σ/α, between START and END."""
+def grid_of(process, steps, even_in="log-snr", high=START, low=END):
+    """`steps` even steps in log-SNR, or in ρ = σ/α, between two values of ρ."""
     spaced = np.geomspace if even_in == "log-snr" else np.linspace
     with host_float64():
-        return np.asarray(process.schedule.time_from_log_snr(jnp.asarray(-2 * np.log(spaced(START, END, steps + 1)))))
+        return np.asarray(process.schedule.time_from_log_snr(jnp.asarray(-2 * np.log(spaced(high, low, steps + 1)))))
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from diffusion.brownian import BrownianIncrement
 from diffusion.oracles import GaussianLaw
 from diffusion.reverse_steps import FixedLarge
 from samplers import DDIM, ERSDE, Ancestral, EulerMaruyama, Heun, PredictorCorrector, SDEDPMSolver, StochasticHeun
-from samplers.sample import path_clock
+from samplers.sample import PATH_STREAM, path_clock
 
 MEAN, STD = 0.7, 0.6
 WEAK_STEPS = (40, 80, 160, 320)
@@ -96,7 +96,7 @@ def run_on_paths(process_name, sampler):
     process, x = PROCESSES[process_name], start(process_name)
     denoise = line().denoiser(process)
     keys = keys_lib.sample_keys(KEY, jnp.arange(BATCH))
-    paths = keys_lib.fold(keys, 1_000_099)
+    paths = keys_lib.fold(keys, PATH_STREAM)
 
     @jax.jit
     def run(grid, steps):

@@ -210,10 +210,8 @@ def test_cfgpp_guides_once_a_step_however_short(log_snr_grid, x64):
     """Known: between the same two times twice the steps guide twice as much. There is no limit of small steps."""
     process, x = Process(EDM()), jnp.zeros((1, 1))
     pair = conditional_pair(*(Dirac(np.asarray([point])).denoiser(process) for point in (1.0, 0.0)))
-    shifts = [
-        float(sample(KEY, process, pair, CFGPP(0.5), log_snr_grid(process, n, 5.0, 0.5), (1, 1), x_init=x).x[0, 0])
-        for n in (200, 400)
-    ]
+    grids = [log_snr_grid(process, steps, high=5.0, low=0.5) for steps in (200, 400)]
+    shifts = [float(sample(KEY, process, pair, CFGPP(0.5), grid, (1, 1), x_init=x).x[0, 0]) for grid in grids]
     np.testing.assert_allclose(shifts[1] / shifts[0], 2, rtol=0.01)
 
 
