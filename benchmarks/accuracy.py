@@ -113,7 +113,8 @@ class Row:
 def variants() -> Iterator[tuple[str, Sampler, Process]]:
     """Our deterministic samplers: (name and options, sampler, the process that it runs on)."""
     for name, entry in SAMPLERS.items():
-        if not entry.default().stochastic and name != "cfgpp":  # which is guidance, and follows no denoiser's flow
+        sampler = entry.default()
+        if not sampler.stochastic and not sampler.takes_pair:  # a pair is guidance, and follows no denoiser's flow
             for options in VARIANTS.get(name, [{}]):
                 yield _label(name, options), entry.make(**{**entry.options, **options}), PROCESS
     for where, (process, samplers) in ELSEWHERE.items():

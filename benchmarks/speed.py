@@ -21,7 +21,7 @@ from benchmarks.accuracy import steps_for
 from diffusion import Process
 from diffusion.networks import MLPConfig, build
 from diffusion.prediction import Preconditioning, network_denoiser, network_input
-from samplers import sample
+from samplers import Interval, Restart, conditional_pair, sample
 from samplers.registry import SAMPLERS, make_grid
 from samplers.sample import Sampler
 
@@ -38,6 +38,8 @@ class Model:
     name: str
     process: Process
     denoise: Any
+    free: Any
+    """The denoiser without a class."""
     bare: Callable[[jax.Array], jax.Array]
     """The jitted network alone, with its weights: x -> its raw output."""
     shape: tuple[int, ...]
@@ -85,8 +87,8 @@ def _model(name: str, config: Any, process: Process, preconditioning: Preconditi
     times = jnp.full(shape[0], 0.5)
     run = jax.jit(lambda params, x, c_noise: network(params, x, c_noise, labels))
     c_noise = network_input(preconditioning, process, jnp.zeros(shape), times)[1]
-    denoise = network_denoiser(network, params, process, preconditioning, labels)
-    return Model(name, process, denoise, lambda x: run(params, x, c_noise), shape)
+    denoise, free = (network_denoiser(network, params, process, preconditioning, given) for given in (labels, None))
+    return Model(name, process, denoise, free, lambda x: run(params, x, c_noise), shape)
 
 
 def overhead(quick: bool = False) -> list[Overhead]:
@@ -102,12 +104,14 @@ def _overhead(model: Model, rounds: int) -> list[Overhead]:
         try:
             # Restart's own intervals cost more than that.
             grid = make_grid(model.process, sampler, "auto", steps_for(sampler, CALLS) or CALLS)
+            sampler = _within(model.process, sampler, grid)
             found = _sampled(model, sampler, grid)  # compiles
         except (TypeError, ValueError) as error:
             print(f"{name} on {model.name}: {error}", file=sys.stderr)
             rows.append(Overhead(model.name, name, 0, None))
             continue
-        runs[name] = (lambda sampler=sampler, grid=grid: _sampled(model, sampler, grid).x), found.nfe
+        calls = found.nfe * (2 if sampler.takes_pair else 1)
+        runs[name] = (lambda sampler=sampler, grid=grid: _sampled(model, sampler, grid).x), calls
     x = jnp.zeros(model.shape)
     jax.block_until_ready(model.bare(x))
     ratios: dict[str, list[float]] = {name: [] for name in runs}
@@ -123,8 +127,21 @@ def _overhead(model: Model, rounds: int) -> list[Overhead]:
     return rows
 
 
+def _within(process: Process, sampler: Sampler, grid: Any) -> Sampler:
+    """Restart with an interval that begins at the third last level of the grid, any other sampler as it is."""
+    if not isinstance(sampler, Restart):
+        return sampler
+    low = float(process.sigma(grid[-3]) / process.alpha(grid[-3]))
+    return Restart(intervals=(Interval(low=low, high=2 * low),))
+
+
 def _sampled(model: Model, sampler: Sampler, grid: Any) -> Any:
-    return sample(jax.random.key(0), model.process, model.denoise, sampler, grid, model.shape)
+    denoise = _denoiser(model, sampler)
+    return sample(jax.random.key(0), model.process, denoise, sampler, grid, model.shape)
+
+
+def _denoiser(model: Model, sampler: Sampler) -> Any:
+    return conditional_pair(model.denoise, model.free) if sampler.takes_pair else model.denoise
 
 
 def _bare_call(model: Model, x: jax.Array) -> float:
@@ -170,7 +187,7 @@ def _compile(model: Model, sampler: Sampler, steps: int) -> tuple[float, float |
     grid = jnp.linspace(float(model.process.t_max), 0.0, steps + 1)
     start = time.perf_counter()
     run = jax.jit(lambda key, denoise, grid: sample(key, model.process, denoise, sampler, grid, model.shape).x)
-    compiled = run.lower(jax.random.key(0), model.denoise, grid).compile()
+    compiled = run.lower(jax.random.key(0), _denoiser(model, sampler), grid).compile()
     seconds = time.perf_counter() - start
     used = getattr(compiled.memory_analysis(), "temp_size_in_bytes", None)
     return seconds, None if used is None else used / 1e6

@@ -73,7 +73,7 @@ def optimal_variance(model: Model, times: np.ndarray, training: Source, *, given
     estimate = jax.jit(estimate_optimal_variance, static_argnames=("method", "data_range"))(
         jax.random.key(11),
         model.process,
-        make_denoiser(model, known, None),
+        make_denoiser(model, known),
         jnp.asarray(to_model(training.images[rows])),
         jnp.asarray(times[places]),
         data_range=(-1.0, 1.0),
@@ -135,7 +135,7 @@ def held_out_bits_per_dim(
     for start in range(0, len(images), batch):
         places = np.minimum(np.arange(start, start + batch), len(images) - 1)
         known = jnp.asarray(labels[places]) if conditional and labels is not None else None
-        denoise = make_denoiser(model, known, None, with_variance=isinstance(chosen, Learned))
+        denoise = make_denoiser(model, known, with_variance=isinstance(chosen, Learned))
         part = terms(denoise, jnp.asarray(to_model(images[places])), jnp.asarray(rows[places]))
         parts.append(np.stack([np.asarray(p, np.float64) for p in part], axis=1)[: len(images) - start])
     nats = np.concatenate(parts)

@@ -11,8 +11,8 @@ from jaxtyping import Array
 from diffusion.prediction import Denoiser
 from experiments.errors import UsageError
 from experiments.sampling import Model, make_denoiser
-from samplers.cfgpp import CFGPP, conditional_pair
-from samplers.guidance import autoguidance, interval_guidance
+from samplers.cfgpp import conditional_pair
+from samplers.guidance import autoguidance, classifier_free_guidance, interval_guidance
 from samplers.sample import Sampler
 from samplers.transforms import clipped, dynamically_thresholded
 
@@ -43,7 +43,7 @@ class Wish:
 
     def check(self, model: Model, sampler: Sampler, given_class: bool) -> None:
         """Raise UsageError for what does not go together."""
-        paired = isinstance(sampler, CFGPP)
+        paired = sampler.takes_pair
         if self.guidance is None and self.limited:
             raise UsageError("--guidance-low and --guidance-high limit a guidance; add one, such as --guidance 2.")
         if not 0 <= self.low <= self.high:
@@ -70,29 +70,42 @@ class Wish:
 
     def calls(self, sampler: Sampler, nfe: int) -> int:
         """Network calls for `nfe` calls of the denoiser; at most so many where guidance is limited."""
-        return nfe * (2 if self.guidance is not None or isinstance(sampler, CFGPP) else 1)
+        return nfe * (2 if self.guidance is not None or sampler.takes_pair else 1)
 
-    def denoiser(self, model: Model, sampler: Sampler, labels: Array | None, *, with_variance: bool) -> Any:
-        """The denoiser that the sampler is given. Raises UsageError as `make_denoiser` does."""
-        if isinstance(sampler, CFGPP):
-            make_denoiser(model, labels, 1.0)  # refuses what guidance refuses
-            free, conditional = make_denoiser(model, None, None), make_denoiser(model, labels, None)
-            return conditional_pair(self._clipped(conditional), self._clipped(free))
+    def denoiser(self, model: Model, sampler: Sampler, labels: Array | None, *, with_variance: bool = False) -> Any:
+        """The denoiser that the sampler is given; `with_variance` as in `make_denoiser`.
+
+        Raises UsageError as `make_denoiser` does, and for guidance on a model that has none to give.
+        """
+        if with_variance and self.guidance is not None:
+            raise UsageError("--guidance has no learned variance; choose --sampler.variance small, or another sampler.")
+        main = make_denoiser(model, labels, with_variance=with_variance)
         if self.guidance is not None and self.weak is not None:
-            theirs = labels if self.weak.num_classes else None
-            main, weak = make_denoiser(model, labels, None), make_denoiser(self.weak, theirs, None)
+            weak = make_denoiser(self.weak, labels if self.weak.num_classes else None)
             return self._clipped(autoguidance(main, weak, self.guidance))
-        if self.guidance is not None and self.limited:
-            make_denoiser(model, labels, self.guidance)
-            free, conditional = make_denoiser(model, None, None), make_denoiser(model, labels, None)
-            guided = interval_guidance(model.process, conditional, free, self.guidance, self.low, self.high)
+        if self.guidance is None and not sampler.takes_pair:
+            return self._clipped(main)
+        free = _without_class(model, labels)
+        if sampler.takes_pair:
+            return conditional_pair(self._clipped(main), self._clipped(free))
+        if self.limited:
+            guided = interval_guidance(model.process, main, free, self.guidance, self.low, self.high)
             return self._clipped(guided)
-        return self._clipped(make_denoiser(model, labels, self.guidance, with_variance=with_variance))
+        return self._clipped(classifier_free_guidance(main, free, self.guidance))
 
     def _clipped(self, denoise: Denoiser) -> Denoiser:
         if self.clip == "range":
             return clipped(denoise)
         return dynamically_thresholded(denoise, self.percentile) if self.clip == "dynamic" else denoise
+
+
+def _without_class(model: Model, labels: Array | None) -> Denoiser:
+    """The denoiser that guidance leads away from. Raises UsageError without a class, or without such a denoiser."""
+    if labels is None:
+        raise UsageError("--guidance strengthens a class; name one by --class, such as --class 3.")
+    if model.config.label_dropout == 0:
+        raise UsageError("--guidance needs a model that knows no class too, and this one had --label-dropout 0.")
+    return make_denoiser(model, None)
 
 
 def _check_weak(model: Model, weak: Model) -> None:

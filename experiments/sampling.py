@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,10 @@ from experiments.data.scaling import to_uint8
 from experiments.errors import DivergedError, UsageError
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
-from samplers.guidance import classifier_free_guidance
 from samplers.sample import Sampler, sample
+
+if TYPE_CHECKING:
+    from experiments.guided import Wish
 
 # One key for all samples of all runs: sample i is told apart by its seed, its id.
 KEY_SEED = 0
@@ -43,36 +45,19 @@ class Model:
         return self.config.process()
 
 
-def make_denoiser(
-    model: Model, labels: Array | None, guidance: float | None, *, with_variance: bool = False
-) -> Denoiser:
-    """E[x_0 | x_t] of the model for `labels` (b,), or for no class; guided when `guidance` is given.
+def make_denoiser(model: Model, labels: Array | None, *, with_variance: bool = False) -> Denoiser:
+    """E[x_0 | x_t] of the model for `labels` (b,), or for no class.
 
     `with_variance` keeps the learned variance beside it, for ancestral sampling and the ELBO.
-    Raises UsageError for labels or guidance on a model without classes, and for guidance without labels.
+    Raises UsageError for labels on a model without classes.
     """
     if labels is not None and model.num_classes == 0:
         raise UsageError("--class goes with a conditional model, and this run was trained without --conditional.")
-    if guidance is not None and labels is None:
-        raise UsageError("--guidance strengthens a class; name one by --class, such as --class 3.")
-    if guidance is not None and not np.isfinite(guidance):
-        raise UsageError(f"--guidance is {guidance}; give a finite number, 1 for the conditional model.")
-    if guidance is not None and model.config.label_dropout == 0:
-        raise UsageError("--guidance needs a model that knows no class too, and this one had --label-dropout 0.")
-    arguments = (model.network, model.params, model.process, model.config.preconditioning)
-    if model.config.learned_variance:
-        denoise = learned_denoiser(*arguments, labels)
-        if with_variance:
-            if guidance is not None:
-                raise UsageError(
-                    "--guidance has no learned variance; choose --sampler.variance small, or another sampler."
-                )
-            return cast(Denoiser, denoise)
-        free = mean_denoiser(learned_denoiser(*arguments))
-        conditional = mean_denoiser(denoise)
-    else:
-        free, conditional = network_denoiser(*arguments), network_denoiser(*arguments, labels)
-    return conditional if guidance is None else classifier_free_guidance(conditional, free, guidance)
+    arguments = (model.network, model.params, model.process, model.config.preconditioning, labels)
+    if not model.config.learned_variance:
+        return network_denoiser(*arguments)
+    denoise = learned_denoiser(*arguments)
+    return cast(Denoiser, denoise) if with_variance else mean_denoiser(denoise)
 
 
 @dataclass(frozen=True)
@@ -125,18 +110,6 @@ class Throughput:
 
     def __str__(self) -> str:
         return f"{self.rate:.1f} samples/s" + (" with compilation" if self.with_compilation else "")
-
-
-class Wish(Protocol):
-    """How the answers of a model are changed on the way."""
-
-    def denoiser(self, model: Model, sampler: Sampler, labels: Array | None, *, with_variance: bool) -> Any:
-        """The denoiser that the sampler is given."""
-        ...
-
-    def calls(self, sampler: Sampler, nfe: int) -> int:
-        """Network calls for `nfe` calls of the denoiser."""
-        ...
 
 
 class Sampling(Protocol):

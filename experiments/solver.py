@@ -203,6 +203,11 @@ def build_own(config: Config) -> Solver:
     own = config.sampling
     name = choose_name(own.sampler)
     options = AncestralOptions() if name == "ancestral" else SAMPLERS[name].default()
+    if isinstance(options, Sampler) and options.takes_pair and not (config.conditional and config.label_dropout > 0):
+        raise UsageError(
+            f"--sampling.sampler {name} guides a model that knows classes and none; "
+            "add --conditional and a --label-dropout above 0, or choose another sampler, such as ddim."
+        )
     sampler = lambda: _sampler(options, config)  # noqa: E731
     return _checked("--sampling.sampler", name, options, config, sampler, canonical(own.grid), own.steps, {})
 

@@ -62,6 +62,11 @@ class CFGPP(Sampler):
     order: ClassVar[float] = 1
     """That of λ = 0."""
 
+    @property
+    def takes_pair(self) -> bool:
+        """True."""
+        return True
+
     def step(
         self,
         keys: Draws,

@@ -15,6 +15,7 @@ from experiments import fitted_grids, solver
 from experiments.errors import UsageError
 from experiments.sampling import make_denoiser
 from samplers.grid_fit import optimised_grid
+from samplers.registry import SAMPLERS
 
 if TYPE_CHECKING:
     from experiments.training.model import TrainedModel
@@ -53,8 +54,8 @@ def run(arguments: list[str]) -> int:
             raise UsageError(f"{flag} is {value}; give at least 2.")
     if told.rounds < 0:
         raise UsageError(f"--rounds is {told.rounds}; give 0 for the best fixed grid, or more.")
-    if name == "cfgpp":
-        raise UsageError("--sampler cfgpp follows no flow that a grid could be fitted to; fit one for ddim.")
+    if SAMPLERS[name].default().takes_pair:
+        raise UsageError(f"--sampler {name} follows no flow that a grid could be fitted to; fit one for ddim.")
     if told.grid is not None or any(limit is not None for limit in (told.sigma_min, told.sigma_max, told.rho)):
         raise UsageError("--grid and its limits are what is to be found; leave them out.")
     trained = solver.load(told)
@@ -83,7 +84,7 @@ def _fit(told: GridArguments, name: str, trained: TrainedModel) -> dict[str, Any
     key = jax.random.fold_in(jax.random.key(told.seed), 0x6F16)
     try:
         fitted = optimised_grid(
-            *(key, model.process, make_denoiser(model, labels, None), chosen.sampler, chosen.provenance["steps"]),
+            *(key, model.process, make_denoiser(model, labels), chosen.sampler, chosen.provenance["steps"]),
             (told.images, *model.event_shape),
             reference_steps=told.reference_steps,
             rounds=told.rounds,

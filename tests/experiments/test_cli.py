@@ -60,6 +60,7 @@ def test_help_and_usage_errors_need_no_heavy_import():
         (["evaluate", "--run", "x", "--sampler", "heun", "--samples", "1"], "--samples must be at least 2"),
         (["evaluate", "--run", "x", "--sampler", "heun", "--seed", "-1"], "--seed is -1"),
         (["train", "--sampling.sampler", "foo"], "--sampling.sampler foo does not exist"),
+        (["train", "--sampling.sampler", "cfgpp", "--outdir", "x"], "add --conditional and a --label-dropout above 0"),
         (["train", "--sampling.grid", "karas"], "did you mean 'karras'?"),
         (["train", "--sampling.steps", "5000"], "this chain has 1000"),
         (["train", "--sampling.sampler", "heun", "--outdir", "x"], "a discrete chain has no derivative in t"),

@@ -6,6 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffusion.prediction import Preconditioning
+from diffusion.reverse_steps import Learned
+from experiments.config import Chain, Config
+from experiments.errors import UsageError
+from experiments.guided import Wish
+from experiments.sampling import Model
+from samplers import Ancestral
+
+CHAIN = Config(schedule=Chain(), preconditioning=Preconditioning("eps"), learned_variance=True)
+LEARNED = Model(CHAIN, lambda *_: None, None, (2, 2, 1), num_classes=10)
+"""A model that is only asked for what it cannot do."""
+
 
 @pytest.fixture(scope="module")
 def draw(run_command, conditional_run, tmp_path_factory):
@@ -163,3 +175,9 @@ def test_grids_that_cannot_be_fitted_are_refused(run_command, conditional_run, a
     outcome = run_command("grid", "--run", conditional_run, *arguments)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert words in outcome.err
+
+
+@pytest.mark.parametrize("wish", [Wish(2.0), Wish(2.0, low=0.3, high=3.0), Wish(2.0, weak=LEARNED)])
+def test_guidance_has_no_learned_variance(wish):
+    with pytest.raises(UsageError, match="--guidance has no learned variance; choose"):
+        wish.denoiser(LEARNED, Ancestral(Learned()), np.zeros(2, int), with_variance=True)
