@@ -55,8 +55,9 @@ FITTED = (
 @functools.cache
 def _fitted(name: str, which: int, steps: int) -> Grid:
     denoise = sibling(name).denoiser(PROCESS)
-    shape = (128, sibling(name).means.shape[-1])
-    return optimised_grid(jax.random.key(2), PROCESS, denoise, FITTED[which], steps, shape).grid
+    d = sibling(name).means.shape[-1]
+    shape = (int(np.clip(4096 // d, 16, 128)), d)  # many coordinates average the error as many samples do
+    return optimised_grid(jax.random.key(2), PROCESS, denoise, FITTED[which], steps, shape, rounds=15).grid
 
 
 def fitted(problem: Problem, sampler: Sampler, steps: int) -> Grid:
