@@ -1,0 +1,1 @@
+"""One file for each topic; each registers its rows."""

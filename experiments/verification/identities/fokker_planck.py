@@ -1,0 +1,366 @@
+"""Rows 19, 20, 22 and 23: densities, scores and samples in the equations that move them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from diffusion import Process, score, velocity
+from diffusion.dynamics import Drift
+from diffusion.fokker_planck import (
+    Cosines,
+    FokkerPlanck,
+    continuity_residual,
+    coupled_paths,
+    density_residual,
+    forward_equation,
+    generator,
+    gradient,
+    log_density_residual,
+    reverse_equation,
+    score_residual,
+    weak_residual,
+)
+from diffusion.fokker_planck.weak import GaussianBumps, Monomials, TestFunctions
+from diffusion.likelihood import log_likelihood
+from diffusion.likelihood.solvers import Adaptive
+from diffusion.oracles.law import Law
+from experiments.verification.laws import PROCESSES, gauss_legendre, line, log_density, mixture
+from experiments.verification.plots import Curves, HeatMap
+from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative
+
+_ORACLE = "a mixture of three Gaussians, whose p_t and score are closed forms"
+_ROUNDING = "a closed form differentiated by machine: what is left is rounding, about 1e-14 of terms of size 1"
+
+
+def _points(setting: Setting, process: Process, t: float, count: int = 16) -> jax.Array:
+    return mixture(setting.dim).sample_marginal(setting.key(0), process, count, t)
+
+
+@jax.jit
+def _log_density_residual(equation: FokkerPlanck, ln_p: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+    return log_density_residual(equation, ln_p, x, t).value
+
+
+@jax.jit
+def _continuity_residual(flow: Partial, ln_p: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+    return continuity_residual(flow, ln_p, x, t).value
+
+
+@jax.jit
+def _relative_density_residual(equation: FokkerPlanck, ln_p: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+    def density(y: jax.Array, u: jax.Array) -> jax.Array:
+        return jnp.exp(ln_p(y, u))
+
+    return density_residual(equation, density, x, t).value / density(x, t)
+
+
+def _size(residual: jax.Array) -> float:
+    return float(jnp.max(jnp.abs(residual)))
+
+
+def _worst(values: dict[str, float]) -> Measured:
+    name = max(values, key=lambda key: values[key] if values[key] == values[key] else np.inf)
+    return Measured(values[name], f"largest for {name}")
+
+
+@identity(
+    row="19a",
+    name="fokker-planck-density",
+    topic="fokker-planck",
+    title="The Fokker-Planck equation of the density",
+    latex=r"\partial_t p_t = -\nabla\cdot(f\,p_t) + \sum_{ij}\partial_i\partial_j(D_{ij}\,p_t),\quad D=\frac{1}{2}GG^T",
+    compared="both sides at 16 draws of p_t, for VP, SubVP, VE, EDM and RectifiedFlow, over p_t",
+    oracle=_ORACLE,
+    source="Fokker 1914; Planck 1917; Risken 1989, eq. 4.95",
+    tolerance=1e-10,
+    why=_ROUNDING,
+    functions=("diffusion.fokker_planck.density_residual", "diffusion.fokker_planck.forward_equation"),
+    test="tests/diffusion/test_residuals.py",
+)
+def _density(setting: Setting) -> Measured:
+    found = {}
+    for name, (process, t) in PROCESSES.items():
+        ln_p, x = log_density(mixture(setting.dim), process), _points(setting, process, t)
+        found[name] = _size(_relative_density_residual(forward_equation(process), ln_p, x, t))
+    return _worst(found)
+
+
+@identity(
+    row="19b",
+    name="fokker-planck-log-density",
+    topic="fokker-planck",
+    title="The Fokker-Planck equation of the log-density, which is a continuity equation",
+    latex=r"\partial_t \ln p_t + \nabla\cdot v + v\cdot\nabla\ln p_t = 0,\quad v = f - \nabla\cdot D - D\nabla\ln p_t",
+    compared="the left side with 0 at 16 draws of p_t, for five processes; the map is that of VP on the line",
+    oracle=_ORACLE,
+    source="Song et al. 2021, arXiv:2011.13456, appendix D.1",
+    tolerance=1e-10,
+    why=_ROUNDING,
+    functions=("diffusion.fokker_planck.log_density_residual", "diffusion.fokker_planck.probability_velocity"),
+    test="tests/diffusion/test_residuals.py",
+)
+def _log_density(setting: Setting) -> Measured:
+    found = {}
+    for name, (process, t) in PROCESSES.items():
+        ln_p, x = log_density(mixture(setting.dim), process), _points(setting, process, t)
+        found[name] = _size(_log_density_residual(forward_equation(process), ln_p, x, t))
+    worst = _worst(found)
+    return Measured(worst.error, worst.detail, _map_over_space_and_time())
+
+
+def _map_over_space_and_time() -> HeatMap:
+    process = PROCESSES["VP"][0]
+    x, t = np.linspace(-4, 4, 81), np.linspace(0.05, 1.0, 39)
+    points = jnp.tile(jnp.asarray(x)[:, None], (len(t), 1))
+    times = jnp.repeat(jnp.asarray(t), len(x))
+    residual = _log_density_residual(forward_equation(process), log_density(line(), process), points, times)
+    return HeatMap(x, t, np.asarray(residual).reshape(len(t), len(x)), "x", "t", "|residual|", log=True)
+
+
+@identity(
+    row="19c",
+    name="fokker-planck-score",
+    topic="fokker-planck",
+    title="The score Fokker-Planck equation",
+    latex=r"\partial_t s + \nabla(\nabla\cdot v + v\cdot s) = 0,\quad v = f - \nabla\cdot D - D\,s",
+    compared="the left side with 0 at 16 draws of p_t, for five processes, s from the exact denoiser",
+    oracle=_ORACLE,
+    source="Lai et al. 2023, arXiv:2210.04296, eq. 8",
+    tolerance=1e-10,
+    why=_ROUNDING,
+    functions=("diffusion.fokker_planck.score_residual", "diffusion.prediction.score"),
+    test="tests/diffusion/test_residuals.py",
+)
+def _score(setting: Setting) -> Measured:
+    found = {}
+    for name, (process, t) in PROCESSES.items():
+        s, x = score(process, mixture(setting.dim).denoiser(process)), _points(setting, process, t)
+        found[name] = _size(jax.jit(lambda *given: score_residual(*given).value)(forward_equation(process), s, x, t))
+    return _worst(found)
+
+
+@identity(
+    row="19d",
+    name="reverse-family",
+    topic="fokker-planck",
+    title="One law, a family of SDEs",
+    latex=r"dx = [f x - \frac{1}{2}(g^2+\tilde\sigma^2)\nabla\ln p_t]\,dt + \tilde\sigma\,d\bar w"
+    r"\quad\mathrm{has\ the\ marginals}\ p_t\ \mathrm{for\ any}\ \tilde\sigma(t)",
+    compared="its Fokker-Planck equation in t_max − t with 0, for σ̃/g of 0, ½, 1 and 1.7, on VP and EDM",
+    oracle=_ORACLE,
+    source="Song et al. 2021, arXiv:2011.13456, eq. 6; Zhang & Chen 2023, arXiv:2204.13902, eq. 7",
+    tolerance=1e-10,
+    why=_ROUNDING,
+    functions=("diffusion.dynamics.reverse_sde", "diffusion.fokker_planck.reverse_equation"),
+    test="tests/diffusion/test_residuals.py",
+)
+def _reverse_family(setting: Setting) -> Measured:
+    found, law = {}, mixture(setting.dim)
+    for name in ("VP", "EDM"):
+        process, t = PROCESSES[name]
+        x, end = _points(setting, process, t), process.t_max
+
+        backwards = Partial(_backwards, law, process)
+        for level in (0.0, 0.5, 1.0, 1.7):
+            equation = reverse_equation(process, law.denoiser(process), level)
+            residual = _log_density_residual(equation, backwards, x, end - t)
+            found[f"{name} at {level:g} g"] = _size(residual)
+    return _worst(found)
+
+
+def _backwards(law: Law, process: Process, y: jax.Array, tau: jax.Array) -> jax.Array:
+    return law.log_prob(process, y, process.t_max - tau)
+
+
+@identity(
+    row="19e",
+    name="probability-flow",
+    topic="fokker-planck",
+    title="The probability-flow ODE moves the same densities",
+    latex=r"\partial_t\ln p_t + \nabla\cdot u + u\cdot\nabla\ln p_t = 0,\quad "
+    r"u = \dot\alpha\,\mathbb{E}[x_0|x_t] + \dot\sigma\,\mathbb{E}[z|x_t]",
+    compared="the left side with 0 at 16 draws of p_t, for five processes",
+    oracle=_ORACLE,
+    source="Song et al. 2021, arXiv:2011.13456, eq. 13",
+    tolerance=1e-10,
+    why=_ROUNDING,
+    functions=("diffusion.dynamics.velocity", "diffusion.fokker_planck.continuity_residual"),
+    test="tests/diffusion/test_residuals.py",
+)
+def _flow(setting: Setting) -> Measured:
+    found, law = {}, mixture(setting.dim)
+    for name, (process, t) in PROCESSES.items():
+        flow, x = velocity(process, law.denoiser(process)), _points(setting, process, t)
+        found[name] = _size(_continuity_residual(flow, log_density(law, process), x, t))
+    return _worst(found)
+
+
+def _families(setting: Setting) -> dict[str, TestFunctions]:
+    rng = np.random.default_rng(1)
+    return {
+        "cosines": Cosines.random(setting.key(3), 8, setting.dim, 0.7),
+        "bumps": GaussianBumps(jnp.asarray(rng.normal(size=(4, setting.dim))), jnp.linspace(0.8, 1.4, 4)),
+        "monomials": Monomials.up_to(2, setting.dim),
+    }
+
+
+@identity(
+    row="20a",
+    name="weak-form",
+    topic="fokker-planck",
+    title="The Fokker-Planck equation by test functions",
+    latex=r"\frac{d}{dt}\,\mathbb{E}\,\varphi(x_t) = \mathbb{E}[f\cdot\nabla\varphi + D:\nabla\nabla\varphi]"
+    r"\quad\mathrm{for\ every\ smooth}\ \varphi",
+    compared="both sides from 20,000 samples, for cosines, Gaussian bumps and monomials, on five processes",
+    oracle="samples of a mixture; the two sides share them, and d/dt is a difference whose O(h²) is removed",
+    source="Risken 1989, section 4.7; by parts from eq. 4.95",
+    tolerance=STANDARD_ERRORS,
+    why="4 standard errors of the mean; one comparison in 16,000 exceeds them when the equation holds",
+    functions=("diffusion.fokker_planck.weak_residual", "diffusion.fokker_planck.generator"),
+    kind="statistical",
+    detects=0.05,
+    test="tests/diffusion/test_weak_form.py",
+)
+def _weak(setting: Setting) -> Measured:
+    law, worst, count, where = mixture(setting.dim), 0.0, 0, ""
+    for name, (process, t) in PROCESSES.items():
+        x_0 = law.sample(setting.key(1), 20_000)
+        paths = coupled_paths(process, x_0, process.noise.sample(setting.key(2), x_0.shape))
+        true = forward_equation(process)
+        equation = FokkerPlanck(true.drift, lambda x, u, true=true: (1 + setting.seeded) * true.spread(x, u))
+        for family, functions in _families(setting).items():
+            # In float32 a difference over 2h = 0.002 t would be nothing but rounding.
+            step = (1e-3 if setting.precision == "float64" else 3e-2) * t
+            found = weak_residual(equation, paths, functions, t, step=step)
+            error, count = float(jnp.max(jnp.abs(found.value) / found.standard_error)), count + found.value.size
+            if not error <= worst:
+                worst, where = error, f"{family} on {name}"
+    return Measured(worst, f"the largest of {count} comparisons, {where}")
+
+
+@identity(
+    row="20b",
+    name="weak-form-gaussian",
+    topic="fokker-planck",
+    title="The same without sampling: Gaussian data and cosines",
+    latex=r"\frac{d}{dt}\,e^{-k^2 v_t/2}\cos(k m_t + c) = \mathbb{E}[-f\,k\sin(kx+c) - D\,k^2\cos(kx+c)]",
+    compared="the derivative of the characteristic function with the mean of the generator, by 60-point quadrature",
+    oracle="N(m, v) on the line, whose characteristic function is known at all times",
+    source="Risken 1989, section 2.2",
+    tolerance=1e-11,
+    why="Gauss-Hermite quadrature is exact here to rounding",
+    functions=("diffusion.fokker_planck.generator",),
+    test="tests/diffusion/test_weak_form.py",
+)
+def _weak_gaussian(setting: Setting) -> Measured:
+    mean, variance, found = 0.7, 0.3, {}
+    functions = Cosines(jnp.asarray([[0.5], [1.3], [2.0]]), jnp.asarray([0.0, 0.4, 1.0]))
+    k, c = functions.frequencies[:, 0], functions.phases
+    nodes, weights = (jnp.asarray(part) for part in np.polynomial.hermite_e.hermegauss(60))
+    for name, (process, t) in PROCESSES.items():
+
+        def moments(u: jax.Array, process: Process = process) -> tuple[jax.Array, jax.Array]:
+            return process.alpha(u) * mean, process.alpha(u) ** 2 * variance + process.sigma(u) ** 2
+
+        def expectation(u: jax.Array, moments=moments) -> jax.Array:
+            m, v = moments(u)
+            return jnp.exp(-0.5 * k**2 * v) * jnp.cos(k * m + c)
+
+        m, v = moments(jnp.asarray(t))
+        x = m + jnp.sqrt(v) * nodes[:, None]
+        right = weights / jnp.sum(weights) @ generator(forward_equation(process), functions, x, t)
+        left = jax.jvp(expectation, (jnp.asarray(t),), (jnp.ones(()),))[1]
+        found[name] = relative(left, right)
+    return _worst(found)
+
+
+@identity(
+    row="22",
+    name="likelihood",
+    topic="likelihood",
+    title="Likelihood by the instantaneous change of variables",
+    latex=r"\ln p_0(x_0) = \ln p_T(x_T) + \int_0^T \nabla\cdot u(x_t,t)\,dt,\quad \dot x = u",
+    compared="the integral with the oracle's ln p_0 at 8 draws, on VP, EDM and RectifiedFlow, in nats",
+    oracle="a mixture of three Gaussians; its own p_T is the terminal density, so that nothing is cut off",
+    source="Chen et al. 2018, arXiv:1806.07366, eq. 8; Song et al. 2021, arXiv:2011.13456, eq. 39",
+    tolerance=1e-7,
+    why="an adaptive solver of order 5 with tolerances of 1e-9; errors add up along the way",
+    functions=("diffusion.likelihood.log_likelihood",),
+    amplification=1e4,
+    answers=True,
+    test="tests/diffusion/test_likelihood.py",
+)
+def _likelihood(setting: Setting) -> Measured:
+    law, found, solver = mixture(setting.dim), {}, _solver(setting)
+    x = law.sample(setting.key(0), 8)
+    for name in ("VP", "EDM", "RectifiedFlow"):
+        process = PROCESSES[name][0]
+        denoise = setting.answered(law.denoiser(process))
+        result = log_likelihood(
+            *(process, denoise, x),
+            solver=solver,
+            terminal=log_density(law, process),
+        )
+        exact = law.log_prob(process, x, solver.span(process)[0])
+        found[name] = float(jnp.max(jnp.abs(result.log_prob - exact)))
+    return _worst(found)
+
+
+def _solver(setting: Setting) -> Adaptive:
+    tolerance = 1e-9 if setting.precision == "float64" else 1e-6
+    return Adaptive(tolerance, tolerance, t_start=0.0)
+
+
+@identity(
+    row="23a",
+    name="heat-equation",
+    topic="fokker-planck",
+    title="The ODE that solves the heat equation",
+    latex=r"\dot x = -D\,\nabla\ln p_t\quad\Rightarrow\quad \partial_t p_t = D\,\Delta p_t,\quad D=\sigma\dot\sigma",
+    compared="the continuity equation of that velocity with 0 at 16 draws of p_t, on VE and EDM",
+    oracle=_ORACLE,
+    source="Song et al. 2021, arXiv:2011.13456, eq. 13, with α = 1",
+    tolerance=1e-10,
+    why=_ROUNDING,
+    functions=("diffusion.fokker_planck.continuity_residual", "diffusion.fokker_planck.gradient"),
+)
+def _heat(setting: Setting) -> Measured:
+    found = {}
+    for name in ("VE", "EDM"):
+        process, t = PROCESSES[name]
+        ln_p = log_density(mixture(setting.dim), process)
+        downhill = Partial(_downhill, process, gradient(ln_p))
+        found[name] = _size(_continuity_residual(downhill, ln_p, _points(setting, process, t), t))
+    return _worst(found)
+
+
+def _downhill(process: Process, slope: Drift, x: jax.Array, t: jax.Array) -> jax.Array:
+    return -process.sigma(t) * process.schedule.sigma_dot(t) * slope(x, t)
+
+
+@identity(
+    row="23b",
+    name="heat-kernel",
+    topic="fokker-planck",
+    title="Diffusion multiplies the Fourier transform",
+    latex=r"\hat p_t(\omega) = e^{-\sigma_t^2\omega^2/2}\,\hat p_0(\omega)",
+    compared="the Fourier transform of p_t at 5 frequencies with that of p_0 times the Gaussian, on EDM",
+    oracle="two Gaussians on the line, transformed by quadrature",
+    source="the heat kernel; Gauss's integral",
+    tolerance=1e-10,
+    why="Gauss-Legendre quadrature with 400 nodes, exact here to rounding",
+    functions=("diffusion.oracles.law.Law.log_prob",),
+)
+def _fourier(setting: Setting) -> Measured:
+    process, law, t = PROCESSES["EDM"][0], line(), 0.5
+    x, weights = gauss_legendre(-8.0, 8.0, 400)
+    omega = jnp.asarray([0.3, 0.8, 1.5, 2.5, 4.0])
+    wave = jnp.exp(-1j * omega * x)
+    before, after = (weights * jnp.exp(law.log_prob(process, x, u)) @ wave for u in (0.0, t))
+    expected = jnp.exp(-0.5 * process.sigma(t) ** 2 * omega**2) * before
+    error = float(jnp.max(jnp.abs(after - expected)))
+    lines = {"exact": np.abs(expected), "of p_t": np.abs(after)}
+    return Measured(error, plot=Curves(np.asarray(omega), lines, "ω", "|Fourier transform|", log_y=True))

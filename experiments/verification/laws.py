@@ -1,0 +1,54 @@
+"""The laws that identities are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array
+
+from diffusion import EDM, VE, VP, Process, RectifiedFlow, SubVP
+from diffusion.oracles import GaussianMixture
+from diffusion.oracles.law import Law
+
+PROCESSES: dict[str, tuple[Process, float]] = {
+    "VP": (Process(VP()), 0.4),
+    "SubVP": (Process(SubVP()), 0.4),
+    "VE": (Process(VE()), 0.4),
+    "EDM": (Process(EDM()), 0.7),
+    "RectifiedFlow": (Process(RectifiedFlow()), 0.4),
+}
+"""Continuous Gaussian processes, and a time in the middle of each."""
+
+
+def mixture(dim: int) -> GaussianMixture:
+    """Three unequal, overlapping humps."""
+    rng = np.random.default_rng(0)
+    means = rng.normal(size=(3, dim)) / np.sqrt(max(dim, 3) / 3)
+    return GaussianMixture.isotropic(means, stds=np.asarray([0.4, 0.6, 0.5]), weights=np.asarray([0.2, 0.5, 0.3]))
+
+
+def line() -> GaussianMixture:
+    """Two unequal humps on the line."""
+    return GaussianMixture.isotropic(
+        means=np.asarray([[-1.0], [1.5]]), stds=np.asarray([0.3, 0.5]), weights=np.asarray([0.35, 0.65])
+    )
+
+
+def log_density(law: Law, process: Process) -> Callable[[Array, Any], Array]:
+    """(x, t) -> ln p_t(x)."""
+    return Partial(_log_density, law, process)
+
+
+def _log_density(law: Law, process: Process, x: Array, t: Any) -> Array:
+    return law.log_prob(process, x, t)
+
+
+def gauss_legendre(low: float, high: float, count: int) -> tuple[Array, Array]:
+    """(nodes (count, 1), weights (count,)) on an interval."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    half = 0.5 * (high - low)
+    return jnp.asarray(low + half * (nodes + 1))[:, None], jnp.asarray(half * weights)

@@ -1,0 +1,115 @@
+"""What a check can show besides its number, as data; `draw` makes an SVG of it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+COLOURS = ("#0b62a4", "#c1272d", "#3a7d34", "#8a5a9e", "#b8860b")
+INK, GRID = "#222222", "#e4e4e4"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Lines over one axis."""
+
+    x: Any
+    lines: dict[str, Any]
+    """By label; a label that starts with "exact" is drawn in grey behind the others."""
+    x_label: str
+    y_label: str
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A number for each (x, y)."""
+
+    x: Any
+    y: Any
+    values: Any
+    """(len(y), len(x))."""
+    x_label: str
+    y_label: str
+    value_label: str
+    log: bool = False
+    """Colours by the logarithm of the absolute value."""
+
+
+@dataclass(frozen=True)
+class FlowLines:
+    """Lines of a plane field through a picture of a density."""
+
+    x: Any
+    y: Any
+    u: Any
+    v: Any
+    """(len(y), len(x)) each."""
+    density: Any
+    x_label: str
+    y_label: str
+
+
+Plot = Curves | HeatMap | FlowLines
+
+
+def draw(plot: Plot) -> str:
+    """The plot as the text of an SVG, without the XML header."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    style = {"svg.fonttype": "path", "svg.hashsalt": "scorefield", "font.size": 9, "axes.edgecolor": INK}
+    with plt.rc_context(style):
+        figure, panel = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
+        {Curves: _curves, HeatMap: _heat_map, FlowLines: _flow_lines}[type(plot)](panel, plot)
+        panel.set_xlabel(plot.x_label)
+        panel.set_ylabel(plot.y_label)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _curves(panel: Any, plot: Curves) -> None:
+    colours = iter(COLOURS * (1 + len(plot.lines) // len(COLOURS)))
+    for label, values in plot.lines.items():
+        exact = label.startswith("exact")
+        style: dict[str, Any] = {"color": "#9a9a9a", "linewidth": 4, "zorder": 1} if exact else {"color": next(colours)}
+        if len(plot.x) <= 12 and not exact:
+            style["marker"] = "o"
+        panel.plot(plot.x, np.asarray(values), label=label, **style)
+    if plot.log_x:
+        panel.set_xscale("log")
+    if plot.log_y:
+        panel.set_yscale("log")
+    panel.grid(True, color=GRID, linewidth=0.8)
+    panel.spines[["top", "right"]].set_visible(False)
+    if len(plot.lines) > 1:
+        panel.legend(frameon=False, fontsize=8)
+
+
+def _heat_map(panel: Any, plot: HeatMap) -> None:
+    from matplotlib.colors import LogNorm
+
+    values = np.asarray(plot.values, np.float64)
+    if plot.log:
+        values = np.maximum(np.abs(values), 1e-18)
+        norm = LogNorm(values.min(), max(values.max(), 10 * values.min()))
+        mesh = panel.pcolormesh(plot.x, plot.y, values, norm=norm, cmap="viridis", rasterized=True)
+    else:
+        mesh = panel.pcolormesh(plot.x, plot.y, values, cmap="viridis", rasterized=True)
+    panel.figure.colorbar(mesh, label=plot.value_label)
+
+
+def _flow_lines(panel: Any, plot: FlowLines) -> None:
+    panel.pcolormesh(plot.x, plot.y, plot.density, cmap="Blues", rasterized=True)
+    panel.streamplot(
+        np.asarray(plot.x), np.asarray(plot.y), np.asarray(plot.u), np.asarray(plot.v), color=INK, linewidth=0.7
+    )
+    panel.set_aspect("equal")
