@@ -11,6 +11,7 @@ from diffusion.score_matching import (
     denoising_score_matching,
     denoising_terms,
     explicit_score_matching,
+    finite_difference_score_matching,
     implicit_score_matching,
     sliced_score_matching,
 )
@@ -63,12 +64,15 @@ def test_the_losses_differ_by_constants_and_have_equal_gradients(x64):
     def sliced(theta):  # d = 1: v² = 1, so one draw is exact
         return jnp.sum(p * sliced_score_matching(jax.random.key(0), model(theta), x))
 
+    def finite_difference(theta):  # the same, to h² ~ 1e-10
+        return jnp.sum(p * finite_difference_score_matching(jax.random.key(0), model(theta), x, 1e-5))
+
     def denoising(theta):  # ½ E|s − ∇ln p(x_t|x_0)|² over atoms and noise
         error = model(theta)(x) + (x - alpha * MEANS) / sigma**2
         return jnp.sum(WEIGHTS * conditional * 0.5 * error**2)
 
     thetas = [jnp.asarray(theta) for theta in ([-1.0, 0.8, 0.1], [0.4, -1.3, -0.5], [2.0, 0.2, 0.0])]
-    for other in (implicit, sliced, denoising):
+    for other in (implicit, sliced, finite_difference, denoising):
         gaps = [float(explicit(theta) - other(theta)) for theta in thetas]
         np.testing.assert_allclose(gaps, gaps[0], rtol=1e-9)
         for theta in thetas:
@@ -88,6 +92,45 @@ def test_implicit_and_sliced_divergence_in_many_dimensions(x64):
     gap = np.asarray(sliced_score_matching(jax.random.key(2), model, x) - expected)
     assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
     assert gap.std() > 0
+
+
+@pytest.fixture
+def crooked():
+    """A score in five dimensions that is no gradient, and points of shape (8, 5, 1)."""
+    matrix = np.random.default_rng(0).normal(size=(5, 5))
+    x = jax.random.normal(jax.random.key(1), (8, 5, 1))
+    return matrix, lambda y: jnp.tanh(jnp.einsum("ij,bjk->bik", matrix, y)) - y, x
+
+
+def test_finite_differences_have_the_slices_for_their_limit(x64, crooked):
+    """Along the same v the error is of order h², and none for a linear s; h is not compiled in."""
+    (matrix, model, x), key, traces = crooked, jax.random.key(2), []
+
+    @jax.jit
+    def loss(step):
+        traces.append(step)
+        return finite_difference_score_matching(key, model, x, step)
+
+    steps = np.array([0.04, 0.02, 0.01])
+    errors = np.array([loss(h) - sliced_score_matching(key, model, x) for h in steps])
+    orders = np.log2(np.abs(errors[:-1] / errors[1:]))
+    np.testing.assert_allclose(orders, 2, atol=0.05)
+    assert len(traces) == 1
+
+    def linear(y):
+        return jnp.einsum("ij,bjk->bik", matrix, y)
+
+    exact = sliced_score_matching(key, linear, x)
+    np.testing.assert_allclose(finite_difference_score_matching(key, linear, x, 0.7), exact, rtol=1e-12)
+
+
+def test_finite_differences_draw_for_each_element_from_its_own_key(crooked):
+    (_, model, x), keys = crooked, jax.random.split(jax.random.key(3), 8)
+    whole = finite_difference_score_matching(keys, model, x)
+    np.testing.assert_allclose(finite_difference_score_matching(keys[3:5], model, x[3:5]), whole[3:5], atol=1e-3)
+    np.testing.assert_allclose(whole, sliced_score_matching(keys, model, x), atol=2e-3)
+    with pytest.raises(ValueError, match=r"step = 0\.0; give a positive length"):
+        finite_difference_score_matching(keys, model, x, 0.0)
 
 
 SCHEDULES = [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()]
