@@ -46,11 +46,21 @@ class AncestralOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunArguments:
-    """What every command is told that samples a run."""
+class CheckpointArguments:
+    """Which parameters of a run."""
 
     run: Path
     """Folder of a run, or of one of its checkpoints."""
+    ema: str = "0"
+    """Which parameters: the number of an average, counted from 0, or raw."""
+    best: bool = False
+    """Take the checkpoint of the lowest held-out loss, not the newest."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunArguments(CheckpointArguments):
+    """What every command is told that samples a run."""
+
     sampler: Any
     """Options of the sampler."""
     steps: int | None = None
@@ -64,10 +74,6 @@ class RunArguments:
     """Largest σ/α of these grids."""
     rho: float | None = None
     """Exponent of the karras grid. [7]"""
-    ema: str = "0"
-    """Which parameters: the number of an average, counted from 0, or raw."""
-    best: bool = False
-    """Take the checkpoint of the lowest held-out loss, not the newest."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -103,7 +109,7 @@ def read(
     return told, name or "heun"
 
 
-def load(told: RunArguments) -> TrainedModel:
+def load(told: CheckpointArguments) -> TrainedModel:
     """The run's checkpoint that was asked for; a line on standard error for each that is passed over."""
     from experiments.training.model import load_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,11 @@ def _log_density(law: Law, process: Process, x: Array, t: Any) -> Array:
 
 def gauss_legendre(low: float, high: float, count: int) -> tuple[Array, Array]:
     """(nodes (count, 1), weights (count,)) on an interval."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
+    nodes, weights = _legendre(count)
     half = 0.5 * (high - low)
     return jnp.asarray(low + half * (nodes + 1))[:, None], jnp.asarray(half * weights)
+
+
+@functools.cache
+def _legendre(count: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(count)

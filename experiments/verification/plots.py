@@ -78,11 +78,14 @@ def draw(plot: Plot) -> str:
 
 def _curves(panel: Any, plot: Curves) -> None:
     colours = iter(COLOURS * (1 + len(plot.lines) // len(COLOURS)))
+    exacts = [label for label in plot.lines if label.startswith("exact")]
     for label, values in plot.lines.items():
-        exact = label.startswith("exact")
+        exact = label in exacts
         style: dict[str, Any] = {"color": "#9a9a9a", "linewidth": 4, "zorder": 1} if exact else {"color": next(colours)}
         if len(plot.x) <= 12 and not exact:
             style["marker"] = "o"
+        if exact and 1 < len(exacts) == len(plot.lines) / 2:  # each has its partner: one word for all of them
+            label = "exact" if label == exacts[0] else "_nolegend_"
         panel.plot(plot.x, np.asarray(values), label=label, **style)
     if plot.log_x:
         panel.set_xscale("log")

@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -27,6 +27,8 @@ Kind = Literal["exact", "statistical", "false"]
 
 ROUNDOFF: dict[str, float] = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-9}
 """Half the distance from 1 to the next number."""
+ANSWERS = 100.0
+"""Roundoffs that an identity may be off by in bfloat16 at most, where nothing but networks' answers is rounded."""
 STANDARD_ERRORS = 4.0
 """What a statistical check may be off by: one comparison in 15,787 is, when the identity holds."""
 
@@ -118,7 +120,8 @@ class Identity:
         """The tolerance in this precision."""
         if self.kind != "exact" or precision == "float64":
             return self.tolerance
-        return max(self.tolerance, self.amplification * ROUNDOFF[precision])
+        roundoffs = min(self.amplification, ANSWERS) if precision == "bfloat16" else self.amplification
+        return max(self.tolerance, roundoffs * ROUNDOFF[precision])
 
     def passes(self, error: float, precision: Precision) -> bool:
         """Whether a measured error is as it should be; NaN never is."""
@@ -216,6 +219,24 @@ def run(one: Identity, setting: Setting) -> Row:
 def applicable(setting: Setting) -> Sequence[Identity]:
     """Those that say something in this precision: in bfloat16, those that a network's answer enters."""
     return [one for one in identities() if setting.precision != "bfloat16" or one.answers or one.kind != "exact"]
+
+
+def shown(value: float) -> str:
+    """A measured number as people read it: 2.9, 3.1e-15."""
+    if not np.isfinite(value):
+        return "not a number"
+    return f"{value:.2g}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+
+
+def worst_of(values: Mapping[str, float], plot: Plot | None = None) -> Measured:
+    """The largest of several errors, and for what it is; NaN is larger than all."""
+    name = max(values, key=lambda key: values[key] if values[key] == values[key] else np.inf)
+    return Measured(values[name], f"largest for {name}", plot)
+
+
+def refuted(setting: Setting, false: float, right: float) -> float:
+    """How far off a false statement is; 0 where what is true does not hold: the refutation would be worth nothing."""
+    return false if right < (1e-10 if setting.precision == "float64" else 1e-4) else 0.0
 
 
 def relative(found: Any, expected: Any) -> float:

@@ -1,4 +1,4 @@
-"""Rows 19, 20, 22 and 23: densities, scores and samples in the equations that move them."""
+"""Rows 19, 22 and 23: densities and scores in the equations that move them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,21 @@ from jax.tree_util import Partial
 from diffusion import Process, score, velocity
 from diffusion.dynamics import Drift
 from diffusion.fokker_planck import (
-    Cosines,
     FokkerPlanck,
     continuity_residual,
-    coupled_paths,
     density_residual,
     forward_equation,
-    generator,
     gradient,
     log_density_residual,
     reverse_equation,
     score_residual,
-    weak_residual,
 )
-from diffusion.fokker_planck.weak import GaussianBumps, Monomials, TestFunctions
 from diffusion.likelihood import log_likelihood
 from diffusion.likelihood.solvers import Adaptive
 from diffusion.oracles.law import Law
 from experiments.verification.laws import PROCESSES, gauss_legendre, line, log_density, mixture
 from experiments.verification.plots import Curves, HeatMap
-from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative
+from experiments.verification.registry import Measured, Setting, identity, worst_of
 
 _ORACLE = "a mixture of three Gaussians, whose p_t and score are closed forms"
 _ROUNDING = "a closed form differentiated by machine: what is left is rounding, about 1e-14 of terms of size 1"
@@ -61,11 +56,6 @@ def _size(residual: jax.Array) -> float:
     return float(jnp.max(jnp.abs(residual)))
 
 
-def _worst(values: dict[str, float]) -> Measured:
-    name = max(values, key=lambda key: values[key] if values[key] == values[key] else np.inf)
-    return Measured(values[name], f"largest for {name}")
-
-
 @identity(
     row="19a",
     name="fokker-planck-density",
@@ -85,7 +75,7 @@ def _density(setting: Setting) -> Measured:
     for name, (process, t) in PROCESSES.items():
         ln_p, x = log_density(mixture(setting.dim), process), _points(setting, process, t)
         found[name] = _size(_relative_density_residual(forward_equation(process), ln_p, x, t))
-    return _worst(found)
+    return worst_of(found)
 
 
 @identity(
@@ -107,7 +97,7 @@ def _log_density(setting: Setting) -> Measured:
     for name, (process, t) in PROCESSES.items():
         ln_p, x = log_density(mixture(setting.dim), process), _points(setting, process, t)
         found[name] = _size(_log_density_residual(forward_equation(process), ln_p, x, t))
-    worst = _worst(found)
+    worst = worst_of(found)
     return Measured(worst.error, worst.detail, _map_over_space_and_time())
 
 
@@ -139,7 +129,7 @@ def _score(setting: Setting) -> Measured:
     for name, (process, t) in PROCESSES.items():
         s, x = score(process, mixture(setting.dim).denoiser(process)), _points(setting, process, t)
         found[name] = _size(jax.jit(lambda *given: score_residual(*given).value)(forward_equation(process), s, x, t))
-    return _worst(found)
+    return worst_of(found)
 
 
 @identity(
@@ -168,7 +158,7 @@ def _reverse_family(setting: Setting) -> Measured:
             equation = reverse_equation(process, law.denoiser(process), level)
             residual = _log_density_residual(equation, backwards, x, end - t)
             found[f"{name} at {level:g} g"] = _size(residual)
-    return _worst(found)
+    return worst_of(found)
 
 
 def _backwards(law: Law, process: Process, y: jax.Array, tau: jax.Array) -> jax.Array:
@@ -195,86 +185,7 @@ def _flow(setting: Setting) -> Measured:
     for name, (process, t) in PROCESSES.items():
         flow, x = velocity(process, law.denoiser(process)), _points(setting, process, t)
         found[name] = _size(_continuity_residual(flow, log_density(law, process), x, t))
-    return _worst(found)
-
-
-def _families(setting: Setting) -> dict[str, TestFunctions]:
-    rng = np.random.default_rng(1)
-    return {
-        "cosines": Cosines.random(setting.key(3), 8, setting.dim, 0.7),
-        "bumps": GaussianBumps(jnp.asarray(rng.normal(size=(4, setting.dim))), jnp.linspace(0.8, 1.4, 4)),
-        "monomials": Monomials.up_to(2, setting.dim),
-    }
-
-
-@identity(
-    row="20a",
-    name="weak-form",
-    topic="fokker-planck",
-    title="The Fokker-Planck equation by test functions",
-    latex=r"\frac{d}{dt}\,\mathbb{E}\,\varphi(x_t) = \mathbb{E}[f\cdot\nabla\varphi + D:\nabla\nabla\varphi]"
-    r"\quad\mathrm{for\ every\ smooth}\ \varphi",
-    compared="both sides from 20,000 samples, for cosines, Gaussian bumps and monomials, on five processes",
-    oracle="samples of a mixture; the two sides share them, and d/dt is a difference whose O(h²) is removed",
-    source="Risken 1989, section 4.7; by parts from eq. 4.95",
-    tolerance=STANDARD_ERRORS,
-    why="4 standard errors of the mean; one comparison in 16,000 exceeds them when the equation holds",
-    functions=("diffusion.fokker_planck.weak_residual", "diffusion.fokker_planck.generator"),
-    kind="statistical",
-    detects=0.05,
-    test="tests/diffusion/test_weak_form.py",
-)
-def _weak(setting: Setting) -> Measured:
-    law, worst, count, where = mixture(setting.dim), 0.0, 0, ""
-    for name, (process, t) in PROCESSES.items():
-        x_0 = law.sample(setting.key(1), 20_000)
-        paths = coupled_paths(process, x_0, process.noise.sample(setting.key(2), x_0.shape))
-        true = forward_equation(process)
-        equation = FokkerPlanck(true.drift, lambda x, u, true=true: (1 + setting.seeded) * true.spread(x, u))
-        for family, functions in _families(setting).items():
-            # In float32 a difference over 2h = 0.002 t would be nothing but rounding.
-            step = (1e-3 if setting.precision == "float64" else 3e-2) * t
-            found = weak_residual(equation, paths, functions, t, step=step)
-            error, count = float(jnp.max(jnp.abs(found.value) / found.standard_error)), count + found.value.size
-            if not error <= worst:
-                worst, where = error, f"{family} on {name}"
-    return Measured(worst, f"the largest of {count} comparisons, {where}")
-
-
-@identity(
-    row="20b",
-    name="weak-form-gaussian",
-    topic="fokker-planck",
-    title="The same without sampling: Gaussian data and cosines",
-    latex=r"\frac{d}{dt}\,e^{-k^2 v_t/2}\cos(k m_t + c) = \mathbb{E}[-f\,k\sin(kx+c) - D\,k^2\cos(kx+c)]",
-    compared="the derivative of the characteristic function with the mean of the generator, by 60-point quadrature",
-    oracle="N(m, v) on the line, whose characteristic function is known at all times",
-    source="Risken 1989, section 2.2",
-    tolerance=1e-11,
-    why="Gauss-Hermite quadrature is exact here to rounding",
-    functions=("diffusion.fokker_planck.generator",),
-    test="tests/diffusion/test_weak_form.py",
-)
-def _weak_gaussian(setting: Setting) -> Measured:
-    mean, variance, found = 0.7, 0.3, {}
-    functions = Cosines(jnp.asarray([[0.5], [1.3], [2.0]]), jnp.asarray([0.0, 0.4, 1.0]))
-    k, c = functions.frequencies[:, 0], functions.phases
-    nodes, weights = (jnp.asarray(part) for part in np.polynomial.hermite_e.hermegauss(60))
-    for name, (process, t) in PROCESSES.items():
-
-        def moments(u: jax.Array, process: Process = process) -> tuple[jax.Array, jax.Array]:
-            return process.alpha(u) * mean, process.alpha(u) ** 2 * variance + process.sigma(u) ** 2
-
-        def expectation(u: jax.Array, moments=moments) -> jax.Array:
-            m, v = moments(u)
-            return jnp.exp(-0.5 * k**2 * v) * jnp.cos(k * m + c)
-
-        m, v = moments(jnp.asarray(t))
-        x = m + jnp.sqrt(v) * nodes[:, None]
-        right = weights / jnp.sum(weights) @ generator(forward_equation(process), functions, x, t)
-        left = jax.jvp(expectation, (jnp.asarray(t),), (jnp.ones(()),))[1]
-        found[name] = relative(left, right)
-    return _worst(found)
+    return worst_of(found)
 
 
 @identity(
@@ -306,7 +217,7 @@ def _likelihood(setting: Setting) -> Measured:
         )
         exact = law.log_prob(process, x, solver.span(process)[0])
         found[name] = float(jnp.max(jnp.abs(result.log_prob - exact)))
-    return _worst(found)
+    return worst_of(found)
 
 
 def _solver(setting: Setting) -> Adaptive:
@@ -334,7 +245,7 @@ def _heat(setting: Setting) -> Measured:
         ln_p = log_density(mixture(setting.dim), process)
         downhill = Partial(_downhill, process, gradient(ln_p))
         found[name] = _size(_continuity_residual(downhill, ln_p, _points(setting, process, t), t))
-    return _worst(found)
+    return worst_of(found)
 
 
 def _downhill(process: Process, slope: Drift, x: jax.Array, t: jax.Array) -> jax.Array:

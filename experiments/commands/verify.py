@@ -1,0 +1,196 @@
+"""`scorefield verify`: the equations, measured; and a trained model under the same equations."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from experiments.compilation import compile_quickly
+from experiments.errors import UsageError, did_you_mean, reason
+from experiments.options import parse
+from experiments.verification.registry import Identity, Precision, Row, Setting, applicable, identities, shown
+from experiments.verification.registry import run as measure
+
+DESCRIPTION = """\
+Measure every equation that the package states against an exact answer; exit with 1 when one fails.
+
+  scorefield verify
+  scorefield verify --only fokker-planck,ddim --html report.html
+  scorefield verify --precision bfloat16
+  scorefield verify --run runs/digits-ddpm
+
+With --run, put a trained model under the equations instead: what is out of line, and what usually causes it.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyArguments:
+    """What `scorefield verify` is told."""
+
+    only: str | None = None
+    """Topics, names or numbers of identities, separated by commas. [all]"""
+    precision: Precision = "float64"
+    """Of the arithmetic; bfloat16 rounds networks' answers to it and computes in float32. A certificate of each
+    identity's error floor."""
+    dim: int = 3
+    """Dimension of the laws whose dimension is free."""
+    run: Path | None = None
+    """Folder of a trained run, or of one of its checkpoints: check this model instead."""
+    ema: str = "0"
+    """With --run, which parameters: the number of an average, counted from 0, or raw."""
+    best: bool = False
+    """With --run, take the checkpoint of the lowest held-out loss, not the newest."""
+    samples: int = 256
+    """With --run, samples that are drawn and images that are looked at."""
+    seed: int = 2_000_000
+    """With --run, the first seed of these samples."""
+    batch: int = 128
+    """With --run, images at a time."""
+    html: Path | None = None
+    """Write a report with equations and pictures to this file."""
+    json: bool = False
+    """Print a list of rows as JSON."""
+
+
+def run(arguments: list[str]) -> int:
+    """Verify; returns 0 when all is as it should be, else 1."""
+    told = parse(VerifyArguments, arguments, "scorefield verify", DESCRIPTION)
+    if told.html is not None:
+        _writable(told.html)
+    return _table(told) if told.run is None else _trained(told)
+
+
+def _table(told: VerifyArguments) -> int:
+    compile_quickly()
+    try:
+        setting = Setting(told.precision, told.dim)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+    chosen = select(told.only, applicable(setting))
+    start, rows = time.perf_counter(), []
+    for one in chosen:
+        rows.append(measure(one, setting))
+        if not told.json:
+            print(_line(rows[-1]), flush=True)
+    seconds = time.perf_counter() - start
+    failed = [row for row in rows if not row.passed]
+    if told.json:
+        print(json.dumps([row.report() for row in rows]))
+    else:
+        names = f": {', '.join(row.identity.name for row in failed)}" if failed else ""
+        print(f"\n{len(rows) - len(failed)} of {len(rows)} hold, in {told.precision}, {seconds:.0f} s{names}")
+    if told.html is not None:
+        from experiments.verification.html import table_page
+
+        _write(told.html, table_page(rows, environment(told.precision, seconds)), told.json)
+    return 1 if failed else 0
+
+
+def _trained(told: VerifyArguments) -> int:
+    from experiments import solver
+    from experiments.verification.trained import check_run, lines
+
+    if told.only is not None:
+        raise UsageError("--only chooses identities, and --run checks a model; leave one of them out.")
+    for name, least in (("samples", 16), ("batch", 1), ("seed", 0)):
+        if getattr(told, name) < least:
+            raise UsageError(f"--{name} is {getattr(told, name)}; give at least {least}.")
+    assert told.run is not None
+    trained = solver.load(solver.CheckpointArguments(run=told.run, ema=told.ema, best=told.best))
+    training, held_out = solver.run_data(trained)
+    start = time.perf_counter()
+    findings = check_run(
+        *(solver.model_of(trained), training, held_out),
+        samples=told.samples,
+        seed=told.seed,
+        batch=told.batch,
+        tell=lambda finding: solver.warn(f"{finding.name}: {finding.verdict.partition(':')[0]}"),
+    )
+    seconds = time.perf_counter() - start
+    if told.json:
+        print(json.dumps([finding.report() for finding in findings]))
+    else:
+        print(lines(findings))
+    if told.html is not None:
+        from experiments.verification.html import run_page
+
+        about = {"run": str(told.run), "checkpoint step": str(trained.step), **environment("float32", seconds)}
+        _write(told.html, run_page(findings, about), told.json)
+    return 1 if any(finding.out_of_line for finding in findings) else 0
+
+
+def select(only: str | None, among: Sequence[Identity]) -> list[Identity]:
+    """The identities with these topics, names or numbers; 19 stands for 19a, 19b, ... too.
+
+    Raises UsageError for a word that is none of them.
+    """
+    if only is None:
+        return list(among)
+    words = [word.strip() for word in only.split(",") if word.strip()]
+    if not words:
+        raise UsageError("--only is empty; name a topic, such as fokker-planck, or leave it out.")
+    wanted = {one.name: set(_names(one)) for one in identities()}
+    for word in words:
+        if not any(word in names for names in wanted.values()):
+            known = sorted({name for names in wanted.values() for name in names})
+            topics = ", ".join(sorted({one.topic for one in identities()}))
+            raise UsageError(f"--only {word} is no identity{did_you_mean(word, known)}; the topics are {topics}.")
+    chosen = [one for one in among if wanted[one.name] & set(words)]
+    if not chosen:
+        raise UsageError(f"--only {only} has nothing to round to bfloat16; use --precision float32.")
+    return chosen
+
+
+def _names(one: Identity) -> tuple[str, ...]:
+    return one.topic, one.name, one.row, one.row.rstrip("abcdefgh")
+
+
+def _line(row: Row) -> str:
+    """Two lines of a table: the numbers, and what was compared with what."""
+    one, mark = row.identity, "ok  " if row.passed else "FAIL"
+    sign, unit = (">=" if one.kind == "false" else "<="), " standard errors" if one.kind == "statistical" else ""
+    floor = f"  {row.report()['roundoffs']:.0f} roundoffs" if row.precision != "float64" and _has_floor(row) else ""
+    numbers = f"{shown(row.measured.error):>8} {sign} {shown(one.allowed(row.precision))}{unit}{floor}"
+    told = row.failure or one.compared + (f" ({row.measured.detail})" if row.measured.detail else "")
+    return f"{mark} {one.row:4} {one.name:30} {numbers:38} {row.seconds:5.1f} s\n{'':10}{told}"
+
+
+def _has_floor(row: Row) -> bool:
+    return row.report()["roundoffs"] is not None
+
+
+def environment(precision: str, seconds: float) -> dict[str, str]:
+    """Where the numbers come from."""
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "precision": precision,
+        "time": f"{seconds:.0f} s",
+        "device": device.device_kind,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("scorefield", "jax", "jaxlib", "numpy")},
+    }
+
+
+def _writable(path: Path) -> None:
+    if path.is_dir():
+        raise UsageError(f"--html {path} is a folder; name a file, such as {path / 'report.html'}.")
+    if not path.parent.exists():
+        raise UsageError(f"--html {path}: the folder {path.parent} does not exist; make it first.")
+
+
+def _write(path: Path, text: str, silent: Any) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--html {path} cannot be written: {reason(error)}.") from None
+    if not silent:
+        print(path)

@@ -1,0 +1,179 @@
+"""Row 39, false statements N1 and N4: the best denoiser of a noise level, where it leads, and a codebook of noises."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from diffusion import EDM, Process
+from diffusion.oracles import Atoms, GaussianLaw
+from diffusion.score_matching import denoising_terms
+from diffusion.weightings import UniformWeighting
+from experiments.verification.identities.score_matching import GivenNoise, OneTime
+from experiments.verification.laws import line
+from experiments.verification.plots import Curves
+from experiments.verification.registry import Measured, Setting, identity, refuted, relative
+
+_LEVEL = 0.5
+
+
+def _normal(x: np.ndarray, mean: np.ndarray | float = 0.0, variance: np.ndarray | float = 1.0) -> np.ndarray:
+    return np.exp(-0.5 * (x - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
+
+
+def _clean(x: np.ndarray) -> np.ndarray:
+    """The density of `line`."""
+    law = line()
+    return _normal(x[:, None], np.asarray(law.means)[:, 0], np.asarray(law.floor)) @ np.asarray(law.weights)
+
+
+def _blurred(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(p̂, ∇ln p̂) of p̂ = p * N(0, σ²), the convolution by the trapezoidal rule."""
+    x = np.linspace(-5.0, 6.0, 401)
+    masses = (x[1] - x[0]) * _clean(x) * _normal(y[:, None], x, _LEVEL**2)
+    density = masses.sum(1)
+    return density, (masses * (x - y[:, None])).sum(1) / _LEVEL**2 / density
+
+
+def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
+    """(the library's loss of the exact denoiser, its slopes when 1, y, cos y and sin 2y are added to the answer).
+
+    Every x of a rule for p, with every z of one for N(0, 1); the slopes are relative to their Cauchy-Schwarz bound.
+    """
+    x, z = np.linspace(-3.5, 5.5, 201), np.linspace(-8.5, 8.5, 101)
+    masses = jnp.asarray(np.outer(_clean(x) * (x[1] - x[0]), _normal(z) * (z[1] - z[0])).reshape(-1))
+    x_0, noises = (jnp.asarray(a.reshape(-1, 1)) for a in np.meshgrid(x, z, indexing="ij"))
+    denoise = setting.answered(line().denoiser(Process(EDM())))
+
+    def changes(y: Array) -> Array:
+        return jnp.concatenate([jnp.ones_like(y), y, jnp.cos(y), jnp.sin(2 * y)], 1)
+
+    def loss(theta: Array) -> Array:
+        terms = denoising_terms(
+            setting.key(0),
+            Process(EDM(), GivenNoise(noises)),
+            lambda y, t: denoise(y, t) + jnp.dot(changes(y), theta[:, None], precision="highest"),
+            x_0,
+            weighting=UniformWeighting(),
+            times=OneTime(_LEVEL),
+        )
+        return jnp.sum(masses * terms.loss)
+
+    value, slopes = jax.jit(jax.value_and_grad(loss))(jnp.zeros(4))
+    sizes = jnp.sqrt(jnp.sum(masses[:, None] * changes(x_0 + _LEVEL * noises) ** 2, 0))
+    return float(value), np.asarray(slopes / (2 * jnp.sqrt(value) * sizes))
+
+
+@identity(
+    row="39",
+    name="denoising-autoencoder",
+    topic="denoisers",
+    title="The best denoising autoencoder climbs the blurred density",
+    latex=r"\mathrm{argmin}_r\,\mathbb{E}|r(x+\epsilon)-x|^2 = y + \sigma^2\nabla\ln\hat p(y),\quad "
+    r"\hat p = p * N(0,\sigma^2 I)",
+    compared="the exact denoiser with that at 66 points; the slopes of the denoising loss at it, in four directions, "
+    "with 0; and the loss with σ² − σ⁴ E|∇ln p̂|²",
+    oracle="two Gaussians on the line, σ = 1/2, the convolution and all means by the trapezoidal rule",
+    source="Alain & Bengio 2014, arXiv:1211.4246, theorem 1; Miyasawa 1961; Vincent 2011",
+    tolerance=1e-10,
+    why="the trapezoidal rule is exact here to rounding",
+    functions=("diffusion.oracles.law.Law.denoiser", "diffusion.score_matching.denoising_terms"),
+    amplification=4e1,
+    answers=True,
+    test="tests/diffusion/test_score_matching.py",
+)
+def _autoencoder(setting: Setting) -> Measured:
+    y = np.linspace(-3.0, 3.5, 66)
+    denoise = setting.answered(line().denoiser(Process(EDM())))
+    found, expected = np.asarray(denoise(jnp.asarray(y)[:, None], _LEVEL))[:, 0], y + _LEVEL**2 * _blurred(y)[1]
+    loss, slopes = _slopes_of_the_loss(setting)
+    grid = np.linspace(-8.0, 9.0, 401)
+    density, score = _blurred(grid)
+    least = _LEVEL**2 - _LEVEL**4 * float(np.sum(density * score**2) * (grid[1] - grid[0]))
+    errors = {
+        "r(y)": relative(found, expected),
+        "a slope": float(np.max(np.abs(slopes))),
+        "the least loss": relative(loss, least),
+    }
+    name = max(errors, key=lambda key: errors[key] if errors[key] == errors[key] else np.inf)
+    lines = {"exact": expected, "r(y)": found, "y": y}
+    return Measured(errors[name], f"largest for {name}", Curves(y, lines, "y", "answer"))
+
+
+@identity(
+    row="N1",
+    name="denoised-noisy-data-are-data",
+    topic="denoisers",
+    title="The best denoiser sends noisy data back to the data",
+    latex=r"y\sim\hat p = p * N(0,\sigma^2 I)\quad\Rightarrow\quad r(y) = y + \sigma^2\nabla\ln\hat p(y)\sim p",
+    compared="the variance of the answers, for p = N(0, I) and σ = 1/2, with 1; it is 1/(1 + σ²) = 0.8",
+    oracle="the answers at 40 Gauss-Hermite nodes of p̂ = N(0, 5/4)",
+    source="Alain & Bengio 2014, arXiv:1211.4246; the law of total variance",
+    tolerance=0.19,
+    why="a mean leaves out the variance of what it is the mean of; the variance is 0.8 to rounding, or this fails",
+    functions=("diffusion.oracles.law.Law.denoiser",),
+    kind="false",
+)
+def _pushed(setting: Setting) -> Measured:
+    law = GaussianLaw.isotropic(np.zeros(setting.dim), 1.0)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    y = np.zeros((40, setting.dim))
+    y[:, 0] = np.sqrt(1 + _LEVEL**2) * nodes
+    answers = np.asarray(law.denoiser(Process(EDM()))(jnp.asarray(y), _LEVEL), np.float64)[:, 0]
+    variance = float(weights @ answers**2 / weights.sum())
+    right = abs(variance / 0.8 - 1)
+    return Measured(refuted(setting, abs(variance - 1), right), f"the variance is {variance:.6f}", _three_densities())
+
+
+def _three_densities() -> Curves:
+    """p, p̂ and the law of the answers, by the change of variables, for two Gaussians on the line."""
+    y = np.linspace(-5.0, 6.0, 1001)
+    density, score = _blurred(y)
+    answers = y + _LEVEL**2 * score
+    pushed = density / np.gradient(answers, y)
+    x = np.linspace(-2.5, 3.5, 201)
+    lines = {"exact p": _clean(x), "noisy data": _blurred(x)[0], "denoised": np.interp(x, answers, pushed, 0.0, 0.0)}
+    return Curves(x, lines, "x", "density")
+
+
+@identity(
+    row="N4",
+    name="nearest-noises-are-shifted-noises",
+    topic="denoisers",
+    title="A codebook of noises, weighted by how near they are to m, samples N(m, I)",
+    latex=r"\epsilon_k\sim N(0,I),\quad w_k\propto e^{-|\epsilon_k-m|^2/2}\quad\Rightarrow\quad "
+    r"\sum_k w_k\,\delta_{\epsilon_k}\to N(m,I)",
+    compared="mean and covariance under those weights, the posterior of the codebook given m at noise 1, with m and I; "
+    "they are m/2 and I/2, and exp(ε·m) gives m and I",
+    oracle="a codebook of 65 × 65 points that stand for N(0, I), which is the limit of a large one",
+    source="Ohayon et al. 2025, arXiv:2502.01189, for such codebooks; Owen 2013, Monte Carlo theory, chapter 9",
+    tolerance=0.49,
+    why="both are half of what is said; what they are holds to rounding, or this fails",
+    functions=("diffusion.oracles.Atoms", "diffusion.oracles.law.Law.posterior_covariance"),
+    kind="false",
+)
+def _codebook(setting: Setting) -> Measured:
+    axis, m = np.linspace(-8.0, 8.0, 65), np.asarray([0.6, -0.4])
+    noises = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    masses = np.prod(_normal(noises), 1)
+    codebook, process = Atoms(noises, masses), Process(EDM())
+    at = jnp.asarray(m)[None]
+    mean, covariance = codebook.denoiser(process)(at, 1.0)[0], codebook.posterior_covariance(process, at, 1.0)[0]
+    tilted = Atoms(noises, masses * np.exp(noises @ m))
+    pairs = ((mean, m / 2), (covariance, np.eye(2) / 2), (tilted.mean, m), (tilted.covariance, np.eye(2)))
+    right = max(relative(found, expected) for found, expected in pairs)
+    false = min(relative(mean, m), relative(covariance, np.eye(2)))
+    return Measured(refuted(setting, false, right), f"what is right is off by {right:.0e}", _weighted_draws())
+
+
+def _weighted_draws() -> Curves:
+    """Histograms of 100,000 noises on the line under either weight, for m = 1.5."""
+    m, noises = 1.5, np.random.default_rng(8).normal(size=100_000)
+    edges = np.linspace(-2.0, 4.5, 53)
+    x, width = 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
+    lines = {"exact N(m/2, 1/2)": _normal(x, m / 2, 0.5), "exact N(m, 1)": _normal(x, m)}
+    for name, weights in (("exp(−|ε−m|²/2)", np.exp(-0.5 * (noises - m) ** 2)), ("exp(ε·m)", np.exp(noises * m))):
+        lines[name] = np.histogram(noises, edges, weights=weights)[0] / weights.sum() / width
+    return Curves(x, lines, "ε", "density")

@@ -1,0 +1,125 @@
+"""Row 24 and false statement N7: what guidance samples."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from diffusion import EDM, VP, Process, RectifiedFlow, score
+from diffusion.oracles import GaussianLaw, GaussianMixture
+from diffusion.prediction import Denoiser
+from experiments.verification.plots import Curves
+from experiments.verification.registry import Measured, Setting, identity, refuted, relative
+from samplers.guidance import classifier_free_guidance, classifier_guidance
+
+_WEIGHTS = np.asarray([0.3, 0.7])
+
+
+def _two_classes(dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """(means (2, d), their one covariance)."""
+    rng = np.random.default_rng(4)
+    root = rng.normal(size=(dim, dim)) / np.sqrt(dim)
+    return rng.normal(size=(2, dim)), 0.2 * np.eye(dim) + 0.5 * root @ root.T
+
+
+def _log_ratio(process: Process, means: jax.Array, covariance: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
+    """ln p(second class | x_t): of Gaussians that share a covariance it is logistic regression."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    total = alpha**2 * covariance + sigma**2 * jnp.eye(len(covariance))
+    slope = jnp.linalg.solve(total, alpha * (means[1] - means[0]))
+    middle = 0.5 * alpha * (means[0] + means[1])
+    logit = jnp.dot(x - middle, slope, precision="highest") + jnp.log(_WEIGHTS[1] / _WEIGHTS[0])
+    return jax.nn.log_sigmoid(logit)
+
+
+@jax.jit
+def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> jax.Array:
+    return score(process, denoise)(x, t)
+
+
+@identity(
+    row="24",
+    name="classifier-guidance",
+    topic="guidance",
+    title="An exact classifier leads to its class",
+    latex=r"\nabla\ln p_t(x) + \nabla\ln p(y|x_t=x) = \nabla\ln p_t(x|y)",
+    compared="the score of the guided denoiser of two classes with that of the second class alone, at 16 points and "
+    "scale 1, on VP, EDM and RectifiedFlow",
+    oracle="two Gaussians of one full covariance: the classifier is logistic regression, the score linear, by NumPy",
+    source="Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1; Song et al. 2021, arXiv:2011.13456, eq. 14",
+    tolerance=1e-12,
+    why="closed forms on both sides: what is left is rounding",
+    functions=("samplers.guidance.classifier_guidance", "samplers.guidance.tilt"),
+    amplification=6e1,
+    answers=True,
+    test="tests/samplers/test_guidance.py",
+)
+def _classifier(setting: Setting) -> Measured:
+    means, covariance = _two_classes(setting.dim)
+    law, worst = GaussianMixture.full(means, np.stack([covariance] * 2), _WEIGHTS), 0.0
+    for schedule, t in ((VP(), 0.4), (EDM(), 0.7), (RectifiedFlow(), 0.4)):
+        process = Process(schedule)
+        classifier = Partial(_log_ratio, process, jnp.asarray(means), jnp.asarray(covariance))
+        guided = classifier_guidance(process, setting.answered(law.denoiser(process)), classifier)
+        x = law.sample_marginal(setting.key(0), process, 16, t)
+        alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+        total = alpha**2 * covariance + sigma**2 * np.eye(setting.dim)
+        exact = -np.linalg.solve(total, (np.asarray(x, np.float64) - alpha * means[1]).T).T
+        worst = max(worst, relative(_score(process, guided, x, t), exact))
+    return Measured(worst)
+
+
+def _gaussian_score(x: np.ndarray, process: Process, t: float, mean: float, variance: float) -> np.ndarray:
+    """The score of N(mean, variance) in each coordinate, after the noise of t."""
+    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    return -(x - alpha * mean) / (alpha**2 * variance + sigma**2)
+
+
+@identity(
+    row="N7",
+    name="cfg-samples-the-tilted-density",
+    topic="guidance",
+    title="Classifier-free guidance samples the tilted density",
+    latex=r"(1-w)\nabla\ln p_t(x) + w\,\nabla\ln p_t(x|y) = \nabla\ln q_t(x),\quad "
+    r"q_0 \propto p_0^{1-w}\,p_0(\cdot|y)^w",
+    compared="the score of the guided denoiser for w = 3 with that of the tilted density after the same noise, at 16 "
+    "draws of p_t on VP; where w is 0 or 1 they agree",
+    oracle="p_0 = N(0, 1) and p_0(·|y) = N(0.8, 1/4) in each coordinate, so that all are Gaussian, by NumPy",
+    source="Bradley & Nakkiran 2024, arXiv:2408.09000; Ho & Salimans 2022, arXiv:2207.12598, section 3.2",
+    tolerance=0.5,
+    why="noise and tilting do not commute; the guided score itself is as it should be to rounding, or this fails",
+    functions=("samplers.guidance.classifier_free_guidance",),
+    kind="false",
+    test="tests/samplers/test_guidance.py",
+)
+def _tilted(setting: Setting) -> Measured:
+    process, t, mean, variance = Process(VP()), 0.3, 0.8, 0.25
+    ones = np.ones(setting.dim)
+    conditional, free = (GaussianLaw.isotropic(m * ones, std) for m, std in ((mean, variance**0.5), (0.0, 1.0)))
+    x = free.sample_marginal(setting.key(0), process, 16, t)
+    points, false, right = np.asarray(x, np.float64), {}, 0.0
+    for w in (0.0, 1.0, 3.0):
+        guided = classifier_free_guidance(conditional.denoiser(process), free.denoiser(process), w)
+        found = _score(process, guided, x, t)
+        parts = [_gaussian_score(points, process, t, *law) for law in ((0.0, 1.0), (mean, variance))]
+        right = max(right, relative(found, (1 - w) * parts[0] + w * parts[1]))
+        precision = 1 - w + w / variance
+        false[w] = relative(found, _gaussian_score(points, process, t, w * mean / variance / precision, 1 / precision))
+    right = max(right, false[0.0], false[1.0])
+    error = refuted(setting, false[3.0], right)
+    return Measured(error, f"what is right is off by {right:.0e}", _where_guidance_ends(mean, variance))
+
+
+def _where_guidance_ends(mean: float, variance: float) -> Curves:
+    """The ODE with the guided score for w = 3 is linear, and solved from σ = ∞ to 0 it gives N(m(1 + 2v), v³)."""
+    x, w = np.linspace(-1.0, 2.5, 201), 3.0
+    precision = 1 - w + w / variance
+    laws = {
+        "exact tilted density": (w * mean / variance / precision, 1 / precision),
+        "what guidance samples": (mean * (1 + 2 * variance), variance**3),
+        "w = 1": (mean, variance),
+    }
+    lines = {name: np.exp(-0.5 * (x - m) ** 2 / v) / np.sqrt(2 * np.pi * v) for name, (m, v) in laws.items()}
+    return Curves(x, lines, "x", "density")

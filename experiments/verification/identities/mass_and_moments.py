@@ -1,0 +1,208 @@
+"""Rows 21, 25 and 26: mass that is kept, moments that are known, and a solver of the equation on a grid."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from diffusion import reverse_sde
+from diffusion.fokker_planck import (
+    FokkerPlanck,
+    box_flux,
+    centres,
+    forward_equation,
+    linear_moments,
+    mass,
+    probability_flux,
+    solve,
+    sphere_flux,
+)
+from diffusion.oracles import GaussianLaw
+from experiments.verification.laws import PROCESSES, line, mixture
+from experiments.verification.plots import Curves, FlowLines
+from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+
+_MEAN, _COVARIANCE = np.asarray([0.7, -0.4]), np.asarray([[0.5, 0.2], [0.2, 0.3]])
+
+
+def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of p_t for the Gaussian data above."""
+    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    return alpha * _MEAN, alpha**2 * _COVARIANCE + sigma**2 * np.eye(2)
+
+
+@identity(
+    row="21",
+    name="reverse-terminal-law",
+    topic="fokker-planck",
+    title="The reverse SDEs end at the data",
+    latex=r"x_T\sim p_T\quad\Rightarrow\quad x_t\sim p_t\quad\mathrm{for}\ "
+    r"dx = [f x - \frac{1}{2}(g^2+\tilde\sigma^2)\nabla\ln p_t]\,dt + \tilde\sigma\,d\bar w",
+    compared="mean and covariance of the SDE run backwards from p_T with those of p_t, at σ̃/g of 0, ½, 1 and 1.7",
+    oracle="Gaussian data in the plane, for which the SDE is linear and its moments obey an ODE",
+    source="Song et al. 2021, arXiv:2011.13456, eq. 6; Anderson 1982",
+    tolerance=1e-8,
+    why="the error of a sixth-order integration of the moments over 300 steps",
+    functions=("diffusion.dynamics.reverse_sde", "diffusion.fokker_planck.linear_moments"),
+    amplification=2e4,
+    answers=True,
+    test="tests/diffusion/test_moments.py",
+)
+def _terminal(setting: Setting) -> Measured:
+    law, found = GaussianLaw.full(_MEAN, _COVARIANCE), {}
+    for name, span in {"VP": (1.0, 0.05), "EDM": (20.0, 0.1), "RectifiedFlow": (0.95, 0.05)}.items():
+        process = PROCESSES[name][0]
+        times = np.geomspace(*span, 20)
+        denoise = setting.answered(law.denoiser(process))
+        for level in (0.0, 0.5, 1.0, 1.7):
+            sde = reverse_sde(process, denoise, level)
+            drift, offset = Partial(_slope, sde.drift), Partial(_at_origin, sde.drift)
+            ends = linear_moments(drift, sde.diffusion, *_moments_of(process, span[0]), times, offset=offset, steps=16)
+            mean, covariance = _moments_of(process, span[1])
+            error = max(relative(ends.means[-1], mean), relative(ends.covariances[-1], covariance))
+            found[f"{name} at {level:g} g"] = error
+    return worst_of(found)
+
+
+def _at_origin(drift, t: jax.Array) -> jax.Array:
+    return drift(jnp.zeros((1, 2), t.dtype), t)[0]
+
+
+def _slope(drift, t: jax.Array) -> jax.Array:
+    """The matrix of a drift that is affine in x, from its values: a rounded answer has no derivative."""
+    points = jnp.concatenate([jnp.zeros((1, 2), t.dtype), jnp.eye(2, dtype=t.dtype)])
+    values = jax.vmap(lambda x: drift(x[None], t)[0])(points)
+    return (values[1:] - values[0]).T
+
+
+@identity(
+    row="25a",
+    name="mass-balance",
+    topic="fokker-planck",
+    title="Mass leaves a box through its surface only",
+    latex=r"\frac{d}{dt}\int_B p_t\,dx = -\oint_{\partial B} J\cdot n\,dA,\quad J = f\,p_t - D\nabla p_t",
+    compared="the derivative of the mass in a box with minus the flux through its four sides, on five processes",
+    oracle="a mixture in the plane, by Gauss-Legendre quadrature",
+    source="Gauss's theorem on the Fokker-Planck equation; Risken 1989, eq. 4.46",
+    tolerance=1e-9,
+    why="quadrature with 40 nodes along each side",
+    functions=(
+        "diffusion.fokker_planck.mass",
+        "diffusion.fokker_planck.box_flux",
+        "diffusion.fokker_planck.probability_flux",
+    ),
+    test="tests/diffusion/test_flux.py",
+)
+def _balance(setting: Setting) -> Measured:
+    law, low, high, found = mixture(2), [-0.8, -0.5], [1.1, 1.4], {}
+    for name, (process, t) in PROCESSES.items():
+
+        @jax.jit
+        def both(t: jax.Array, process=process) -> tuple[jax.Array, jax.Array]:
+            density = lambda x, u: jnp.exp(law.log_prob(process, x, u))  # noqa: E731
+            inside = lambda u: mass(lambda x: density(x, u), low, high, 40)  # noqa: E731
+            flux = probability_flux(forward_equation(process), density)
+            change = jax.jvp(inside, (t,), (jnp.ones_like(t),))[1]
+            return change, box_flux(lambda x: flux(x, t), low, high, 40)
+
+        change, outward = both(jnp.asarray(t))
+        found[name] = abs(float(change) + float(outward))
+    return worst_of(found)
+
+
+@identity(
+    row="25b",
+    name="closed-surfaces",
+    topic="fokker-planck",
+    title="A stationary current crosses no closed surface",
+    latex=r"\partial_t p = 0\quad\Rightarrow\quad \oint J\cdot n\,dA = 0",
+    compared="the flux of the stationary current through a box and a circle off the centre with 0; a half circle's, "
+    "which is open, is not 0",
+    oracle="dx = (−x + ω R x) dt + √2 dw, R a quarter turn, whose stationary law is N(0, I) with the current ω R x p",
+    source="Risken 1989, section 6.2",
+    tolerance=1e-9,
+    why="quadrature with 40 nodes",
+    functions=("diffusion.fokker_planck.box_flux", "diffusion.fokker_planck.sphere_flux"),
+    amplification=100,
+    test="tests/diffusion/test_flux.py",
+)
+def _closed(setting: Setting) -> Measured:
+    turn = 1.5 * jnp.asarray([[0.0, 1.0], [-1.0, 0.0]])
+    equation = FokkerPlanck(lambda x, t: -x + x @ turn, lambda x, t: jnp.sqrt(2.0) * jnp.ones((), x.dtype))
+    density = lambda x, t: jnp.exp(-0.5 * jnp.sum(x**2, axis=-1)) / (2 * jnp.pi)  # noqa: E731
+    current = probability_flux(equation, density)
+    field = jax.jit(lambda x: current(x, 0.0))
+    closed = (box_flux(field, [-0.3, 0.1], [1.2, 0.9], 40), sphere_flux(field, [0.4, 0.3], 0.8, 40))
+    half = abs(float(sphere_flux(field, [0.4, 0.3], 0.8, 40, axis=1)))
+    if half < 0.01:
+        return Measured(float("nan"), f"the open half circle's flux is {half:.1e}")
+    x = np.linspace(-2.5, 2.5, 41)
+    points = jnp.asarray(np.stack(np.meshgrid(x, x), axis=-1).reshape(-1, 2))
+    u, v = np.asarray(field(points)).T.reshape(2, 41, 41)
+    plot = FlowLines(x, x, u, v, np.asarray(density(points, 0.0)).reshape(41, 41), "x", "y")
+    return Measured(max(abs(float(flux)) for flux in closed), f"a half circle's is {half:.2g}", plot)
+
+
+@identity(
+    row="26a",
+    name="linear-moments",
+    topic="fokker-planck",
+    title="Moments of the forward SDE",
+    latex=r"\dot m = F m,\quad \dot\Sigma = F\Sigma + \Sigma F^T + g^2 I",
+    compared="both, integrated from the data, with α m_0 and α² Σ_0 + σ² I at 12 times, on five processes",
+    oracle="Gaussian data in the plane under x_t = α x_0 + σ z",
+    source="Särkkä & Solin 2019, section 6.1",
+    tolerance=1e-9,
+    why="the error of a sixth-order integration, 1e-12 by its own estimate",
+    functions=("diffusion.fokker_planck.linear_moments", "diffusion.dynamics.forward_sde"),
+    amplification=300,
+    test="tests/diffusion/test_moments.py",
+)
+def _forward_moments(setting: Setting) -> Measured:
+    found = {}
+    for name, (process, t) in PROCESSES.items():
+        times, schedule = np.geomspace(0.02 * t, 2 * t, 12), process.schedule
+        spread = lambda u, schedule=schedule: jnp.sqrt(schedule.diffusion_squared(u))  # noqa: E731
+        result = linear_moments(schedule.drift, spread, *_moments_of(process, times[0]), times, steps=12)
+        exact = [_moments_of(process, time) for time in times]
+        means, covariances = np.stack([one[0] for one in exact]), np.stack([one[1] for one in exact])
+        found[name] = max(relative(result.means, means), relative(result.covariances, covariances))
+    return worst_of(found)
+
+
+@identity(
+    row="26b",
+    name="grid-solver",
+    topic="fokker-planck",
+    title="The equation solved on a grid, without samples or scores",
+    latex=r"\frac{p_i^{n+1}-p_i^n}{\Delta t} = \frac{J_{i-1/2}-J_{i+1/2}}{\Delta x},\quad p\geq 0",
+    compared="the observed order in Δx and Δt with 2, from 64, 128 and 256 cells; VP from t = 0.02 to 0.4",
+    oracle="two Gaussians on the line",
+    source="Scharfetter & Gummel 1969; Chang & Cooper 1970; Burchard et al. 2003",
+    tolerance=0.15,
+    why="the asymptote is reached to a tenth on these grids",
+    functions=("diffusion.fokker_planck.solve",),
+    amplification=2e6,
+    test="tests/diffusion/test_grid_solver.py",
+)
+def _grid(setting: Setting) -> Measured:
+    process, law, errors = PROCESSES["VP"][0], line(), []
+    times, cells = np.asarray([0.02, 0.4]), (64, 128, 256)
+    lines: dict[str, np.ndarray] = {}
+    x = np.zeros(0)
+    for count in cells:
+        edges = np.linspace(-5, 5, count + 1)
+        points = centres(edges)
+        start, exact = (np.exp(np.asarray(law.log_prob(process, points, t))) for t in times)
+        found = solve(forward_equation(process), start / (start.sum() * 10 / count), edges, times, steps=2 * count)
+        errors.append(float(np.sqrt(np.mean((np.asarray(found.densities[-1]) - exact) ** 2))))
+        if not (np.all(found.densities >= 0) and abs(float(found.mass[-1]) - 1) < 1e-4):
+            return Measured(float("nan"), "the density is negative, or mass is lost")
+        if count == cells[0]:
+            x, lines = points[:, 0], {"exact": exact, f"{count} cells": np.asarray(found.densities[-1])}
+    orders = -np.diff(np.log2(errors))
+    plot = Curves(x, lines, "x", "p at t = 0.4")
+    shown = ", ".join(f"{order:.3f}" for order in orders)
+    return Measured(abs(float(orders[-1]) - 2), f"orders {shown}; error {errors[-1]:.1e} with 256 cells", plot)

@@ -1,0 +1,288 @@
+"""Row 18: losses that differ by a constant, and so have one minimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Key
+
+from diffusion import VP, Noise, Process
+from diffusion.pytree import pytree
+from diffusion.score_matching import (
+    denoising_terms,
+    explicit_score_matching,
+    finite_difference_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+)
+from diffusion.time_distributions import TimeDistribution
+from experiments.verification.plots import Curves
+from experiments.verification.registry import Measured, Setting, identity, relative
+
+_COMPARED = (
+    "the difference of the losses with that constant, and their gradients with each other, at three values of the ten "
+    "parameters of B tanh(Ax) + c, which is no gradient"
+)
+_ORACLE = "three points blurred by VP in the plane; p_t, its score and the constant by NumPy, means by quadrature"
+_WHY = "the trapezoidal rule with 121² points is exact here to rounding"
+_POINTS, _WEIGHTS = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.3, 0.5, 0.2])
+_PROCESS, _TIME = Process(VP()), 0.2
+Loss = Callable[[Array], Array]
+
+
+def _field(theta: Array, x: Array) -> Array:
+    a, b = theta[:4].reshape(2, 2), theta[4:8].reshape(2, 2)
+    return jnp.dot(jnp.tanh(jnp.dot(x, a.T, precision="highest")), b.T, precision="highest") + theta[8:]
+
+
+def _model(setting: Setting, theta: Array) -> Partial:
+    return Partial(setting.answered(Partial(_field)), theta)
+
+
+def _thetas() -> Array:
+    return jnp.asarray(np.random.default_rng(3).normal(size=(3, 10)))
+
+
+def _plane(reach: float = 7.0) -> tuple[np.ndarray, float]:
+    """(points (n, 2), the area that each stands for)."""
+    axis = np.linspace(-reach, reach, 121)
+    return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2), float(axis[1] - axis[0]) ** 2
+
+
+@pytree
+class _Law:
+    """p_t on the plane."""
+
+    x: Float[Array, "n 2"]
+    p: Float[Array, " n"]
+    """The density times the area of a point."""
+    score: Float[Array, "n 2"]
+    constant: Float[Array, ""]
+    """½ E|∇ln p_t|²."""
+
+
+def _law() -> _Law:
+    x, area = _plane()
+    alpha, sigma = float(_PROCESS.alpha(_TIME)), float(_PROCESS.sigma(_TIME))
+    gaps = x[:, None] - alpha * _POINTS
+    parts = _WEIGHTS * np.exp(-0.5 * np.sum(gaps**2, -1) / sigma**2) / (2 * np.pi * sigma**2)
+    density = parts.sum(1)
+    score = -np.einsum("bk,bkd->bd", parts, gaps) / sigma**2 / density[:, None]
+    constant = 0.5 * area * np.sum(density * np.sum(score**2, 1))
+    return _Law(*(jnp.asarray(value) for value in (x, area * density, score, constant)))
+
+
+def _explicit(setting: Setting, law: _Law, theta: Array) -> Array:
+    return jnp.sum(law.p * explicit_score_matching(_model(setting, theta), lambda _: law.score, law.x))
+
+
+def _implicit(setting: Setting, law: _Law, theta: Array) -> Array:
+    return jnp.sum(law.p * implicit_score_matching(_model(setting, theta), law.x))
+
+
+def _differences(setting: Setting, law: _Law, loss: Loss, constant: Any) -> float:
+    """How far explicit − `loss` is from the constant, or the two gradients from each other, whichever is more."""
+
+    def both(theta: Array) -> tuple[Array, Array]:
+        def pair(parameters: Array) -> Array:
+            return jnp.stack([_explicit(setting, law, parameters), loss(parameters)])
+
+        return pair(theta), jax.jacrev(pair)(theta)
+
+    values, slopes = jax.jit(lambda: jax.lax.map(both, _thetas()))()
+    return max(relative(values[:, 0] - values[:, 1], np.full(3, constant)), relative(slopes[:, 1], slopes[:, 0]))
+
+
+@pytree
+class GivenNoise(Noise):
+    """A noise that takes given values, so that a loss over noise is a sum over them."""
+
+    values: Float[Array, "b d"]
+
+    def sample(self, key: Key[Array, "..."], shape: tuple[int, ...], dtype: Any = None) -> Float[Array, "b *event"]:
+        """The values."""
+        del key, shape, dtype
+        return self.values
+
+
+@pytree
+class OneTime(TimeDistribution):
+    """One time."""
+
+    t: float
+
+    def quantile(self, process: Process, u: Float[Array, " b"]) -> Float[Array, " b"]:
+        """That time."""
+        del process
+        return jnp.full_like(u, self.t)
+
+
+def _denoising(setting: Setting, theta: Array) -> Array:
+    """½ E|s(x_t) + z/σ|² from the library's loss of the denoiser (x + σ² s)/α, each z of the plane for each point."""
+    z, area = _plane(9.0)
+    process = Process(VP(), GivenNoise(jnp.asarray(np.tile(z, (len(_POINTS), 1)))))
+    alpha, sigma = process.alpha(_TIME), process.sigma(_TIME)
+    model = _model(setting, theta)
+    x_0 = jnp.asarray(np.repeat(_POINTS, len(z), 0))
+    terms = denoising_terms(
+        setting.key(0), process, lambda x, t: (x + sigma**2 * model(x)) / alpha, x_0, times=OneTime(_TIME)
+    )
+    masses = jnp.asarray(np.outer(_WEIGHTS, area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)).reshape(-1))
+    # The loss is (α²/σ²) |x_0 − D|²/d, and |s + z/σ|² is (α²/σ⁴) |x_0 − D|².
+    return jnp.sum(masses * terms.loss) * 0.5 * x_0.shape[1] / sigma**2
+
+
+@identity(
+    row="18a",
+    name="denoising-score-matching",
+    topic="score-matching",
+    title="Denoising and explicit score matching",
+    latex=r"\frac{1}{2}\mathbb{E}|s-\nabla\ln p_t|^2 = \frac{1}{2}\mathbb{E}|s-\nabla\ln p(x_t|x_0)|^2 "
+    r"+ \frac{1}{2}\mathbb{E}|\nabla\ln p_t|^2 - \frac{d}{2\sigma^2}",
+    compared=_COMPARED,
+    oracle=_ORACLE,
+    source="Vincent 2011, appendix",
+    tolerance=1e-9,
+    why=_WHY,
+    functions=(
+        "diffusion.score_matching.denoising_terms",
+        "diffusion.score_matching.denoising_score_matching",
+        "diffusion.score_matching.explicit_score_matching",
+    ),
+    amplification=1e2,
+    answers=True,
+    test="tests/diffusion/test_score_matching.py",
+)
+def _denoising_is_explicit(setting: Setting) -> Measured:
+    law = _law()
+    constant = float(law.constant) - 1 / float(_PROCESS.sigma(_TIME)) ** 2
+    error = _differences(setting, law, lambda theta: _denoising(setting, theta), constant)
+    return Measured(error, f"the constant is {constant:.4f}", _along_a_line(setting, law))
+
+
+def _along_a_line(setting: Setting, law: _Law) -> Curves:
+    """Three losses from one parameter to another."""
+    u, (start, end, _) = np.linspace(-1.5, 1.5, 41), _thetas()
+
+    def losses(v: Array) -> Array:
+        theta = 0.5 * (start + end) + v * (end - start)
+        return jnp.stack([_explicit(setting, law, theta), _denoising(setting, theta), _implicit(setting, law, theta)])
+
+    values = np.asarray(jax.jit(lambda: jax.lax.map(losses, jnp.asarray(u)))())
+    names = ("explicit", "denoising", "implicit")
+    return Curves(u, dict(zip(names, values.T, strict=True)), "along a line of parameters", "loss")
+
+
+@identity(
+    row="18b",
+    name="implicit-score-matching",
+    topic="score-matching",
+    title="Implicit and explicit score matching",
+    latex=r"\frac{1}{2}\mathbb{E}|s-\nabla\ln p|^2 = \mathbb{E}[\nabla\cdot s + \frac{1}{2}|s|^2] "
+    r"+ \frac{1}{2}\mathbb{E}|\nabla\ln p|^2",
+    compared=_COMPARED,
+    oracle=_ORACLE,
+    source="Hyvärinen 2005, theorem 1",
+    tolerance=1e-9,
+    why=_WHY,
+    functions=(
+        "diffusion.score_matching.implicit_score_matching",
+        "diffusion.score_matching.explicit_score_matching",
+    ),
+    amplification=5e1,
+    answers=True,
+    test="tests/diffusion/test_score_matching.py",
+)
+def _implicit_is_explicit(setting: Setting) -> Measured:
+    law = _law()
+    error = _differences(setting, law, lambda theta: _implicit(setting, law, theta), law.constant)
+    return Measured(error, f"the constant is {float(law.constant):.4f}")
+
+
+def _two_keys(setting: Setting, count: int) -> list[Array]:
+    """`count` times a key whose slice has v_1 v_2 = 1, and one with −1: in the plane all that a slice depends on."""
+    keys = jax.random.split(setting.key(1), 16)
+
+    def swap(y: Array) -> Array:
+        return jnp.stack([y[:, 1], jnp.zeros_like(y[:, 0])], 1)
+
+    product = np.asarray(sliced_score_matching(keys, swap, jnp.zeros((16, 2))))
+    return [jnp.broadcast_to(keys[int(pick(product))], count) for pick in (np.argmax, np.argmin)]
+
+
+def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], keys: list[Array], *rest: Any) -> Loss:
+    """The loss over p, and over the two kinds of slices, which are equally likely."""
+
+    def mean(theta: Array) -> Array:
+        values = [loss(key, _model(setting, theta), law.x, *rest) for key in keys]
+        return jnp.sum(law.p * (values[0] + values[1]) / 2)
+
+    return mean
+
+
+@identity(
+    row="18c",
+    name="sliced-score-matching",
+    topic="score-matching",
+    title="Sliced and explicit score matching",
+    latex=r"\frac{1}{2}\mathbb{E}|s-\nabla\ln p|^2 = \mathbb{E}[v^T(\nabla s)\,v + \frac{1}{2}|s|^2] "
+    r"+ \frac{1}{2}\mathbb{E}|\nabla\ln p|^2,\quad v_i = \pm 1",
+    compared=_COMPARED + ", over all slices",
+    oracle=_ORACLE,
+    source="Song et al. 2019, arXiv:1905.07088, theorem 1",
+    tolerance=1e-9,
+    why=_WHY,
+    functions=("diffusion.score_matching.sliced_score_matching", "diffusion.score_matching.explicit_score_matching"),
+    amplification=1e2,
+    answers=True,
+    test="tests/diffusion/test_score_matching.py",
+)
+def _sliced_is_explicit(setting: Setting) -> Measured:
+    law = _law()
+    loss = _mean_of_slices(setting, law, sliced_score_matching, _two_keys(setting, len(law.p)))
+    error = _differences(setting, law, loss, law.constant)
+    return Measured(error, f"the constant is {float(law.constant):.4f}")
+
+
+@identity(
+    row="18d",
+    name="finite-difference-score-matching",
+    topic="score-matching",
+    title="Finite differences along the slices",
+    latex=r"\frac{1}{2}\mathbb{E}|s-\nabla\ln p|^2 = \mathbb{E}\,[v\cdot\frac{s(x+hv)-s(x-hv)}{2h} + "
+    r"\frac{1}{2}|s|^2] + \frac{1}{2}\mathbb{E}|\nabla\ln p|^2 + O(h^2)",
+    compared=_COMPARED + ", over all slices, with h of 3e-6, or 5e-3 in less than float64",
+    oracle=_ORACLE,
+    source="Pang et al. 2020, arXiv:2007.03317, section 3",
+    tolerance=1e-9,
+    why="h² is 1e-11, and the rounding of the difference, about ε/h = 4e-11, averages out",
+    functions=(
+        "diffusion.score_matching.finite_difference_score_matching",
+        "diffusion.score_matching.explicit_score_matching",
+    ),
+    amplification=6e2,
+    test="tests/diffusion/test_score_matching.py",
+)
+def _differences_are_explicit(setting: Setting) -> Measured:
+    law, step = _law(), 3e-6 if setting.precision == "float64" else 5e-3
+    keys = _two_keys(setting, len(law.p))
+    loss = _mean_of_slices(setting, law, finite_difference_score_matching, keys, step)
+    return Measured(_differences(setting, law, loss, law.constant), plot=_against_the_step(setting, law, keys))
+
+
+def _against_the_step(setting: Setting, law: _Law, keys: list[Array]) -> Curves:
+    steps, theta = np.geomspace(1e-6, 1.0, 25), _thetas()[0]
+
+    def error(h: Array) -> Array:
+        return _mean_of_slices(setting, law, finite_difference_score_matching, keys, h)(theta)
+
+    exact = _explicit(setting, law, theta) - law.constant
+    found = np.abs(np.asarray(jax.jit(lambda: jax.lax.map(error, jnp.asarray(steps)))()) - float(exact))
+    at = int(np.searchsorted(steps, 0.01))
+    lines = {"exact slope 2": found[at] * (steps / steps[at]) ** 2, "of the loss": found}
+    return Curves(steps, lines, "h", "error", log_x=True, log_y=True)

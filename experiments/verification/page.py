@@ -1,0 +1,79 @@
+"""docs/equations.md from the table: python -m experiments.verification.page docs/equations.md"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.verification.registry import Identity, identities
+
+ROOT = Path(__file__).parents[2]
+
+HEAD = """\
+# Equations
+
+Every equation that the package states, the function that is it, what it is checked against and where it comes from.
+`scorefield verify` measures them all; `scorefield verify --only NAME` one of them. This page is generated from the same
+table (`python -m experiments.verification.page docs/equations.md`).
+"""
+
+
+def page() -> str:
+    """The page as Markdown."""
+    parts = [HEAD]
+    for topic in dict.fromkeys(one.topic for one in identities()):
+        parts.append(f"## {topic}\n")
+        parts.extend(_entry(one) for one in identities() if one.topic == topic)
+    return "\n".join(parts)
+
+
+def _entry(one: Identity) -> str:
+    where = Path(inspect.getfile(one.measure)).relative_to(ROOT)
+    bound = {
+        "exact": f"to {one.tolerance:g} in float64",
+        "statistical": f"to {one.tolerance:g} standard errors; an error of {one.detects or 0:g} is detected",
+        "false": f"false: off by {one.tolerance:g} or more",
+    }[one.kind]
+    check = f"[{where.name}](../{where.as_posix()}), `{one.name}`"
+    deeper = f"; [{Path(one.test).name}](../{one.test})" if one.test else ""
+    return (
+        f"### {one.row}. {one.title}\n\n$$\n{one.latex}\n$$\n\n"
+        f"- Functions: {', '.join(_linked_function(name) for name in one.functions)}\n"
+        f"- Check: {one.compared}, {bound} ({one.why}). Oracle: {one.oracle}. In {check}{deeper}\n"
+        f"- Source: {_linked_source(one.source)}\n"
+    )
+
+
+def _linked_function(name: str) -> str:
+    file = Path(inspect.getfile(_module_of(resolve(name), name))).relative_to(ROOT)
+    return f"[`{name}`](../{file.as_posix()})"
+
+
+def resolve(name: str) -> Any:
+    """The object of a dotted name. Raises ImportError or AttributeError when there is none."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        return found
+    raise ImportError(f"nothing is called {name}")
+
+
+def _module_of(found: Any, name: str) -> Any:
+    return inspect.getmodule(found) or importlib.import_module(name.rpartition(".")[0])
+
+
+def _linked_source(source: str) -> str:
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", source)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
