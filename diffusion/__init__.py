@@ -15,6 +15,7 @@ from diffusion.prediction import (
 )
 from diffusion.process import Process, perturb, posterior, prior_log_prob, prior_sample, transition
 from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, Schedule, SubVP
+from diffusion.shifted import Shifted
 
 __all__ = [
     "EDM",
@@ -31,6 +32,7 @@ __all__ = [
     "Process",
     "RectifiedFlow",
     "Schedule",
+    "Shifted",
     "StudentT",
     "SubVP",
     "convert",

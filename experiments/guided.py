@@ -83,11 +83,11 @@ class Wish:
         if self.guidance is not None and self.weak is not None:
             weak = make_denoiser(self.weak, labels if self.weak.num_classes else None)
             return self._clipped(autoguidance(main, weak, self.guidance))
-        if self.guidance is None and not sampler.takes_pair:
+        if sampler.takes_pair:
+            return conditional_pair(self._clipped(main), self._clipped(_without_class(model, labels)))
+        if self.guidance is None:
             return self._clipped(main)
         free = _without_class(model, labels)
-        if sampler.takes_pair:
-            return conditional_pair(self._clipped(main), self._clipped(free))
         if self.limited:
             guided = interval_guidance(model.process, main, free, self.guidance, self.low, self.high)
             return self._clipped(guided)

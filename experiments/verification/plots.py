@@ -64,7 +64,7 @@ def draw(plot: Plot) -> str:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    style = {"svg.fonttype": "path", "svg.hashsalt": "scorefield", "font.size": 9, "axes.edgecolor": INK}
+    style: Any = {"svg.fonttype": "path", "svg.hashsalt": "scorefield", "font.size": 9, "axes.edgecolor": INK}
     with plt.rc_context(style):
         figure, panel = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
         {Curves: _curves, HeatMap: _heat_map, FlowLines: _flow_lines}[type(plot)](panel, plot)

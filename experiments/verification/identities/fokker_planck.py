@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jaxtyping import ArrayLike
 
 from diffusion import Process, score, velocity
 from diffusion.dynamics import Drift
@@ -46,7 +47,7 @@ def _continuity_residual(flow: Partial, ln_p: Partial, x: jax.Array, t: jax.Arra
 
 @jax.jit
 def _relative_density_residual(equation: FokkerPlanck, ln_p: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
-    def density(y: jax.Array, u: jax.Array) -> jax.Array:
+    def density(y: jax.Array, u: ArrayLike) -> jax.Array:
         return jnp.exp(ln_p(y, u))
 
     return density_residual(equation, density, x, t).value / density(x, t)

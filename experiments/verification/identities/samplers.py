@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +38,9 @@ def _ends(process: Process, sampler: Sampler, x: Array, counts: tuple[int, ...],
 
     @jax.jit
     def run(grid: Array, steps: Array) -> Array:
-        def body(i: Array, state):
-            return sampler.step(keys_lib.fold(keys, i + 1), *state, grid[i], grid[i + 1], process, denoise)
+        def body(i: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+            moved, carry = state
+            return sampler.step(keys_lib.fold(keys, i + 1), moved, carry, grid[i], grid[i + 1], process, denoise)
 
         return jax.lax.fori_loop(0, steps, body, (x, sampler.init(x, grid)))[0]
 

@@ -1,0 +1,1 @@
+"""What a trained model is checked for, one function for each check."""

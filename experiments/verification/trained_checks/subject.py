@@ -1,0 +1,216 @@
+"""The model under the checks: a denoiser, the images that it was trained on and others, and where it is looked at."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from diffusion import keys as keys_lib
+from diffusion.betas import Betas
+from diffusion.noises import Gaussian
+from diffusion.oracles import GaussianLaw
+from diffusion.prediction import Denoiser
+from diffusion.process import Process, perturb
+from experiments.data.scaling import to_model
+from samplers.dpm_solver import DPMSolverMultistep
+from samplers.grids import host_float64
+from samplers.sample import Sampler
+
+LEVELS = tuple(0.02 * 10 ** (half / 2) for half in range(7))
+"""σ/α from 0.02, a few grey levels, to 20, where nothing is to be seen of an image; two to a factor of ten."""
+
+_FULL_COVARIANCE = 1024
+
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+"""For derivatives of networks that are evaluated a few times: they compile in half the time, and run nearly as fast."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Images, uint8 or in the model's units, and perhaps their classes."""
+
+    values: np.ndarray
+    """(n, *event)."""
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.values)
+
+    def take(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Some of them, (m, *event) float32 in the model's units."""
+        part = self.values[rows]
+        return to_model(part) if part.dtype == np.uint8 else np.asarray(part, np.float32)
+
+    @functools.cached_property
+    def some(self) -> np.ndarray:
+        """Up to 20,000 of them, evenly chosen, as rows (m, d) in float64: for means and covariances."""
+        most = min(len(self), 20_000, max(2, 2**25 // self.values[0].size))
+        rows = np.unique(np.linspace(0, len(self) - 1, most).round().astype(int))
+        return self.take(rows).reshape(len(rows), -1).astype(np.float64)
+
+
+class Level(NamedTuple):
+    """A noise level."""
+
+    t: float
+    ratio: float
+    """σ/α."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, its data, and how much of them is looked at."""
+
+    process: Process
+    denoiser: Callable[[Array | None], Denoiser]
+    """From the classes (b,) of a batch, None without classes, to E[x_0 | x_t]."""
+    training: Pictures
+    held_out: Pictures | None = None
+    num_classes: int = 0
+    sampler: Sampler = DPMSolverMultistep()
+    """A deterministic one."""
+    grid: str = "auto"
+    bin_width: float = 2 / 255
+    """Of the levels that the data are on."""
+    share: Callable[[float, float], float] | None = None
+    """How much of training is spent between two noise levels σ/α."""
+    hints: Mapping[str, str] = field(default_factory=dict)
+    """What is to be said of this run when something is out of line: by the kind of cause, or for all by the name ""."""
+    samples: int = 256
+    seed: int = 0
+    batch: int = 64
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Of one image."""
+        return self.training.values.shape[1:]
+
+    @property
+    def dim(self) -> int:
+        """How many numbers an image has."""
+        return math.prod(self.event_shape)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether there are scores and SDEs."""
+        return isinstance(self.process.noise, Gaussian)
+
+    @property
+    def chain(self) -> bool:
+        """Whether time is discrete."""
+        return isinstance(self.process.schedule, Betas)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The training classes, of a model that knows classes."""
+        return self.training.labels if self.num_classes else None
+
+    @functools.cached_property
+    def scale(self) -> float:
+        """The standard deviation of a pixel, over all training images and pixels."""
+        return float(self.training.some.std())
+
+    @functools.cached_property
+    def fit(self) -> GaussianLaw:
+        """The Gaussian of the training set's mean and covariance; beyond 1,024 dimensions of one variance."""
+        rows = self.training.some
+        mean = rows.mean(0)
+        if self.dim > _FULL_COVARIANCE:
+            return GaussianLaw.isotropic(mean, float(np.sqrt(rows.var(0).mean())))
+        return GaussianLaw.full(mean, np.cov(rows, rowvar=False).reshape(self.dim, self.dim))
+
+    @functools.cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """Where denoisers and scores are looked at."""
+        return levels_at(self.process, LEVELS)
+
+    def rng(self, purpose: int) -> np.random.Generator:
+        """For rows and classes."""
+        return np.random.default_rng([self.seed, purpose])
+
+    def key(self, purpose: int) -> Array:
+        """For noise and probes."""
+        return jax.random.fold_in(jax.random.key(self.seed), purpose)
+
+
+def ratio_range(process: Process) -> tuple[float, float]:
+    """σ/α at the smallest time worth looking at, and at the prior."""
+    with host_float64():
+        return _ratio(process, float(process.t_min)), _ratio(process, float(process.t_max))
+
+
+def levels_at(process: Process, ratios: tuple[float, ...]) -> tuple[Level, ...]:
+    """The levels with these σ/α, or on a chain the nearest; none outside of the process, and none twice."""
+    low, high = ratio_range(process)
+    with host_float64():
+        inside = [value for value in ratios if low * (1 - 1e-6) <= value <= high * (1 + 1e-6)] or [low]
+        times = [float(process.schedule.time_from_log_snr(-2 * math.log(value))) for value in inside]
+        times = [min(max(t, float(process.t_min)), float(process.t_max)) for t in times]
+        return tuple(Level(t, _ratio(process, t)) for t in dict.fromkeys(times))
+
+
+def _ratio(process: Process, t: float) -> float:
+    return float(np.exp(-0.5 * np.asarray(process.schedule.log_snr(np.float64(t)))))
+
+
+class Batch(NamedTuple):
+    """Some images, noised; padded by repetitions to the size of the others."""
+
+    rows: np.ndarray
+    x_0: Array
+    z: Array
+    x_t: Array
+    labels: Array | None
+    places: np.ndarray
+    """Their numbers among all that are looked at: the padding's are left out."""
+
+
+def batches(
+    subject: Subject, part: Pictures, t: float, count: int, purpose: int, size: int | None = None
+) -> Iterator[Batch]:
+    """`count` different images of `part`, each several times if there are fewer; noise i depends on (seed, i, purpose).
+
+    The repetitions of an image follow each other, so that (images, repetitions) is the shape of what is found.
+    """
+    images, repetitions = spread(part, count)
+    rows = np.repeat(subject.rng(0).permutation(len(part))[:images], repetitions)
+    size = min(size or subject.batch, len(rows))
+    time = jnp.asarray(t, jnp.result_type(float))
+    for start in range(0, len(rows), size):
+        places = np.arange(start, min(start + size, len(rows)))
+        padded = np.resize(places, size)
+        chosen = rows[padded]
+        x_0 = jnp.asarray(part.take(chosen))
+        keys = keys_lib.sample_keys(subject.key(purpose), jnp.asarray(padded))
+        z = subject.process.noise.sample(keys, x_0.shape)
+        labels = None
+        if subject.num_classes and part.labels is not None:
+            labels = jnp.asarray(part.labels[chosen], jnp.int32)
+        yield Batch(chosen, x_0, z, noised(subject.process, x_0, z, time), labels, places)
+
+
+def spread(part: Pictures, count: int) -> tuple[int, int]:
+    """(How many different images, how often each) for about `count` draws."""
+    images = min(count, len(part))
+    return images, max(1, count // images)
+
+
+@jax.jit
+def noised(process: Process, x_0: Array, z: Array, t: Array) -> Array:
+    """α x_0 + σ z."""
+    return perturb(process, x_0, z, t)
+
+
+@jax.jit
+def denoised(denoise: Denoiser, x: Array, t: Array) -> Array:
+    """D(x, t), compiled once for a network."""
+    return denoise(x, t).astype(x.dtype)

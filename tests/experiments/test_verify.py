@@ -1,0 +1,192 @@
+"""The table of identities: every row holds, in every precision; statistical ones detect what they say; all is told."""
+
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+from matplotlib.mathtext import MathTextParser
+
+from experiments.commands import verify
+from experiments.verification import page, registry
+from experiments.verification.html import equation, table_page
+from experiments.verification.registry import Identity, Measured, Row, Setting, applicable, identities, identity, run
+
+ROOT = Path(__file__).parents[2]
+ALL = identities()
+NAMES = [one.name for one in ALL]
+STATISTICAL = [one for one in ALL if one.kind == "statistical"]
+
+
+@pytest.mark.parametrize("one", ALL, ids=NAMES)
+def test_the_identity_holds(one):
+    row = run(one, Setting())
+    assert row.passed, row.report()
+
+
+@pytest.mark.parametrize(
+    ("precision", "one"),
+    [(p, one) for p in ("float32", "bfloat16") for one in applicable(Setting(p)) if one.kind == "exact"],
+    ids=lambda value: value if isinstance(value, str) else value.name,
+)
+def test_its_error_floor_is_as_stated(precision, one):
+    """In less than float64 rounding is all that there is; and it is there, for else nothing was measured."""
+    row = run(one, Setting(precision))
+    assert row.passed, row.report()
+
+
+@pytest.mark.parametrize("one", STATISTICAL, ids=[one.name for one in STATISTICAL])
+def test_a_statistical_identity_detects_the_error_that_it_says(one):
+    """Its power: the seeded error is seen, so that it does not pass for want of samples."""
+    assert run(one, Setting(seeded=one.detects)).measured.error > one.tolerance
+
+
+@pytest.mark.parametrize("dim", [1, 2, 8])
+@pytest.mark.parametrize("name", ["fokker-planck-log-density", "probability-flow"])
+def test_other_dimensions(name, dim):
+    one = next(one for one in ALL if one.name == name)
+    assert run(one, Setting(dim=dim)).passed
+
+
+@pytest.mark.parametrize("one", ALL, ids=NAMES)
+def test_every_row_says_what_it_is(one):
+    MathTextParser("path").parse(f"${one.latex}$")
+    for name in one.functions:
+        assert callable(page.resolve(name)) or page.resolve(name) is not None
+    assert one.functions
+    assert all((one.title, one.compared, one.oracle, one.source, one.why))
+    assert re.fullmatch(r"N?\d+[a-h]?", one.row)
+    assert not one.test or (ROOT / one.test).exists()
+    assert one.tolerance > 0
+
+
+def test_all_rows_of_the_list_are_there():
+    """Rows 27 to 34, 40, 41 and 45 arrive with their own modules."""
+    wanted = {*range(1, 27), *range(35, 40), *range(42, 45)}
+    assert wanted <= {int(re.sub(r"\D", "", one.row)) for one in ALL if not one.row.startswith("N")}
+    assert {one.row for one in ALL if one.kind == "false"} == {f"N{i}" for i in range(1, 8)}
+
+
+def test_the_page_of_equations_is_that_of_the_table():
+    """Else: python -m experiments.verification.page docs/equations.md"""
+    text = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
+    assert text == page.page()
+    for link in re.findall(r"\]\(\.\./([^)]+)\)", text):
+        assert (ROOT / link).exists(), link
+
+
+def made(**facts):
+    told = {
+        **{
+            "row": "99",
+            "name": "made-up",
+            "topic": "none",
+            "title": "t",
+            "latex": "x = y",
+            "compared": "c",
+            "oracle": "o",
+        },
+        **{"source": "arXiv:1234.56789", "tolerance": 1e-12, "why": "w", "functions": ("diffusion.process.perturb",)},
+    }
+    return Identity(**{**told, **facts})
+
+
+def test_what_fails_is_said_and_the_status_is_1(run_command, monkeypatch, tmp_path):
+    """A number out of tolerance, one that is none, and an exception in the measurement: each is a failed row."""
+
+    def broken(setting):
+        raise ZeroDivisionError("of this kind")
+
+    rows = [
+        made(measure=lambda setting: Measured(1e-13), name="good"),
+        made(measure=lambda setting: Measured(2e-12), name="bad"),
+        made(measure=lambda setting: Measured(float("nan")), name="lost"),
+        made(measure=broken, name="broken"),
+        made(measure=lambda setting: Measured(0.5), name="untrue", kind="false", tolerance=0.1),
+        made(measure=lambda setting: Measured(0.05), name="true-after-all", kind="false", tolerance=0.1),
+    ]
+    monkeypatch.setattr(verify, "applicable", lambda setting: rows)
+    monkeypatch.setattr(verify, "identities", lambda: rows)
+    outcome = run_command("verify", "--html", tmp_path / "report.html")
+    assert outcome.status == 1
+    assert "2 of 6 hold" in outcome.out
+    assert outcome.out.count("FAIL") == 4
+    assert "ZeroDivisionError: of this kind" in outcome.out
+    assert "4 of 6 identities fail" in (tmp_path / "report.html").read_text()
+    outcome = run_command("verify", "--json")
+    assert (outcome.status, [row["passed"] for row in outcome.value]) == (1, [True, False, False, False, True, False])
+    assert {"id", "name", "measured", "tolerance", "passed", "seconds"} <= set(outcome.value[0])
+    assert run_command("verify", "--only", "good,untrue").status == 0
+
+
+class Page(html.parser.HTMLParser):
+    """The ids of a page, its anchors, and what it would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.anchors, self.fetched = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        told = dict(attrs)
+        self.ids += [told["id"]] if "id" in told else []
+        if tag == "a" and told["href"].startswith("#"):
+            self.anchors.append(told["href"][1:])
+        links = [told.get(name) or "" for name in ("src", "href", "xlink:href")] if tag != "a" else []
+        self.fetched += [link for link in links if link and not link.startswith(("#", "data:"))]
+
+
+def test_the_report_is_one_file_with_every_equation_and_plot():
+    one = next(one for one in ALL if one.name == "heat-kernel")
+    rows = [run(one, Setting()), Row(made(measure=lambda setting: Measured(0.0)), "float64", Measured(0.0), 0.1)]
+    text = table_page(rows, {"device": "a <b>"})
+    found = Page(text)
+    assert len(found.ids) == len(set(found.ids))
+    assert set(found.anchors) <= set(found.ids)
+    assert found.fetched == []
+    assert "a &lt;b&gt;" in text
+    assert text.count("<svg") == 3  # two equations and a plot
+    assert "https://arxiv.org/abs/1234.56789" in text
+    assert "<title>x = y</title>" in equation("x = y")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "foker-planck"], "did you mean 'fokker-planck'?"),
+        (["--only", ","], "--only is empty"),
+        (["--dim", "0"], "--dim = 0; give 1 or more"),
+        (["--html", "{folder}"], "is a folder; name a file"),
+        (["--html", "{folder}/none/x.html"], "does not exist; make it first"),
+        (["--precision", "float16"], "float16"),
+        (["--run", "{folder}", "--only", "ddim"], "leave one of them out"),
+        (["--run", "{folder}", "--samples", "3"], "--samples is 3; give at least 16"),
+        (["--run", "{folder}"], "holds no checkpoint that can be trusted"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(run_command, tmp_path, arguments, words):
+    outcome = run_command("verify", *(argument.format(folder=tmp_path) for argument in arguments))
+    assert outcome.status in (2, 4)
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_a_topic_a_name_and_a_number_choose(run_command):
+    for word in ("heat-kernel", "23b", "23"):
+        outcome = run_command("verify", "--only", word, "--json")
+        assert "heat-kernel" in [row["name"] for row in outcome.value]
+
+
+def test_a_row_that_is_taken_or_without_power_is_refused():
+    facts = {key: value for key, value in vars(made(measure=None)).items() if key != "measure"}
+    with pytest.raises(ValueError, match="is there already"):
+        identity(**facts | {"row": "23b"})(lambda setting: Measured(0.0))
+    with pytest.raises(ValueError, match="say which error it detects"):
+        identity(**facts | {"kind": "statistical"})(lambda setting: Measured(0.0))
+    assert "made-up" not in registry._REGISTRY
+
+
+def test_an_infinite_error_is_valid_json():
+    row = run(made(measure=lambda setting: Measured(float("inf"))), Setting())
+    assert json.loads(json.dumps(row.report(), allow_nan=False))["measured"] is None

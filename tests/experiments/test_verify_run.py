@@ -1,0 +1,442 @@
+"""Checks of trained models on models whose answers are known: the exact denoiser passes, each fault is called by name."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+from matplotlib.mathtext import MathTextParser
+
+from diffusion import EDM, VP, Process, RectifiedFlow, StudentT
+from diffusion.arrays import expand
+from diffusion.betas import Betas
+from diffusion.networks.configs import MLPConfig
+from diffusion.oracles import Atoms, GaussianMixture
+from diffusion.prediction import Preconditioning
+from experiments import solver
+from experiments.config import Chain, Config, DataConfig
+from experiments.data import open_source, split
+from experiments.sampling import Model
+from experiments.training.data import Facts
+from experiments.training.model import load_model, make_network
+from experiments.verification import trained
+from experiments.verification.plots import draw
+from experiments.verification.trained import CHECKS, Shared, Subject, check, check_run, lines, subject_of
+from experiments.verification.trained_checks import denoising, fields, likelihood, memory, passes, sampling
+from experiments.verification.trained_checks.finding import Finding, Quantity, estimate, ratio, root
+from experiments.verification.trained_checks.passes import exact_denoised, run_pass, run_passes
+from experiments.verification.trained_checks.subject import Pictures, batches, levels_at
+from samplers import DDIM, DPMSolverMultistep, Heun
+
+DIM = 4
+PROCESSES = {"VP": Process(VP()), "EDM": Process(EDM()), "RectifiedFlow": Process(RectifiedFlow())}
+
+
+def law():
+    """Three humps, of the size of images."""
+    means = np.random.default_rng(0).normal(size=(3, DIM)) * 0.6
+    return GaussianMixture.isotropic(means, stds=np.asarray([0.15, 0.3, 0.2]), weights=np.asarray([0.2, 0.5, 0.3]))
+
+
+def subject(process=None, denoise=None, **options):
+    """The exact denoiser of the law, or another, and draws of the law to have been trained on."""
+    process = Process(EDM()) if process is None else process
+    denoise = law().denoiser(process) if denoise is None else denoise
+    data = np.asarray(law().sample(jax.random.key(1), 900))
+    options = {"samples": 128, "batch": 128, **options}
+    return Subject(process, lambda labels: denoise, Pictures(data[:600]), Pictures(data[600:]), **options)
+
+
+def changed(change, process=None):
+    """A denoiser with a fault: `change`(answer, x, σ/α)."""
+    process = Process(EDM()) if process is None else process
+    return Partial(_changed, Partial(change), law().denoiser(process), process)
+
+
+def _changed(change, denoise, process, x, t):
+    return change(denoise(x, t), x, expand(process.sigma(t) / process.alpha(t), x))
+
+
+def scaled(answer, x, level):
+    return 1.1 * answer
+
+
+def biased(answer, x, level):
+    return answer - 0.5 * level
+
+
+def turned(answer, x, level):
+    """Half a turn more in every e-fold of the noise, in the first plane."""
+    a = np.zeros((DIM, DIM), np.float32)
+    a[0, 1], a[1, 0] = -0.5, 0.5
+    return answer + level**2 / (level**2 + 0.3) * x @ a
+
+
+def wavering(answer, x, level):
+    """A score that is a gradient at every noise level, and changes with it as no density's does."""
+    return answer + 0.3 * level * jnp.sin(8 * jnp.log(level))
+
+
+def coarse(answer, x, level):
+    """Off by a little that changes from place to place: as much as the chain pays for, and the flow does not."""
+    return answer + 0.5 * level * jnp.sin(3 * x[:, ::-1] / (level + 0.3))
+
+
+def ignorant(answer, x, level):
+    return jnp.zeros_like(answer)
+
+
+def measured(name, what):
+    return CHECKS[name](Shared(what))
+
+
+# What is right is called right.
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return check(subject())
+
+
+def test_the_exact_denoiser_is_as_it_should_be(exact):
+    assert [one.name for one in exact] == list(CHECKS)
+    for one in exact:
+        assert one.verdict == "as it should be", (one.name, one.meaning, one.measured)
+
+
+@pytest.mark.parametrize("process", [PROCESSES["VP"], PROCESSES["RectifiedFlow"]], ids=["VP", "RectifiedFlow"])
+@pytest.mark.parametrize("name", ["unbiased", "identity", "fokker-planck", "curl", "likelihood"])
+def test_on_other_processes_too(process, name):
+    found = measured(name, subject(process))
+    assert found.verdict == "as it should be", found.meaning
+
+
+def test_a_chain_has_all_but_a_flow():
+    found = check(subject(Process(Betas.linear(1000)), sampler=DDIM()))
+    assert {one.name for one in found if not one.applicable} == {"likelihood"}
+    assert not any(one.out_of_line for one in found), lines(found)
+
+
+def test_a_short_chain_is_not_asked_for_a_slope():
+    short = subject(Process(Betas.linear(3)), sampler=DDIM())
+    assert not measured("fokker-planck", short).applicable
+    assert not measured("steps", short).applicable
+    assert measured("curl", short).verdict == "as it should be"
+
+
+def test_student_noise_has_no_score():
+    found = check(subject(Process(EDM(), StudentT(df=8.0)), samples=64))
+    skipped = {one.name for one in found if not one.applicable}
+    assert skipped == {"fokker-planck", "curl", "sde-ode", "likelihood"}
+    assert not any(one.out_of_line for one in found), lines(found)
+
+
+# What is wrong is called wrong, by the check that is there for it.
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "word"),
+    [
+        ("loss", ignorant, "affine"),
+        ("loss", scaled, "affine"),
+        ("unbiased", scaled, "too large"),
+        ("unbiased", biased, "fixed image"),
+        ("identity", scaled, "does harm"),
+        ("fokker-planck", scaled, "density"),
+        ("fokker-planck", wavering, "density"),
+        ("curl", turned, "gradient"),
+        ("sde-ode", biased, "different laws"),
+        ("likelihood", biased, "impossible"),
+        ("likelihood", coarse, "bits from"),
+    ],
+)
+def test_a_fault_is_out_of_line(name, fault, word):
+    found = measured(name, subject(denoise=changed(fault)))
+    assert found.out_of_line, found.measured
+    assert word in found.meaning
+
+
+@pytest.mark.parametrize("name", ["loss", "memorisation", "copies"])
+def test_the_exact_denoiser_of_the_training_set_has_memorised_it(name):
+    plain = subject()
+    memorised = subject(denoise=Atoms(plain.training.values).denoiser(plain.process))
+    found = measured(name, memorised)
+    assert found.out_of_line
+    assert "by heart" in found.meaning or "recalling" in found.meaning
+
+
+def test_too_few_steps_are_out_of_line():
+    """In even steps of σ from 80 all but one are wasted."""
+    found = measured("steps", subject(sampler=Heun(), grid="uniform-sigma"))
+    assert found.out_of_line
+    assert "--grid" in found.meaning
+    assert found.values["p-value"].value < 1e-3
+
+
+def test_a_network_of_nan_is_out_of_line():
+    found = check(subject(denoise=changed(lambda answer, x, level: answer * jnp.nan), samples=16))
+    assert {one.name for one in found if one.out_of_line} >= {
+        "loss",
+        "unbiased",
+        "identity",
+        "curl",
+        "sde-ode",
+        "steps",
+    }
+    json.dumps([one.report() for one in found], allow_nan=False)
+    assert "nan" in lines(found)
+
+
+# The numbers are the right numbers.
+
+
+def test_the_residual_of_a_gaussian_score_times_k():
+    """s = −k x/(1 + σ²): ∂_t s = 2σk x/(1 + σ²)² and σ∇|s|² is k times that; s is to be divided by σ."""
+    process, k = Process(EDM()), 2.0
+
+    def times_k(x, t):
+        t = jnp.asarray(t)
+        return x - k * t**2 / (1 + t**2) * x
+
+    found = fields.fokker_planck(subject(process, Partial(times_k)))
+    for level, one in zip(found.levels, found.rows["relative residual"], strict=True):
+        exact = 2 * (k - 1) * level**2 / (1 + level**2)
+        assert abs(one.value - exact) < 1e-4
+    assert found.out_of_line
+
+
+def test_the_asymmetry_of_a_linear_field_is_that_of_its_matrix():
+    b = np.random.default_rng(0).normal(size=(DIM, DIM)).astype(np.float32) / 2
+    found = fields.curl(subject(denoise=Partial(lambda x, t: x @ b.T), samples=1000))
+    jacobian = b - np.eye(DIM)  # of the score, but for 1/σ²
+    exact = np.linalg.norm(jacobian - jacobian.T) / np.linalg.norm(jacobian + jacobian.T)
+    (row,) = found.rows.values()
+    for one in row:
+        assert abs(one.value - exact) < 4 * one.standard_error
+        assert one.standard_error < 0.1 * exact
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+def test_the_gap_of_a_mixture_of_the_two_denoisers(part):
+    """D = D° + λδ, δ = D* − D°: E|x_0 − D|² is M + λ²|δ|² on held-out and M − (2λ − λ²)|δ|² on training images."""
+    plain = subject()
+    ends = law().denoiser(plain.process), Atoms(plain.training.values).denoiser(plain.process)
+    mixed = subject(denoise=Partial(_mixed, part, *ends), samples=300)
+    found, both = memory.memorised(mixed, run_passes(mixed)), run_passes(subject(samples=300))
+    assert found.out_of_line == (part > 0)
+    for i, one in enumerate(found.rows["memorised part γ"]):
+        training, held_out = (p[i].apart.mean() for p in both)
+        exact = (part**2 * held_out + (2 * part - part**2) * training) / (training + held_out)
+        assert abs(one.value - exact) < 4 * one.standard_error + 1e-6
+        assert one.standard_error < 0.1
+
+
+def _mixed(part, generalises, remembers, x, t):
+    return (1 - part) * generalises(x, t) + part * remembers(x, t)
+
+
+def test_a_bias_has_the_correlation_that_its_size_says():
+    """r² is the bias's part of the mean square."""
+    plain, off = subject(samples=400), subject(denoise=changed(biased), samples=400)
+    level = plain.levels[3]
+    error = run_pass(plain, plain.training, level, 7).error.mean()
+    found = run_pass(off, off.training, level, 7)
+    square = (0.5 * level.ratio) ** 2
+    r = found.correlations["a fixed image"]
+    assert abs(r.value - math.sqrt(square / (square + error))) < 4 * r.standard_error + 0.01
+    assert abs(found.bias.value - 0.5) < 4 * found.bias.standard_error
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_exact_denoiser_in_blocks_is_that_of_all_at_once(classes, monkeypatch):
+    monkeypatch.setattr(passes, "_ATOMS_AT_ONCE", 40 * DIM)
+    plain = subject()
+    labels = np.random.default_rng(3).integers(0, max(classes, 1), 600)
+    data = Pictures(plain.training.values, labels if classes else None)
+    one = Subject(plain.process, plain.denoiser, data, num_classes=classes, batch=32)
+    x, mine = plain.training.values[:50] + np.float32(0.3), labels[:50]
+    found = exact_denoised(one, x, 0.4, mine if classes else None)
+    for label in range(max(classes, 1)):
+        pool = plain.training.values[labels == label] if classes else plain.training.values
+        rows = mine == label
+        expected = Atoms(pool).denoiser(plain.process)(jnp.asarray(x[rows]), 0.4)
+        np.testing.assert_allclose(found[rows], expected, atol=2e-5)
+
+
+def test_the_affine_denoiser_is_least_squares():
+    """No worse than any other affine function that was fitted to the same pairs, but for what fitting gains."""
+    plain = subject(samples=300)
+    level = plain.levels[3]
+    (batch,) = batches(plain, plain.training, level.t, 600, 9, 600)
+    x = np.c_[np.asarray(batch.x_t), np.ones(600)]
+    fitted = x @ np.linalg.lstsq(x, np.asarray(batch.x_0), rcond=None)[0]
+    least = np.mean((fitted - np.asarray(batch.x_0)) ** 2)
+    found = passes.affine_denoised(plain, np.asarray(batch.x_t), level.t)
+    assert least <= np.mean((found - np.asarray(batch.x_0)) ** 2) < 1.02 * least
+
+
+def test_a_loss_below_the_exact_one_is_impossible():
+    plain = subject()
+    found = run_passes(plain)
+    cheating = [passes.Pass(0.5 * p.least, p.least, p.apart, p.affine, p.correlations, p.bias) for p in found.training]
+    assert "impossible" in denoising.loss(plain, passes.Passes(cheating, None)).meaning
+
+
+def test_a_likelihood_below_its_bound_is_impossible():
+    head = ("likelihood", "", "", "")
+    noise = 0.05 * np.random.default_rng(0).normal(size=64)
+    assert likelihood._judged(head, 3 + noise, np.full(64, 2.98)).verdict == "as it should be"
+    assert "impossible" in likelihood._judged(head, 3 + noise, np.full(64, 3.2)).meaning
+    assert "score" in likelihood._judged(head, 3 + noise, np.full(64, 2.5)).meaning
+
+
+def test_nearest_neighbours_are_found_across_blocks(monkeypatch):
+    monkeypatch.setattr(sampling, "_ROWS", 7)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(5, 3)), rng.normal(size=(22, 3)).astype(np.float32)
+    expected = np.sort(np.linalg.norm(x[:, None] - y, axis=-1), axis=1)[:, :2]
+    np.testing.assert_allclose(np.stack(sampling.nearest(x, Pictures(y)), axis=1), expected, rtol=1e-6)
+
+
+def test_quantities():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(2, 1, (2, 4000)) + np.asarray([[0.0], [2.0]])
+    one = ratio(a, b)
+    assert abs(one.value - 0.5) < 4 * one.standard_error
+    many = [ratio(*pair).value for pair in zip(a.reshape(40, 100), b.reshape(40, 100), strict=True)]
+    assert one.standard_error == pytest.approx(np.std(many) / math.sqrt(40), rel=0.4)
+    assert estimate([1.0, 3.0]) == Quantity(2.0, 1.0)
+    assert root(Quantity(4.0, 0.4)).standard_error == pytest.approx(0.1, rel=0.05)
+    assert root(Quantity(-1.0, 0.25)) == Quantity(0.0, 0.5)
+    assert Quantity(math.nan, 0.1).above(1e9)
+    assert Quantity(1.0, 0.1).above(0.55)
+    assert not Quantity(1.0, 0.1).above(0.65)
+
+
+def test_a_chain_has_its_own_levels():
+    chain = Process(Betas.linear(1000))
+    found = levels_at(chain, (1e-9, 0.02, 0.0201, 1.0, 1e9))
+    assert [level.t for level in found] == [3.0, 259.0]
+    assert found[1].ratio == pytest.approx(1.0, abs=0.01)
+
+
+# Rare levels, repetition, and what is said.
+
+
+def test_levels_that_training_hardly_visits_are_named():
+    seldom = subject(denoise=changed(scaled), share=lambda low, high: 0.001 if low < 0.3 else 0.2)
+    text = measured("loss", seldom).meaning
+    assert "less than 1%" in text
+    assert "--times" in text
+
+
+def test_the_seed_decides_and_the_batch_does_not():
+    def numbers(**options):
+        one = subject(samples=48, **options)
+        return [q for name in ("loss", "curl", "steps") for q in measured(name, one).report()["values"].values()] + [
+            q.value for p in run_passes(one).training for q in p.correlations.values()
+        ]
+
+    first = [q["value"] if isinstance(q, dict) else q for q in numbers(batch=48)]
+    again = [q["value"] if isinstance(q, dict) else q for q in numbers(batch=20)]
+    other = [q["value"] if isinstance(q, dict) else q for q in numbers(batch=48, seed=1)]
+    np.testing.assert_allclose(first, again, atol=2e-3)
+    assert np.max(np.abs(np.asarray(first) - other)) > 1e-2
+
+
+def spoken(findings):
+    """What a reader gets: text that fits, JSON, equations and pictures that can be drawn."""
+    text = lines(findings)
+    assert max(map(len, text.splitlines())) < 100
+    json.dumps([one.report() for one in findings], allow_nan=False)
+    for one in findings:
+        assert one.name in text
+        assert all((one.title, one.latex, one.compared, one.meaning or one.verdict))
+        MathTextParser("path").parse(f"${one.latex}$")
+        for part in one.latex.split(r"\quad"):
+            MathTextParser("path").parse(f"${part}$")
+        if one.plot is not None:
+            assert "<svg" in draw(one.plot)
+        assert "could not be measured" not in one.meaning, one.meaning
+    return text
+
+
+def test_the_report(exact):
+    assert "10 checks: 10 as they should be" in spoken(exact)
+
+
+def test_a_check_that_breaks_is_out_of_line(monkeypatch):
+    def broken(shared):
+        raise ValueError("no such thing")
+
+    monkeypatch.setattr(trained, "CHECKS", {"curl": broken})
+    (found,) = check(subject())
+    assert found.out_of_line
+    assert "no such thing" in found.meaning
+    assert isinstance(found, Finding)
+
+
+def test_a_run(tiny_run):
+    """A DDPM after 12 steps: everything appears, and it is undertrained."""
+    loaded = load_model(tiny_run)
+    told = []
+    findings = check_run(
+        *(solver.model_of(loaded), *solver.run_data(loaded)), samples=16, seed=3, batch=32, tell=told.append
+    )
+    assert told == findings
+    assert [one.name for one in findings] == list(CHECKS)
+    assert "undertrained" not in spoken(findings)  # it says what to do, not what it is called
+    assert findings[0].out_of_line
+    assert "12 steps of 16 images" in findings[0].meaning
+
+
+def test_a_conditional_flow_with_mirror_images():
+    config = Config(
+        data=DataConfig(flip=True),
+        schedule=RectifiedFlow(),
+        network=MLPConfig(hidden=8, layers=1, embedding=4),
+        preconditioning=Preconditioning("velocity"),
+        conditional=True,
+    )
+    training, held_out = split(open_source(config.data), 0.1, 0)
+    facts = Facts(training.event_shape, training.num_classes)
+    network, params = make_network(config, facts, jax.random.key(0))
+    model = Model(config, network, params, facts.event_shape, facts.num_classes)
+    one = subject_of(model, training, held_out, samples=16, seed=0, batch=64)
+    assert len(one.training) == 2 * len(training)
+    np.testing.assert_array_equal(one.training.values[len(training)], training.images[0, :, ::-1])
+    found = [measured(name, one) for name in ("loss", "identity", "copies")]
+    spoken(found)
+    assert found[0].out_of_line
+
+
+def test_what_a_run_is_sampled_with():
+    def sampler(name, **fields):
+        return trained.deterministic(Config(sampling={"sampler": name}, **fields))
+
+    from experiments.config import SamplingConfig
+
+    def of(name):
+        return trained.deterministic(Config(sampling=SamplingConfig(sampler=name)))
+
+    assert of("ancestral") == DDIM()
+    assert of("heun") == Heun()
+    assert of("sde-dpmpp") == DPMSolverMultistep()
+
+
+def test_a_learned_variance_is_left_aside():
+    config = Config(
+        schedule=Chain(steps=20),
+        network=MLPConfig(hidden=8, layers=1, embedding=4),
+        preconditioning=Preconditioning("eps"),
+        learned_variance=True,
+    )
+    training, held_out = split(open_source(config.data), 0.1, 0)
+    facts = Facts(training.event_shape, training.num_classes)
+    network, params = make_network(config, facts, jax.random.key(0))
+    model = Model(config, network, params, facts.event_shape)
+    one = subject_of(model, training, held_out, samples=16, seed=0, batch=64)
+    spoken([measured("loss", one), measured("identity", one)])
