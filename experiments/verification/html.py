@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from experiments.verification.plots import draw
 from experiments.verification.registry import Identity, Row, shown
+from experiments.verification.trained_checks.finding import number
 
 if TYPE_CHECKING:
     from experiments.verification.trained import Finding
@@ -33,7 +34,8 @@ td.what { white-space: normal; width: 100% }
 .equation svg { flex: none }
 .plot svg { max-width: 100%; height: auto; display: block; margin: .6rem auto 0 }
 dl { display: grid; grid-template-columns: 6.2rem 1fr; gap: .15rem .8rem; margin: .4rem 0 0; font-size: .9rem }
-dd { margin: 0; overflow-wrap: anywhere } code { font-size: .85em }
+.levels td { padding: .1rem .5rem .1rem 0; font-size: .85em; line-height: 1.3 }
+dd { margin: 0; overflow-wrap: anywhere; min-width: 0 } code { font-size: .85em }
 @media (max-width: 480px) {
   main { padding: .7rem } .wide { display: none } th, td { padding: .3rem .35rem }
   dl { grid-template-columns: 1fr } dt { margin-top: .3rem }
@@ -128,13 +130,29 @@ def _finding(finding: Finding) -> str:
     word, _, reason = finding.verdict.partition(": ")
     facts = {
         "compared": html.escape(finding.compared),
-        "measured": html.escape(finding.measured),
+        "measured": _quantities(finding),
         "limit": html.escape(finding.limit),
         "meaning": html.escape(finding.meaning if finding.applicable else reason),
     }
     kind = "bad" if finding.out_of_line else "good" if finding.applicable else "soft"
     mark = f'<span class="{kind}">{html.escape(word)}</span>'
     return _frame(finding.name, html.escape(finding.title), mark, finding.latex, facts, finding.plot)
+
+
+def _quantities(finding: Finding) -> str:
+    """What was measured once as words, what was measured at each noise level as a table."""
+    told = "<br>".join(html.escape(f"{name} {quantity}") for name, quantity in finding.values.items())
+    if not finding.rows:
+        return told
+    head = "".join(f'<td class="number">{level:.3g}</td>' for level in finding.levels)
+    lines = [f'<tr class="soft"><td>σ/α</td>{head}</tr>']
+    for name, row in finding.rows.items():
+        cells = "".join(
+            f'<td class="number">{number(one.value)}<br><span class="soft">± {number(one.standard_error)}</span></td>'
+            for one in row
+        )
+        lines.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+    return f'<div class="scroll"><table class="levels">{"".join(lines)}</table></div>{told}'
 
 
 def _frame(name: str, title: str, mark: str, latex: str, facts: Mapping[str, str], plot: object) -> str:

@@ -89,6 +89,9 @@ def _curves(panel: Any, plot: Curves) -> None:
         panel.plot(plot.x, np.asarray(values), label=label, **style)
     if plot.log_x:
         panel.set_xscale("log")
+        if len(plot.x) <= 12:
+            panel.set_xticks(plot.x, [f"{x:.2g}" if x < 1 else f"{x:.3g}" for x in plot.x])
+            panel.xaxis.minorticks_off()
     if plot.log_y:
         panel.set_yscale("log")
     panel.grid(True, color=GRID, linewidth=0.8)

@@ -136,8 +136,8 @@ def _hints(config: Config) -> dict[str, str]:
     memory = round(1 / (1 - ema.decays[0]))
     if not ema.warmup and 4 * memory > training.steps:
         told["bias"] = told["undertrained"] = (
-            f"Its average looks back over {memory} steps, which is long for this run: take --ema raw, or a decay nearer "
-            "to 0."
+            f"Its average looks back over {memory} steps, which is long for this run: take --ema raw, or a smaller "
+            "decay."
         )
     if kind != "edm":
         told["slope"] = (

@@ -23,15 +23,9 @@ from experiments.verification.closed_forms import (
 )
 from experiments.verification.laws import mixture
 from experiments.verification.plots import Curves
-from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative
+from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
 
 _CLOSED = "α and σ of seven schedules in closed form, in NumPy's float64"
-
-
-def worst(found: dict[str, float]) -> Measured:
-    """The largest of several errors, and where it was found; NaN is larger than any."""
-    name = max(found, key=lambda key: found[key] if found[key] == found[key] else np.inf)
-    return Measured(found[name], f"largest for {name}")
 
 
 @jax.jit
@@ -69,7 +63,7 @@ def _accumulates(setting: Setting) -> Measured:
         errors = (alpha / known.alpha, variance / known.sigma**2, alpha.astype(float) ** 2 + variance)
         found[name] = max(float(np.max(np.abs(each - 1))) for each in errors)
         lines |= {f"exact, {name}": known.alpha, f"A, {name}": alpha}
-    error = worst(found)
+    error = worst_of(found)
     return Measured(error.error, error.detail, Curves(t, lines, "t", "A"))
 
 
@@ -104,7 +98,7 @@ def _jump(setting: Setting) -> Measured:
             alpha, variance = scale * alpha, scale**2 * variance + std**2
             off = max(abs(alpha / known.alpha[k] - 1), abs(variance / known.sigma[k] ** 2 - 1))
             found[name] = max(found.get(name, 0.0), float(off))
-    return worst(found)
+    return worst_of(found)
 
 
 @jax.jit
@@ -155,7 +149,7 @@ def _predictions(setting: Setting) -> Measured:
         for kind, sources in made.items():
             for source, value in sources.items():
                 found[f"{kind} from {source}, {name}"] = relative(value, answers[kind])
-    return worst(found)
+    return worst_of(found)
 
 
 @jax.jit
@@ -199,7 +193,7 @@ def _reduction(setting: Setting) -> Measured:
         expected = ((b / after.sigma) ** 2 * error) + d * (a * before.sigma / after.sigma) ** 2
         turned = max(relative(merged, eps), relative(other, omega))
         found[name] = max(turned, relative(np.mean(np.asarray(loss, np.float64)), expected))
-    return worst(found)
+    return worst_of(found)
 
 
 @jax.jit
@@ -270,7 +264,7 @@ def _bayes(setting: Setting) -> Measured:
         x_0, x_s, x_t = rng.normal(size=(3, 64, d)) * np.asarray([1, before.sigma, after.sigma])[:, None, None]
         log_prob = _posterior_log_prob(process, x_s, x_t, x_0, (s, t))
         found[name] = relative(log_prob, _ratio(before, after, x_s, x_t, x_0))
-    error = worst(found)
+    error = worst_of(found)
     return Measured(error.error, error.detail, _posterior_curves())
 
 

@@ -12,10 +12,9 @@ from diffusion import keys as keys_lib
 from diffusion.oracles import GaussianLaw, flow_map_1d
 from diffusion.reverse_steps import ddim_posterior
 from experiments.verification.closed_forms import STEPS, Matrices, levels, one_step
-from experiments.verification.identities.chain import worst
 from experiments.verification.laws import line
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, relative
+from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
 from samplers import DDIM, Ancestral, Sampler
 
 
@@ -52,7 +51,7 @@ def _marginals(setting: Setting) -> Measured:
         kept = (0.5 * (mean[:, 1] - mean[:, 0])) ** 2
         found[f"the mean, {name}"] = relative(np.mean(mean, axis=1), before.alpha * x_0[:1] * np.ones((11, 1)))
         found[f"the variance, {name}"] = relative(kept + stds[:, None] ** 2, np.full_like(kept, before.sigma**2))
-    error, lines = worst(found), {"exact B²": np.full(11, levels("chain", 7).sigma ** 2), "of x_t": kept[:, 0]}
+    error, lines = worst_of(found), {"exact B²": np.full(11, levels("chain", 7).sigma ** 2), "of x_t": kept[:, 0]}
     lines |= {"fresh": lines["exact B²"] * shares**2, "both": kept[:, 0] + lines["exact B²"] * shares**2}
     return Measured(error.error, error.detail, Curves(shares, lines, "σ / B", "variance of the noise"))
 
@@ -97,7 +96,7 @@ def _shared(setting: Setting) -> Measured:
         denoise = setting.answered(GaussianLaw.full(law.mean, law.covariance).denoiser(process))
         moved = _run(process, denoise, DDIM(), x_t, np.asarray([t, s], float), 1)
         found[name] = relative(moved, [joint.given(np.arange(d, 2 * d), x).mean for x in x_t])
-    return worst(found)
+    return worst_of(found)
 
 
 @identity(
@@ -132,7 +131,7 @@ def _cosines(setting: Setting) -> Measured:
             start, padded = np.full((1, setting.dim), length[0]), np.pad(grid, (0, 64 - n), mode="edge")
             shrunk.append(float(_run(process, denoise, DDIM(), start, padded, n)[0, -1]) / std)
         found[name], curves[name] = relative(shrunk, products), (shrunk, products)
-    error, (shrunk, products) = worst(found), curves["VP"]
+    error, (shrunk, products) = worst_of(found), curves["VP"]
     lines = {"exact product of cosines": products, "DDIM on VP": shrunk}
     return Measured(
         error.error, error.detail, Curves(2 ** np.arange(7), lines, "steps", "std of samples / data", log_x=True)
@@ -202,7 +201,7 @@ def _eta_one(setting: Setting) -> Measured:
         for sampler in (DDIM(eta=1.0), Ancestral()):
             moved = _run(process, Partial(_sine), sampler, x, grid, 1)
             found[f"{type(sampler).__name__}, {name}"] = relative(moved, expected)
-    return worst(found)
+    return worst_of(found)
 
 
 def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -213,7 +212,7 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     row="N2",
     name="ddim-with-beta",
     topic="ddim",
-    title="«DDIM may add the noise of the step forwards, σ = b»",
+    title="DDIM may add the noise of the step forwards, σ = b",
     latex=r"\sigma_t = b_t\ \mathrm{for\ all}\ t:\quad \frac{b_t^2}{B_{t-1}^2}\leq 1"
     r"\quad(\mathrm{false\ at}\ t = 1, 2, 3)",
     compared="the least excess of b² over B₋² at t = 1, 2, 3 of the default chain, if the library refuses all three",

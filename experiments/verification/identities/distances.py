@@ -47,7 +47,7 @@ def _kl(setting: Setting) -> Measured:
         ln_p, ln_q = _log_normal(x, *_P), _log_normal(x, *_Q)
         return jnp.exp(ln_p) * (ln_p - ln_q)
 
-    return Measured(relative(gaussian_kl(*_P, *_Q), mass(integrand, [-9, -9], [9, 9], 120)))
+    return Measured(relative(gaussian_kl(*_P, *_Q), mass(integrand, [-9.0, -9.0], [9.0, 9.0], 120)))
 
 
 @identity(
@@ -67,7 +67,7 @@ def _kl(setting: Setting) -> Measured:
     test="tests/diffusion/test_gaussian_distances.py",
 )
 def _overlap(setting: Setting) -> Measured:
-    overlap = mass(lambda x: jnp.exp(0.5 * (_log_normal(x, *_P) + _log_normal(x, *_Q))), [-9, -9], [9, 9], 120)
+    overlap = mass(lambda x: jnp.exp(0.5 * (_log_normal(x, *_P) + _log_normal(x, *_Q))), [-9.0, -9.0], [9.0, 9.0], 120)
     return Measured(relative(bhattacharyya(*_P, *_Q), -jnp.log(overlap)))
 
 

@@ -27,10 +27,9 @@ from experiments.verification.closed_forms import (
     levels,
     reverse_coefficients,
 )
-from experiments.verification.identities.chain import worst
 from experiments.verification.laws import mixture
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, relative
+from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
 
 _MATRICES = "Gaussian data and an affine denoiser: both chains are Gaussians, kept as matrices in NumPy"
 _SKEW = 0.1
@@ -123,7 +122,7 @@ def _divergence(setting: Setting) -> Measured:
     for name in ("β", "β̃"):
         case = _case(setting, name)
         found[name] = relative(_joint_kl(case), case.encoder.kl(case.model))
-    return worst(found)
+    return worst_of(found)
 
 
 @identity(
@@ -194,7 +193,7 @@ def _ho(setting: Setting) -> Measured:
         points = Matrices(np.append(case.law.mean, np.zeros(d)), both).points()
         bound = np.mean(np.asarray(_bound(case.chain, points[:, :d], points[:, d:]), np.float64))
         found[name] = relative(bound, case.encoder.kl(case.model) + case.law.entropy())
-    return worst(found)
+    return worst_of(found)
 
 
 @jax.jit
@@ -232,7 +231,7 @@ def _forms(setting: Setting) -> Measured:
         "entropies": relative(encoder, -0.5 * d * np.log(2 * np.pi * np.e * added)),
         "the prior": relative(prior, 0.5 * d * np.log(2 * np.pi) + 0.5 * square),
     }
-    return worst(found)
+    return worst_of(found)
 
 
 @identity(
@@ -261,7 +260,7 @@ def _gap(setting: Setting) -> Measured:
         bounds = np.mean(np.asarray(bounds, np.float64).reshape(2, -1), axis=1)
         gaps = [case.encoder.given(index, x).kl(case.model.given(index, x)) for x in starts]
         found[name] = relative(bounds + case.model.part(index).log_prob(starts), gaps)
-    return worst(found)
+    return worst_of(found)
 
 
 @jax.jit
@@ -301,5 +300,5 @@ def _bits(setting: Setting) -> Measured:
         for name, bits in mine.items():
             found[f"{name}, std {std}"] = relative(np.asarray(bits)[shown], exact[shown])
         lines |= {f"exact, std {std}": exact, f"std {std}": np.where(shown, mine["masses"], np.nan)}
-    error = worst(found)
+    error = worst_of(found)
     return Measured(error.error, error.detail, Curves(grey, lines, "grey level", "bits"))

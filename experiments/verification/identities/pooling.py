@@ -9,10 +9,9 @@ import numpy as np
 from diffusion import Process, Shifted, perturb
 from diffusion.oracles import GaussianMixture
 from experiments.verification.closed_forms import STEPS, levels
-from experiments.verification.identities.chain import worst
 from experiments.verification.laws import mixture
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, relative
+from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
 
 _BASES = ("Cosine", "VP", "RectifiedFlow")
 _SOURCE = "Hoogeboom et al. 2023, arXiv:2301.11093, section 3.1; Chen 2023, arXiv:2301.10972"
@@ -74,7 +73,7 @@ def _pooling(setting: Setting) -> Measured:
             found[f"{label}, {name}"] = max(float(np.max(np.abs(log_snr - expected))), correlation)
             if name == "Cosine":
                 lines |= {f"exact, {label}": expected, label: log_snr}
-    error = worst(found)
+    error = worst_of(found)
     return Measured(error.error, error.detail, Curves(times, lines, "t, on Cosine", "ln SNR"))
 
 
@@ -108,4 +107,4 @@ def _aligned(setting: Setting) -> Measured:
         denoised = jax.jit(setting.answered(large.denoiser(shifted)))(jnp.asarray(x_t), t)
         expected = jax.jit(small.denoiser(process))(averaged, t)
         found[name] = relative(denoised, np.asarray(expected, np.float64) @ blocks.T)
-    return worst(found)
+    return worst_of(found)

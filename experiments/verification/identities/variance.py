@@ -17,10 +17,9 @@ from diffusion.ddpm import elbo_term
 from diffusion.oracles import GaussianLaw
 from diffusion.reverse_steps import FixedLarge, FixedSmall, Optimal, ReverseVariance, optimal_variance, step
 from experiments.verification.closed_forms import STEPS, atoms_variance, levels, line_moments, one_step
-from experiments.verification.identities.chain import worst
 from experiments.verification.laws import line
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, relative
+from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
 
 _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in NumPy, integrated over x_t"
 
@@ -167,7 +166,7 @@ def _three_ways(setting: Setting) -> Measured:
         found, exact = _by_quadrature(setting, name)
         for method in ("error", "score", "variance"):
             errors[f"{method}, {name}"] = relative(found[method], exact["covariance"])
-    return worst(errors)
+    return worst_of(errors)
 
 
 @identity(
@@ -197,7 +196,7 @@ def _least(setting: Setting) -> Measured:
         errors[f"the score and the noise, {name}"] = relative(1 - sigma * found["slope"], exact["loss"])
         if name == "VP":
             lines = {"exact": exact["loss"], "E|ε − e|²": found["loss"], "1 − B² E|s|²": library}
-    error = worst(errors)
+    error = worst_of(errors)
     return Measured(error.error, error.detail, Curves(_TIMES["VP"], lines, "t, on VP", "least loss"))
 
 
@@ -291,7 +290,7 @@ def _kernel(setting: Setting) -> Measured:
         expected = before.alpha[:, None] * center + gain * (x - after.alpha[:, None] * center)
         found[f"the mean, {name}"] = relative(mean, expected)
         found[f"the spread, {name}"] = float(np.max(np.abs(std / np.sqrt(first - shared**2 / last) - 1)))
-    return worst(found)
+    return worst_of(found)
 
 
 @identity(
