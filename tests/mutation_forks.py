@@ -145,7 +145,7 @@ class _Judge:
     """Runs these tests in this order, and those that a mutant has given another name."""
 
     def __init__(self, send: Send, wanted: Sequence[str], known: frozenset[str]) -> None:
-        self.send, self.wanted, self.known = send, wanted, known
+        self.send, self.wanted, self.known, self.count = send, wanted, known, 0
 
     def pytest_sessionstart(self) -> None:
         import jax
@@ -159,6 +159,11 @@ class _Judge:
         items[:] = [found[name] for name in self.wanted if name in found] + renamed
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        import jax
+
+        self.count += 1
+        if self.count % 50 == 0:  # or hundreds of tests in one process take gigabytes
+            jax.clear_caches()
         self.send(("started", nodeid))
 
     def pytest_runtest_logreport(self, report: Any) -> None:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.scipy.special import betainc
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
@@ -74,11 +75,22 @@ class GaussianBumps(TestFunctions):
         return jnp.exp(-0.5 * jnp.sum(gaps**2, axis=-1) / self.widths**2)
 
 
+_HIGHEST = 15
+"""The highest power of a coordinate."""
+
+
 @pytree
 class Monomials(TestFunctions):
     """φ_j(x) = Π_i x_i^{p_ji}: the equations of the moments. Heavy-tailed laws may not have them."""
 
     powers: Float[Array, "m d"]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.powers, (np.ndarray, jax.Array)) and not isinstance(self.powers, Tracer):
+            powers = np.asarray(self.powers)
+            if not np.all((powers >= 0) & (powers <= _HIGHEST) & (powers == np.round(powers))):
+                span = f"{powers.min():g} to {powers.max():g}"
+                raise ValueError(f"powers are {span}; give whole numbers of 0 to {_HIGHEST}.")
 
     @classmethod
     def up_to(cls, degree: int, dim: int) -> Monomials:
@@ -206,7 +218,8 @@ def weak_residual(
 def hotelling(values: Float[Array, "n m"]) -> Float[Array, ""]:
     """The p-value of E[values] = 0: T² = n v̄ᵀ C⁻¹ v̄, and (n − r)/(r (n − 1)) T² has the law F(r, n − r).
 
-    r is the rank of the covariance C: what does not vary is left out. (Hotelling 1931.)
+    r is the rank of the covariance C. What does not vary is left out, and makes the p-value 0 where it is not 0.
+    (Hotelling 1931.)
     """
     count = values.shape[0]
     scale = jnp.sqrt(jnp.mean(values**2, axis=0))
@@ -215,8 +228,10 @@ def hotelling(values: Float[Array, "n m"]) -> Float[Array, ""]:
     covariance = (values - mean).T @ (values - mean) / (count - 1)
     spectrum, axes = jnp.linalg.eigh(covariance)
     kept = spectrum > 1e3 * jnp.finfo(values.dtype).eps * jnp.max(spectrum)
-    along = (axes.T @ mean) ** 2 / jnp.where(kept, spectrum, 1.0)
-    squared = count * jnp.sum(jnp.where(kept, along, 0.0))
+    components = axes.T @ mean
+    certain = jnp.any(~kept & (jnp.abs(components) > jnp.sqrt(1e3 * jnp.finfo(values.dtype).eps)))
+    squared = count * jnp.sum(jnp.where(kept, components**2 / jnp.where(kept, spectrum, 1.0), 0.0))
     rank = jnp.maximum(jnp.sum(kept), 1).astype(values.dtype)
     ratio = (count - rank) / (rank * (count - 1)) * squared
-    return betainc((count - rank) / 2, rank / 2, (count - rank) / (count - rank + rank * ratio))
+    p_value = betainc((count - rank) / 2, rank / 2, (count - rank) / (count - rank + rank * ratio))
+    return jnp.where(certain, 0.0, p_value)

@@ -34,7 +34,7 @@ class VerifyArguments:
     """What `scorefield verify` is told."""
 
     only: str | None = None
-    """Topics, names or numbers of identities, separated by commas. [all]"""
+    """Topics (ddpm is chain, elbo and variance), names or numbers of identities, separated by commas."""
     precision: Precision = "float64"
     """Of the arithmetic; bfloat16 rounds networks' answers to it and computes in float32. A certificate of each
     identity's error floor."""
@@ -55,7 +55,7 @@ class VerifyArguments:
     html: Path | None = None
     """Write a report with equations and pictures to this file."""
     json: bool = False
-    """Print a list of rows as JSON."""
+    """Print a list as JSON: of rows, or with --run of findings."""
 
 
 def run(arguments: list[str]) -> int:
@@ -67,6 +67,10 @@ def run(arguments: list[str]) -> int:
 
 
 def _table(told: VerifyArguments) -> int:
+    default = VerifyArguments()
+    for flag in ("ema", "best", "samples", "seed", "batch"):
+        if getattr(told, flag) != getattr(default, flag):
+            raise UsageError(f"--{flag} goes with --run; name a run, or leave it out.")
     compile_quickly()
     try:
         setting = Setting(told.precision, told.dim)
@@ -96,8 +100,11 @@ def _trained(told: VerifyArguments) -> int:
     from experiments import solver
     from experiments.verification.trained import check_run, lines
 
-    if told.only is not None:
-        raise UsageError("--only chooses identities, and --run checks a model; leave one of them out.")
+    for flag, given in (("only", told.only), ("precision", told.precision != "float64"), ("dim", told.dim != 3)):
+        if given:
+            raise UsageError(f"--{flag} goes with the identities, and --run checks a model; leave one of them out.")
+    if told.run is not None and not told.run.exists():
+        raise UsageError(f"--run {told.run} does not exist; give the folder that `scorefield train` wrote.")
     for name, least in (("samples", 16), ("batch", 1), ("seed", 0)):
         if getattr(told, name) < least:
             raise UsageError(f"--{name} is {getattr(told, name)}; give at least {least}.")
@@ -132,7 +139,7 @@ def select(only: str | None, among: Sequence[Identity]) -> list[Identity]:
     """
     if only is None:
         return list(among)
-    words = [word.strip() for word in only.split(",") if word.strip()]
+    words = [word.strip().lower() for word in only.split(",") if word.strip()]
     if not words:
         raise UsageError("--only is empty; name a topic, such as fokker-planck, or leave it out.")
     wanted = {one.name: set(_names(one)) for one in identities()}
@@ -148,7 +155,8 @@ def select(only: str | None, among: Sequence[Identity]) -> list[Identity]:
 
 
 def _names(one: Identity) -> tuple[str, ...]:
-    return one.topic, one.name, one.row, one.row.rstrip("abcdefgh")
+    family = ("ddpm",) if one.topic in ("chain", "elbo", "variance") else ()
+    return one.topic, one.name, one.row.lower(), one.row.rstrip("abcdefgh").lower(), *family
 
 
 def _line(row: Row) -> str:

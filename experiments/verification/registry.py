@@ -26,7 +26,7 @@ Kind = Literal["exact", "statistical", "false"]
 
 ROUNDOFF: dict[str, float] = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-9}
 """Half the distance from 1 to the next number."""
-ANSWERS = 100.0
+ANSWERS = 40.0
 """Roundoffs that an identity may be off by in bfloat16 at most, where nothing but networks' answers is rounded."""
 STANDARD_ERRORS = 4.0
 """What a statistical check may be off by: one comparison in 15,787 is, when the identity holds."""
@@ -46,8 +46,8 @@ class Setting:
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision = {self.precision!r}; choose {', '.join(get_args(Precision))}.")
-        if self.dim < 1:
-            raise ValueError(f"dim = {self.dim}; give 1 or more.")
+        if not 1 <= self.dim <= 64:
+            raise ValueError(f"dim = {self.dim}; give 1 to 64, up to which divergences are exact.")
 
     def key(self, purpose: int) -> jax.Array:
         """A key of its own for each purpose within an identity."""
@@ -107,8 +107,8 @@ class Identity:
     """The public functions that state it, by their dotted names."""
     measure: Callable[[Setting], Measured]
     kind: Kind = "exact"
-    amplification: float = 1e4
-    """Unit roundoffs that it may be off by in less than float64."""
+    amplification: float = 0.0
+    """Unit roundoffs that it may be off by in less than float64, where that is more than the tolerance."""
     answers: bool = False
     """Whether a network's answer enters, so that bfloat16 has something to round."""
     detects: float | None = None
@@ -160,6 +160,7 @@ class Row:
             "seconds": round(self.seconds, 3),
             "precision": self.precision,
             "roundoffs": error / ROUNDOFF[self.precision] if one.kind == "exact" and np.isfinite(error) else None,
+            "detects": one.detects,
             "detail": self.measured.detail,
             "failure": self.failure,
         }
@@ -218,7 +219,7 @@ def run(one: Identity, setting: Setting) -> Row:
 
 def applicable(setting: Setting) -> Sequence[Identity]:
     """Those that say something in this precision: in bfloat16, those that a network's answer enters."""
-    return [one for one in identities() if setting.precision != "bfloat16" or one.answers or one.kind != "exact"]
+    return [one for one in identities() if setting.precision != "bfloat16" or one.answers]
 
 
 def shown(value: float) -> str:
@@ -226,6 +227,11 @@ def shown(value: float) -> str:
     if not np.isfinite(value):
         return "not a number"
     return f"{value:.2g}" if value == 0 or 0.01 <= abs(value) < 1000 else f"{value:.1e}"
+
+
+def largest(*values: Any) -> float:
+    """The largest of numbers, or of one iterable of numbers; NaN when one of them is, which `max` may pass over."""
+    return float(np.max(list(values[0]) if len(values) == 1 else values))
 
 
 def worst_of(values: Mapping[str, float], plot: Plot | None = None) -> Measured:

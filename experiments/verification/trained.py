@@ -144,6 +144,12 @@ def _hints(config: Config) -> dict[str, str]:
             "The network is told the time on the scale of 1,000, which lets it waver from one time to the next; "
             "--preconditioning.kind edm is told ln(σ/α)."
         )
+    if kind in ("eps", "score"):
+        told["high"] = (
+            "Where there is much noise a network that predicts it leaves x_0 to the small difference (x − σε̂)/α, and "
+            "its errors grow by σ/α. --preconditioning.kind edm or v predicts the image there; less noise at the prior "
+            "(--sigma-max of a sampler's grid) avoids it."
+        )
     if kind == "x0":
         told["ends"] = "The network itself has to hand x_t on; --preconditioning.kind edm does that for it."
     return told

@@ -177,3 +177,15 @@ def test_too_few_samples_are_refused(x64):
         weak_residual(forward_equation(process), samples(process, count=9), families()["cosines"], t)
     with pytest.raises(ValueError, match="degree = 0"):
         Monomials.up_to(0, 2)
+    for powers in ([[16.0]], [[1.5]], [[-1.0]]):
+        with pytest.raises(ValueError, match="whole numbers of 0 to 15"):
+            Monomials(jnp.asarray(powers))
+    assert float(Monomials(jnp.asarray([[15.0]]))(jnp.asarray([[2.0]]))[0, 0]) == 2.0**15
+
+
+def test_a_violation_without_noise_is_certain(x64):
+    """A residual that is the same for all samples and not 0: there is nothing that it could be by chance."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(size=(50, 1)), np.full((50, 1), 0.5)], axis=1)
+    assert hotelling(jnp.asarray(values)) == 0
+    assert hotelling(jnp.ones((50, 1))) == 0

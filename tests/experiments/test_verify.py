@@ -155,7 +155,10 @@ def test_the_report_is_one_file_with_every_equation_and_plot():
     [
         (["--only", "foker-planck"], "did you mean 'fokker-planck'?"),
         (["--only", ","], "--only is empty"),
-        (["--dim", "0"], "--dim = 0; give 1 or more"),
+        (["--dim", "0"], "--dim = 0; give 1 to 64"),
+        (["--only", "22", "--samples", "30"], "--samples goes with --run"),
+        (["--run", "{folder}", "--dim", "2"], "--dim goes with the identities"),
+        (["--run", "{folder}/none"], "none does not exist; give the folder"),
         (["--html", "{folder}"], "is a folder; name a file"),
         (["--html", "{folder}/none/x.html"], "does not exist; make it first"),
         (["--precision", "float16"], "float16"),
@@ -172,7 +175,7 @@ def test_bad_input_is_refused_in_a_sentence(run_command, tmp_path, arguments, wo
 
 
 def test_a_topic_a_name_and_a_number_choose(run_command):
-    for word in ("heat-kernel", "23b", "23"):
+    for word in ("heat-kernel", "23B", "23"):
         outcome = run_command("verify", "--only", word, "--json")
         assert "heat-kernel" in [row["name"] for row in outcome.value]
 

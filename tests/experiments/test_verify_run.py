@@ -416,3 +416,4 @@ def test_what_a_configuration_may_have_to_do_with_it():
     config = Config(ema=EMAConfig(decays=(0.9999,), warmup=False), preconditioning=Preconditioning("x0"))
     assert set(trained._hints(config)) == {"", "bias", "undertrained", "slope", "ends"}
     assert set(trained._hints(Config())) == {""}
+    assert "high" in trained._hints(Config(schedule=VP(), preconditioning=Preconditioning("eps")))

@@ -23,7 +23,7 @@ from experiments.verification.closed_forms import (
 )
 from experiments.verification.laws import mixture
 from experiments.verification.plots import Curves
-from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, largest, relative, worst_of
 
 _CLOSED = "α and σ of seven schedules in closed form, in NumPy's float64"
 
@@ -61,7 +61,7 @@ def _accumulates(setting: Setting) -> Measured:
         alpha, variance = map(np.asarray, _levels(Process(chain), t))
         known = chain_levels(betas, t)
         errors = (alpha / known.alpha, variance / known.sigma**2, alpha.astype(float) ** 2 + variance)
-        found[name] = max(float(np.max(np.abs(each - 1))) for each in errors)
+        found[name] = largest(float(np.max(np.abs(each - 1))) for each in errors)
         lines |= {f"exact, {name}": known.alpha, f"A, {name}": alpha}
     error = worst_of(found)
     return Measured(error.error, error.detail, Curves(t, lines, "t", "A"))
@@ -96,8 +96,8 @@ def _jump(setting: Setting) -> Measured:
         known, alpha, variance = levels(name, times[1:]), 1.0, 0.0
         for k, (scale, std) in enumerate(zip(scales, stds, strict=True)):
             alpha, variance = scale * alpha, scale**2 * variance + std**2
-            off = max(abs(alpha / known.alpha[k] - 1), abs(variance / known.sigma[k] ** 2 - 1))
-            found[name] = max(found.get(name, 0.0), float(off))
+            off = largest(abs(alpha / known.alpha[k] - 1), abs(variance / known.sigma[k] ** 2 - 1))
+            found[name] = largest(found.get(name, 0.0), float(off))
     return worst_of(found)
 
 
@@ -191,8 +191,8 @@ def _reduction(setting: Setting) -> Measured:
         merged, other, loss, denoised = _two_noises(process, denoise, x_0, eps_s, eps_step, x_t, (s, t))
         error = np.sum((eps - (x_t - after.alpha * np.asarray(denoised)) / after.sigma) ** 2, axis=-1)[0]
         expected = ((b / after.sigma) ** 2 * error) + d * (a * before.sigma / after.sigma) ** 2
-        turned = max(relative(merged, eps), relative(other, omega))
-        found[name] = max(turned, relative(np.mean(np.asarray(loss, np.float64)), expected))
+        turned = largest(relative(merged, eps), relative(other, omega))
+        found[name] = largest(turned, relative(np.mean(np.asarray(loss, np.float64)), expected))
     return worst_of(found)
 
 
@@ -216,10 +216,10 @@ def _losses(key: jax.Array, process: Process, law: Law, denoise: Partial, st: tu
     oracle="any law and any denoiser, here a mixture with its own; a, b and B by recursion",
     source="Su 2022, the first post on diffusion models; Ho et al. 2020, eq. 14",
     tolerance=STANDARD_ERRORS,
-    why="4 standard errors of the difference of two means",
+    why="4 standard errors of the difference of two means, exceeded in one run of 16,000 by chance",
     functions=("diffusion.ddpm_losses.two_noise_loss", "diffusion.ddpm_losses.simplified_loss"),
     kind="statistical",
-    detects=0.04,
+    detects=0.06,
     answers=True,
     test="tests/diffusion/test_ddpm_losses.py",
 )
@@ -308,7 +308,7 @@ def _coefficients(setting: Setting) -> Measured:
     found = [np.asarray(part) for part in jax.jit(posterior_coefficients)(STEPS["chain"][0], t - 1, t)]
     exact = (c_t, c_0, known.sigma[:-1] ** 2 * added / known.sigma[1:] ** 2)
     # At t = 1, where two of the three are 0, the library must say exactly that.
-    error = max(float(np.max(np.abs(f - e) / np.where(e > 0, e, 1))) for f, e in zip(found, exact, strict=True))
+    error = largest(float(np.max(np.abs(f - e) / np.where(e > 0, e, 1))) for f, e in zip(found, exact, strict=True))
     names = ("factor of x_t", "factor of x_0", "variance")
     lines = {f"exact {name}": value for name, value in zip(names, exact, strict=True)}
     return Measured(error, plot=Curves(t, lines | dict(zip(names, found, strict=True)), "t", ""))

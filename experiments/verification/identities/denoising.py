@@ -14,7 +14,7 @@ from diffusion.weightings import UniformWeighting
 from experiments.verification.identities.score_matching import GivenNoise, OneTime
 from experiments.verification.laws import line
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, refuted, relative
+from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative, worst_of
 
 _LEVEL = 0.5
 
@@ -97,9 +97,8 @@ def _autoencoder(setting: Setting) -> Measured:
         "a slope": float(np.max(np.abs(slopes))),
         "the least loss": relative(loss, least),
     }
-    name = max(errors, key=lambda key: errors[key] if errors[key] == errors[key] else np.inf)
     lines = {"exact": expected, "r(y)": found, "y": y}
-    return Measured(errors[name], f"largest for {name}", Curves(y, lines, "y", "answer"))
+    return worst_of(errors, Curves(y, lines, "y", "answer"))
 
 
 @identity(
@@ -163,8 +162,8 @@ def _codebook(setting: Setting) -> Measured:
     mean, covariance = codebook.denoiser(process)(at, 1.0)[0], codebook.posterior_covariance(process, at, 1.0)[0]
     tilted = Atoms(noises, masses * np.exp(noises @ m))
     pairs = ((mean, m / 2), (covariance, np.eye(2) / 2), (tilted.mean, m), (tilted.covariance, np.eye(2)))
-    right = max(relative(found, expected) for found, expected in pairs)
-    false = min(relative(mean, m), relative(covariance, np.eye(2)))
+    right = largest(relative(found, expected) for found, expected in pairs)
+    false = float(np.min([relative(mean, m), relative(covariance, np.eye(2))]))
     return Measured(refuted(setting, false, right), f"what is right is off by {right:.0e}", _weighted_draws())
 
 

@@ -15,7 +15,7 @@ from diffusion.fokker_planck import linear_moments
 from diffusion.fokker_planck.flux import mass
 from diffusion.oracles import GaussianLaw
 from experiments.verification.laws import gauss_legendre
-from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative
+from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, largest, relative
 
 _P = np.asarray([0.3, -0.2]), np.asarray([[0.8, 0.3], [0.3, 0.5]])
 _Q = np.asarray([-0.1, 0.4]), np.asarray([[0.6, -0.2], [-0.2, 0.9]])
@@ -110,7 +110,7 @@ def _wasserstein(setting: Setting) -> Measured:
     oracle="two Gaussians on the line, for which E|x − y| is known",
     source="Székely & Rizzo 2013, eq. 5.1",
     tolerance=STANDARD_ERRORS,
-    why="4 standard errors of the mean over pairs",
+    why="4 standard errors of the mean over pairs, exceeded in one run of 16,000 by chance",
     functions=("diffusion.distances.energy_distance",),
     kind="statistical",
     detects=0.1,
@@ -160,7 +160,7 @@ def _bounds(count: int = 200) -> dict[str, float]:
     return {
         "reverse SDE": bound(squared(t), lambda u: -drift(u) - squared(u) / variance(_MODEL, u)),
         "flow": bound(0.5 * squared(t), lambda u: -drift(u) - 0.5 * squared(u) / variance(_MODEL, u)),
-        "forward": bound(squared(t), drift),
+        "forward": bound(0.5 * squared(t), lambda u: drift(u) + 0.5 * squared(u) / variance(_MODEL, u)),
     }
 
 
@@ -190,12 +190,12 @@ def _generated(level: float) -> float:
     topic="distances",
     title="What an error of the score costs in W₂: tight for the linear flow",
     latex=r"W_2(p_0,q_0)\leq\int_0^T\frac{1}{2}g^2 I_t\,\sqrt{\mathbb{E}_{p_t}|\nabla\ln p_t-s|^2}\,dt"
-    r" + I_T W_2(p_T,q_T),\quad I_t = e^{\int_0^t L}",
+    r" + I_T W_2(p_T,q_T),\quad I_t = e^{\int_0^t L},\quad L=\sup\,\partial_x(-f x+\frac{1}{2}g^2 s)",
     compared="the bound for the probability-flow ODE with W₂ of data and what the flow generates from p_T",
     oracle="Gaussian data of variance 9, a model for variance 4, VP with β = 8: linear fields, where it is an equality",
     source="Kwon, Fan & Lee 2022, arXiv:2212.06359, theorem 1",
     tolerance=1e-8,
-    why="quadrature and a sixth-order integration of the variance",
+    why="quadrature and a sixth-order integration of the variance; L is the one-sided constant, with its sign",
     functions=("diffusion.distances.wasserstein2", "diffusion.fokker_planck.linear_moments"),
     amplification=500,
 )
@@ -210,18 +210,18 @@ def _tight(setting: Setting) -> Measured:
     topic="distances",
     title="The same for the reverse SDE: it holds",
     latex=r"W_2(p_0,q_0)\leq\int_0^T g^2 I_t\,\sqrt{\mathbb{E}_{p_t}|\nabla\ln p_t-s|^2}\,dt + I_T W_2(p_T,q_T),"
-    r"\quad L = \mathrm{Lip}(-f+g^2 s)",
+    r"\quad L=\sup\,\partial_x(-f x+g^2 s)",
     compared="the part of W₂ by which it exceeds the bound with 0",
     oracle="as for the flow",
     source="Kwon, Fan & Lee 2022, arXiv:2212.06359, theorem 1",
     tolerance=1e-8,
-    why="an inequality: nothing may exceed it but rounding",
+    why="an inequality: nothing may exceed it but rounding; that it is sharp is the flow's row to show",
     functions=("diffusion.distances.wasserstein2",),
     amplification=500,
 )
 def _holds(setting: Setting) -> Measured:
     found, bound = _generated(1.0), _bounds()["reverse SDE"]
-    return Measured(max(found - bound, 0.0), f"W₂ {found:.4f}, bound {bound:.4f}")
+    return Measured(largest(found - bound, 0.0), f"W₂ {found:.4f}, bound {bound:.4f}")
 
 
 @identity(
@@ -229,15 +229,16 @@ def _holds(setting: Setting) -> Measured:
     name="wasserstein-bound-forward-rate",
     topic="distances",
     title="The bound on W₂ holds with the rate of the forward field",
-    latex=r"W_2(p_0,q_0)\leq\int_0^T g^2 e^{\int_0^t\mathrm{Lip}(f)}\,\sqrt{\mathbb{E}_{p_t}|\nabla\ln p_t-s|^2}\,dt",
-    compared="by how much W₂ of the reverse SDE exceeds that bound",
-    oracle="Gaussian data of variance 9, a model for variance 4, VP with β = 8",
+    latex=r"W_2(p_0,q_0)\leq\int_0^T\frac{1}{2}g^2 e^{\int_0^t L}\,\sqrt{\mathbb{E}_{p_t}|\nabla\ln p_t-s|^2}\,dt,"
+    r"\quad L=\sup\,\partial_x(f x-\frac{1}{2}g^2 s),\quad q_T=p_T",
+    compared="by how much W₂ of data and what the flow generates from p_T exceeds that bound",
+    oracle="Gaussian data of variance 9, a model for variance 4, VP with β = 8; run backwards, L holds",
     source="a reading of Kwon, Fan & Lee 2022, arXiv:2212.06359, with the field of the wrong direction",
-    tolerance=0.3,
-    why="it is exceeded by half of W₂",
+    tolerance=0.5,
+    why="W₂ is 0.998, more than twice the claimed bound of 0.442",
     functions=("diffusion.distances.wasserstein2",),
     kind="false",
 )
 def _false(setting: Setting) -> Measured:
-    found, bound = _generated(1.0), _bounds()["forward"]
+    found, bound = _generated(0.0), _bounds()["forward"]
     return Measured(found - bound, f"W₂ {found:.4f}, claimed bound {bound:.4f}")

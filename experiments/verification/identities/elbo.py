@@ -131,7 +131,7 @@ def _divergence(setting: Setting) -> Measured:
     topic="elbo",
     title="At the optimum only the end of the chain is left",
     latex=r"\min\,\mathrm{KL}(p(x_0,\ldots,x_T)\,\Vert\,q(x_0,\ldots,x_T)) = \mathrm{KL}(p(x_T)\,\Vert\,"
-    r"\mathcal{N}(0,I))",
+    r"\mathcal{N}(0,I))\quad\mathrm{for}\ x_0\sim\mathcal{N}(m,v I)",
     compared="the mean of the library's log-densities over trajectories with the right side, on VP up to t = 0.25",
     oracle="isotropic Gaussian data; the divergence of two Gaussians in closed form",
     source="Su 2022, the second post on diffusion models",
@@ -274,7 +274,7 @@ def _masses(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
     topic="elbo",
     title="Bits per dimension of 8-bit data scaled to [−1, 1]",
     latex=r"-\frac{1}{d}\log_2 P(x) = -\frac{1}{d}\log_2 p(x) + \log_2 127.5,\quad "
-    r"p = P\cdot 127.5\ \mathrm{on\ each\ bin}",
+    r"p = P\cdot 127.5^d\ \mathrm{on\ each\ bin}",
     compared="bits of masses, and of the densities that are flat on each of the 256 bins, with −log2 of the masses",
     oracle="differences of the error function in NumPy, in the nearer tail",
     source="Ho et al. 2020, arXiv:2006.11239, eq. 13; Theis et al. 2016, arXiv:1511.01844, section 3.1",

@@ -69,6 +69,7 @@ def _size(residual: jax.Array) -> float:
     tolerance=1e-10,
     why=_ROUNDING,
     functions=("diffusion.fokker_planck.density_residual", "diffusion.fokker_planck.forward_equation"),
+    amplification=1500,
     test="tests/diffusion/test_residuals.py",
 )
 def _density(setting: Setting) -> Measured:
@@ -91,6 +92,7 @@ def _density(setting: Setting) -> Measured:
     tolerance=1e-10,
     why=_ROUNDING,
     functions=("diffusion.fokker_planck.log_density_residual", "diffusion.fokker_planck.probability_velocity"),
+    amplification=1000,
     test="tests/diffusion/test_residuals.py",
 )
 def _log_density(setting: Setting) -> Measured:
@@ -123,6 +125,7 @@ def _map_over_space_and_time() -> HeatMap:
     tolerance=1e-10,
     why=_ROUNDING,
     functions=("diffusion.fokker_planck.score_residual", "diffusion.prediction.score"),
+    amplification=10000,
     test="tests/diffusion/test_residuals.py",
 )
 def _score(setting: Setting) -> Measured:
@@ -146,6 +149,7 @@ def _score(setting: Setting) -> Measured:
     tolerance=1e-10,
     why=_ROUNDING,
     functions=("diffusion.dynamics.reverse_sde", "diffusion.fokker_planck.reverse_equation"),
+    amplification=1500,
     test="tests/diffusion/test_residuals.py",
 )
 def _reverse_family(setting: Setting) -> Measured:
@@ -179,6 +183,7 @@ def _backwards(law: Law, process: Process, y: jax.Array, tau: jax.Array) -> jax.
     tolerance=1e-10,
     why=_ROUNDING,
     functions=("diffusion.dynamics.velocity", "diffusion.fokker_planck.continuity_residual"),
+    amplification=1500,
     test="tests/diffusion/test_residuals.py",
 )
 def _flow(setting: Setting) -> Measured:
@@ -201,7 +206,7 @@ def _flow(setting: Setting) -> Measured:
     tolerance=1e-7,
     why="an adaptive solver of order 5 with tolerances of 1e-9; errors add up along the way",
     functions=("diffusion.likelihood.log_likelihood",),
-    amplification=1e4,
+    amplification=3e3,
     answers=True,
     test="tests/diffusion/test_likelihood.py",
 )
@@ -238,6 +243,7 @@ def _solver(setting: Setting) -> Adaptive:
     tolerance=1e-10,
     why=_ROUNDING,
     functions=("diffusion.fokker_planck.continuity_residual", "diffusion.fokker_planck.gradient"),
+    amplification=600,
 )
 def _heat(setting: Setting) -> Measured:
     found = {}
@@ -265,6 +271,7 @@ def _downhill(process: Process, slope: Drift, x: jax.Array, t: jax.Array) -> jax
     tolerance=1e-10,
     why="Gauss-Legendre quadrature with 400 nodes, exact here to rounding",
     functions=("diffusion.oracles.law.Law.log_prob",),
+    amplification=10,
 )
 def _fourier(setting: Setting) -> Measured:
     process, law, t = PROCESSES["EDM"][0], line(), 0.5

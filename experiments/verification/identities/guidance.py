@@ -11,7 +11,7 @@ from diffusion import EDM, VP, Process, RectifiedFlow, score
 from diffusion.oracles import GaussianLaw, GaussianMixture
 from diffusion.prediction import Denoiser
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, refuted, relative
+from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative
 from samplers.guidance import classifier_free_guidance, classifier_guidance
 
 _WEIGHTS = np.asarray([0.3, 0.7])
@@ -67,7 +67,7 @@ def _classifier(setting: Setting) -> Measured:
         alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
         total = alpha**2 * covariance + sigma**2 * np.eye(setting.dim)
         exact = -np.linalg.solve(total, (np.asarray(x, np.float64) - alpha * means[1]).T).T
-        worst = max(worst, relative(_score(process, guided, x, t), exact))
+        worst = largest(worst, relative(_score(process, guided, x, t), exact))
     return Measured(worst)
 
 
@@ -104,10 +104,10 @@ def _tilted(setting: Setting) -> Measured:
         guided = classifier_free_guidance(conditional.denoiser(process), free.denoiser(process), w)
         found = _score(process, guided, x, t)
         parts = [_gaussian_score(points, process, t, *law) for law in ((0.0, 1.0), (mean, variance))]
-        right = max(right, relative(found, (1 - w) * parts[0] + w * parts[1]))
+        right = largest(right, relative(found, (1 - w) * parts[0] + w * parts[1]))
         precision = 1 - w + w / variance
         false[w] = relative(found, _gaussian_score(points, process, t, w * mean / variance / precision, 1 / precision))
-    right = max(right, false[0.0], false[1.0])
+    right = largest(right, false[0.0], false[1.0])
     error = refuted(setting, false[3.0], right)
     return Measured(error, f"what is right is off by {right:.0e}", _where_guidance_ends(mean, variance))
 

@@ -17,7 +17,7 @@ from diffusion.fokker_planck import FokkerPlanck, log_density_residual
 from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.prediction import Denoiser
 from experiments.verification.plots import Curves, HeatMap
-from experiments.verification.registry import Measured, Setting, identity, refuted, relative
+from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative, worst_of
 from samplers.langevin import PredictorCorrector, langevin_step, mala_step
 from samplers.sample import sample
 
@@ -213,10 +213,9 @@ def _invariance(setting: Setting) -> Measured:
     found = {name: relative(p @ kernel, p) for name, kernel in kernels.items()}
     weights, gibbs = _gibbs(setting)
     found["Gibbs"] = relative(weights @ gibbs, weights)
-    name = max(found, key=lambda key: found[key] if found[key] == found[key] else np.inf)
     unadjusted = _kernel(_proposals(slope), np.ones((len(p), len(p))))
     plot = _approach(p, {**kernels, "unadjusted": unadjusted})
-    return Measured(found[name], f"largest for {name}", plot)
+    return worst_of(found, plot)
 
 
 def _approach(p: np.ndarray, kernels: dict[str, np.ndarray]) -> Curves:
@@ -224,7 +223,7 @@ def _approach(p: np.ndarray, kernels: dict[str, np.ndarray]) -> Curves:
     for name, kernel in kernels.items():
         law, gaps = np.eye(1, len(p))[0], []
         for _ in range(61):
-            gaps.append(max(0.5 * float(np.sum(np.abs(law - p))), 1e-17))
+            gaps.append(largest(0.5 * float(np.sum(np.abs(law - p))), 1e-17))
             law = law @ kernel
         lines[name] = gaps
     return Curves(np.arange(61), lines, "steps", "distance to the law", log_y=True)

@@ -11,7 +11,7 @@ from diffusion.oracles import GaussianMixture
 from experiments.verification.closed_forms import STEPS, levels
 from experiments.verification.laws import mixture
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
 
 _BASES = ("Cosine", "VP", "RectifiedFlow")
 _SOURCE = "Hoogeboom et al. 2023, arXiv:2301.11093, section 3.1; Chen 2023, arXiv:2301.10972"
@@ -41,7 +41,7 @@ def _averaged_log_snr(process: Process, side: int, channels: int, times: np.ndar
         covariance, signal = rows[:size].T @ rows[:size], rows[size]
         log_snr.append(np.log(np.min(signal**2 / np.diag(covariance))))
         off = covariance / covariance[0, 0] - np.eye(len(covariance))
-        correlation = max(correlation, float(np.max(np.abs(off))), float(np.ptp(signal)))
+        correlation = largest(correlation, float(np.max(np.abs(off))), float(np.ptp(signal)))
     return np.asarray(log_snr), correlation
 
 
@@ -70,7 +70,7 @@ def _pooling(setting: Setting) -> Measured:
         curves = {"averaged": exact + 2 * np.log(side), "averaged, shifted": exact}
         for (label, expected), each in zip(curves.items(), (process, shifted), strict=True):
             log_snr, correlation = _averaged_log_snr(each, side, setting.dim, times)
-            found[f"{label}, {name}"] = max(float(np.max(np.abs(log_snr - expected))), correlation)
+            found[f"{label}, {name}"] = largest(float(np.max(np.abs(log_snr - expected))), correlation)
             if name == "Cosine":
                 lines |= {f"exact, {label}": expected, label: log_snr}
     error = worst_of(found)

@@ -14,7 +14,7 @@ from diffusion import keys as keys_lib
 from diffusion.oracles import flow_map_1d
 from experiments.verification.laws import PROCESSES, line
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity
+from experiments.verification.registry import Measured, Setting, identity, largest, worst_of
 from samplers.grids import host_float64
 from samplers.registry import SAMPLERS
 from samplers.sample import Sampler
@@ -80,8 +80,6 @@ def _orders(setting: Setting) -> Measured:
         errors = [float(np.sqrt(np.mean((end - exact) ** 2))) for end in ends]
         slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
         lines[name], shortfall[name] = errors, sampler.stated_order - slope
-    worst = max(shortfall, key=lambda name: shortfall[name])
+    worst = worst_of(shortfall)
     shown = dict(list(lines.items())[::2])
-    return Measured(
-        max(float(shortfall[worst]), 0.0), f"largest for {worst}", Curves(counts, shown, "steps", "error", True, True)
-    )
+    return Measured(largest(worst.error, 0.0), worst.detail, Curves(counts, shown, "steps", "error", True, True))

@@ -22,7 +22,7 @@ from diffusion.score_matching import (
 )
 from diffusion.time_distributions import TimeDistribution
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, relative
+from experiments.verification.registry import Measured, Setting, identity, largest, relative
 
 _COMPARED = (
     "the difference of the losses with that constant, and their gradients with each other, at three values of the ten "
@@ -95,7 +95,7 @@ def _differences(setting: Setting, law: _Law, loss: Loss, constant: Any) -> floa
         return pair(theta), jax.jacrev(pair)(theta)
 
     values, slopes = jax.jit(lambda: jax.lax.map(both, _thetas()))()
-    return max(relative(values[:, 0] - values[:, 1], np.full(3, constant)), relative(slopes[:, 1], slopes[:, 0]))
+    return largest(relative(values[:, 0] - values[:, 1], np.full(3, constant)), relative(slopes[:, 1], slopes[:, 0]))
 
 
 @pytree

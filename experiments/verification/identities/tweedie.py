@@ -17,7 +17,7 @@ from diffusion.process import transition
 from diffusion.tweedie import posterior_covariance, posterior_covariance_from_score, posterior_trace
 from experiments.verification.laws import PROCESSES, line, mixture
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
 
 _BAYES = "Bayes' rule for three Gaussians and for three points, by NumPy in float64"
 _ROUNDING = "closed forms on both sides: what is left is rounding, about 1e-14"
@@ -264,7 +264,7 @@ def _conditional(setting: Setting) -> Measured:
         got = _score(process, setting.answered(law.denoiser(process)), x, t)
         for values in _conditional_scores(process, jnp.asarray(x_0), jnp.asarray(z), x, t):
             mean = np.einsum("bn,bnd->bd", w, np.asarray(values, np.float64))
-            found[what] = max(found.get(what, 0.0), relative(got, mean))
+            found[what] = largest(found.get(what, 0.0), relative(got, mean))
     return worst_of(found)
 
 
@@ -306,7 +306,7 @@ def _flow_matching(setting: Setting) -> Measured:
                 ode = f * np.asarray(x, np.float64) - 0.5 * g_squared * _by_bayes(law, process, x, t)["score"]
                 got = _flows(process, setting.answered(law.denoiser(process)), x, t)
                 errors = [relative(value, expected) for value in got for expected in (mean, ode)]
-                found[f"{what} on {type(schedule).__name__} at {t}"] = max(errors)
+                found[f"{what} on {type(schedule).__name__} at {t}"] = largest(errors)
     return worst_of(found, _velocities(setting))
 
 

@@ -19,7 +19,7 @@ from diffusion.reverse_steps import FixedLarge, FixedSmall, Optimal, ReverseVari
 from experiments.verification.closed_forms import STEPS, atoms_variance, levels, line_moments, one_step
 from experiments.verification.laws import line
 from experiments.verification.plots import Curves
-from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
 
 _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in NumPy, integrated over x_t"
 
@@ -51,7 +51,7 @@ def _optimal(setting: Setting) -> Measured:
         expected = b**2 / a**2 * (b**2 / after.sigma**2 * loss + a**2 * before.sigma**2 / after.sigma**2)
         covariance = (after.sigma / after.alpha) ** 2 * loss
         found = np.asarray(jax.jit(optimal_variance)(STEPS["chain"][0], covariance, t - 1, t), np.float64)
-        error = max(error, float(np.max(np.abs(found / expected - 1))))
+        error = largest(error, float(np.max(np.abs(found / expected - 1))))
         if name == "two humps":
             lines[f"the best for {name}"] = found / b**2
     return Measured(error, plot=Curves(t, lines, "t", "variance of the step backwards / β"))
@@ -149,7 +149,7 @@ def _by_quadrature(setting: Setting, name: str) -> tuple[dict[str, np.ndarray], 
     topic="variance",
     title="What is left of the data's variance, three ways",
     latex=r"\frac{1}{d}\mathbb{E}\,\mathrm{tr\,Cov}[x_0|x_t] = \frac{1}{d}\mathbb{E}|x_0 - D|^2 = "
-    r"\frac{B^2}{A^2}(1 - \frac{1}{d}\mathbb{E}|e|^2) = \mathrm{Var}[x_0] - \mathrm{Var}[D]",
+    r"\frac{B^2}{A^2}(1 - \frac{1}{d}\mathbb{E}|e|^2) = \frac{1}{d}(\mathrm{Var}[x_0] - \mathrm{Var}[D])",
     compared="the means of the three estimates over x_0 and ε with E Var[x_0|x_t], at 8 times of 3 processes",
     oracle=_QUADRATURE,
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
@@ -229,7 +229,7 @@ def _bounds(setting: Setting) -> Measured:
         left = np.asarray([atoms_variance(points, *level) for level in zip(after.alpha, after.sigma, strict=True)])
         errors.append(float(np.max(left / found[1] - 1)))
         lines[f"left of {name}"] = left
-    return Measured(max(errors), plot=Curves(t, lines, "t", "E Var[x_0 | x_t]", log_y=True))
+    return Measured(largest(errors), plot=Curves(t, lines, "t", "E Var[x_0 | x_t]", log_y=True))
 
 
 @jax.jit
@@ -321,7 +321,7 @@ def _any_length(setting: Setting) -> Measured:
         (at_0, std), (at_1, _) = (_reverse(process, kind, denoise, x, s, t) for x in ends)
         affine = np.transpose(np.asarray([at_0[:, 0], at_1[:, 0] - at_0[:, 0], std], np.float64))
         lines[name] = [_carried(part) for part in np.split(affine, np.cumsum(lengths)[:-1])]
-    return Measured(max(lines["the best"]), plot=Curves(lengths, lines, "steps", "relative error", True, True))
+    return Measured(largest(lines["the best"]), plot=Curves(lengths, lines, "steps", "relative error", True, True))
 
 
 def _carried(steps: np.ndarray) -> float:
@@ -331,4 +331,4 @@ def _carried(steps: np.ndarray) -> float:
     for offset, slope, std in steps[::-1]:
         mean, variance = offset + slope * mean, slope**2 * variance + std**2
     exact = (_DATA_STD * end.alpha) ** 2 + end.sigma**2
-    return float(max(abs(mean / (0.6 * end.alpha) - 1), abs(variance / exact - 1), 1e-17))
+    return float(largest(abs(mean / (0.6 * end.alpha) - 1), abs(variance / exact - 1), 1e-17))

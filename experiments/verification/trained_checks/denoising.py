@@ -20,7 +20,7 @@ from experiments.verification.trained_checks.finding import (
     root,
     verdict_of,
 )
-from experiments.verification.trained_checks.passes import Pass, Passes
+from experiments.verification.trained_checks.passes import Pass, Passes, draws
 from experiments.verification.trained_checks.subject import (
     LEVELS,
     Subject,
@@ -40,51 +40,57 @@ def loss(subject: Subject, passes: Passes) -> Finding:
     if held_out is not None:
         rows["held out"] = tuple(root(estimate(one.error)) for one in held_out)
     rows["exact, training set"] = tuple(root(estimate(one.least)) for one in training)
-    told: list[str] = []
-    worse = [i for i, one in enumerate(training) if one.affine is not None and _excess(one).above(TENTH)]
-    if training[0].affine is not None:
-        rows["best affine"] = tuple(root(estimate(one.affine)) for one in training)
-    below = [i for i, one in enumerate(training) if estimate(one.error - one.least).below(0.0)]
-    overfit = [] if held_out is None else [i for i in range(len(levels)) if _gap(training[i], held_out[i]).above(TENTH)]
+    affine = [one.affine for one in training if one.affine is not None]
+    if affine:
+        rows["best affine"] = tuple(root(estimate(one)) for one in affine)
+    shown = curves(rows, [level.ratio for level in levels], "RMS error")
     if subject.share is not None:
         rows["share of training"] = tuple(Quantity(_share(subject, level.ratio)) for level in levels)
-    if worse:
-        told.append(
-            f"{at_levels(subject, worse)} the mean and the covariance of the images alone, which is what the best "
-            "affine denoiser knows, do better than the network. " + causes(subject, worse, "undertrained")
-        )
-    if overfit:
-        told.append(
-            f"{at_levels(subject, overfit)} the loss on held-out images is more than a tenth above that on training "
-            "images: the network has begun to know them by heart. Fewer steps, more images, dropout or mirror images "
-            "help; --best takes the checkpoint of the lowest held-out loss. Or the two parts are not of one kind."
-        )
-    if below:
-        told.append(
-            f"{at_levels(subject, below)} the loss is below that of the exact denoiser, which is impossible: the "
-            "network is told more than x_t, such as labels that give images away, or x_t is not made as it was "
-            "trained on."
-        )
+    faults = _faults_of_loss(subject, passes)
     good = "The loss lies between what the training set allows and what its mean and covariance give for nothing"
     good += "." if held_out is None else ", and held-out images are denoised as well as training images."
     return Finding(
         "loss",
         "The denoising loss against its bounds",
         r"\mathbb{E}|x_0 - D^*(x_t)|^2 \leq \mathbb{E}|x_0 - D(x_t)|^2 \leq \min_{A,b}\mathbb{E}|x_0 - A x_t - b|^2",
-        f"root mean square of x_0 − D per pixel, over {2 * subject.samples} draws of training and of held-out images; "
+        f"root mean square of x_0 − D per pixel, over {draws(subject)} draws of training and of held-out images; "
         "D* is the exact denoiser of the training set"
         + (", of the image's class" if subject.num_classes else "")
         + f". A pixel's standard deviation is {number(subject.scale)}.",
-        verdict_of(bool(worse or overfit or below)),
-        " ".join(told) or good,
-        limit=f"{STANDARD_ERRORS:g} standard errors beyond a tenth of the mean square, by which losses of one model "
-        "differ for no reason; below the exact denoiser's by 4 standard errors",
+        verdict_of(bool(faults)),
+        " ".join(faults) or good,
+        limit=f"{STANDARD_ERRORS:g} standard errors beyond a tenth of the mean square, 5% of the error itself; "
+        "below the exact denoiser's loss, where nothing can be, by 4 standard errors",
         levels=tuple(level.ratio for level in levels),
         rows=rows,
-        plot=curves(
-            {k: v for k, v in rows.items() if k != "share of training"}, [x.ratio for x in levels], "RMS error"
-        ),
+        plot=shown,
     )
+
+
+def _faults_of_loss(subject: Subject, passes: Passes) -> list[str]:
+    """A sentence or two for everything that is out of line."""
+    training, held_out, told = passes.training, passes.held_out, []
+    broken = [i for i, one in enumerate(training) if not np.isfinite(one.error).all()]
+    if broken:
+        return [f"{at_levels(subject, broken)} the network's answers are not finite numbers."]
+    if worse := [i for i, one in enumerate(training) if one.affine is not None and _excess(one).above(TENTH)]:
+        told.append(
+            f"{at_levels(subject, worse)} the mean and the covariance of the images alone, which is what the best "
+            "affine denoiser knows, do better than the network. " + causes(subject, worse, "undertrained")
+        )
+    gaps = [] if held_out is None else [_gap(*pair) for pair in zip(training, held_out, strict=True)]
+    if overfit := [i for i, gap in enumerate(gaps) if gap.above(TENTH)]:
+        told.append(
+            f"{at_levels(subject, overfit)} the loss on held-out images is more than a tenth above that on training "
+            "images: the network has begun to know them by heart. Fewer steps, more images, dropout or mirror images "
+            "help; --best takes the checkpoint of the lowest held-out loss. Or the two parts are not of one kind."
+        )
+    if below := [i for i, one in enumerate(training) if estimate(one.error - one.least).below(0.0)]:
+        told.append(
+            f"{at_levels(subject, below)} the loss is below that of the exact denoiser, which is impossible: the "
+            "network is told more than x_t, such as labels that give images away, or it was trained on other images."
+        )
+    return told
 
 
 def _excess(one: Pass) -> Quantity:
@@ -141,7 +147,7 @@ def unbiased(subject: Subject, passes: Passes) -> Finding:
         "The error has mean 0, whatever is known of x_t",
         r"\mathbb{E}[\hat\epsilon(x_t,t)] = \mathbb{E}[\epsilon] = 0\quad"
         r"\mathbb{E}[(\epsilon - \hat\epsilon(x_t,t))\cdot\psi(x_t)] = 0",
-        f"the error D − x_0, which is −σ/α times ε̂ − ε, with functions ψ of x_t over {2 * subject.samples} draws of "
+        f"the error D − x_0, which is −σ/α times ε̂ − ε, with functions ψ of x_t over {draws(subject)} draws of "
         "training images: correlations E[e·ψ]/√(E|e|² E|ψ|²), whose square is the part of the loss that a multiple "
         "of ψ would take off. The fixed image is learnt on half of the draws and tried on the others.",
         verdict_of(any(wrong.values())),

@@ -20,6 +20,7 @@ from experiments.verification.trained_checks.finding import Quantity, estimate
 from experiments.verification.trained_checks.subject import Level, Pictures, Subject, batches, denoised, spread
 
 _ATOMS_AT_ONCE = 2**24  # numbers in a block of training images
+_MOST = 5e10  # numbers of training images that are compared in a pass: some minutes of a processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +57,19 @@ def run_passes(subject: Subject) -> Passes:
     return Passes(training, held_out)
 
 
+def draws(subject: Subject) -> int:
+    """How many draws a pass takes: 2 × `samples`, or fewer where the training set is large."""
+    return min(2 * subject.samples, max(32, int(_MOST / (_largest(subject) * subject.dim))))
+
+
+def _largest(subject: Subject) -> int:
+    """How many images there are, of the most frequent class for a model that knows classes."""
+    return len(subject.training) if subject.labels is None else int(np.bincount(subject.labels).max())
+
+
 def run_pass(subject: Subject, part: Pictures, level: Level, purpose: int) -> Pass:
-    """One pass at one level over 2 × `samples` draws."""
-    count, d = 2 * subject.samples, subject.dim
+    """One pass at one level."""
+    count, d = draws(subject), subject.dim
     images, repetitions = spread(part, count)
     found = []
     for batch in batches(subject, part, level.t, count, purpose):
@@ -141,8 +152,7 @@ def exact_denoised(subject: Subject, x: np.ndarray, t: float, labels: np.ndarray
 
 def _exact(subject: Subject, x: np.ndarray, t: float, pool: np.ndarray) -> np.ndarray:
     """The same over the training images `pool`, block by block: the posterior means of blocks, by their evidence."""
-    most = len(subject.training) if subject.labels is None else int(np.bincount(subject.labels).max())
-    size = min(most, max(1, _ATOMS_AT_ONCE // subject.dim))
+    size = min(_largest(subject), max(1, _ATOMS_AT_ONCE // subject.dim))
     evidence, total = np.full(len(x), -np.inf), np.zeros(x.shape)
     for start in range(0, len(pool), size):
         rows = pool[start : start + size]

@@ -9,6 +9,8 @@ from experiments.verification.trained_checks.subject import Level, Subject
 
 RARE = 0.01
 """A noise level, half a factor of ten wide, that gets less of training's draws is hardly trained."""
+HIGH = 2.0
+"""From this σ/α on an image cannot be made out, and predictions of the noise say little of it."""
 
 USUAL = {
     "undertrained": "Usually the training was too short, or its learning rate or network too small.",
@@ -28,8 +30,10 @@ USUAL = {
 def causes(subject: Subject, where: Sequence[int], kind: str, levels: Sequence[Level] | None = None) -> str:
     """What to look at first when checks of this kind are out of line at the levels numbered `where`."""
     levels = subject.levels if levels is None else levels
+    if not where:
+        return ""
     told = []
-    if subject.share is not None and where:
+    if subject.share is not None:
         shares = [subject.share(levels[i].ratio * 10**-0.25, levels[i].ratio * 10**0.25) for i in where]
         rare = [levels[i] for i, share in zip(where, shares, strict=True) if share < RARE]
         if rare:
@@ -40,6 +44,8 @@ def causes(subject: Subject, where: Sequence[int], kind: str, levels: Sequence[L
             )
         if len(rare) == len(where):
             return " ".join(told)
+    if "high" in subject.hints and kind != "slope" and min(levels[i].ratio for i in where) >= HIGH:
+        return " ".join([*told, subject.hints["high"]])
     return " ".join([*told, USUAL[kind], *(subject.hints[name] for name in (kind, "") if name in subject.hints)])
 
 
