@@ -42,8 +42,8 @@ from mutation_forks import Case, Run, forked, judge, record
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "mutation"
 TABLE = ROOT / "tests" / "mutation_survivors.toml"
-COPIED = ("diffusion", "samplers", "experiments", "tests", "pyproject.toml", "README.md")
 SUITES = ("tests/diffusion", "tests/samplers")
+COPIED = ("diffusion", "samplers", "experiments", *SUITES, "tests/conftest.py", "pyproject.toml", "README.md")
 IMPORTED = ("beartype", "diffrax", "flax.nnx", "hypothesis.strategies", "jaxtyping", "scipy.integrate", "scipy.stats")
 """What takes long to import, and knows nothing of the code."""
 RATE = 0.9
@@ -63,9 +63,9 @@ def baseline(root: Path, jobs: int) -> dict[str, Known]:
     files = [
         path.relative_to(root).as_posix() for suite in SUITES for path in sorted((root / suite).rglob("test_*.py"))
     ]
-    shared = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".toml", ".md") and not path.name.startswith("test_"):
+    shared = hashlib.sha256()  # of what every test may depend on; of experiments/ only conftest.py has need
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".toml", ".md")):
+        if not path.name.startswith("test_") and "experiments" not in path.parts:
             shared.update(path.read_bytes())
     keys = {file: hashlib.sha256(shared.digest() + (root / file).read_bytes()).hexdigest() for file in files}
     todo = [file for file in files if kept.get(file, {}).get("key") != keys[file]]
@@ -198,6 +198,8 @@ def warm_up() -> None:
     runpy.run_path(str(ROOT / "tests" / "conftest.py"))
     for name in IMPORTED:
         importlib.import_module(name)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("diffusion", "samplers", "experiments")]:
+        del sys.modules[name]  # forks take them from the copy
     from jax._src import xla_bridge
 
     if xla_bridge.backends_are_initialized():

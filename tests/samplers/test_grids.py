@@ -136,6 +136,9 @@ def test_sigma_and_cosine_grids_are_even_in_what_they_say():
         with host_float64():
             level = np.exp(-0.5 * np.asarray(process.schedule.log_snr(uniform_sigma(process, 9)[:-1])))
             angle = np.arctan(np.exp(-0.5 * np.asarray(process.schedule.log_snr(cosine(process, 9)[:-1]))))
+        ends = sigmas(process, [process.t_max, process.t_min])
+        np.testing.assert_allclose(level[[0, -1]], ends, rtol=1e-6)
+        np.testing.assert_allclose(np.tan(angle[[0, -1]]), ends, rtol=1e-5)
         np.testing.assert_allclose(np.diff(level), np.diff(level)[0], rtol=1e-9)
         np.testing.assert_allclose(np.diff(angle), np.diff(angle)[0], rtol=1e-6)
     # The cosine grid of the cosine schedule is even in time, from the prior itself.

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 
 from diffusion import EDM, VP, Betas, Process, RectifiedFlow
 from diffusion import keys as keys_lib
 from diffusion.oracles import GaussianLaw
 from diffusion.reverse_steps import FixedLarge, Optimal
-from samplers import DDIM, Ancestral, EulerMaruyama, Heun, sample, uniform_time
+from samplers import DDIM, ERSDE, Ancestral, DPMSolverMultistep, EulerMaruyama, Heun, sample, uniform_time
 
 COUNT, STEPS = 10_000, 160
 SAMPLERS = {
@@ -106,3 +107,42 @@ def linear_step(process, law, sampler, t, s):
     coefficient = float(moved[1, 0] - moved[0, 0])
     draw = float(keys_lib.normal(keys_lib.fold(keys_lib.sample_keys(key, jnp.arange(1)), 1), (1,))[0, 0])
     return coefficient, float(moved[0, 0]) / draw
+
+
+def test_er_sde_integrates_its_polynomial_exactly(x64):
+    """Σ_j w_j ρ_j^k = φ(ρ_s) ∫ ρ^k dφ/φ² from ρ_s to ρ_t for k < order, by quadrature, on uneven nodes."""
+    sampler, process = ERSDE(order=3, offset=2.0), Process(EDM())
+    nodes, end = np.asarray([1.3, 2.1, 3.8]), 0.7
+    weights = np.asarray(
+        sampler.coefficients(
+            process, jnp.asarray(nodes[0]), jnp.asarray(end), jnp.asarray(-np.log(nodes)), jnp.ones(3, bool)
+        )
+    )
+
+    def phi(rho):
+        return rho * (np.exp(rho**sampler.power) + sampler.offset)
+
+    def slope(rho):
+        grown = np.exp(rho**sampler.power)
+        return grown + sampler.offset + sampler.power * rho**sampler.power * grown
+
+    for k in range(3):
+        integral = scipy.integrate.quad(lambda rho, k=k: rho**k * slope(rho) / phi(rho) ** 2, end, nodes[0])[0]
+        np.testing.assert_allclose(weights @ nodes**k, phi(end) * integral, rtol=1e-9)
+
+
+def test_the_published_3m_is_exact_for_lines_only(x64):
+    """On uneven λ: Σ w_j (λ_j − λ_0)^k = ∫ u^k e^{u − h} du for k < 2; with exact coefficients for k = 2 too."""
+    process, used = Process(EDM()), jnp.ones(3, bool)
+    nodes, end = np.asarray([0.0, -0.4, -1.1]), 0.6
+    t, s = (jnp.asarray(np.exp(-half)) for half in (nodes[0], end))
+    exact, published = (
+        np.asarray(DPMSolverMultistep(order=3, published=flag).coefficients(process, t, s, jnp.asarray(nodes), used))
+        for flag in (False, True)
+    )
+    for k in range(2):
+        integral = scipy.integrate.quad(lambda u, k=k: u**k * np.exp(u - end), 0.0, end)[0]
+        np.testing.assert_allclose([weights @ nodes**k for weights in (exact, published)], integral, rtol=1e-9)
+    square = scipy.integrate.quad(lambda u: u**2 * np.exp(u - end), 0.0, end)[0]
+    np.testing.assert_allclose(exact @ nodes**2, square, rtol=1e-9)
+    assert abs(published @ nodes**2 - square) > 0.1 * square
