@@ -192,7 +192,7 @@ def curl(subject: Subject) -> Finding:
         "circles besides. Pictures hardly show it, but the flow and the SDE need no longer have one law, and "
         "likelihoods mean less. " + causes(subject, wrong, "curl")
     )
-    good = "Nothing in the network makes its score a gradient, and it is one to less than a hundredth in square."
+    good = "Nothing in the network makes its score a gradient; within the errors it is one, to a hundredth in square."
     return Finding(
         *head,
         verdict_of(bool(wrong)),

@@ -52,7 +52,7 @@ def memorised(subject: Subject, passes: Passes) -> Finding:
         f"{at_levels(subject, wrong, levels)} the network has gone part of the way, {most:.0%} at the most, from "
         "denoising any image to recalling its training images. Usually there are too few images for the network and "
         "the length of the training; stop sooner (--best), make the network smaller, or add images, mirror images or "
-        "dropout. It is no memorisation if the held-out images are of another kind, which lowers their loss as well."
+        "dropout. If the held-out images are of another kind, that alone makes the gap, and nothing is memorised."
     )
     good = (
         "The network treats held-out images as it treats training images, which the exact denoiser of the training set "
