@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from experiments.verification.plots import draw
+from experiments.verification.plots import Bars, Plot, draw
 from experiments.verification.registry import Identity, Row, shown
 from experiments.verification.trained_checks.finding import number
 
@@ -123,7 +123,14 @@ def _card(row: Row) -> str:
         "source": _linked(one.source),
         "functions": ", ".join(f"<code>{html.escape(name)}</code>" for name in one.functions),
     }
-    return _frame(one.name, f"{one.row} · {html.escape(one.title)}", _verdict(row), one.latex, facts, measured.plot)
+    return _frame(one.name, f"{one.row} · {html.escape(one.title)}", _verdict(row), one.latex, facts, _plot(row))
+
+
+def _plot(row: Row) -> Plot | None:
+    """What the check has drawn, or its number beside the tolerance."""
+    if row.failure:
+        return None
+    return row.measured.plot or Bars({"measured": row.measured.error, "tolerance": row.identity.allowed(row.precision)})
 
 
 def _finding(finding: Finding) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-COLOURS = ("#0b62a4", "#c1272d", "#3a7d34", "#8a5a9e", "#b8860b")
+COLOURS = ("#0b62a4", "#c1272d", "#3a7d34", "#8a5a9e", "#b8860b", "#d1608f", "#4d4d4d")
 INK, GRID = "#222222", "#e4e4e4"
 
 
@@ -54,7 +54,17 @@ class FlowLines:
     y_label: str
 
 
-Plot = Curves | HeatMap | FlowLines
+@dataclass(frozen=True)
+class Bars:
+    """How far off each of several cases is."""
+
+    values: dict[str, float]
+    """By label; the twelve largest are drawn."""
+    x_label: str = "measured"
+    y_label: str = ""
+
+
+Plot = Curves | HeatMap | FlowLines | Bars
 
 
 def draw(plot: Plot) -> str:
@@ -67,7 +77,8 @@ def draw(plot: Plot) -> str:
     style: Any = {"svg.fonttype": "path", "svg.hashsalt": "scorefield", "font.size": 9, "axes.edgecolor": INK}
     with plt.rc_context(style):
         figure, panel = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
-        {Curves: _curves, HeatMap: _heat_map, FlowLines: _flow_lines}[type(plot)](panel, plot)
+        drawers = {Curves: _curves, HeatMap: _heat_map, FlowLines: _flow_lines, Bars: _bars}
+        drawers[type(plot)](panel, plot)
         panel.set_xlabel(plot.x_label)
         panel.set_ylabel(plot.y_label)
         text = io.StringIO()
@@ -98,6 +109,18 @@ def _curves(panel: Any, plot: Curves) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     if len(plot.lines) > 1:
         panel.legend(frameon=False, fontsize=8)
+
+
+def _bars(panel: Any, plot: Bars) -> None:
+    largest = sorted(plot.values.items(), key=lambda pair: np.nan_to_num(pair[1], nan=np.inf))[-12:]
+    sizes = [min(max(value, 1e-18), 1e6) if value == value else 1e6 for _, value in largest]
+    panel.barh([label for label, _ in largest], sizes, color=COLOURS[0], height=0.6)
+    panel.set_xscale("log")
+    panel.set_xlim(min(1e-17, *sizes), 10 * max(sizes))
+    panel.tick_params(axis="y", labelsize=7)
+    panel.set_axisbelow(True)
+    panel.grid(True, axis="x", color=GRID, linewidth=0.8)
+    panel.spines[["top", "right"]].set_visible(False)
 
 
 def _heat_map(panel: Any, plot: HeatMap) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from experiments.verification.plots import Plot
+from experiments.verification.plots import Bars, Plot
 
 Precision = Literal["float64", "float32", "bfloat16"]
 Kind = Literal["exact", "statistical", "false"]
@@ -235,9 +235,9 @@ def largest(*values: Any) -> float:
 
 
 def worst_of(values: Mapping[str, float], plot: Plot | None = None) -> Measured:
-    """The largest of several errors, and for what it is; NaN is larger than all."""
+    """The largest of several errors, NaN if there is one, and for what it is; their plot unless another is given."""
     name = max(values, key=lambda key: values[key] if values[key] == values[key] else np.inf)
-    return Measured(values[name], f"largest for {name}", plot)
+    return Measured(values[name], f"largest for {name}", plot or Bars(dict(values)))
 
 
 def refuted(setting: Setting, false: float, right: float) -> float:
