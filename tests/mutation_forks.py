@@ -201,8 +201,9 @@ class Run:
     task: Any
     process: Any
     started: float
-    deadline: float
+    patience: float
     messages: list[tuple[str, Any]] = field(default_factory=list)
+    silent: float = 0.0
     late: bool = False
 
     def said(self, kind: str) -> list[Any]:
@@ -241,19 +242,22 @@ def forked(
                 process = FORK.Process(target=_fork, args=(work, outbox, root, task), daemon=True)
                 process.start()
                 outbox.close()
-                running[inbox] = Run(task, process, time.monotonic(), time.monotonic() + patience(None))
+                running[inbox] = Run(task, process, time.monotonic(), patience(None))
+            asked = time.monotonic()
             for inbox in wait(list(running), timeout=1.0):
                 run = running[inbox]
                 try:
                     run.messages.append(inbox.recv())  # type: ignore[union-attr]
-                    run.deadline = time.monotonic() + patience(run.messages[-1])
+                    run.silent, run.patience = 0.0, patience(run.messages[-1])
                 except (EOFError, OSError):
                     running.pop(inbox).process.join()
                     if run.said("error"):
                         raise RuntimeError(run.said("error")[0]) from None
                     yield run
+            waited = min(time.monotonic() - asked, 2.0)  # however long this process was suspended in between
             for run in running.values():
-                if time.monotonic() > run.deadline and not run.late:
+                run.silent += waited
+                if run.silent > run.patience and not run.late:
                     run.late = True
                     _kill(run)
     finally:  # an interruption leaves no process behind

@@ -107,7 +107,7 @@ def stochastic(draws: Draws) -> Finding:
         "The SDE and the flow have one law",
         r"dx = [f x - g^2\nabla\ln p_t]\,dt + g\,d\bar w\quad dx = [f x - \frac{1}{2}g^2\nabla\ln p_t]\,dt",
         f"{subject.samples} samples of each in {MANY} calls, of different seeds, by their energy distance and its "
-        "permutation test; the distance is 0 for one law and 1 for laws that do not touch",
+        "permutation test; the distance is over twice the mean distance of two samples: 0 for one law, 1 at most",
     )
     if not subject.gaussian:
         return Finding(*head, f"{NOT_APPLICABLE}: the noise is not Gaussian, so that there is no reverse SDE", "")
