@@ -7,6 +7,7 @@ every schedule and every noise.
 
 from diffusion.oracles.law import Law
 from diffusion.oracles.laws import Atoms, Dirac, GaussianLaw, GaussianMixture, StudentTMixture
+from diffusion.oracles.planar import checkerboard, eight_gaussians, two_moons, two_spirals
 from diffusion.oracles.transport import flow_map_1d, quantile
 
 __all__ = [
@@ -16,6 +17,10 @@ __all__ = [
     "GaussianMixture",
     "Law",
     "StudentTMixture",
+    "checkerboard",
+    "eight_gaussians",
     "flow_map_1d",
     "quantile",
+    "two_moons",
+    "two_spirals",
 ]
