@@ -1,4 +1,4 @@
-"""Images to train on: one URI opens a `Source`, `split` divides it, `pipeline` makes it an endless stream of batches.
+"""Images or points to train on: a URI opens a `Source`, `split` divides it, `pipeline` makes it an endless stream.
 
 Importing this package imports NumPy alone; each source imports what it needs when it is opened.
 """

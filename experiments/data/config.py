@@ -13,7 +13,7 @@ class DataConfig:
     """A data set."""
 
     source: str = "digits"
-    """digits, idx:DIR, folder:DIR, zip:FILE, npz:FILE or hf:NAME."""
+    """digits, plane:NAME, idx:DIR, folder:DIR, zip:FILE, npz:FILE or hf:NAME."""
     size: int | None = None
     """Height and width in pixels that every image is brought to; without it all images must have one shape."""
     crop: Literal["center", "none"] = "center"

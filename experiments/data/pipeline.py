@@ -45,10 +45,10 @@ def pipeline(
     """This process's share of every batch of `batch_size` images over all processes.
 
     `batches[step]`, step = 0, 1, …, is a new dict of b = batch_size / process_count rows:
-    `image` uint8 (b, height, width, channels), `label` int32 (b,), zeros without labels, and `slot` int32 (b,), the
-    rows' places in the whole batch.
+    `image` uint8 (b, height, width, channels), or float32 (b, d) of points, `label` int32 (b,), zeros without labels,
+    and `slot` int32 (b,), the rows' places in the whole batch.
 
-    Raises UsageError when the seed is negative or the batch cannot be shared out equally.
+    Raises UsageError when the seed is negative, the batch cannot be shared out equally, or points are to be mirrored.
     """
     import grain
 
@@ -60,6 +60,8 @@ def pipeline(
         )
     if not 0 <= process_index < process_count:
         raise UsageError(f"process {process_index} of {process_count} does not exist; they count from 0.")
+    if flip and source.of_points:
+        raise UsageError(f"--data.flip mirrors images, and {source.name} has points; leave it out.")
     share = batch_size // process_count
     slots = np.arange(process_index * share, (process_index + 1) * share)
     return cast(Batches, grain.MapDataset.source(_Stream(source, seed, batch_size, flip, slots)))
@@ -101,7 +103,8 @@ class _Stream:
             if self._flip:
                 mirrored[here] = _mirrored(self._seed, epoch, len(source))[places[here]]
         image = source.images[rows]
-        image[mirrored] = image[mirrored, :, ::-1]
+        if self._flip:
+            image[mirrored] = image[mirrored, :, ::-1]
         label = np.zeros(len(rows), np.int32) if source.labels is None else source.labels[rows]
         return {"image": image, "label": label, "slot": slots.astype(np.int32)}
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-SPLIT, ORDER, FLIP = range(3)
-"""Streams that must not share numbers: who is held out, the order of an epoch, the mirroring of an epoch."""
+SPLIT, ORDER, FLIP, POINTS = range(4)
+"""Streams that must not share numbers: who is held out, an epoch's order, its mirroring, points that are drawn."""
 
 
 def words(seed: int, *stream: int, count: int) -> UInt64[np.ndarray, "count"]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.data.config import DataConfig
 from experiments.data.source import Source
-from experiments.data.sources import digits, folder, hf, idx, npz, zip
+from experiments.data.sources import digits, folder, hf, idx, npz, plane, zip
 from experiments.errors import DataError, did_you_mean, reason
 
 
@@ -29,6 +29,7 @@ SOURCES: dict[str, Kind] = {
     kind.form.partition(":")[0]: kind
     for kind in (
         Kind("digits", "1,797 handwritten digits of 8×8 pixels, from scikit-learn", digits.read),
+        Kind("plane:NAME", "50,000 points in the plane: checkerboard, moons, spirals or gaussians", plane.read),
         Kind("idx:DIR", "the IDX files of MNIST and its kin, gzipped or not", idx.read),
         Kind("folder:DIR", "pictures; sub-folders are classes", folder.read),
         Kind("zip:FILE", "pictures in a zip; labels in dataset.json", zip.read),

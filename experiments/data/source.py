@@ -7,17 +7,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import Float32, Int, Int32, UInt8
 
 from experiments.data import randomness
 from experiments.errors import UsageError
 
+Events = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n d"]
+"""Images, or points in the model's own units."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """Images of one shape, perhaps with a class each. The arrays are read-only."""
+    """Images of one shape, or points of one dimension, perhaps with a class each. The arrays are read-only."""
 
-    images: UInt8[np.ndarray, "n height width channels"]
+    images: Events
+    """uint8 images, or float32 points (n, d), which are handed on as they are."""
     labels: Int32[np.ndarray, "n"] | None = None
     """Class of each image in 0..num_classes − 1."""
     name: str = "arrays"
@@ -29,8 +33,13 @@ class Source:
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), self.labels
-        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-            raise ValueError(f"images are {images.dtype} {images.shape}; give uint8 (n, height, width, channels).")
+        if (images.dtype, images.ndim) not in ((np.dtype(np.uint8), 4), (np.dtype(np.float32), 2)) or 0 in images.shape:
+            raise ValueError(
+                f"images are {images.dtype} {images.shape}; give uint8 (n, height, width, channels), or float32 points "
+                "(n, d)."
+            )
+        if images.ndim == 2 and not np.isfinite(images).all():
+            raise ValueError(f"{np.sum(~np.isfinite(images))} coordinates of the points are not finite; drop those.")
         object.__setattr__(self, "images", _read_only(images))
         if labels is None:
             return
@@ -47,15 +56,19 @@ class Source:
         """Number of images."""
         return len(self.images)
 
-    def __getitem__(self, i: int) -> tuple[UInt8[np.ndarray, "height width channels"], int | None]:
-        """Image i and its class."""
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int | None]:
+        """Image or point i and its class."""
         return self.images[i], None if self.labels is None else int(self.labels[i])
 
     @property
-    def event_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of one image."""
-        _, height, width, channels = self.images.shape
-        return height, width, channels
+    def event_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of one image, (d,) of a point."""
+        return self.images.shape[1:]
+
+    @property
+    def of_points(self) -> bool:
+        """Whether these are points."""
+        return len(self.event_shape) == 1
 
     @property
     def num_classes(self) -> int:
@@ -66,7 +79,7 @@ class Source:
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal."""
         digest = hashlib.sha256(repr((self.images.shape, self.labels is not None)).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(self.images, self.images.dtype.newbyteorder("<")).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, "<i4").data)
         return digest.hexdigest()
