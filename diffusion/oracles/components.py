@@ -15,6 +15,7 @@ V is never factorised. Mixtures with many components are read in blocks, so that
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -22,10 +23,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln, log_ndtr, logsumexp
+from jax.scipy.special import log_ndtr, logsumexp
 from jaxtyping import Array, ArrayLike, Float
 
+from diffusion.arrays import safe_sqrt
 from diffusion.noises import Noise, StudentT
+from diffusion.oracles.heavy_tails import log_student, relative_log_student
 from diffusion.oracles.mixing import Rule, noise_rule
 from diffusion.process import Process
 from diffusion.pytree import pytree
@@ -56,12 +59,16 @@ class Components:
 
 @pytree
 class Posterior:
-    """What is known of x_0 and of p_t at x; `second` is Cov[x_0 | x], its trace, or None."""
+    """What is known of x_0 and of p_t at x; `second` is Cov[x_0 | x], its trace, or None.
+
+    `gap` is x − α E[x_0 | x] where asked for: a mean of differences, good to the last digit close to a point.
+    """
 
     log_prob: Float[Array, "..."]
     mean: Float[Array, "... d"]
     score: Float[Array, "... d"]
     second: Array | None = None
+    gap: Float[Array, "... d"] | None = None
 
 
 @pytree
@@ -77,7 +84,7 @@ class _Terms:
     left_r: Array
 
 
-@functools.partial(jax.jit, static_argnames=("closed", "second", "block_size"))
+@functools.partial(jax.jit, static_argnames=("closed", "second", "block_size", "gap"))
 def posterior(
     components: Components,
     process: Process,
@@ -86,6 +93,7 @@ def posterior(
     closed: bool = False,
     second: Second = "none",
     block_size: int = 2**19,
+    gap: bool = False,
 ) -> Posterior:
     """Bayes' rule for every x of the batch; all fields gain the axis b.
 
@@ -95,12 +103,15 @@ def posterior(
     alpha, variance = _coefficients(process, x, t)
 
     def one(x: Array, alpha: Array, variance: Array) -> Posterior:
+        kernel = _reference(components, process.noise, x, alpha, variance) if closed else rule
+
         def block(part: Components) -> Posterior:
-            return _block_posterior(part, process.noise if closed else rule, x, alpha, variance, second)
+            return _block_posterior(part, kernel, x, alpha, variance, second, gap)
 
         nodes = 1 if closed else rule.spreads.size
         size = block_size // (nodes * (components.rank + 1) + components.dim)
-        return _over_blocks(block, components, max(1, size))
+        found = _over_blocks(block, components, max(1, size))
+        return dataclasses.replace(found, log_prob=found.log_prob + kernel.log_density) if closed else found
 
     return jax.vmap(one)(x, alpha, variance)
 
@@ -138,18 +149,43 @@ def _over_blocks(block: Callable[[Components], Posterior], c: Components, size: 
 def _merge(p: Posterior, q: Posterior) -> Posterior:
     """The posterior of a mixture from those of its two halves."""
     log_prob = jnp.logaddexp(p.log_prob, q.log_prob)
-    shift = jnp.where(jnp.isfinite(log_prob), log_prob, 0.0)
-    a, b = jnp.exp(p.log_prob - shift), jnp.exp(q.log_prob - shift)
+    # Not exp(p − log_prob), whose sum over the halves would be off by the rounding of a large log_prob.
+    ahead = jnp.where(jnp.isfinite(log_prob), p.log_prob - q.log_prob, 0.0)
+    a, b = jax.nn.sigmoid(ahead), jax.nn.sigmoid(-ahead)
     second = None
     if p.second is not None and q.second is not None:
-        gap = p.mean - q.mean
-        between = jnp.outer(gap, gap) if p.second.ndim == 2 else gap @ gap
+        step = p.mean - q.mean
+        between = jnp.outer(step, step) if p.second.ndim == 2 else step @ step
         second = a * p.second + b * q.second + a * b * between
-    return Posterior(log_prob, a * p.mean + b * q.mean, a * p.score + b * q.score, second)
+    gap = None if p.gap is None or q.gap is None else a * p.gap + b * q.gap
+    return Posterior(log_prob, a * p.mean + b * q.mean, a * p.score + b * q.score, second, gap)
+
+
+@pytree
+class _Reference:
+    """Component 0 under Student-t noise, which the others are compared with."""
+
+    noise: StudentT
+    mean: Array
+    square: Array
+    total: Array
+    log_density: Array
+
+
+def _reference(c: Components, noise: Noise, x: Array, alpha: Array, variance: Array) -> _Reference:
+    assert isinstance(noise, StudentT)
+    square, total = jnp.sum((x - alpha * c.means[0]) ** 2), _student_total(c.floor[0], alpha, variance)
+    df = jnp.asarray(noise.df, x.dtype)
+    return _Reference(noise, c.means[0], square, total, log_student(c.dim, df, square, total))
+
+
+def _student_total(floor: Array, alpha: Array, variance: Array) -> Array:
+    """(α √f + σ)², the squared scale of x | k."""
+    return _positive((alpha * safe_sqrt(floor) + safe_sqrt(variance)) ** 2)
 
 
 def _block_posterior(
-    c: Components, kernel: Rule | Noise, x: Array, alpha: Array, variance: Array, second: Second
+    c: Components, kernel: Rule | _Reference, x: Array, alpha: Array, variance: Array, second: Second, gap: bool
 ) -> Posterior:
     y = x - alpha * c.means
     q = dot("kdr,kd->kr", c.basis, y)
@@ -158,9 +194,8 @@ def _block_posterior(
     if isinstance(kernel, Rule):
         terms = _gaussian_terms(c, kernel, q, square, alpha, variance)
     else:
-        terms = _student_terms(c, kernel, square, alpha, variance)
-    log_prob = logsumexp(terms.logits)
-    w = jnp.exp(terms.logits - jnp.where(jnp.isfinite(log_prob), log_prob, 0.0))
+        terms = _student_terms(c, kernel, x, y, square, alpha, variance)
+    log_prob, w = logsumexp(terms.logits), _softmax(terms.logits)
 
     def combine(complement: Array, along: Array) -> Array:
         """Σ w (Q (along ∘ Qᵀ y) + complement · (I − Q Qᵀ) y), without an array over k and d."""
@@ -171,7 +206,18 @@ def _block_posterior(
     mean = dot("k,kd->d", jnp.sum(w, 1), c.means) + combine(terms.gain, terms.gain_r)
     score = -combine(terms.precision, terms.precision_r)
     spread = None if second == "none" else _second(c, terms, w, q, rest, mean, second)
-    return Posterior(log_prob, mean, score, spread)
+    if not gap:
+        return Posterior(log_prob, mean, score, spread)
+    kept, kept_r = jnp.sum(w * (1 - alpha * terms.gain), 1), jnp.sum(w[..., None] * (1 - alpha * terms.gain_r), 1)
+    left = dot("k,kd->d", kept, rest) + dot("kdr,kr->d", c.basis, kept_r * q)
+    return Posterior(log_prob, mean, score, spread, left)
+
+
+def _softmax(logits: Array) -> Array:
+    """Weights that sum to one, whatever the size of the logits; equal ones where all are −∞."""
+    top = jax.lax.stop_gradient(jnp.max(logits))
+    w = jnp.exp(jnp.where(jnp.isfinite(top), logits - top, 0.0))
+    return w / jnp.sum(w)
 
 
 def _gaussian_terms(c: Components, rule: Rule, q: Array, square: Array, alpha: Array, variance: Array) -> _Terms:
@@ -195,21 +241,21 @@ def _gaussian_terms(c: Components, rule: Rule, q: Array, square: Array, alpha: A
     )
 
 
-def _student_terms(c: Components, noise: Noise, square: Array, alpha: Array, variance: Array) -> _Terms:
-    """The cases under Student-t noise that need no integral, all isotropic:
+def _student_terms(
+    c: Components, kernel: _Reference, x: Array, y: Array, square: Array, alpha: Array, variance: Array
+) -> _Terms:
+    """The cases under Student-t noise that need no integral, all isotropic, their logits relative to `kernel`'s:
 
     points (f = 0), where x | k is Student-t of scale σ about α m_k; and Cauchy data of scale γ = √f under Cauchy
     noise, where x | k is Cauchy of scale α γ + σ, and E[x_0 | x, k] = m_k + γ/(αγ + σ) y.
     """
-    assert isinstance(noise, StudentT)
-    d, df, scale = c.dim, jnp.asarray(noise.df, square.dtype), jnp.sqrt(c.floor)
-    total = _positive((alpha * scale + jnp.sqrt(variance)) ** 2)
-    constant = gammaln((df + d) / 2) - gammaln(df / 2) - 0.5 * d * jnp.log(math.pi * df)
-    # ln(1 + r²/(df ρ²)) as a difference: at σ = 0 the quotient overflows.
-    log_density = -0.5 * (df + d) * (jnp.log(df * total + square) - jnp.log(df * total)) - 0.5 * d * jnp.log(total)
-    gain, precision = scale / jnp.sqrt(total), (d + df) / (df * total + square)
+    d, df = c.dim, jnp.asarray(kernel.noise.df, square.dtype)
+    total = _student_total(c.floor, alpha, variance)
+    farther = jnp.sum(alpha * (kernel.mean - c.means) * (y + (x - alpha * kernel.mean)), axis=-1)
+    relative = relative_log_student(d, df, square, total, (kernel.square, kernel.total), farther)
+    gain, precision = safe_sqrt(c.floor) / jnp.sqrt(total), (d + df) / (df * total + square)
     none = jnp.zeros((c.means.shape[0], 1, 0), square.dtype)
-    logits = c.log_weights + constant + log_density
+    logits = c.log_weights + relative
     return _Terms(logits[:, None], gain[:, None], precision[:, None], jnp.zeros_like(gain)[:, None], none, none, none)
 
 

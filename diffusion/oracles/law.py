@@ -92,6 +92,12 @@ class Law:
         """
         return Partial(_denoise_closed if self._closed(process.noise) else _denoise, self, process)
 
+    def displacement(self, process: Process, x: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, "b *event"]:
+        """x − α E[x_0 | x_t = x] = σ E[z | x_t = x], without the cancellation of the difference close to a point."""
+        gap = _evaluate(self, process, x, t, self._closed(process.noise), gap=True).gap
+        assert gap is not None
+        return gap.reshape(x.shape)
+
     def posterior_covariance(
         self, process: Process, x: Float[Array, "b *event"], t: ArrayLike
     ) -> Float[Array, "b d d"]:
@@ -134,10 +140,12 @@ def _denoise_closed(law: Law, process: Process, x: Float[Array, "b *event"], t: 
     return _evaluate(law, process, x, t, closed=True).mean.reshape(x.shape)
 
 
-def _evaluate(law: Law, process: Process, x: Array, t: ArrayLike, closed: bool, second: Second = "none") -> Posterior:
+def _evaluate(
+    law: Law, process: Process, x: Array, t: ArrayLike, closed: bool, second: Second = "none", gap: bool = False
+) -> Posterior:
     flat = _flatten(law, x)
     components = law._unmixed(flat.dtype) if closed else law.components(flat.dtype)
-    return posterior(components, process, flat, t, closed, second)
+    return posterior(components, process, flat, t, closed, second, gap=gap)
 
 
 def _flatten(law: Law, x: Array) -> Float[Array, "b d"]:
