@@ -93,12 +93,20 @@ def save_singles(folder: Path, images: Images, seeds: Sequence[int], provenance:
 
 
 def save_npz(path: Path, images: Images, provenance: Mapping[str, Any], **arrays: np.ndarray) -> None:
-    """Write the array `images`, and others such as `seeds` and `labels`, and the provenance next to it as JSON.
+    """Write the array `images`, and others such as `seeds` and `labels`, as `save_arrays` does.
 
-    The file beside NAME.npz is NAME.json; it also holds the shapes and the SHA-256 of the npz.
     Raises DataError for images that no PNG can hold, UsageError when a file cannot be written.
     """
-    named: dict[str, Any] = {"images": check(images), **arrays}
+    save_arrays(path, provenance, images=check(images), **arrays)
+
+
+def save_arrays(path: Path, provenance: Mapping[str, Any], **arrays: np.ndarray) -> None:
+    """Write arrays by name, and the provenance next to them as JSON.
+
+    The file beside NAME.npz is NAME.json; it also holds the shapes and the SHA-256 of the npz.
+    Raises UsageError when a file cannot be written.
+    """
+    named: dict[str, Any] = dict(arrays)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **named)
     shapes = {name: list(array.shape) for name, array in named.items()}
@@ -107,7 +115,7 @@ def save_npz(path: Path, images: Images, provenance: Mapping[str, Any], **arrays
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What `save_png` wrote into a PNG, or `save_npz` beside an npz file.
+    """What `save_png` wrote into a PNG, or `save_arrays` beside an npz file.
 
     Raises DataError when the file is missing, cannot be read or carries no provenance.
     """

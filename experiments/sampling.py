@@ -1,4 +1,4 @@
-"""From a trained model to images: the denoiser, the grid, the loop over seeds."""
+"""From a trained model to images or points: the denoiser, the grid, the loop over seeds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float32, UInt8
 
 from diffusion.prediction import Denoiser, network_denoiser
 from diffusion.process import Process
@@ -44,6 +44,11 @@ class Model:
         """x_t = α x_0 + σ z of the run."""
         return self.config.process()
 
+    @property
+    def of_points(self) -> bool:
+        """Whether it makes points, not images."""
+        return len(self.event_shape) == 1
+
 
 def make_denoiser(model: Model, labels: Array | None, *, with_variance: bool = False) -> Denoiser:
     """E[x_0 | x_t] of the model for `labels` (b,), or for no class.
@@ -65,7 +70,8 @@ class Drawn:
     """A batch of samples."""
 
     seeds: list[int]
-    images: UInt8[np.ndarray, "b height width channels"]
+    images: UInt8[np.ndarray, "b height width channels"] | Float32[np.ndarray, "b d"]
+    """Images; of a model of points the points, as they come."""
     nfe: int
     """Network calls for each; under guidance two for each call of the denoiser."""
 
@@ -136,7 +142,7 @@ def draw(
     wish: Wish,
     brownian_tree: bool = False,
 ) -> Iterator[Drawn]:
-    """Images of the seeds, batch by batch; the image of a seed does not depend on the others.
+    """Images or points of the seeds, batch by batch; what a seed gives does not depend on the others.
 
     `label` is one class for all, or one for each seed; `wish` changes the model's answers, by guidance or clipping;
     `brownian_tree` is as in `sample`. Every batch has the same shape, so there is one compilation.
@@ -163,7 +169,8 @@ def draw(
             wrong = padded[int(np.argmin(finite))]
             raise DivergedError(f"the sample of seed {wrong} is not finite; use more steps, or less guidance.")
         calls = wish.calls(sampler, result.nfe)
-        yield Drawn(part, np.asarray(to_uint8(result.x))[: len(part)], calls)
+        made = np.asarray(result.x, np.float32) if model.of_points else np.asarray(to_uint8(result.x))
+        yield Drawn(part, made[: len(part)], calls)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""`scorefield evaluate`: bits/dim on held-out images, and distances in a feature space trained on the same data."""
+"""`scorefield evaluate`: bits/dim and distances in a feature space of images; of points, KL to their exact law."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from diffusion.noises import Gaussian
 from experiments import solver
 from experiments.data.source import Source
+from experiments.data.sources.plane import law_of
 from experiments.errors import UsageError
 from experiments.guided import Wish
 from experiments.sampling import Model, Throughput, draw
+
+if TYPE_CHECKING:
+    from experiments.training.model import TrainedModel
 
 _COLUMNS = ("precision", "recall", "density", "coverage")
 _NEIGHBOURS = 5  # of density and coverage, the most that a distance looks at
@@ -29,6 +34,9 @@ and coverage in the feature space of a small classifier trained on the same data
   scorefield evaluate --run runs/digits-ddpm
   scorefield evaluate --run runs/mnist --sampler ddim --steps 10 --no-bits-per-dim
 
+Points in the plane are measured against the law that they come from: negative log-likelihood by the probability flow
+beside the entropy, energy distance and sliced W2 with p-values.
+
 --sampler NAME is as in `scorefield sample`; the run's own unless given.
 """
 
@@ -38,9 +46,9 @@ class EvaluateArguments(solver.RunArguments):
     """What `scorefield evaluate` is told."""
 
     samples: int = 1000
-    """Samples to draw; at most as many held-out images enter the distances."""
+    """Samples to draw; at most as many held-out images or points enter the distances, or the likelihood of points."""
     batch: int = 100
-    """Images at a time."""
+    """Images or points at a time."""
     seed: int = 1_000_000
     """First seed of the samples, far from the seeds that people look at."""
     bits_per_dim: bool = True
@@ -64,21 +72,16 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--seed is {told.seed}; give 0 or more, and below 2^31 less --samples.")
     trained = solver.load(told)
     model = solver.model_of(trained)
+    if model.of_points:
+        return _points(told, name, trained, model)
     if told.bits_per_dim and not isinstance(model.process.noise, Gaussian):
         raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
     if told.variance == "learned" and not trained.config.learned_variance:
         raise UsageError("--variance learned needs a run trained with --learned-variance; choose optimal.")
-    training, held_out = solver.run_data(trained)
-    if held_out is None:
-        raise UsageError("this run holds no images out (--data.held-out 0), so there is nothing to measure against.")
+    training, held_out = _data(trained)
     chosen = solver.build(told, name, model, lambda: training, given_class=model.num_classes > 0)
     start = time.perf_counter()
-    report: dict[str, Any] = {
-        "run": str(told.run),
-        **solver.provenance(told, trained, chosen),
-        "samples": told.samples,
-        "first_seed": told.seed,
-    }
+    report = _head(told, trained, chosen)
     few = min(told.samples, len(training), len(held_out))
     if few <= _NEIGHBOURS:
         raise UsageError(
@@ -91,8 +94,67 @@ def run(arguments: list[str]) -> int:
             report["bits_per_dim"] = _bits(told, model, training, held_out)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(str(error)) from None
+    return _print(told, report, start, _image_lines)
+
+
+def _points(told: EvaluateArguments, name: str, trained: TrainedModel, model: Model) -> int:
+    """Evaluate a model of points."""
+    from experiments.plane import evaluation
+
+    for field in ("bits_per_dim", "elbo_images", "elbo_draws", "variance", "cache"):
+        if getattr(told, field) != EvaluateArguments.__dataclass_fields__[field].default:
+            flag = field.replace("_", "-")
+            raise UsageError(f"--{flag} goes with images, and this run was trained on points; leave it out.")
+    source = trained.config.data.source
+    law = law_of(source)
+    if law is None:
+        raise UsageError(f"the law of {source} is not known; evaluate runs on plane:NAME, or on images.")
+    training, held_out = _data(trained)
+    chosen = solver.build(told, name, model, lambda: training, given_class=False)
+    start = time.perf_counter()
+    report = _head(told, trained, chosen)
+    try:
+        report |= evaluation.distances(
+            *(model, chosen, training, held_out), samples=told.samples, seed=told.seed, batch=told.batch
+        )
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(str(error)) from None
+    report["likelihood"] = evaluation.likelihood(model, law, held_out, points=told.samples, seed=told.seed)
+    return _print(told, report, start, evaluation.table)
+
+
+def _data(trained: TrainedModel) -> tuple[Source, Source]:
+    """(Training, held-out) data. Raises UsageError when nothing was held out."""
+    training, held_out = solver.run_data(trained)
+    if held_out is None:
+        what = "points" if training.of_points else "images"
+        raise UsageError(f"this run holds no {what} out (--data.held-out 0), so there is nothing to measure against.")
+    return training, held_out
+
+
+def _head(told: EvaluateArguments, trained: TrainedModel, chosen: solver.Solver) -> dict[str, Any]:
+    return {
+        "run": str(told.run),
+        **solver.provenance(told, trained, chosen),
+        "samples": told.samples,
+        "first_seed": told.seed,
+    }
+
+
+def _print(
+    told: EvaluateArguments, report: dict[str, Any], start: float, lines: Callable[[dict[str, Any]], list[str]]
+) -> int:
     report["seconds"] = round(time.perf_counter() - start, 1)
-    print(json.dumps(_finite(report), allow_nan=False) if told.json else _table(report))
+    if told.json:
+        print(json.dumps(_finite(report), allow_nan=False))
+        return 0
+    head = [
+        f"{report['run']}, step {report['checkpoint_step']}",
+        f"{report['sampler']} on the grid {report['grid']}, {report['nfe']} network calls, "
+        f"{report['samples_per_second']:.1f} samples/s" + (" with compilation" if report["with_compilation"] else ""),
+        "",
+    ]
+    print("\n".join([*head, *lines(report)]))
     return 0
 
 
@@ -161,12 +223,8 @@ def _bits(told: EvaluateArguments, model: Model, training: Source, held_out: Sou
     )._asdict()
 
 
-def _table(report: dict[str, Any]) -> str:
+def _image_lines(report: dict[str, Any]) -> list[str]:
     lines = [
-        f"{report['run']}, step {report['checkpoint_step']}",
-        f"{report['sampler']} on the grid {report['grid']}, {report['nfe']} network calls, "
-        f"{report['samples_per_second']:.1f} samples/s" + (" with compilation" if report["with_compilation"] else ""),
-        "",
         f"against {report['images_compared']} held-out images, in the features {report['feature_space']} "
         f"(accuracy {report['feature_accuracy']:.1%})",
         f"{'':14}{'Fréchet distance':>18}" + "".join(f"{column:>11}" for column in _COLUMNS),
@@ -185,4 +243,4 @@ def _table(report: dict[str, Any]) -> str:
             f"{bits['variance']} variance)",
             f"  prior {bits['prior']:.4f}, steps {bits['steps']:.3f}, reconstruction {bits['reconstruction']:.3f}",
         ]
-    return "\n".join(lines)
+    return lines

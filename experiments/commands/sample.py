@@ -1,4 +1,4 @@
-"""`scorefield sample`: images from a trained model, one seed each, with their provenance."""
+"""`scorefield sample`: images or points from a trained model, one seed each, with their provenance."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from experiments import images, solver
 from experiments.config import Config
 from experiments.config_file import to_json
+from experiments.data.sources.plane import law_of
 from experiments.errors import UsageError
 from experiments.guided import Clip, Wish
 from experiments.options import take_flag
@@ -25,11 +26,16 @@ if TYPE_CHECKING:
     from experiments.training.data import Facts
     from experiments.training.model import TrainedModel
 
+_IMAGES, _POINTS = 64, 2000  # in the picture that the training loop writes
+
 DESCRIPTION = """\
-Draw images from a trained model. The image of a seed is the same in every batch.
+Draw images or points from a trained model. The image of a seed is the same in every batch.
 
   scorefield sample --run runs/digits-ddpm --seeds 0-63
   scorefield sample --run runs/mnist --sampler dpmpp-2m --steps 20 --class 3 --guidance 2
+
+Of a model of points in the plane the picture has three panels: the exact density of the data, the model's own, and
+the samples; --format npz writes the points.
 
 --class N chooses the class of a conditional model. --sampler NAME chooses a sampler other than the run's own, and
 `--sampler NAME --help` shows the options of that one:
@@ -41,7 +47,7 @@ class SampleArguments(solver.RunArguments):
     """What `scorefield sample` is told."""
 
     seeds: str = "0-63"
-    """One seed for each image: 0-63, or 1,5,10-12."""
+    """One seed for each image or point: 0-63, or 1,5,10-12."""
     label: int | None = None
     """Class of all images (also --class)."""
     guidance: float | None = None
@@ -64,7 +70,7 @@ class SampleArguments(solver.RunArguments):
     outdir: Path = Path("samples")
     """Folder to write to."""
     format: Literal["grid", "png", "npz"] = "grid"
-    """One picture with all images, one PNG for each seed, or one array file."""
+    """One picture with all images or points, one PNG for each image, or one array file."""
 
 
 def run(arguments: list[str]) -> int:
@@ -84,6 +90,8 @@ def run(arguments: list[str]) -> int:
 
 def _sample(told: SampleArguments, seeds: list[int], name: str, trained: TrainedModel) -> int:
     model = solver.model_of(trained)
+    if model.of_points:
+        _check_points(told)
     chosen = solver.build(
         *(told, name, model, lambda: solver.run_data(trained)[0]),
         given_class=told.label is not None,
@@ -113,7 +121,7 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         "guidance": told.guidance,
         **_said(told, weak),
     }
-    paths = _write(told, pictures, seeds, provenance)
+    paths = _write(told, model, pictures, seeds, provenance)
     if told.json:
         print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
     else:
@@ -121,6 +129,16 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
         print(f"{len(seeds)} samples, {at_most}{provenance['nfe']} network calls each, {throughput}: {where}")
     return 0
+
+
+def _check_points(told: SampleArguments) -> None:
+    """Raise UsageError for what is asked of images only."""
+    for flag, value, remedy in (
+        ("--format png", told.format == "png", "take --format npz"),
+        (f"--clip {told.clip}", told.clip != "no", "leave it out"),
+    ):
+        if value:
+            raise UsageError(f"{flag} goes with images, and this run makes points; {remedy}.")
 
 
 def _weak(told: SampleArguments) -> TrainedModel | None:
@@ -157,7 +175,11 @@ def _progress(throughput: Throughput, total: int, quiet: bool) -> None:
         print(f"\rsampling {throughput.count}/{total}  {throughput}", end=end, file=sys.stderr, flush=True)
 
 
-def _write(told: SampleArguments, pictures: np.ndarray, seeds: list[int], provenance: dict[str, Any]) -> list[Path]:
+def _write(
+    told: SampleArguments, model: Model, pictures: np.ndarray, seeds: list[int], provenance: dict[str, Any]
+) -> list[Path]:
+    if model.of_points:
+        return [_write_points(told, model, pictures, seeds, provenance)]
     if told.format == "png":
         return images.save_singles(told.outdir, pictures, seeds, provenance)
     if told.format == "npz":
@@ -170,8 +192,23 @@ def _write(told: SampleArguments, pictures: np.ndarray, seeds: list[int], proven
     return [path]
 
 
+def _write_points(
+    told: SampleArguments, model: Model, points: np.ndarray, seeds: list[int], provenance: dict[str, Any]
+) -> Path:
+    if told.format == "npz":
+        path = told.outdir / "samples.npz"
+        images.save_arrays(path, provenance, points=points, seeds=np.asarray(seeds))
+    else:
+        from experiments.plane.figure import model_picture
+
+        path = told.outdir / "samples.png"
+        picture = model_picture(model, law_of(model.config.data.source), points)
+        images.save_png(path, picture.pixels, {**provenance, **picture.facts})
+    return path
+
+
 class GridWriter:
-    """Called by the training loop: writes a grid of samples of the first average to OUTDIR/samples/."""
+    """Called by the training loop: writes samples of the first average to OUTDIR/samples/, as a grid or as points."""
 
     def __init__(self, config: Config, facts: Facts, outdir: Path) -> None:
         """Raises UsageError when the run's own sampler cannot sample its process."""
@@ -188,8 +225,8 @@ class GridWriter:
         self.folder = outdir / "samples"
 
     def __call__(self, step: int, params: Any) -> None:
-        """Draw and write the grid of one step."""
-        start, seeds = time.perf_counter(), range(64)
+        """Draw and write the samples of one step."""
+        start, seeds = time.perf_counter(), range(_POINTS if self.model.of_points else _IMAGES)
         model = dataclasses.replace(self.model, params=params)
         label = [i % model.num_classes for i in seeds] if model.num_classes else None
         drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label, wish=Wish()))
@@ -204,4 +241,11 @@ class GridWriter:
             "seconds": round(time.perf_counter() - start, 2),
             **solver.versions(),
         }
-        images.save_png(self.folder / f"step-{step:07d}.png", images.grid(drawn.images), provenance)
+        path = self.folder / f"step-{step:07d}.png"
+        if not model.of_points:
+            images.save_png(path, images.grid(drawn.images), provenance)
+            return
+        from experiments.plane.figure import model_picture
+
+        picture = model_picture(model, law_of(model.config.data.source), drawn.images, density=False)
+        images.save_png(path, picture.pixels, {**provenance, **picture.facts})
