@@ -1,7 +1,7 @@
 """Ratios of Gamma functions without the cancellation of their logarithms.
 
 ln Γ(x) = (x − ½) ln x − x + ½ ln 2π + μ(x), with μ(x) → 1/(12x) (Stirling; Binet's function). In a ratio the large
-terms cancel; taken as a difference of two ln Γ they leave their rounding behind, whole nats in float32 from df ≈ 10⁶ on.
+terms cancel; as a difference of two ln Γ they leave their rounding behind, whole nats in float32 from x ≈ 10⁶ on.
 """
 
 from __future__ import annotations

@@ -18,6 +18,9 @@ from diffusion.arrays import sum_event
 from diffusion.log_gamma import log_gamma_ratio
 from diffusion.pytree import is_concrete, pytree
 
+REACH = 1e-30
+"""Quotients of squares beyond its inverse overflow float32, and are taken as differences of logarithms."""
+
 
 class Noise:
     """An isotropic law on events of any shape."""
@@ -74,10 +77,18 @@ class StudentT(Noise):
 
     def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
         """ln Γ((df+d)/2) − ln Γ(df/2) − ½ d ln(π df) − ½ (df+d) ln(1 + |z|²/df), also where df exceeds 1/ε."""
-        d = math.prod(z.shape[1:])
-        df = jnp.asarray(self.df, z.dtype)
-        constant = log_gamma_ratio(df / 2, jnp.asarray(d / 2, z.dtype)) - 0.5 * d * math.log(2 * math.pi)
-        return constant - 0.5 * (df + d) * jnp.log1p(sum_event(z**2) / df)
+        one = jnp.ones((), z.dtype)
+        return log_student(math.prod(z.shape[1:]), jnp.asarray(self.df, z.dtype), sum_event(z**2), one)
+
+
+def log_student(d: int, df: Array, square: Array, total: Array) -> Float[Array, "..."]:
+    """ln of the density of Student's t in d dimensions with scale² `total`, at |x|² = `square`."""
+    constant = log_gamma_ratio(df / 2, jnp.asarray(d / 2, df.dtype)) - 0.5 * d * math.log(2 * math.pi)
+    scale = df * total
+    overflows = square * REACH > scale
+    near = jnp.log1p(jnp.where(overflows, 0.0, square) / scale)
+    far = jnp.log(jnp.where(overflows, square, 1.0)) - jnp.log(scale)
+    return constant - 0.5 * (df + d) * jnp.where(overflows, far, near) - 0.5 * d * jnp.log(total)
 
 
 def require_gaussian(noise: Noise, what: str) -> None:

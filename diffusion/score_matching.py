@@ -8,7 +8,7 @@
 
 The first three differ by a constant that does not depend on s, and so, up to O(h²), does the fourth; so does the
 last, for s = (α D − x)/σ². Only the last needs neither the score nor a derivative of s, be it by differences, and it
-holds for any noise, which is why it trains models.
+holds for any noise, which is why it trains models. `stable_target` puts a posterior mean in the place of its x_0.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ def denoising_terms(
     draw: Draw | str = "low_discrepancy",
     ids: Int[Array, " b"] | None = None,
     batch_size: int | None = None,
+    reference: Float[Array, "n *event"] | None = None,
 ) -> DenoisingTerms:
     """w(t) |x_0 − D(α x_0 + σ z, t)|²/d for each element, t ~ `times`, z ~ the process's noise.
 
     `weighting` is SNRWeighting (DDPM's simple loss) and `times` UniformTime unless given. `ids` are the places of
     these elements in a batch of `batch_size`, when the batch is shared out over devices: t and z of an element
-    depend on (key, id) alone. Raises ValueError for one without the other.
+    depend on (key, id) alone. With a `reference` batch of data the target is not x_0 but `stable_target`.
+    Raises ValueError for one without the other, or for a reference of other events than x_0's.
     """
     if (ids is None) != (batch_size is None):
         raise ValueError("ids and batch_size go together: the places of these elements, in a batch of how many.")
@@ -68,11 +70,42 @@ def denoising_terms(
     u = draw_uniforms(jax.random.fold_in(key, 0), ids, batch_size or x_0.shape[0], draw)
     t = jax.lax.stop_gradient(times.quantile(process, u))
     z = process.noise.sample(keys_lib.sample_keys(jax.random.fold_in(key, 1), ids), x_0.shape, x_0.dtype)
-    error = x_0 - denoise(perturb(process, x_0, z, t), t)
+    x_t = perturb(process, x_0, z, t)
+    wanted = x_0 if reference is None else stable_target(process, x_0, x_t, t, reference)
+    error = wanted - denoise(x_t, t)
     # An integral over t is a mean over u times dt/du, which already holds the correction of importance sampling.
     correction = times.slope(process, u) if weighting.per_unit_time else times.correction(u)
     loss = correction * weighting.weight(process, t) * mean_event(error**2)
     return DenoisingTerms(loss, loss / times.correction(u), t, u)
+
+
+def stable_target(
+    process: Process,
+    x_0: Float[Array, "b *event"],
+    x_t: Float[Array, "b *event"],
+    t: Float[Array, " b"],
+    reference: Float[Array, "n *event"],
+) -> Float[Array, "b *event"]:
+    """E[y | x_t] for y in {x_0} ∪ reference, weighed by p(x_t | y): the stable target (Xu et al. 2023, eq. 5).
+
+    The softmax over y of the noise's ln p((x_t − α y)/σ), for any noise. Its variance is far less than x_0's at middle
+    times; its bias goes as 1/n for a reference of n draws of the data, and is 0 for the whole of finite data. An x_0
+    that is in the reference counts as often as it is there. n times an event is held at once.
+    Source: arXiv:2302.00670. Raises ValueError for a reference of other events than x_0's.
+    """
+    if reference.shape[1:] != x_0.shape[1:]:
+        raise ValueError(f"reference has shape {reference.shape}; give (n, *event) with the event {x_0.shape[1:]}.")
+    alpha, sigma = (jnp.broadcast_to(f(t), t.shape).astype(x_0.dtype) for f in (process.alpha, process.sigma))
+
+    def one(at: tuple[Array, Array, Array, Array]) -> Array:
+        own, x, alpha, sigma = at
+        all_of_them = jnp.concatenate([own[None], reference])
+        logits = process.noise.log_prob((x - alpha * all_of_them) / sigma)
+        known = jnp.any(jnp.all((reference == own).reshape(len(reference), -1), axis=1))
+        weights = jax.nn.softmax(logits.at[0].set(jnp.where(known, -jnp.inf, logits[0])))
+        return jnp.tensordot(weights, all_of_them, 1, precision="highest")
+
+    return jax.lax.stop_gradient(jax.lax.map(one, (x_0, x_t, alpha, sigma)))
 
 
 def denoising_score_matching(

@@ -27,8 +27,8 @@ from jax.scipy.special import log_ndtr, logsumexp
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import safe_sqrt
-from diffusion.noises import Noise, StudentT
-from diffusion.oracles.heavy_tails import log_student, relative_log_student
+from diffusion.noises import Noise, StudentT, log_student
+from diffusion.oracles.heavy_tails import relative_log_student
 from diffusion.oracles.mixing import Rule, noise_rule
 from diffusion.process import Process
 from diffusion.pytree import pytree
@@ -111,7 +111,9 @@ def posterior(
         nodes = 1 if closed else rule.spreads.size
         size = block_size // (nodes * (components.rank + 1) + components.dim)
         found = _over_blocks(block, components, max(1, size))
-        return dataclasses.replace(found, log_prob=found.log_prob + kernel.log_density) if closed else found
+        if isinstance(kernel, Rule):
+            return found
+        return dataclasses.replace(found, log_prob=found.log_prob + kernel.log_density)
 
     return jax.vmap(one)(x, alpha, variance)
 

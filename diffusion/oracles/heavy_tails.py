@@ -11,24 +11,10 @@ a tenth, while the differences that make the weights are small and well determin
 
 from __future__ import annotations
 
-import math
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffusion.log_gamma import log_gamma_ratio
-
-_REACH = 1e-30  # quotients beyond it overflow float32
-
-
-def log_student(d: int, df: Array, square: Array, total: Array) -> Float[Array, "..."]:
-    """ln of the density of Student's t in d dimensions with scale² `total`, at |x|² = `square`."""
-    constant = log_gamma_ratio(df / 2, jnp.asarray(d / 2, df.dtype)) - 0.5 * d * math.log(2 * math.pi)
-    scale = df * total
-    overflows = square * _REACH > scale
-    near = jnp.log1p(jnp.where(overflows, 0.0, square) / scale)
-    far = jnp.log(jnp.where(overflows, square, 1.0)) - jnp.log(scale)
-    return constant - 0.5 * (df + d) * jnp.where(overflows, far, near) - 0.5 * d * jnp.log(total)
+from diffusion.noises import REACH
 
 
 def relative_log_student(
@@ -36,7 +22,7 @@ def relative_log_student(
 ) -> Float[Array, " K"]:
     """ln p(x | k) − ln p(x | 0) for each k; `first` is (square, total) of component 0, `gap` is square − first[0]."""
     own, reference = df * total + square, df * first[1] + first[0]
-    beyond = (own * _REACH > reference) | (reference * _REACH > own)
+    beyond = (own * REACH > reference) | (reference * REACH > own)
     ratio = jnp.where(beyond, 1.0, own) / reference
     close = (ratio > 0.5) & (ratio < 2) & ~beyond
     small = jnp.where(close, df * (total - first[1]) + gap, 0.0) / reference

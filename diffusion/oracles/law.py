@@ -94,9 +94,15 @@ class Law:
 
     def displacement(self, process: Process, x: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, "b *event"]:
         """x − α E[x_0 | x_t = x] = σ E[z | x_t = x], without the cancellation of the difference close to a point."""
-        gap = _evaluate(self, process, x, t, self._closed(process.noise), gap=True).gap
-        assert gap is not None
-        return gap.reshape(x.shape)
+        return self.log_prob_and_displacement(process, x, t)[1]
+
+    def log_prob_and_displacement(
+        self, process: Process, x: Float[Array, "b *event"], t: ArrayLike
+    ) -> tuple[Float[Array, " b"], Float[Array, "b *event"]]:
+        """(`log_prob`, `displacement`), at the cost of one."""
+        found = _evaluate(self, process, x, t, self._closed(process.noise), gap=True)
+        assert found.gap is not None
+        return found.log_prob, found.gap.reshape(x.shape)
 
     def posterior_covariance(
         self, process: Process, x: Float[Array, "b *event"], t: ArrayLike
