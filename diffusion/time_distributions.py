@@ -93,6 +93,31 @@ class LogNormalSigma(TimeDistribution):
 
 
 @pytree
+class LogUniformSigma(TimeDistribution):
+    """ln(σ/α) uniform between ln `low` and ln `high`: noise levels in equal ratios, clipped to [t_min, t_max].
+
+    Multiscale denoising score matching trains one energy on them (Li et al. 2019, arXiv:1910.07762), a denoising
+    density estimator on one level, low = high (Bigdeli et al. 2020, arXiv:2001.02728). Under EDM σ/α is the time.
+    """
+
+    low: float = 0.05
+    """The smallest σ/α."""
+    high: float = 1.2
+    """The largest σ/α; the same as `low` for a single level."""
+
+    def __post_init__(self) -> None:
+        if is_concrete(self.low, self.high) and not 0 < self.low <= self.high:
+            raise ValueError(f"low = {self.low} and high = {self.high}; give 0 < low <= high, noise over signal.")
+
+    def quantile(self, process: Process, u: Float[Array, " b"]) -> Float[Array, " b"]:
+        """The time at which ln(σ/α) = (1 − u) ln low + u ln high."""
+        low, high = (jnp.log(jnp.asarray(level, u.dtype)) for level in (self.low, self.high))
+        # As a step from `low`, so that one level stays that level.
+        log_ratio = low + u * (high - low)
+        return jnp.clip(process.schedule.time_from_log_snr(-2 * log_ratio), process.t_min, process.t_max)
+
+
+@pytree
 class ImportanceTime(TimeDistribution):
     """`base`, reweighted by a piecewise constant density in u that is proportional to the root-mean-square loss.
 

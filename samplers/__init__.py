@@ -5,6 +5,7 @@ from samplers.ancestral import Ancestral
 from samplers.cfgpp import CFGPP, ConditionalPair, conditional_pair
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
+from samplers.energy import EnergySampled, cooling, sample_energy
 from samplers.er_sde import ERSDE
 from samplers.grid_fit import OptimisedGrid, optimised_grid
 from samplers.grids import (
@@ -20,6 +21,7 @@ from samplers.grids import (
     uniform_time,
 )
 from samplers.guidance import autoguidance, classifier_free_guidance, classifier_guidance, interval_guidance
+from samplers.hmc import hmc_step, leapfrog
 from samplers.inpainting import RePaint, Replacement
 from samplers.inverse import (
     Measurement,
@@ -52,6 +54,7 @@ __all__ = [
     "ConditionalPair",
     "DPMSolverMultistep",
     "DPMSolverSinglestep",
+    "EnergySampled",
     "Euler",
     "EulerMaruyama",
     "Heun",
@@ -74,21 +77,25 @@ __all__ = [
     "classifier_guidance",
     "clipped",
     "conditional_pair",
+    "cooling",
     "cosine",
     "dps_guidance",
     "dynamically_thresholded",
+    "hmc_step",
     "interval_guidance",
     "invert",
     "isotropic_covariance",
     "karras",
     "langevin_step",
     "leading",
+    "leapfrog",
     "linspace",
     "mala_step",
     "optimised_grid",
     "pseudoinverse_guidance",
     "quadratic",
     "sample",
+    "sample_energy",
     "sample_parallel",
     "trailing",
     "tweedie_covariance",

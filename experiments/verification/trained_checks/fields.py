@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import sum_event
+from diffusion.energy import asymmetry
 from diffusion.fokker_planck import forward_equation, score_residual
 from diffusion.likelihood import Hutchinson
 from diffusion.prediction import Denoiser, score
@@ -209,7 +210,4 @@ def curl(subject: Subject) -> Finding:
 def _asymmetry(process: Process, denoise: Denoiser, x: Array, t: Array, keys: Array) -> tuple[Array, Array]:
     """|Jv − Jᵀv|² and |Jv + Jᵀv|² for a Rademacher v of each element."""
     s = score(process, denoise)
-    v = jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(keys)
-    _, forward = jax.linearize(lambda y: s(y, t), x)
-    along, (across,) = forward(v), jax.linear_transpose(forward, x)(v)
-    return sum_event((along - across) ** 2), sum_event((along + across) ** 2)
+    return asymmetry(lambda y: s(y, t), x, keys)
