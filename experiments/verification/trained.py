@@ -27,6 +27,7 @@ from experiments.sampling import Model, make_denoiser
 from experiments.verification.trained_checks import denoising, fields, likelihood, memory, sampling
 from experiments.verification.trained_checks.finding import OUT_OF_LINE, Finding, Quantity, lines
 from experiments.verification.trained_checks.passes import Passes, run_passes
+from experiments.verification.trained_checks.points import in_points
 from experiments.verification.trained_checks.subject import Pictures, Subject
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep
@@ -68,6 +69,7 @@ def check(subject: Subject, tell: Callable[[Finding], None] | None = None) -> li
             line = traceback.extract_tb(error.__traceback__)[-1]
             why = f"It could not be measured: {type(error).__name__}: {error} ({line.name}, line {line.lineno})."
             finding = Finding(name, name, "", "", OUT_OF_LINE, why)
+        finding = in_points(finding) if subject.of_points else finding
         findings.append(dataclasses.replace(finding, seconds=time.perf_counter() - start))
         if tell is not None:
             tell(findings[-1])

@@ -187,14 +187,9 @@ def identity(subject: Subject) -> Finding:
     limit = (1 + TENTH) ** 2
     wrong = [i for i in range(len(levels)) if moved[i].above(limit) or left[i].above(limit)]
     worst = max((rows["what is left"][i].value * levels[i].ratio for i in wrong), default=0.0)
-    seen = (
-        "less than half a grey level: nobody sees it, but likelihoods and scores do"
-        if worst < subject.bin_width / 2
-        else f"{number(worst / subject.bin_width)} grey levels"
-    )
     bad = (
         f"At σ/α = {', '.join(number(levels[i].ratio) for i in wrong)} the denoiser does harm: its answer is further "
-        f"from the image than x_t/α itself, by {seen}. " + causes(subject, wrong, "ends", levels)
+        f"from the image than x_t/α itself, by {_seen(subject, worst)}. " + causes(subject, wrong, "ends", levels)
     )
     good = (
         "Where there is next to no noise the denoiser hands on what it is given, and takes no more than the noise away."
@@ -206,6 +201,14 @@ def identity(subject: Subject) -> Finding:
         rows=rows,
         plot=curves(rows, [level.ratio for level in levels], "over σ/α"),
     )
+
+
+def _seen(subject: Subject, distance: float) -> str:
+    if subject.of_points:
+        return f"{number(distance)} in the units of the points"
+    if distance < subject.bin_width / 2:
+        return "less than half a grey level: nobody sees it, but likelihoods and scores do"
+    return f"{number(distance / subject.bin_width)} grey levels"
 
 
 def _deviations(subject: Subject, t: float, level: float) -> tuple[Quantity, Quantity]:

@@ -95,6 +95,11 @@ class Subject:
         return self.training.values.shape[1:]
 
     @property
+    def of_points(self) -> bool:
+        """Whether these are points, not images."""
+        return len(self.event_shape) == 1
+
+    @property
     def dim(self) -> int:
         """How many numbers an image has."""
         return math.prod(self.event_shape)
