@@ -54,7 +54,7 @@ def denoising_terms(
     draw: Draw | str = "low_discrepancy",
     ids: Int[Array, " b"] | None = None,
     batch_size: int | None = None,
-    reference: Float[Array, "n *event"] | None = None,
+    reference: Float[Array, "n ..."] | None = None,
 ) -> DenoisingTerms:
     """w(t) |x_0 − D(α x_0 + σ z, t)|²/d for each element, t ~ `times`, z ~ the process's noise.
 
@@ -84,13 +84,14 @@ def stable_target(
     x_0: Float[Array, "b *event"],
     x_t: Float[Array, "b *event"],
     t: Float[Array, " b"],
-    reference: Float[Array, "n *event"],
+    reference: Float[Array, "n ..."],
 ) -> Float[Array, "b *event"]:
     """E[y | x_t] for y in {x_0} ∪ reference, weighed by p(x_t | y): the stable target (Xu et al. 2023, eq. 5).
 
-    The softmax over y of the noise's ln p((x_t − α y)/σ), for any noise. Its variance is far less than x_0's at middle
-    times; its bias goes as 1/n for a reference of n draws of the data, and is 0 for the whole of finite data. An x_0
-    that is in the reference counts as often as it is there. n times an event is held at once.
+    The weights are a softmax of the noise's ln p((x_t − α y)/σ), for any noise. Beside x_0 itself n independent draws
+    of the data leave its mean given x_t what it is, E[x_0 | x_t], for every n: given x_t and all n + 1 of them, each is
+    the one that was perturbed with just its weight. The variance goes down, as 1/n, and to 0 for the whole of finite
+    data. An x_0 that is in the reference counts as often as it is there, and is not added. Holds n events at once.
     Source: arXiv:2302.00670. Raises ValueError for a reference of other events than x_0's.
     """
     if reference.shape[1:] != x_0.shape[1:]:
@@ -101,7 +102,7 @@ def stable_target(
         own, x, alpha, sigma = at
         all_of_them = jnp.concatenate([own[None], reference])
         logits = process.noise.log_prob((x - alpha * all_of_them) / sigma)
-        known = jnp.any(jnp.all((reference == own).reshape(len(reference), -1), axis=1))
+        known = jnp.any(jnp.all(reference == own, axis=tuple(range(1, reference.ndim))))
         weights = jax.nn.softmax(logits.at[0].set(jnp.where(known, -jnp.inf, logits[0])))
         return jnp.tensordot(weights, all_of_them, 1, precision="highest")
 

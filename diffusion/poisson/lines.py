@@ -64,7 +64,7 @@ class Lines(NamedTuple):
 
 
 def field_lines(
-    flow: Flow, x: Float[Array, "b *event"], radii: ArrayLike, variable: Variable = "log_r", substeps: int = 1
+    flow: Flow, x: Float[Array, "b *event"], radii: ArrayLike, variable: Variable | str = "log_r", substeps: int = 1
 ) -> Lines:
     """The lines through (x, radii[0]) at all of the `radii`, rising or falling: RK4, `substeps` of it between two.
 

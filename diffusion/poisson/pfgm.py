@@ -5,11 +5,10 @@
 (Xu et al. 2022, arXiv:2209.11178.) v points to the data, and dx/dz = v_x/v_z. Since v_x/v_z = (x − E[y|x, z])/z up to
 the finite batch, such a network is a denoiser, D = x − z v_x/v_z, for every sampler and for `log_likelihood`.
 
-Two things are biased in it. A batch is not the data: with the batch in the place of ρ, v is the field of the batch. And
-E[v] over batches is no field line's direction, since v is normalised before it is averaged. The conditional form has
-neither: (x − x_0)/z, whose mean given (x, z) is dx/dz exactly, is what `denoising_terms` regresses under
-`poisson_process()` with `VelocityWeighting` (and any loss of EDM's, at any D: that is PFGM++); `reference` there is the
-stable target, a self-normalised mean whose bias goes as one over its size.
+It is biased: v is normalised batch by batch before it is averaged, so that E[v] is not along the field of all data
+(that of Ê would be). The conditional form is not: (x − x_0)/z, whose mean given (x, z) is dx/dz, is what
+`denoising_terms` regresses under `poisson_process()` with `VelocityWeighting` (and, up to its weight, any loss of
+EDM's, at any D: that is PFGM++). Its `reference` brings back the large batch, without the bias.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from diffusion import EDM, Gaussian, Process, StudentT, perturb
@@ -24,13 +25,47 @@ def test_gaussian_density_sums_over_the_event(x64):
     np.testing.assert_allclose(Gaussian().log_prob(z), exact, rtol=1e-12)
 
 
-@pytest.mark.parametrize("df", [1.0, 2.0, 8.0, 2048.0])
+@pytest.mark.parametrize("df", [1.0, 2.0, 8.0, 128.0, 2048.0, 3e6])
 def test_student_t_radius_has_its_exact_law(df):
     """|z|²/d ~ F(d, df): a Kolmogorov-Smirnov test in float32, as it is used; also without a single ∞ at df = 1."""
     z = np.asarray(StudentT(df).sample(jax.random.key(1), (20_000, 6)), np.float64)
     assert np.isfinite(z).all()
     # 1.95/√n is the 0.1% point of the KS statistic.
     assert scipy.stats.kstest((z**2).sum(1) / 6, scipy.stats.f(6, df).cdf).statistic < 1.95 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize("df", [1.0, 2.0, 8.0, 128.0, 2048.0, 3e6])
+def test_student_t_has_its_scale_and_its_tails(df):
+    """df |g|²/|z|² ~ χ²_df for the g of the same key, in float32: the common factor alone, clipped nowhere.
+
+    At df = 3e6 its spread is 6e-4, and the rounding of the logarithm it is drawn by a thousandth of that.
+    """
+    key, n = jax.random.key(1), 20_000
+    z = np.asarray(StudentT(df).sample(key, (n, 1)), np.float64)[:, 0]
+    g = np.asarray(keys_lib.normal(keys_lib.fold(keys_lib.as_keys(key, n), 0), (1,)), np.float64)[:, 0]
+    chi_squared = df * (g / z) ** 2
+    assert scipy.stats.kstest(chi_squared, scipy.stats.chi2(df).cdf).statistic < 1.95 / np.sqrt(n)
+    wrong = scipy.stats.kstest(chi_squared, scipy.stats.chi2(df, loc=0.05 * np.sqrt(2 * df)).cdf)
+    assert wrong.statistic > 1.95 / np.sqrt(n) or df == 1
+    # The 1e-3 quantile of χ² from both sides: the longest draws are there, as many as there should be.
+    share = np.mean(chi_squared < scipy.stats.chi2(df).ppf(1e-3))
+    assert abs(share - 1e-3) < 4 * np.sqrt(1e-3 / n)
+    assert np.unique(z).size > 0.99 * n
+
+
+@pytest.mark.parametrize("df", [1.0, 2048.0, 3e6, 1e9])
+@pytest.mark.parametrize("d", [2, 3072, 100_000])
+def test_student_t_density_in_float32(df, d):
+    """Against SciPy in float64, relative to the size of its terms, d and ln p; a difference of ln Γ is off by nats."""
+    z = np.float32(np.random.default_rng(0).normal(size=(3, d)) * np.array([[0.1], [1.0], [30.0]]))
+    square = np.sum(np.float64(z) ** 2, 1)
+    a, b = df / 2, d / 2
+    constant = scipy.special.gammaln(a + b) - scipy.special.gammaln(a) - b * np.log(np.pi * df)
+    if df > 1e6:  # where float64 cancels too: ln Γ(a + b)/(Γ(a) aᵇ) is the sum of ln(1 + k/a), k < b, for even d
+        constant = np.sum(np.log1p(np.arange(d // 2) / a)) - b * np.log(2 * np.pi)
+    exact = constant - 0.5 * (df + d) * np.log1p(square / df)
+    found = np.asarray(StudentT(df).log_prob(jnp.asarray(z)), np.float64)
+    assert np.max(np.abs(found - exact) / (d + np.abs(exact))) < 1e-6
 
 
 def test_student_t_is_gaussian_in_the_limit_at_rate_one_over_df(x64):

@@ -24,6 +24,7 @@ from diffusion import (
     velocity,
 )
 from diffusion.oracles import Atoms, Dirac, GaussianLaw, GaussianMixture, StudentTMixture
+from diffusion.oracles.components import posterior
 from diffusion.pytree import pytree
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -325,3 +326,54 @@ def test_float32_in_high_dimension(d, tolerance):
     for value, got in zip(exact, single, strict=True):
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, value, rtol=tolerance, atol=tolerance)
+
+
+def weights_by_numpy(points, x, df, sigma):
+    """The posterior of the atoms in float64: softmax of −½(d + df) ln(1 + |x − y|²/(df σ²))."""
+    square = np.sum((np.float64(x) - points) ** 2, axis=1)
+    logits = -0.5 * (points.shape[1] + df) * np.log1p(square / (df * sigma**2))
+    return np.exp(logits - logits.max()) / np.sum(np.exp(logits - logits.max()))
+
+
+@pytest.mark.parametrize(("d", "df"), [(2, 3e6), (784, 2048.0), (100_000, 1.0), (100_000, 2048.0)])
+def test_atoms_under_heavy_tails_in_float32(d, df):
+    """Means and displacements at 1e-6 to 1e12 times the size of the data, where each ln p is rounded to 0.1."""
+    rng = np.random.default_rng(0)
+    points = np.float32(rng.normal(size=(30, d)) / np.sqrt(d)).astype(np.float64)
+    toward = rng.normal(size=d) / np.sqrt(d)
+    law = Atoms(points)
+    for sigma in (1e-6, 1.0, 1e3):
+        x = np.float32(points[3] + np.array([1e-6, 1e-3, 1.0, 1e2, 1e4, 1e8, 1e12])[:, None] * toward)
+        process = at(1.0, jnp.float32(sigma), StudentT(df))
+        mean, gap = law.denoiser(process)(jnp.asarray(x), 0.5), law.displacement(process, jnp.asarray(x), 0.5)
+        assert mean.dtype == gap.dtype == jnp.float32
+        for i, one in enumerate(x):
+            weights = weights_by_numpy(points, one, df, np.float64(np.float32(sigma)))
+            exact = weights @ (np.float64(one) - points)
+            assert np.linalg.norm(mean[i] - weights @ points) < 3e-5
+            assert np.linalg.norm(gap[i] - exact) < 3e-5 * np.hypot(np.linalg.norm(exact), sigma * np.sqrt(df))
+
+
+@every_noise
+@every_law
+def test_the_displacement_is_what_the_denoiser_leaves(name, noise):
+    """x − α E[x_0|x], also where many components are read in blocks, and with the density beside it."""
+    for law_noise in NOISES[noise]:
+        process = at(0.8, 0.6, law_noise)
+        log_p, gap = LAWS[name].log_prob_and_displacement(process, jnp.asarray(POINTS), 0.5)
+        said = evaluate(LAWS[name], process, POINTS, 0.5)
+        np.testing.assert_allclose(gap, POINTS - 0.8 * said["denoised"], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(log_p, said["log_prob"], rtol=1e-12)
+
+
+@every_noise
+def test_blocks_of_components_are_as_one(noise):
+    """Logits relative to one component merge as absolute ones do."""
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    law, x = Atoms(points, np.arange(1.0, 51.0)), jnp.asarray([[0.3, -0.5, 1.0], [40.0, 3.0, 0.0]])
+    for law_noise in NOISES[noise]:
+        c, process = law.components(), at(0.8, 0.6, law_noise)
+        closed = isinstance(law_noise, StudentT)
+        whole, parts = (posterior(c, process, x, 0.5, closed, "full", size, True) for size in (2**19, 25))
+        for field in ("log_prob", "mean", "score", "second", "gap"):
+            np.testing.assert_allclose(getattr(parts, field), getattr(whole, field), rtol=1e-11, atol=1e-12)

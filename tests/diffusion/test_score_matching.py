@@ -1,11 +1,14 @@
 """One minimiser, four losses (identity row 18); how t is drawn and weighted."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP, convert, perturb
+from diffusion import EDM, VE, VP, Betas, Cosine, Gaussian, Process, RectifiedFlow, StudentT, SubVP, convert, perturb
+from diffusion.oracles import Atoms
 from diffusion.prediction import target
 from diffusion.score_matching import (
     denoising_score_matching,
@@ -14,6 +17,7 @@ from diffusion.score_matching import (
     finite_difference_score_matching,
     implicit_score_matching,
     sliced_score_matching,
+    stable_target,
 )
 from diffusion.time_distributions import (
     ImportanceTime,
@@ -275,3 +279,82 @@ def test_second_moments_follow_the_losses(x64):
     for _ in range(200):
         moments = updated_second_moments(moments, sums, counts)
     np.testing.assert_allclose(moments, [5.0, 1.0, 4.0, 1.0], rtol=1e-8)
+
+
+ATOMS = np.random.default_rng(3).normal(size=(5, 2, 2))
+
+
+@pytest.mark.parametrize("noise", [Gaussian(), StudentT(2.0)], ids=["gaussian", "student-t"])
+@pytest.mark.parametrize("schedule", [EDM(), VP()], ids=["edm", "vp"])
+def test_the_stable_target_of_all_atoms_is_the_exact_denoiser(noise, schedule, x64):
+    """And so the loss of the exact denoiser is 0: no variance is left. Each atom counts as often as it is there."""
+    process, law = Process(schedule, noise), Atoms(ATOMS)
+    denoise, x_0 = law.denoiser(process), jnp.asarray(ATOMS[np.array([0, 3, 3, 1])])
+    terms = denoising_terms(jax.random.key(0), process, denoise, x_0, reference=jnp.asarray(ATOMS))
+    np.testing.assert_allclose(terms.loss, 0, atol=1e-18)
+    plain = denoising_terms(jax.random.key(0), process, denoise, x_0)
+    np.testing.assert_array_equal(plain.t, terms.t)
+    assert np.max(plain.loss) > 1e-4
+
+    twice = Atoms(ATOMS, np.array([2.0, 1.0, 1.0, 1.0, 1.0]))
+    x_t = jax.random.normal(jax.random.key(1), (4, 2, 2))
+    reference = jnp.asarray(np.concatenate([ATOMS[:1], ATOMS]))
+    found = stable_target(process, x_0, x_t, jnp.full(4, 0.5), reference)
+    np.testing.assert_allclose(found, twice.denoiser(process)(x_t, 0.5), rtol=1e-10)
+
+
+def test_the_own_x_0_counts_once_beside_a_reference_without_it(x64):
+    process, x_0 = Process(VP()), jnp.asarray(ATOMS[:1])
+    x_t, t = jax.random.normal(jax.random.key(1), (1, 2, 2)), jnp.full(1, 0.5)
+    exact = Atoms(ATOMS).denoiser(process)(x_t, 0.5)
+    np.testing.assert_allclose(stable_target(process, x_0, x_t, t, jnp.asarray(ATOMS[1:])), exact, rtol=1e-10)
+    np.testing.assert_allclose(stable_target(process, x_0, x_t, t, jnp.asarray(ATOMS[:0])), x_0, rtol=1e-12)
+
+
+def test_the_stable_target_is_unbiased_and_its_variance_goes_as_one_over_the_reference(x64):
+    """E[target | x_t = x] over x_0 from its posterior and n draws of the data, 40,000 times each.
+
+    Power: the same mean without x_0 itself, which is only consistent, is seen to be off.
+    """
+    process, points, t = Process(EDM(), StudentT(3.0)), np.array([[-1.0], [0.4], [1.3]]), 0.5
+    law, x = Atoms(points), jnp.full((1, 1), 0.2)
+    log_posterior = process.noise.log_prob((x - points) / t)
+    exact = law.denoiser(process)(x, t)[0, 0]
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def targets(key, n):
+        def one(key):
+            own, others = jax.random.split(key)
+            # Beside every atom: so that a draw is never taken for x_0, and no weight is moved.
+            reference = jnp.asarray(points)[jax.random.randint(others, (n,), 0, 3)] + 1e-12
+            x_0 = jnp.asarray(points)[jax.random.categorical(own, log_posterior)]
+            with_own = stable_target(process, x_0[None], x, jnp.full(1, t), reference)
+            without = stable_target(process, reference[:1], x, jnp.full(1, t), reference)
+            return with_own[0, 0] - exact, without[0, 0] - exact
+
+        return jax.vmap(one)(jax.random.split(key, 40_000))
+
+    def t_value(values):
+        return abs(jnp.mean(values)) / (jnp.std(values) / 200)
+
+    spread = {}
+    for n in (1, 4, 16, 64):
+        with_own, without = targets(jax.random.key(n), n)
+        spread[n] = float(jnp.std(with_own))
+        assert t_value(with_own) < 4
+        assert n > 4 or t_value(without) > 8
+    assert (spread[16] / spread[64]) ** 2 == pytest.approx(4, rel=0.15)
+    assert spread[1] > spread[4] > spread[16]
+
+
+def test_a_stable_target_has_no_gradient_and_its_reference_must_fit():
+    process, x_0 = Process(VP()), jnp.asarray(ATOMS[:2], jnp.float32)
+
+    def loss(scale):
+        return denoising_terms(
+            jax.random.key(0), process, lambda x, t: scale * x, x_0, reference=jnp.asarray(ATOMS, jnp.float32)
+        ).loss.sum()
+
+    assert np.isfinite(jax.jit(jax.grad(loss))(0.5))
+    with pytest.raises(ValueError, match=r"reference has shape \(5, 4\); give \(n, \*event\)"):
+        denoising_terms(jax.random.key(0), process, lambda x, t: x, x_0, reference=jnp.zeros((5, 4)))
