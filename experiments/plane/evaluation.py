@@ -15,8 +15,8 @@ from experiments.guided import Wish
 from experiments.plane.density import Points, exact_log_prob, has_flow, model_log_prob
 from experiments.sampling import Model, Sampling, Throughput, draw
 
-_PERMUTATIONS = 499
-_PROJECTIONS = 64
+_PERMUTATIONS = 199
+_PROJECTIONS = 32
 _MEAN = {"value": math.nan, "standard_error": math.nan}
 
 

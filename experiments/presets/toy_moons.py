@@ -1,0 +1,24 @@
+"""Two moons.
+
+scorefield train --preset toy-moons
+"""
+
+from diffusion.networks.configs import MLPConfig
+from diffusion.prediction import Preconditioning
+from diffusion.schedules import EDM
+from diffusion.time_distributions import LogNormalSigma
+from diffusion.weightings import EDMWeighting
+from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+
+CONFIG = Config(
+    data=DataConfig(source="plane:moons"),
+    schedule=EDM(),
+    network=MLPConfig(hidden=128, layers=3, embedding=32),
+    preconditioning=Preconditioning("edm", sigma_data=0.5),
+    weighting=EDMWeighting(sigma_data=0.5),
+    times=LogNormalSigma(mean=-1.2, std=1.2),
+    optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100, decay="cosine"),
+    ema=EMAConfig(decays=(0.998,)),
+    training=TrainingConfig(steps=4000, batch_size=1024, log_every=200, validate_every=2000, checkpoint_every=2000),
+    sampling=SamplingConfig(sampler="heun", steps=18),
+)

@@ -1,0 +1,156 @@
+"""A model that is exact, put through the picture and the evaluation: they must find that it is."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.noises import Gaussian, StudentT
+from diffusion.oracles import GaussianMixture, eight_gaussians, two_moons
+from diffusion.prediction import Preconditioning
+from diffusion.schedules import EDM
+from experiments.config import Chain, Config, DataConfig
+from experiments.data import Source
+from experiments.data.sources.plane import draw as draw_points
+from experiments.plane import evaluation, figure
+from experiments.plane.density import exact_log_prob, model_log_prob
+from experiments.sampling import Model
+from samplers.ode import Heun
+from samplers.registry import make_grid
+
+
+class ExactNetwork:
+    """The network whose denoiser is that of a law: it undoes the preconditioning of kind x0."""
+
+    def __init__(self, law, config):
+        self.law, self.process, self.sigma_data = law, config.process(), config.preconditioning.sigma_data
+
+    def __call__(self, params, x, c_noise, labels):
+        t = c_noise * self.process.t_max / 1000
+        scale = jnp.sqrt(self.process.alpha(t) ** 2 * self.sigma_data**2 + self.process.sigma(t) ** 2)
+        return self.law.denoiser(self.process)(x * scale[:, None], t)
+
+
+class Solver:
+    """Heun on its usual grid."""
+
+    def __init__(self, process):
+        self.sampler, self.grid = Heun(), make_grid(process, Heun(), "karras", 18)
+
+
+def exact_model(law, noise=None):
+    config = Config(
+        data=DataConfig(source="plane:gaussians"),
+        schedule=EDM(),
+        noise=noise or Gaussian(),
+        preconditioning=Preconditioning("x0", 0.5),
+    )
+    return Model(config, ExactNetwork(law, config), (), (2,))
+
+
+LAW = eight_gaussians()
+
+
+@pytest.mark.parametrize("noise", [Gaussian(), StudentT(4.0)])
+def test_the_flow_of_an_exact_model_has_the_density_of_the_law(noise):
+    """Point by point, at the least time, where it differs from that of the data by ½ σ² Δp/p."""
+    model = exact_model(LAW, noise)
+    x = draw_points(LAW, 64)
+    found = model_log_prob(model, x)
+    assert found.followed.all()
+    there = LAW.log_prob(model.process, jnp.asarray(x), model.process.t_min)
+    np.testing.assert_allclose(found.log_prob, there, atol=3e-3)
+    np.testing.assert_allclose(found.log_prob, exact_log_prob(LAW, x), atol=3e-2)
+    assert np.abs(found.log_prob - np.asarray(there)[::-1]).max() > 0.5
+
+
+def test_the_divergence_of_gaussians_is_found():
+    """KL(N(0, s²I) ‖ N(0, r²I)) = s²/r² − 1 − 2 ln(s/r) in the plane, and 0 for r = s."""
+    s, r = 0.5, 0.6
+    data = GaussianMixture.isotropic(np.zeros((1, 2)), s)
+    held_out = Source(images=draw_points(data, 4000))
+    for width, expected in ((r, s**2 / r**2 - 1 - 2 * math.log(s / r)), (s, 0.0)):
+        model = exact_model(GaussianMixture.isotropic(np.zeros((1, 2)), width))
+        told = evaluation.likelihood(model, data, held_out, points=2000, seed=0)
+        assert told["lost"] == 0
+        assert abs(told["kl"]["value"] - expected) < 4 * told["kl"]["standard_error"] + 1e-3
+        assert abs(told["entropy"]["value"] - math.log(2 * math.pi * math.e * s**2)) < (
+            4 * told["entropy"]["standard_error"]
+        )
+    assert told["kl"]["standard_error"] < 1e-3
+    assert r**2 > s**2  # the first case is far from 0
+    assert s**2 / r**2 - 1 - 2 * math.log(s / r) > 0.05
+
+
+def test_samples_of_the_exact_model_are_not_told_apart_and_others_are():
+    points = draw_points(LAW, 2000)
+    training, held_out = Source(images=points[:1000]), Source(images=points[1000:])
+    told = {}
+    for name, law in (("exact", LAW), ("moons", two_moons())):
+        model = exact_model(law)
+        told[name] = evaluation.distances(
+            *(model, Solver(model.process), training, held_out), samples=300, seed=7, batch=300
+        )
+    for distance in ("energy_distance", "sliced_w2"):
+        exact = told["exact"]["against_held_out"]
+        assert exact["samples"][distance]["p_value"] > 0.01
+        assert exact["training data"][distance]["p_value"] > 0.01
+        assert exact["Gaussian"][distance]["p_value"] == pytest.approx(1 / 200)
+        assert told["moons"]["against_held_out"]["samples"][distance]["p_value"] == pytest.approx(1 / 200)
+    assert told["exact"]["nfe"] == 35
+
+
+def test_a_chain_has_no_flow_and_its_picture_two_panels():
+    config = Config(
+        data=DataConfig(source="plane:gaussians"), schedule=Chain(steps=10), preconditioning=Preconditioning("x0")
+    )
+    model = Model(config, ExactNetwork(LAW, config), (), (2,))
+    assert evaluation.likelihood(model, LAW, Source(images=draw_points(LAW, 8)), points=8, seed=0) is None
+    points = draw_points(LAW, 50)
+    points[0] = 5.0
+    two, facts = figure.model_picture(model, LAW, points)
+    assert facts["samples_outside"] == 1
+    assert list(facts["mass_within"]) == ["the law of the data, exact"]
+    assert two.shape[1] > 1.5 * two.shape[0]
+    one, facts = figure.model_picture(model, None, points)
+    assert facts["mass_within"] == {}
+    assert two.shape[1] > 1.5 * one.shape[1]
+
+
+def boxes(pixels):
+    """The panels' pixels: columns that are mostly the colour of density 0."""
+    dark = np.all(pixels[..., :3] < 12, axis=-1)
+    columns = dark.sum(axis=0) > 0.5 * dark.sum(axis=0).max()
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], columns, [0]]).astype(int)))
+    starts, ends = edges[::2], edges[1::2]
+    wide = ends - starts > 100
+    rows = np.flatnonzero(dark.sum(axis=1) > 0.5 * dark.sum(axis=1).max())
+    return [pixels[rows[0] : rows[-1] + 1, a:b] for a, b in zip(starts[wide], ends[wide], strict=True)]
+
+
+def test_density_and_samples_are_where_they_should_be():
+    """A spot of density and samples at one place off the centre: at the same place of both panels."""
+    place = np.array([0.7, -0.4])
+    x, y = figure.cells().T
+    values = np.exp(-0.5 * ((x - place[0]) ** 2 + (y - place[1]) ** 2) / 0.01).reshape(figure.CELLS, figure.CELLS)
+    points = place + 0.1 * np.random.default_rng(0).standard_normal((400, 2))
+    density, samples = boxes(figure.draw({"a": values}, points.astype(np.float32)))
+    for panel in (density, samples):
+        height, width = panel.shape[:2]
+        light = panel[..., :3].astype(float).sum(axis=-1)
+        light[light < 60] = 0
+        centre = np.array([light.sum(0) @ np.arange(width) / width, light.sum(1) @ np.arange(height) / height])
+        found = centre / light.sum()
+        np.testing.assert_allclose(
+            found, [0.5 + place[0] / (2 * figure.REACH), 0.5 - place[1] / (2 * figure.REACH)], atol=0.02
+        )
+
+
+def test_what_is_not_known_of_a_density_is_grey_and_the_scale_is_the_first_one_s():
+    ramp = np.linspace(0, 1, figure.CELLS**2).reshape(figure.CELLS, figure.CELLS)
+    lost = np.where(ramp > 0.5, np.nan, 2 * ramp)
+    pixels = figure.draw({"a": ramp, "b": lost, "c": 5 + 0 * ramp}, np.zeros((2, 2), np.float32))
+    colours = {tuple(colour) for colour in pixels[::3, ::3, :3].reshape(-1, 3)}
+    assert tuple(int(figure._LOST[i : i + 2], 16) for i in (1, 3, 5)) in colours
+    assert figure.draw({"a": ramp}, np.zeros((2, 2), np.float32)).shape[1] < pixels.shape[1]
