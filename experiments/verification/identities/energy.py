@@ -1,0 +1,276 @@
+"""Rows 40 and 41: densities and energies from denoising autoencoders, and the generator that two of them train."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike
+
+from diffusion import EDM, Process
+from diffusion.energy import (
+    Potential,
+    asymmetry,
+    density_estimator_loss,
+    exact_potential,
+    frozen_gap,
+    generator_loss,
+    multiscale_denoiser,
+    potential_gradient,
+    residual_denoiser,
+)
+from diffusion.oracles import Atoms, GaussianLaw
+from diffusion.score_matching import denoising_terms
+from diffusion.weightings import SNRWeighting, UniformWeighting
+from experiments.verification.identities.score_matching import GivenNoise, OneTime
+from experiments.verification.laws import line
+from experiments.verification.plots import Curves, HeatMap
+from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+
+_SIGMA = 0.7
+_LEVELS = np.geomspace(0.7, 1.4, 4)
+_POINTS, _MASSES = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.3, 0.5, 0.2])
+
+
+def _square(reach: float, count: int) -> tuple[np.ndarray, float]:
+    """(points (n, 2) of a plane grid, the area that each stands for)."""
+    axis = np.linspace(-reach, reach, count)
+    return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2), float(axis[1] - axis[0]) ** 2
+
+
+def _noises(count: int) -> tuple[Array, Array, Array]:
+    """(x_0, z, mass) for every point of the data with every z of a rule for N(0, I)."""
+    z, area = _square(8.0, count)
+    masses = np.outer(_MASSES, area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)).reshape(-1)
+    return tuple(jnp.asarray(a) for a in (np.repeat(_POINTS, len(z), 0), np.tile(z, (len(_POINTS), 1)), masses))  # type: ignore[return-value]
+
+
+def _kernels(y: np.ndarray, sigma: float) -> np.ndarray:
+    """p_k N(y; x_k, σ²I), (b, K): summed over k, the kernel density estimate."""
+    squares = np.sum((y[:, None] - _POINTS) ** 2, -1)
+    return _MASSES * np.exp(-0.5 * squares / sigma**2) / (2 * np.pi * sigma**2)
+
+
+def _score(y: np.ndarray, parts: np.ndarray, sigma: float) -> np.ndarray:
+    return (parts @ _POINTS / parts.sum(1, keepdims=True) - y) / sigma**2
+
+
+def _bent(psi: Potential, theta: Array, y: Array) -> Array:
+    """ψ, changed in four directions."""
+    changes = jnp.stack([y[:, 0], 0.5 * jnp.sum(y**2, 1), jnp.cos(y[:, 0] + 2 * y[:, 1]), jnp.sin(2 * y[:, 1])])
+    return psi(y) + jnp.sum(theta[:, None] * changes, 0)
+
+
+def _estimator(setting: Setting) -> dict[str, float]:
+    """The loss at the kernel density estimate, its slopes there, and the library's loss by draws with that by terms."""
+    x_0, z, masses = _noises(81)
+    psi = exact_potential(Atoms(_POINTS, _MASSES), _SIGMA)
+
+    def loss(theta: Array) -> Array:
+        process, denoise = Process(EDM(), GivenNoise(z)), residual_denoiser(Partial(_bent, psi, theta))
+        times, weighting = OneTime(_SIGMA), UniformWeighting()
+        terms = denoising_terms(setting.key(0), process, denoise, x_0, weighting=weighting, times=times)
+        return jnp.sum(masses * 2 * terms.loss)
+
+    value, slopes = jax.jit(jax.value_and_grad(loss))(jnp.zeros(4))
+    y = x_0 + _SIGMA * z
+    sizes = [
+        jnp.sqrt(jnp.sum(masses * jnp.sum(potential_gradient(Partial(_bent, _nothing, unit), y) ** 2, 1)))
+        for unit in jnp.eye(4)
+    ]
+    grid, area = _square(8.0, 121)
+    parts = _kernels(grid, _SIGMA)
+    fisher = area * float(np.sum(parts.sum(1) * np.sum(_score(grid, parts, _SIGMA) ** 2, 1)))
+    least = 2 * _SIGMA**2 - _SIGMA**4 * fisher
+    terms = denoising_terms(
+        setting.key(1),
+        Process(EDM()),
+        residual_denoiser(psi),
+        jnp.asarray(_POINTS),
+        weighting=UniformWeighting(),
+        times=OneTime(_SIGMA),
+    )
+    drawn = density_estimator_loss(setting.key(1), psi, jnp.asarray(_POINTS), _SIGMA)
+    return {
+        "ψ": relative(psi(jnp.asarray(grid[::97])), _SIGMA**2 * np.log(_kernels(grid[::97], _SIGMA).sum(1))),
+        "a slope of the loss": largest(np.abs(slopes / (2 * jnp.sqrt(value) * jnp.stack(sizes)))),
+        "the least loss": relative(value, least),
+        "the loss by draws": relative(drawn, 2 * terms.loss),
+    }
+
+
+def _nothing(y: Array) -> Array:
+    return jnp.zeros(y.shape[0], y.dtype)
+
+
+def _slopes_by_formula(mean: float, std: float, sigma: float) -> np.ndarray:
+    """(KL, ∂KL/∂mean, ∂KL/∂std) of N(mean, std² + σ²) against `line` blurred by σ, ∫ ∂q̂ ln(q̂/p̂), by NumPy."""
+    y, law, v = np.linspace(-12.0, 12.0, 2001), line(), std**2 + sigma**2
+    total = np.asarray(law.floor) + sigma**2
+    gaps = y[:, None] - np.asarray(law.means)[:, 0]
+    p = (np.exp(-0.5 * gaps**2 / total) / np.sqrt(2 * np.pi * total)) @ np.asarray(law.weights)
+    q = np.exp(-0.5 * (y - mean) ** 2 / v) / np.sqrt(2 * np.pi * v)
+    changes = [np.ones_like(y), (y - mean) / v, std * ((y - mean) ** 2 / v**2 - 1 / v)]
+    log_q = -0.5 * (y - mean) ** 2 / v - 0.5 * np.log(2 * np.pi * v)
+    ratio = np.where(q > 1e-200, log_q - np.log(np.maximum(p, 1e-300)), 0.0)
+    return np.asarray([(y[1] - y[0]) * np.sum(q * change * ratio) for change in changes])
+
+
+def _slopes_of_the_generator(means: np.ndarray, std: float, sigma: float) -> np.ndarray:
+    """The same from the loss with frozen energies of g = mean + std z, every z and ε of a rule for N(0, 1)."""
+    nodes = np.linspace(-8.5, 8.5, 69)
+    weights = (nodes[1] - nodes[0]) * np.exp(-0.5 * nodes**2) / np.sqrt(2 * np.pi)
+    z, noise = (jnp.asarray(a.reshape(-1, 1)) for a in np.meshgrid(nodes, nodes, indexing="ij"))
+    masses, psi_data = jnp.asarray(np.outer(weights, weights).reshape(-1)), exact_potential(line(), sigma)
+
+    def loss(theta: Array) -> Array:
+        # What it makes has a density with the generator's own parameters: they are to get no gradient through it.
+        psi_model = Partial(_gaussian_potential, theta, sigma)
+        return jnp.sum(masses * frozen_gap(psi_data, psi_model, theta[0] + theta[1] * z + sigma * noise, sigma))
+
+    def one(mean: Array) -> Array:
+        value, slopes = jax.value_and_grad(loss)(jnp.stack([mean, jnp.asarray(std, mean.dtype)]))
+        return jnp.append(value, slopes)
+
+    return np.asarray(jax.jit(lambda m: jax.lax.map(one, m))(jnp.asarray(means)))
+
+
+def _gaussian_potential(theta: Array, sigma: float, y: Array) -> Array:
+    return exact_potential(GaussianLaw(theta[:1], jnp.zeros((1, 0)), jnp.zeros(0), theta[1] ** 2), sigma)(y)
+
+
+def _noise_of_the_generator(setting: Setting) -> float:
+    """`generator_loss` with the gap at g + σε, the ε that it draws read off from a linear gap."""
+    g, sigma = jnp.asarray(np.random.default_rng(2).normal(size=(8, 1))), 0.5
+    psi_data, psi_model = exact_potential(line(), sigma), Partial(_gaussian_potential, jnp.asarray([0.2, 0.8]), sigma)
+    y = generator_loss(setting.key(3), _nothing, Partial(_linear, sigma), g, sigma)[:, None]
+    found = generator_loss(setting.key(3), psi_data, psi_model, g, sigma)
+    return relative(found, frozen_gap(psi_data, psi_model, y, sigma))
+
+
+def _linear(sigma: float, y: Array) -> Array:
+    return sigma**2 * y[:, 0]
+
+
+@identity(
+    row="40",
+    name="denoising-density-estimator",
+    topic="energy",
+    title="A scalar trained to denoise is a log-density, and two of them train a generator",
+    latex=r"\mathrm{argmin}_\psi\,\mathbb{E}|\nabla\psi(x+\epsilon)+\epsilon|^2 = \sigma^2\ln\hat p + C,\quad "
+    r"\min = d\sigma^2 - \sigma^4\,\mathbb{E}|\nabla\ln\hat p|^2,\quad "
+    r"\nabla_\theta\mathrm{KL}(\hat q\|\hat p) = \mathbb{E}[\nabla_\theta(\psi_q-\psi_p)(g_\theta+\epsilon)]/\sigma^2",
+    compared="the exact potential with σ² ln of the kernel density; the loss there with its minimum, its slopes in "
+    "four directions with 0; KL of a Gaussian generator and its slopes, both energies frozen, with the integral's",
+    oracle="three points in the plane, σ = 0.7; two Gaussians on the line, σ = 1/2; sums and integrals by NumPy",
+    source="Bigdeli, Lin, Portenier, Dunbar & Zwicker 2020, arXiv:2001.02728",
+    tolerance=1e-10,
+    why="the trapezoidal rule is exact here to rounding",
+    functions=(
+        "diffusion.energy.density_estimator_loss",
+        "diffusion.energy.exact_potential",
+        "diffusion.energy.residual_denoiser",
+        "diffusion.energy.generator_loss",
+        "diffusion.energy.frozen_gap",
+    ),
+    amplification=2e1,
+    test="tests/diffusion/test_energy_density_estimator.py",
+)
+def _density_estimator(setting: Setting) -> Measured:
+    errors = _estimator(setting)
+    means, std, sigma = np.linspace(-2.0, 2.5, 31), 0.6, 0.5
+    found = _slopes_of_the_generator(means, std, sigma)
+    exact = np.asarray([_slopes_by_formula(mean, std, sigma) for mean in means])
+    for i, name in enumerate(("KL", "a slope of KL in the mean", "a slope of KL in the width")):
+        errors[name] = relative(found[:, i], exact[:, i])
+    errors["the generator's loss by draws"] = _noise_of_the_generator(setting)
+    lines = {"exact, the mean": exact[:, 1], "exact, the width": exact[:, 2]}
+    lines |= {"the mean": found[:, 1], "the width": found[:, 2]}
+    return worst_of(errors, Curves(means, lines, "mean of the generator", "slope of KL"))
+
+
+def _pairs(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(Σ_σ w_σ E[x|y, σ], the score of Σ_σ p_σ/σ², the density of noisy data), Bayes' rule for points and levels."""
+    parts = np.stack([_kernels(y, sigma) for sigma in _LEVELS])
+    joint = parts / _LEVELS[:, None, None] ** 2
+    shares = joint.sum(2) / joint.sum((0, 2))
+    scores = np.stack([_score(y, part, sigma) for part, sigma in zip(parts, _LEVELS, strict=True)])
+    mean = np.einsum("sbk,kd->bd", joint, _POINTS) / joint.sum((0, 2))[:, None]
+    return mean, np.einsum("sb,sbd->bd", shares, scores), parts.mean(0).sum(1)
+
+
+def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
+    """When the field is changed in four directions, of which two are no gradients; over their Cauchy-Schwarz bound."""
+    x_0, z, masses = _noises(121)
+    best = multiscale_denoiser(Atoms(_POINTS, _MASSES), _LEVELS)
+
+    def changes(y: Array) -> Array:
+        turned = jnp.stack([-y[:, 1], y[:, 0]], 1)
+        return jnp.stack([y, turned, jnp.cos(turned), jnp.sin(2 * y)])
+
+    def loss(theta: Array) -> Array:
+        def denoise(y: Array, t: ArrayLike) -> Array:
+            return best(y, t) + jnp.sum(theta[:, None, None] * changes(y), 0)
+
+        total = jnp.zeros(())
+        for sigma in _LEVELS:
+            terms = denoising_terms(
+                setting.key(0),
+                Process(EDM(), GivenNoise(z)),
+                denoise,
+                x_0,
+                weighting=SNRWeighting(),
+                times=OneTime(float(sigma)),
+            )
+            total += jnp.sum(masses * 2 * terms.loss) / len(_LEVELS)
+        return total
+
+    value, slopes = jax.jit(jax.value_and_grad(loss))(jnp.zeros(4))
+    squares = [jnp.sum(masses * jnp.sum(changes(x_0 + s * z) ** 2, -1), -1) / s**2 for s in _LEVELS]
+    return np.asarray(slopes / (2 * jnp.sqrt(value * sum(squares) / len(_LEVELS))))
+
+
+@identity(
+    row="41",
+    name="multiscale-denoiser",
+    topic="energy",
+    title="One energy for all noise levels: what it denoises to, and the curl that keeps it from doing so",
+    latex=r"y - \sigma_0^2\nabla E(y) \approx r(y) = \sum_\sigma w_\sigma(y)\,\mathbb{E}[x|y,\sigma],\quad "
+    r"w_\sigma\propto p(\sigma)\,l(\sigma)\,p_\sigma(y),\quad "
+    r"J-J^T = \bar s\,(r-y)^T - (r-y)\,\bar s^T,\quad \bar s = \sum_\sigma w_\sigma\nabla\ln p_\sigma",
+    compared="the mean over levels with Bayes' rule for pairs of a point and a level; the slopes of the loss there, in "
+    "four directions, two of them no gradients, with 0; and ‖J − Jᵀ‖² with that of the formula, so that the field that "
+    "has the least loss is no gradient and an energy only approaches it",
+    oracle="three points in the plane, four levels from 0.7 to 1.4, l = 1/σ²; sums by NumPy",
+    source="Li, Chen & Sommer 2019, arXiv:1910.07762; the curl by differentiating w",
+    tolerance=1e-10,
+    why="the trapezoidal rule is exact here to 1e-12",
+    functions=(
+        "diffusion.energy.multiscale_denoiser",
+        "diffusion.energy.multiscale_loss",
+        "diffusion.energy.asymmetry",
+    ),
+    amplification=1e2,
+    test="tests/diffusion/test_energy_multiscale.py",
+)
+def _multiscale(setting: Setting) -> Measured:
+    y, _ = _square(3.0, 31)
+    best = multiscale_denoiser(Atoms(_POINTS, _MASSES), _LEVELS)
+    mean, score, density = _pairs(y)
+    found = jax.jit(lambda at: asymmetry(lambda v: best(v, 0.0), at))(jnp.asarray(y))
+    step = mean - y
+    turned = 2 * (np.sum(score**2, 1) * np.sum(step**2, 1) - np.sum(score * step, 1) ** 2)
+    symmetric = np.asarray(found.symmetric, np.float64)
+    errors = {
+        "r(y)": relative(best(jnp.asarray(y), 0.0), mean),
+        "a slope of the loss": largest(np.abs(_slopes_of_the_multiscale_loss(setting))),
+        "the curl": relative(found.antisymmetric, turned),
+    }
+    curl = float(np.sqrt(np.sum(density * np.asarray(found.antisymmetric)) / np.sum(density * symmetric)))
+    most = float(np.sqrt(np.max(np.asarray(found.antisymmetric) / symmetric)))
+    local = np.sqrt(np.asarray(found.antisymmetric, np.float64) / symmetric).reshape(31, 31).T
+    axis = np.linspace(-3.0, 3.0, 31)
+    worst = worst_of(errors)
+    detail = f"‖J − Jᵀ‖/‖J + Jᵀ‖ is {curl:.4f} over noisy data, {most:.3f} at most; {worst.detail}"
+    return Measured(worst.error, detail, HeatMap(axis, axis, local, "y₁", "y₂", "‖J − Jᵀ‖/‖J + Jᵀ‖"))
