@@ -34,7 +34,7 @@ def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
 
 
 @identity(
-    row="21",
+    row="21a",
     name="reverse-terminal-law",
     topic="fokker-planck",
     title="The reverse SDEs end at the data",

@@ -30,8 +30,8 @@ _COMPARED = (
 )
 _ORACLE = "three points blurred by VP in the plane; p_t, its score and the constant by NumPy, means by quadrature"
 _WHY = "the trapezoidal rule with 121² points is exact here to rounding"
-_POINTS, _WEIGHTS = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.3, 0.5, 0.2])
-_PROCESS, _TIME = Process(VP()), 0.2
+POINTS, WEIGHTS = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.3, 0.5, 0.2])
+PROCESS, TIME = Process(VP()), 0.2
 Loss = Callable[[Array], Array]
 
 
@@ -40,11 +40,13 @@ def _field(theta: Array, x: Array) -> Array:
     return jnp.dot(jnp.tanh(jnp.dot(x, a.T, precision="highest")), b.T, precision="highest") + theta[8:]
 
 
-def _model(setting: Setting, theta: Array) -> Partial:
+def model_of(setting: Setting, theta: Array) -> Partial:
+    """x -> s(x) with the ten parameters `theta`."""
     return Partial(setting.answered(Partial(_field)), theta)
 
 
-def _thetas() -> Array:
+def thetas() -> Array:
+    """Three values of the parameters."""
     return jnp.asarray(np.random.default_rng(3).normal(size=(3, 10)))
 
 
@@ -52,6 +54,15 @@ def _plane(reach: float = 7.0) -> tuple[np.ndarray, float]:
     """(points (n, 2), the area that each stands for)."""
     axis = np.linspace(-reach, reach, 121)
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2), float(axis[1] - axis[0]) ** 2
+
+
+def blurred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p_t and its score at points (n, 2)."""
+    alpha, sigma = float(PROCESS.alpha(TIME)), float(PROCESS.sigma(TIME))
+    gaps = x[:, None] - alpha * POINTS
+    parts = WEIGHTS * np.exp(-0.5 * np.sum(gaps**2, -1) / sigma**2) / (2 * np.pi * sigma**2)
+    density = parts.sum(1)
+    return density, -np.einsum("bk,bkd->bd", parts, gaps) / sigma**2 / density[:, None]
 
 
 @pytree
@@ -66,23 +77,20 @@ class _Law:
     """½ E|∇ln p_t|²."""
 
 
-def _law() -> _Law:
+def whole_law() -> _Law:
+    """p_t, its score and the constant on the plane of `_plane`."""
     x, area = _plane()
-    alpha, sigma = float(_PROCESS.alpha(_TIME)), float(_PROCESS.sigma(_TIME))
-    gaps = x[:, None] - alpha * _POINTS
-    parts = _WEIGHTS * np.exp(-0.5 * np.sum(gaps**2, -1) / sigma**2) / (2 * np.pi * sigma**2)
-    density = parts.sum(1)
-    score = -np.einsum("bk,bkd->bd", parts, gaps) / sigma**2 / density[:, None]
+    density, score = blurred(x)
     constant = 0.5 * area * np.sum(density * np.sum(score**2, 1))
     return _Law(*(jnp.asarray(value) for value in (x, area * density, score, constant)))
 
 
 def _explicit(setting: Setting, law: _Law, theta: Array) -> Array:
-    return jnp.sum(law.p * explicit_score_matching(_model(setting, theta), lambda _: law.score, law.x))
+    return jnp.sum(law.p * explicit_score_matching(model_of(setting, theta), lambda _: law.score, law.x))
 
 
 def _implicit(setting: Setting, law: _Law, theta: Array) -> Array:
-    return jnp.sum(law.p * implicit_score_matching(_model(setting, theta), law.x))
+    return jnp.sum(law.p * implicit_score_matching(model_of(setting, theta), law.x))
 
 
 def _differences(setting: Setting, law: _Law, loss: Loss, constant: Any) -> float:
@@ -94,7 +102,7 @@ def _differences(setting: Setting, law: _Law, loss: Loss, constant: Any) -> floa
 
         return pair(theta), jax.jacrev(pair)(theta)
 
-    values, slopes = jax.jit(lambda: jax.lax.map(both, _thetas()))()
+    values, slopes = jax.jit(lambda: jax.lax.map(both, thetas()))()
     return largest(relative(values[:, 0] - values[:, 1], np.full(3, constant)), relative(slopes[:, 1], slopes[:, 0]))
 
 
@@ -125,14 +133,14 @@ class OneTime(TimeDistribution):
 def _denoising(setting: Setting, theta: Array) -> Array:
     """½ E|s(x_t) + z/σ|² from the library's loss of the denoiser (x + σ² s)/α, each z of the plane for each point."""
     z, area = _plane(9.0)
-    process = Process(VP(), GivenNoise(jnp.asarray(np.tile(z, (len(_POINTS), 1)))))
-    alpha, sigma = process.alpha(_TIME), process.sigma(_TIME)
-    model = _model(setting, theta)
-    x_0 = jnp.asarray(np.repeat(_POINTS, len(z), 0))
+    process = Process(VP(), GivenNoise(jnp.asarray(np.tile(z, (len(POINTS), 1)))))
+    alpha, sigma = process.alpha(TIME), process.sigma(TIME)
+    model = model_of(setting, theta)
+    x_0 = jnp.asarray(np.repeat(POINTS, len(z), 0))
     terms = denoising_terms(
-        setting.key(0), process, lambda x, t: (x + sigma**2 * model(x)) / alpha, x_0, times=OneTime(_TIME)
+        setting.key(0), process, lambda x, t: (x + sigma**2 * model(x)) / alpha, x_0, times=OneTime(TIME)
     )
-    masses = jnp.asarray(np.outer(_WEIGHTS, area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)).reshape(-1))
+    masses = jnp.asarray(np.outer(WEIGHTS, area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)).reshape(-1))
     # The loss is (α²/σ²) |x_0 − D|²/d, and |s + z/σ|² is (α²/σ⁴) |x_0 − D|².
     return jnp.sum(masses * terms.loss) * 0.5 * x_0.shape[1] / sigma**2
 
@@ -159,15 +167,15 @@ def _denoising(setting: Setting, theta: Array) -> Array:
     test="tests/diffusion/test_score_matching.py",
 )
 def _denoising_is_explicit(setting: Setting) -> Measured:
-    law = _law()
-    constant = float(law.constant) - 1 / float(_PROCESS.sigma(_TIME)) ** 2
+    law = whole_law()
+    constant = float(law.constant) - 1 / float(PROCESS.sigma(TIME)) ** 2
     error = _differences(setting, law, lambda theta: _denoising(setting, theta), constant)
     return Measured(error, f"the constant is {constant:.4f}", _along_a_line(setting, law))
 
 
 def _along_a_line(setting: Setting, law: _Law) -> Curves:
     """Three losses from one parameter to another."""
-    u, (start, end, _) = np.linspace(-1.5, 1.5, 41), _thetas()
+    u, (start, end, _) = np.linspace(-1.5, 1.5, 41), thetas()
 
     def losses(v: Array) -> Array:
         theta = 0.5 * (start + end) + v * (end - start)
@@ -199,7 +207,7 @@ def _along_a_line(setting: Setting, law: _Law) -> Curves:
     test="tests/diffusion/test_score_matching.py",
 )
 def _implicit_is_explicit(setting: Setting) -> Measured:
-    law = _law()
+    law = whole_law()
     error = _differences(setting, law, lambda theta: _implicit(setting, law, theta), law.constant)
     return Measured(error, f"the constant is {float(law.constant):.4f}")
 
@@ -219,7 +227,7 @@ def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], key
     """The loss over p, and over the two kinds of slices, which are equally likely."""
 
     def mean(theta: Array) -> Array:
-        values = [loss(key, _model(setting, theta), law.x, *rest) for key in keys]
+        values = [loss(key, model_of(setting, theta), law.x, *rest) for key in keys]
         return jnp.sum(law.p * (values[0] + values[1]) / 2)
 
     return mean
@@ -243,7 +251,7 @@ def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], key
     test="tests/diffusion/test_score_matching.py",
 )
 def _sliced_is_explicit(setting: Setting) -> Measured:
-    law = _law()
+    law = whole_law()
     loss = _mean_of_slices(setting, law, sliced_score_matching, _two_keys(setting, len(law.p)))
     error = _differences(setting, law, loss, law.constant)
     return Measured(error, f"the constant is {float(law.constant):.4f}")
@@ -269,14 +277,14 @@ def _sliced_is_explicit(setting: Setting) -> Measured:
     test="tests/diffusion/test_score_matching.py",
 )
 def _differences_are_explicit(setting: Setting) -> Measured:
-    law, step = _law(), 3e-6 if setting.precision == "float64" else 5e-3
+    law, step = whole_law(), 3e-6 if setting.precision == "float64" else 5e-3
     keys = _two_keys(setting, len(law.p))
     loss = _mean_of_slices(setting, law, finite_difference_score_matching, keys, step)
     return Measured(_differences(setting, law, loss, law.constant), plot=_against_the_step(setting, law, keys))
 
 
 def _against_the_step(setting: Setting, law: _Law, keys: list[Array]) -> Curves:
-    steps, theta = np.geomspace(1e-6, 1.0, 25), _thetas()[0]
+    steps, theta = np.geomspace(1e-6, 1.0, 25), thetas()[0]
 
     def error(h: Array) -> Array:
         return _mean_of_slices(setting, law, finite_difference_score_matching, keys, h)(theta)

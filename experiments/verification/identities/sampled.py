@@ -1,0 +1,218 @@
+"""Rows 18e, 21b and 36e: what other rows find by quadrature or by an equation of moments, by sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike
+
+from diffusion import Process
+from diffusion.distances import bhattacharyya, gaussian_kl
+from diffusion.oracles import GaussianMixture
+from diffusion.prediction import Denoiser
+from diffusion.score_matching import (
+    denoising_terms,
+    explicit_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+)
+from experiments.verification.closed_forms import Matrices, levels
+from experiments.verification.identities import score_matching as plane
+from experiments.verification.laws import PROCESSES, mixture
+from experiments.verification.plots import Curves
+from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, worst_of
+from samplers.sample import sample
+from samplers.sde import StochasticHeun
+
+_MANY = "4 standard errors of the mean; one of {} comparisons exceeds them in one run of {} by chance"
+
+
+def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
+    """By how many of its standard errors the mean over draws, the first axis, is off what is expected."""
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    return np.abs(values.mean(axis=0) - expected) / error
+
+
+def _settling(parts: Mapping[str, np.ndarray], y_label: str) -> Curves:
+    """How means of so many draws, which are to be 0, go there: beside one standard error of the first."""
+    total = len(next(iter(parts.values())))
+    counts = np.unique(np.geomspace(50, total, 60).astype(int))
+    lines = {"exact: one standard error": next(iter(parts.values())).std() / np.sqrt(counts)}
+    for name, values in parts.items():
+        lines[name] = np.abs(np.cumsum(values)[counts - 1] / counts)
+    return Curves(counts, lines, "draws", y_label, log_x=True, log_y=True)
+
+
+@identity(
+    row="18e",
+    name="score-matching-sampled",
+    topic="score-matching",
+    title="The losses by sampling: one constant, equal gradients",
+    latex=r"\frac{1}{n}\sum_i[\ell_{ESM}-\ell](\theta,x_i)\rightarrow C,\quad"
+    r"\frac{1}{n}\sum_i\nabla_\theta[\ell_{ESM}-\ell](\theta,x_i)\rightarrow 0,\quad"
+    r"\ell\in\{\ell_{DSM},\ell_{ISM},\ell_{SSM}\}",
+    compared="means over 40,000 draws of the difference to the explicit loss with the constant, and of its ten "
+    "derivatives with 0, for the denoising, the implicit and the sliced loss",
+    oracle="three points blurred by VP in the plane; the score by NumPy, the constants by quadrature",
+    source="Vincent 2011, appendix; Hyvärinen 2005, theorem 1; Song et al. 2019, arXiv:1905.07088, theorem 1",
+    tolerance=STANDARD_ERRORS,
+    why=_MANY.format(33, 480),
+    functions=(
+        "diffusion.score_matching.denoising_terms",
+        "diffusion.score_matching.explicit_score_matching",
+        "diffusion.score_matching.implicit_score_matching",
+        "diffusion.score_matching.sliced_score_matching",
+    ),
+    kind="statistical",
+    detects=0.01,
+    answers=True,
+    test="tests/diffusion/test_score_matching.py",
+)
+def _score_matching(setting: Setting) -> Measured:
+    names, (values, slopes) = ("denoising", "implicit", "sliced"), _differences(setting, 40_000)
+    constant = float(plane.whole_law().constant)
+    expected = np.asarray([constant - 1 / float(plane.PROCESS.sigma(plane.TIME)) ** 2, constant, constant])
+    found = {f"constant, {name}": float(off) for name, off in zip(names, _off(values, expected), strict=True)}
+    for name, part in zip(names, np.moveaxis(slopes, 1, 0), strict=True):
+        found |= {f"derivative {i}, {name}": float(off) for i, off in enumerate(_off(part))}
+    lines = dict(zip(names, (values - expected).T, strict=True))
+    return worst_of(found, _settling(lines, "|mean difference − constant|"))
+
+
+def _differences(setting: Setting, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(explicit − the others, (n, 3); their derivatives (n, 3, 10)) at draws of p_t and, for the last, of slices."""
+    keys = jax.random.split(setting.key(4), 4)
+    z, picks = jax.random.normal(keys[0], (count, 2)), jax.random.uniform(keys[1], (count,))
+    x_0 = plane.POINTS[np.searchsorted(np.cumsum(plane.WEIGHTS)[:-1], np.asarray(picks))]
+    process = Process(plane.PROCESS.schedule, plane.GivenNoise(z))
+    alpha, sigma = float(process.alpha(plane.TIME)), float(process.sigma(plane.TIME))
+    x = alpha * x_0 + sigma * np.asarray(z, np.float64)
+    score, x_0, x = (jnp.asarray(part) for part in (plane.blurred(x)[1], x_0, x))
+
+    def losses(theta: Array) -> Array:
+        model = plane.model_of(setting, theta)
+
+        def denoise(y: Array, t: ArrayLike) -> Array:
+            del t
+            return (y + sigma**2 * model(y)) / alpha
+
+        terms = denoising_terms(keys[2], process, denoise, x_0, times=plane.OneTime(plane.TIME))
+        others = terms.loss * x_0.shape[1] / (2 * sigma**2), implicit_score_matching(model, x)
+        sliced = sliced_score_matching(keys[3], model, x)
+        explicit = explicit_score_matching(model, lambda _: score, x)
+        return explicit[:, None] - (1 + setting.seeded) * jnp.stack([*others, sliced], axis=1)
+
+    theta = plane.thetas()[0]
+    values, slopes = jax.jit(lambda: (losses(theta), jax.jacfwd(losses)(theta)))()
+    return np.asarray(values, np.float64), np.asarray(slopes, np.float64)
+
+
+_SPANS = {"VP": (1.0, 0.05), "EDM": (10.0, 0.1)}
+"""From where to where the reverse SDE is run."""
+_LEVELS = (0.0, 0.5, 1.0, 1.7)
+
+
+@identity(
+    row="21b",
+    name="reverse-terminal-law-sampled",
+    topic="fokker-planck",
+    title="The reverse SDEs end at the data: simulated",
+    latex=r"x_T\sim p_T\quad\Rightarrow\quad \mathbb{E}\cos(k\cdot x_t+c) = \mathrm{Re}\,e^{ic}\sum_j w_j "
+    r"e^{i\alpha k\cdot m_j - \frac{1}{2}|k|^2(\alpha^2 s_j^2+\sigma^2)}",
+    compared="means of cosines along 8 random k, and of u·x and its square along 3 random u, over 5,000 samples of "
+    "the SDE run backwards from p_T in 100 steps of order 2, at σ̃/g of 0, ½, 1 and 1.7 on VP and EDM",
+    oracle="a mixture of three Gaussians: its characteristic function and moments are closed forms, by NumPy",
+    source="Song et al. 2021, arXiv:2011.13456, eq. 6; Zhang & Chen 2023, arXiv:2204.13902, eq. 7",
+    tolerance=STANDARD_ERRORS,
+    why=_MANY.format(112, 140) + "; the solver's own error is less than half of one",
+    functions=("samplers.sample.sample", "samplers.sde.StochasticHeun", "diffusion.dynamics.reverse_sde"),
+    kind="statistical",
+    detects=0.02,
+    answers=True,
+    test="tests/samplers/test_weak_order.py",
+)
+def _reverse(setting: Setting) -> Measured:
+    law, found, rng = mixture(setting.dim), {}, np.random.default_rng(5)
+    k, c = 0.8 * rng.normal(size=(8, setting.dim)), rng.uniform(0, 2 * np.pi, 8)
+    u = np.linalg.qr(rng.normal(size=(setting.dim, setting.dim)))[0][:3]
+    shown = {}
+    for name, (start, end) in _SPANS.items():
+        process, known = PROCESSES[name][0], levels(name, end)
+        denoise = Partial(_wrong, setting.answered(law.denoiser(process)), 1 + setting.seeded)
+        top, bottom = (float(np.log(levels(name, t).alpha / levels(name, t).sigma)) for t in (start, end))
+        logs = np.linspace(top, bottom, 101)
+        grid = np.asarray(process.schedule.time_from_log_snr(2 * logs), np.float64)
+        expected = _expected(law, float(known.alpha), float(known.sigma), k, c, u)
+        x_init = law.sample_marginal(setting.key(6), process, 5_000, start)
+        for level in _LEVELS:
+            sampler, shape = StochasticHeun(level), (5_000, setting.dim)
+            x = np.asarray(sample(setting.key(7), process, denoise, sampler, grid, shape, x_init=x_init).x, np.float64)
+            functions = np.concatenate([np.cos(x @ k.T + c), x @ u.T, (x @ u.T) ** 2], axis=1)
+            found[f"{name} at {level:g} g"] = float(_off(functions, expected).max())
+            if name == "VP":
+                shown[f"{level:g} g"] = x[:, 0]
+    return worst_of(found, _histograms(law, shown))
+
+
+def _wrong(denoise: Denoiser, factor: float, x: Array, t: Array) -> Array:
+    return factor * denoise(x, t)
+
+
+def _expected(law: GaussianMixture, alpha: float, sigma: float, k: np.ndarray, c: np.ndarray, u: np.ndarray):
+    """The means of cos(k·x + c), of u·x and of (u·x)² for α x_0 + σ z, by NumPy."""
+    weights, means = np.asarray(law.weights), alpha * np.asarray(law.means)
+    variances = alpha**2 * np.asarray(law.floor) + sigma**2
+    waves = np.exp(-0.5 * np.outer(variances, np.sum(k**2, axis=1))) * np.cos(means @ k.T + c)
+    along = means @ u.T
+    return np.concatenate([weights @ waves, weights @ along, weights @ (along**2 + variances[:, None])])
+
+
+def _histograms(law: GaussianMixture, shown: Mapping[str, np.ndarray]) -> Curves:
+    """The density of the first coordinate, for each level."""
+    known, edges = levels("VP", _SPANS["VP"][1]), np.linspace(-3, 3, 41)
+    middles, means = 0.5 * (edges[1:] + edges[:-1]), float(known.alpha) * np.asarray(law.means)[:, 0]
+    variances = float(known.alpha) ** 2 * np.asarray(law.floor) + float(known.sigma) ** 2
+    bells = np.exp(-0.5 * (middles[:, None] - means) ** 2 / variances) / np.sqrt(2 * np.pi * variances)
+    lines = {"exact": bells @ np.asarray(law.weights)}
+    lines |= {name: np.histogram(x, edges)[0] / len(x) / (edges[1] - edges[0]) for name, x in shown.items()}
+    return Curves(middles, lines, "first coordinate", "density at t = 0.05, VP")
+
+
+@identity(
+    row="36e",
+    name="gaussian-kl-sampled",
+    topic="distances",
+    title="Kullback-Leibler divergence and overlap of Gaussians by sampling",
+    latex=r"\mathrm{KL}(p\|q) = \mathbb{E}_p\ln\frac{p}{q},\quad e^{-D_B} = \mathbb{E}_p\sqrt{q/p}",
+    compared="both closed forms, either way round, with means over 100,000 draws",
+    oracle="draws of two Gaussians with full covariances; their densities by NumPy",
+    source="Rasmussen & Williams 2006, eq. A.23; Kailath 1967, IEEE Trans. Commun. Technol. 15, 52",
+    tolerance=STANDARD_ERRORS,
+    why=_MANY.format("four", 4000),
+    functions=("diffusion.distances.gaussian_kl", "diffusion.distances.bhattacharyya"),
+    kind="statistical",
+    detects=0.02,
+    test="tests/diffusion/test_gaussian_distances.py",
+)
+def _divergences(setting: Setting) -> Measured:
+    rng, d = np.random.default_rng(8), setting.dim
+    roots = np.eye(d) + 0.3 * rng.normal(size=(2, d, d)) / np.sqrt(d)
+    first, second = (Matrices(0.3 * rng.normal(size=d), root @ root.T) for root in roots)
+    found, lines = {}, {}
+    for name, p, q in (("p, q", first, second), ("q, p", second, first)):
+        x = (
+            p.mean
+            + np.asarray(jax.random.normal(setting.key(9), (100_000, d)), np.float64)
+            @ np.linalg.cholesky(p.covariance).T
+        )
+        ratio, laws = p.log_prob(x) - q.log_prob(x), (p.mean, p.covariance, q.mean, q.covariance)
+        divergence = (1 + setting.seeded) * float(gaussian_kl(*laws))
+        overlap = np.exp(-(1 + setting.seeded) * float(bhattacharyya(*laws)))
+        found[f"KL({name})"] = float(_off(ratio, divergence))
+        found[f"overlap({name})"] = float(_off(np.exp(-0.5 * ratio), overlap))
+        lines[f"KL({name})"] = ratio - divergence
+    return worst_of(found, _settling(lines, "|mean of ln p/q − KL|"))
