@@ -331,6 +331,21 @@ def test_fixed_steps_have_their_order(method, order, backward, x64):
     assert np.all(runs[0][2].nfe == 20 * {"heun": 2, "rk4": 4}[method])
 
 
+def test_the_error_that_steps_are_chosen_by_is_a_root_mean_square(x64):
+    """Over the event and its tolerance, or the integral's if that is larger; so it grows as the error does."""
+    rng, atol, rtol = np.random.default_rng(0), 0.02, 0.1
+    y, moved = rng.normal(size=(2, 3, 4))
+    totals, sums = rng.normal(size=(2, 2, 3))
+    h, slope, rates = np.asarray([0.1, -0.3, 0.2]), rng.normal(size=(3, 4)), rng.normal(size=(2, 3))
+    for weight in (0.1, 10.0):
+        parts = h[:, None] * slope / (atol + rtol * np.maximum(np.abs(y), np.abs(moved)))
+        integrals = np.abs(weight * h * rates) / (atol + rtol * np.maximum(np.abs(totals), np.abs(sums)))
+        expected = np.maximum(np.sqrt(np.mean(parts**2, axis=1)), integrals.max(axis=0))
+        states = (jnp.asarray(y), jnp.asarray(totals)), (jnp.asarray(moved), jnp.asarray(sums))
+        found = Adaptive(rtol, atol)._error(*states, jnp.asarray(h), (jnp.asarray(slope), jnp.asarray(weight * rates)))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_adaptive_steps_follow_the_tolerance(x64):
     """The work of a fifth-order pair grows like tol^{−1/5}, and the error stays of the size of tol."""
     tolerances, work = (1e-6, 1e-8, 1e-10), []

@@ -11,6 +11,7 @@ import scipy.stats
 from diffusion import EDM, Betas, Process, RectifiedFlow, StudentT
 from diffusion.oracles import Atoms, Dirac, GaussianLaw, GaussianMixture, Law, StudentTMixture
 from diffusion.oracles.components import posterior
+from diffusion.oracles.mixing import student_rule
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -57,6 +58,16 @@ def test_nodes_carry_the_variance_of_student_t():
     """Σ_n w_n/τ_n = df/(df − 2): the sum over components agrees with the closed form."""
     by_nodes = Law.covariance.__get__(LAWS["student"])
     np.testing.assert_allclose(by_nodes, LAWS["student"].covariance, rtol=1e-10)
+
+
+@pytest.mark.parametrize("df", [1.0, 8.0, 128.0])
+@pytest.mark.parametrize("d", [1, 64])
+def test_nodes_go_up_to_where_nothing_is_left(df, d):
+    """e^{−34} of the peak: of the law of ln τ itself, and of it times the τ^{d/2} of a density in d dimensions."""
+    rule = student_rule(df, d, np.dtype("float64"))
+    for power in (0.0, d / 2):
+        logs = np.asarray(rule.log_weights - power * jnp.log(rule.spreads))
+        assert logs[0] - logs.max() < -33
 
 
 LINE = {

@@ -51,6 +51,16 @@ def test_it_beats_every_fixed_grid_on_laws_it_was_not_fitted_to(schedule, x64):
         assert mine < 0.9 * min(fixed)
 
 
+@pytest.mark.parametrize("schedule", [EDM(), RectifiedFlow()], ids=lambda s: type(s).__name__)
+def test_every_fixed_grid_is_there_to_begin_from(schedule):
+    """Also those in σ/α where that is infinite at the prior, whose time then comes before them."""
+    process = Process(schedule)
+    found = fixed_grids(process, STEPS)
+    assert set(found) == {"uniform-time", "cosine", "karras 3", "karras 5", "karras 7", "uniform-log-snr"}
+    for grid in found.values():
+        assert (len(grid), grid[0], grid[-1]) == (STEPS + 1, float(process.t_max), 0.0)
+
+
 def test_the_error_is_what_it_says_and_never_above_the_candidates(x64):
     """With no rounds at all the best of the candidates comes back."""
     process, law = Process(EDM()), mixture(0, 2, 3)

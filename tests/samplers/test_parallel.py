@@ -54,6 +54,20 @@ def test_fewer_rounds_than_steps_end_within_the_tolerance(x64):
     assert errors[2] < 1e-5
 
 
+def test_the_tolerance_is_one_of_the_noise_and_has_no_unit(x64):
+    """Data, noise and grid ten times as large: the same rounds, and samples ten times as large."""
+    process, denoise = Process(EDM()), space().denoiser(Process(EDM()))
+    x = 5.0 * jax.random.normal(jax.random.key(3), SHAPE)
+    rounds = []
+    for unit in (1.0, 10.0):
+        grid = unit * np.geomspace(5.0, 0.05, 41)
+        scaled = lambda y, t, unit=unit: unit * denoise(y / unit, t / unit)  # noqa: E731
+        found = sample_parallel(KEY, process, scaled, DDIM(), grid, SHAPE, tolerance=1e-3, x_init=unit * x)
+        rounds.append((int(found.rounds), np.asarray(found.x) / unit))
+    assert rounds[0][0] == rounds[1][0] < 40
+    np.testing.assert_allclose(rounds[1][1], rounds[0][1], rtol=1e-10)
+
+
 def test_ids_and_a_start_may_be_given():
     process, grid = Process(EDM()), karras(Process(EDM()), 6)
     denoise, ids = space().denoiser(process), np.asarray([3, 1])

@@ -48,6 +48,17 @@ def test_errors_from_above_are_forgotten():
         assert abs((std**2 - v) / error - kept**repeats) < 0.04
 
 
+def test_intervals_that_end_at_one_step_draw_their_own_noise():
+    """On N(m, v) going up by s² and down keeps r² = (v + low²)/(v + high²) of the variance, and restores the rest.
+
+    The same noise twice would add to itself: 2 r³ s² more, here half as much variance again.
+    """
+    process, grid = Process(EDM()), karras(Process(EDM()), 24)
+    twice = (Interval(0.3, 2.0, repeats=1, steps=12), Interval(0.3, 2.0, repeats=1, steps=12))
+    std = spread(process, Restart(intervals=twice), grid)[1]
+    assert abs(std - 0.6) < 4 * 0.6 / np.sqrt(2 * COUNT) + 0.005
+
+
 def test_nfe_is_the_number_of_calls():
     """Two intervals of which both end at the same step of a coarse grid: neither is lost."""
     calls = []

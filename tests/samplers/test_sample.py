@@ -357,6 +357,21 @@ def test_more_noise_than_there_is_room_for_is_refused():
         sample(KEY, process, DENOISE, DDIM(eta=3.0), uniform_time(process, 4), (1, 2))
 
 
+def test_the_room_for_noise_is_each_step_s_own():
+    """On every step σ̃² = η² σ_s² (1 − a² σ_s²/σ_t²) may be σ_s² and no more; the last, onto the data, has none."""
+    process = Process(VP())
+    grid = np.asarray([1.0, 0.9, 0.8, 0.4, 0.3, 0.2, 0.0])
+    alpha, sigma = (np.asarray(part(grid)) for part in (process.alpha, process.sigma))
+    kept = (alpha[:-1] * sigma[1:] / (alpha[1:] * sigma[:-1])) ** 2
+    largest = 1 / np.sqrt(1 - kept[:-1])
+    tightest = int(np.argmin(largest))
+    assert 0 < tightest < len(largest) - 1
+    DDIM(eta=0.999 * largest[tightest]).check(process, grid)
+    with pytest.raises(ValueError, match=f"{grid[tightest]:g} -> {grid[tightest + 1]:g}; use eta <= ") as refusal:
+        DDIM(eta=1.001 * largest[tightest]).check(process, grid)
+    assert f"eta <= {largest[tightest]:.3g}" in str(refusal.value)
+
+
 def test_euler_maruyama_refuses_an_infinite_start():
     process = Process(RectifiedFlow())
     with pytest.raises(ValueError, match=r"t_start=0\.999"):

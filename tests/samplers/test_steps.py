@@ -45,9 +45,10 @@ def test_ddim_noise_is_eta_times_the_posteriors(x):
     np.testing.assert_allclose(one_step(process, DDIM(eta=eta), t, s, x), expected, rtol=1e-11)
 
 
-def test_heun_with_churn_is_algorithm_2(x):
-    """Karras et al. 2022, algorithm 2, written out for σ = t."""
-    t, s, churn, s_noise = 2.0, 1.2, 0.3, 1.1
+@pytest.mark.parametrize("churn", [0.3, 3.0])
+def test_heun_with_churn_is_algorithm_2(x, churn):
+    """Karras et al. 2022, algorithm 2, written out for σ = t; the larger γ is capped."""
+    t, s, s_noise = 2.0, 1.2, 1.1
     gamma = min(churn / 1, np.sqrt(2) - 1)  # N = 1
     t_hat = t * (1 + gamma)
     x_hat = x + np.sqrt(t_hat**2 - t**2) * s_noise * noise_of_first_step(x.shape)
