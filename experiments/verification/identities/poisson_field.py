@@ -1,0 +1,226 @@
+"""Rows 27, 33 and 34: the field of charges on a hyperplane, seen through Gauss's law, inside a shell and from afar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.fokker_planck import base_flux, box_flux, sphere_flux
+from diffusion.oracles import Atoms, StudentTMixture
+from diffusion.oracles.law import Law
+from diffusion.poisson import augmented_field, curl, divergence, plain_field, poisson_field, shell, shell_field
+from experiments.verification.plots import Curves, FlowLines
+from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+
+_WEIGHTS = np.asarray([0.2, 0.5, 0.3])
+_PFGM = "Xu et al. 2022, arXiv:2209.11178"
+
+
+def charges(dim: int) -> Atoms:
+    """Three unequal charges."""
+    return Atoms(np.random.default_rng(4).normal(size=(3, dim)) / np.sqrt(max(dim, 2) / 2), _WEIGHTS)
+
+
+def _cauchy(dim: int) -> StudentTMixture:
+    return StudentTMixture(np.asarray(charges(dim).points), np.asarray([0.3, 0.5, 0.2]), 1.0, _WEIGHTS)
+
+
+@identity(
+    row="27a",
+    name="poisson-field-gauss-and-curl",
+    topic="poisson",
+    title="Above the data the field has no sources and no curl",
+    latex=r"\nabla\cdot E = \partial_i E_i + \partial_r E_r + \frac{D-1}{r}E_r = 0,\quad "
+    r"\partial_a E_b = \partial_b E_a\quad(r>0)",
+    compared="divergence and curl by automatic differentiation with 0, relative to the derivatives they are made of, "
+    "at r from 0.2 to 4, for D = 1 and 4",
+    oracle="three charges, and three Cauchy laws at D = 1",
+    source=f"{_PFGM}, eq. 2 and 3; Xu et al. 2023, arXiv:2302.04265, section 3.1",
+    tolerance=1e-10,
+    why="closed forms: what is left is rounding",
+    functions=("diffusion.poisson.divergence", "diffusion.poisson.curl", "diffusion.poisson.augmented_field"),
+    amplification=200,
+    test="tests/diffusion/test_poisson_gauss.py",
+)
+def _sourceless(setting: Setting) -> Measured:
+    d, found = setting.dim, {}
+    points = np.random.default_rng(0).normal(size=(4, d + 1))
+    points[:, d] = [0.2, 0.5, 1.0, 4.0]
+    cases: dict[str, tuple[Law, float]] = {
+        "charges, D = 1": (charges(d), 1.0),
+        "charges, D = 4": (charges(d), 4.0),
+        "Cauchy, D = 1": (_cauchy(d), 1.0),
+    }
+    for name, (law, df) in cases.items():
+        field = augmented_field(law, df)
+
+        @jax.jit
+        def derivatives(x: jax.Array, field: Any = field, df: float = df) -> tuple[jax.Array, ...]:
+            jacobian = jax.vmap(jax.jacfwd(lambda point: field(point[None])[0]))(x)
+            return divergence(field, x, df), curl(field, x), jnp.sum(jnp.abs(jacobian), axis=(1, 2))
+
+        sources, turns, size = (np.asarray(value, np.float64) for value in derivatives(jnp.asarray(points)))
+        found[f"∇·E, {name}"] = float(np.max(np.abs(sources) / size))
+        found[f"curl, {name}"] = float(np.max(np.abs(turns) / size[:, None, None]))
+    return worst_of(found)
+
+
+def _flow_lines() -> FlowLines:
+    """Three charges on the line z = 0, and the lines of F = −E that lead to them."""
+    law = Atoms(np.asarray([[-1.2], [0.1], [1.4]]), _WEIGHTS)
+    x, z = np.linspace(-3, 3, 61), np.linspace(0.04, 3, 45)
+    grid = np.stack(np.meshgrid(x, z), axis=-1).reshape(-1, 2)
+    field = poisson_field(law, jnp.asarray(grid[:, :1]), jnp.asarray(grid[:, 1]))
+    u, v = (-np.asarray(a, np.float64).reshape(len(z), len(x)) for a in (field.along_x[:, 0], field.along_r))
+    density = np.clip(np.asarray(field.log_norm, np.float64), -4, 0.5).reshape(len(z), len(x))
+    return FlowLines(x, z, u, v, density, "x", "z")
+
+
+@identity(
+    row="27b",
+    name="poisson-flux-planes",
+    topic="poisson",
+    title="Half of the charge goes through every plane",
+    latex=r"\int F_z(x,z)\,dx = -\frac{1}{2}\quad\mathrm{for\ every}\ z>0,\quad F = -E",
+    compared="the flux through planes at z of 0.3, 1 and 40 with −½, by quadrature in θ for x = (1 + z) tan θ",
+    oracle="three charges, and three Cauchy laws, on the line",
+    source=f"{_PFGM}, theorem 1 (there with E, which points away)",
+    tolerance=1e-10,
+    why="Gauss-Legendre with 400 nodes",
+    functions=("diffusion.poisson.poisson_field", "diffusion.poisson.augmented_field"),
+    amplification=50,
+    test="tests/diffusion/test_poisson_gauss.py",
+)
+def _planes(setting: Setting) -> Measured:
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    theta, found = 0.5 * np.pi * nodes, {}
+    for name, law in (("charges", charges(1)), ("Cauchy", _cauchy(1))):
+        for z in (0.3, 1.0, 40.0):
+            x = (1 + z) * np.tan(theta)
+            up = np.asarray(poisson_field(law, jnp.asarray(x)[:, None], z).vector[1], np.float64)
+            flux = -np.sum(0.5 * np.pi * weights * up * (1 + z) / np.cos(theta) ** 2)
+            found[f"{name}, z = {z:g}"] = abs(float(flux) + 0.5) / 0.5
+    return worst_of(found, _flow_lines())
+
+
+@identity(
+    row="27c",
+    name="poisson-flux-closed-surfaces",
+    topic="poisson",
+    title="Half of the charge goes through a hemisphere, none through a closed surface that holds none",
+    latex=r"\int_{|x|=R,\,z>0} F\cdot n\,dA = -\frac{1}{2},"
+    r"\quad \oint F\cdot n\,dA = -Q\ \mathrm{(the\ charge\ inside)}",
+    compared="the flux through hemispheres of radius 3 and 50 with −½; through a box, a sphere and a half ball above "
+    "the data with 0; through a box around one charge with minus that charge",
+    oracle="three charges on the line and in the plane",
+    source=f"{_PFGM}, section 3.1",
+    tolerance=1e-8,
+    why="quadrature with 40 nodes, 64 where the box around a charge is 0.25 away from it",
+    functions=(
+        "diffusion.poisson.augmented_field",
+        "diffusion.fokker_planck.box_flux",
+        "diffusion.fokker_planck.sphere_flux",
+        "diffusion.fokker_planck.base_flux",
+    ),
+    amplification=50,
+    test="tests/diffusion/test_poisson_gauss.py",
+)
+def _surfaces(setting: Setting) -> Measured:
+    found = {}
+    for d in (1, 2):
+        law = Atoms(np.asarray([[-0.8, 0.3], [0.1, -0.5], [0.9, 0.4]])[:, :d], _WEIGHTS)
+        field = jax.jit(augmented_field(law))
+        for radius in (3.0, 50.0):
+            found[f"hemisphere of {radius:g}, N = {d}"] = abs(
+                float(sphere_flux(field, [0.0] * (d + 1), radius, 64, axis=d)) - 0.5
+            )
+        low, high = np.r_[-0.5 * np.ones(d), 0.4], np.r_[1.2 * np.ones(d), 1.3]
+        centre = np.r_[0.2 * np.ones(d), 1.1]
+        found[f"box, N = {d}"] = abs(float(box_flux(field, low, high, 40)))
+        found[f"sphere, N = {d}"] = abs(float(sphere_flux(field, centre, 0.7, 40)))
+        cap = float(sphere_flux(field, centre, 0.7, 40, axis=d))
+        found[f"half ball, N = {d}"] = abs(cap + float(base_flux(field, centre, 0.7, 40, axis=d)))
+        if abs(cap) < 0.01:
+            return Measured(float("nan"), f"the open half ball's flux is {cap:.1e}")
+        around = np.r_[law.points[1], 0.0]
+        inside = float(box_flux(field, around - 0.25, around + 0.25, 64))
+        found[f"box around a charge, N = {d}"] = abs(inside - float(_WEIGHTS[1]))
+    return worst_of(found)
+
+
+@identity(
+    row="33",
+    name="plain-field-of-a-shell",
+    topic="poisson",
+    title="Without the extra dimension the field of a shell vanishes inside",
+    latex=r"E(x) = \frac{1}{S_{N-1}}\int\rho(y)\frac{x-y}{|x-y|^N}dy = 0\ (|x|<1),\quad "
+    r"\frac{x}{S_{N-1}|x|^N}\ (|x|>1);\quad |E_{N+1}(x,z)| > 0",
+    compared="the field of charges around a circle and a sphere with 0 inside and that of one charge outside; "
+    "just above, in the extra dimension, it may not vanish",
+    oracle="Newton's shell theorem",
+    source=f"{_PFGM}, section 3.1 and appendix; Newton 1687, book I, propositions 70 and 71",
+    tolerance=1e-10,
+    why="the charges stand for the shell up to 0.7 to the power 128",
+    functions=("diffusion.poisson.plain_field", "diffusion.poisson.shell_field", "diffusion.poisson.shell"),
+    amplification=50,
+    test="tests/diffusion/test_poisson_gauss.py",
+)
+def _shell(setting: Setting) -> Measured:
+    found, radii = {}, np.asarray([0.1, 0.3, 0.5, 0.7, 1.5, 2.5, 4.0])
+    for dim in (2, 3):
+        x = np.random.default_rng(0).normal(size=(len(radii), dim))
+        x *= (radii / np.linalg.norm(x, axis=1))[:, None]
+        area = {2: 2 * np.pi, 3: 4 * np.pi}[dim]
+        exact = np.where(radii < 1, 0.0, 1 / (area * radii**dim))[:, None] * x
+        for name, field in (
+            ("charges", plain_field(shell(dim), jnp.asarray(x))),
+            ("shell", shell_field(jnp.asarray(x))),
+        ):
+            found[f"{name}, N = {dim}"] = relative(field, exact)
+    at, z = np.linspace(0.0, 2.0, 101), 0.1
+    points = jnp.asarray(np.stack([at, 0 * at], axis=1))
+    cured = poisson_field(shell(2, points=200), points, z)
+    across = np.abs(np.asarray(cured.vector[0], np.float64)[:, 0])
+    if not np.min(np.asarray(cured.log_norm)) > np.log(5e-3):
+        return Measured(float("nan"), "the field above the shell vanishes, too")
+    plain = np.asarray(shell_field(points), np.float64)[:, 0]
+    lines = {"N dimensions": plain, "N + 1: |across|, z = 0.1": across, "N + 1: down": np.asarray(cured.vector[1])}
+    return worst_of(found, Curves(at, lines, "distance from the centre", "field"))
+
+
+@identity(
+    row="34",
+    name="poisson-far-field",
+    topic="poisson",
+    title="From afar the field's directions are those of one charge",
+    latex=r"\frac{E}{|E|} = \frac{(x,z)}{|(x,z)|} + O(R^{-1}),\quad O(R^{-2})\ \mathrm{once}\ \mathbb{E}[y]=0",
+    compared="the slope of the largest deviation over a hemisphere, R from 20 to 160, with −1 for data off the centre "
+    "and −2 for centred data",
+    oracle="the power law of the expansion in multipoles",
+    source=f"{_PFGM}, theorem 1 (the limit; the rates are the dipole's and the quadrupole's)",
+    tolerance=0.1,
+    why="the next multipole is a twentieth of the first at R = 20",
+    functions=("diffusion.poisson.poisson_field",),
+    amplification=0,
+    test="tests/diffusion/test_poisson_field.py",
+)
+def _far(setting: Setting) -> Measured:
+    radii, found, lines = np.asarray([20.0, 40.0, 80.0, 160.0]), {}, {}
+    points, weights = np.asarray(charges(setting.dim).points), _WEIGHTS
+    away = np.random.default_rng(1).normal(size=(32, setting.dim + 1))
+    away[:, -1] = np.abs(away[:, -1])
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    centre = weights @ points
+    for name, data, rate in (("off the centre", points - centre + 0.5, -1), ("centred", points - centre, -2)):
+        off = []
+        for radius in radii:
+            field = poisson_field(Atoms(data, weights), jnp.asarray(radius * away[:, :-1]), radius * away[:, -1])
+            found_at = np.concatenate([np.asarray(field.along_x), np.asarray(field.along_r)[:, None]], axis=1)
+            off.append(float(np.max(np.linalg.norm(found_at - away, axis=1))))
+        lines[name] = off
+        found[name] = abs(float(np.polyfit(np.log(radii), np.log(off), 1)[0]) - rate)
+    plot = Curves(radii, lines, "R", "deviation of the direction", True, True)
+    return worst_of(found, plot)

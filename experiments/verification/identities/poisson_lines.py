@@ -1,0 +1,190 @@
+"""Rows 31 and 32: the ODE along the field, where it comes from and where it takes the mass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from diffusion.oracles import Atoms, StudentTMixture, flow_map_1d
+from diffusion.poisson import (
+    characteristic_velocity,
+    field_lines,
+    law_flow,
+    poisson_process,
+    radial_velocity,
+)
+from experiments.verification.laws import line
+from experiments.verification.plots import Curves
+from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
+
+_WEIGHTS = np.asarray([0.2, 0.5, 0.3])
+_PFGM, _PLUS = "Xu et al. 2022, arXiv:2209.11178", "Xu et al. 2023, arXiv:2302.04265"
+
+
+def _families() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+    """ln of the density along one ray, of (x − x_0)/t: for flow matching z − x_0."""
+    ray, x_0 = jnp.asarray([0.6, 0.8]), jnp.asarray([0.3, -1.0])
+    return {
+        "Gaussian, σ = t": lambda r, t: -0.5 * (r / t) ** 2,
+        "PFGM, N = 2": lambda r, t: -1.5 * jnp.log1p((r / t) ** 2),
+        "PFGM++, N = 2, D = 8": lambda r, t: -5 * jnp.log1p((r / t) ** 2 / 8),
+        "flow matching": lambda r, t: -0.5 * jnp.sum(((r / t)[..., None] * ray + x_0) ** 2, axis=-1),
+    }
+
+
+@identity(
+    row="31",
+    name="radial-characteristics",
+    topic="poisson",
+    title="Laws that only grow in scale have one conditional flow",
+    latex=r"f = -\psi_t/\psi_r;\quad \psi = \Psi(r/t)\ \Rightarrow\ f(x|x_0) = \frac{x-x_0}{t},\quad "
+    r"v = \mathbb{E}[f|x_t]",
+    compared="−ψ_t/ψ_r by automatic differentiation with r/t, for four families, and as a vector; its mean given x_t "
+    "with the ODE of the field",
+    oracle="r/t; a family that does more than grow must be off",
+    source=f"Su's posts on the ODE of diffusion; {_PFGM}, eq. 3; Lipman et al. 2023, arXiv:2210.02747, theorem 3",
+    tolerance=1e-9,
+    why="derivatives of closed forms",
+    functions=("diffusion.poisson.radial_velocity", "diffusion.poisson.characteristic_velocity"),
+    amplification=100,
+    test="tests/diffusion/test_poisson_pfgm.py",
+)
+def _characteristics(setting: Setting) -> Measured:
+    r, t, found = np.asarray([0.3, 1.0, 2.5]), np.asarray([0.5, 2.0, 0.7]), {}
+    rng = np.random.default_rng(0)
+    x, x_0 = jnp.asarray(rng.normal(size=(3, setting.dim))), jnp.asarray(rng.normal(size=(3, setting.dim)))
+    for name, psi in _families().items():
+        found[name] = relative(radial_velocity(psi, r, t), r / t)
+        moved = characteristic_velocity(psi, x, x_0, jnp.asarray(t))
+        found[f"{name}, vector"] = relative(moved, (np.asarray(x) - np.asarray(x_0)) / t[:, None])
+    beyond = radial_velocity(lambda r, t: -0.5 * (r / t) ** 2 - 2 * jnp.log(t), r, t)
+    if relative(beyond, r / t) < 0.1:
+        return Measured(float("nan"), "the density itself, which also gets thinner, is kept on the way")
+    found["mean given x_t"] = _mean_of_conditional(setting)
+    return worst_of(found)
+
+
+def _mean_of_conditional(setting: Setting) -> float:
+    """E[f(x|x_0) | x] over three points by Bayes' rule in NumPy, against the field's own direction."""
+    points, t = np.random.default_rng(4).normal(size=(3, setting.dim)), 0.8
+    x = np.random.default_rng(5).normal(size=(4, setting.dim))
+    square = np.sum((x[:, None] - points) ** 2, -1)
+    weights = _WEIGHTS * (square + t**2) ** (-0.5 * (setting.dim + 1))
+    weights /= weights.sum(1, keepdims=True)
+    psi = _families()["PFGM, N = 2"]
+    each = np.stack(
+        [characteristic_velocity(psi, jnp.asarray(x), jnp.broadcast_to(jnp.asarray(y), x.shape), t) for y in points], 1
+    )
+    return relative(law_flow(Atoms(points, _WEIGHTS))(jnp.asarray(x), t) / t, np.einsum("bk,bkd->bd", weights, each))
+
+
+@identity(
+    row="32a",
+    name="cauchy-push-forward",
+    topic="poisson",
+    title="The ODE of PFGM takes Cauchy to Cauchy along straight lines",
+    latex=r"x_0 = x_T\,\frac{\gamma_0}{\gamma_0+T};\quad \mathrm{in\ general}\ x_s = F_s^{-1}(F_T(x_T))\ (d=1)",
+    compared="field lines from T = 20 to 10⁻³ in ln z, in z and, at D = 8, in r = σ√D, with those maps",
+    oracle="Cauchy data; two Gaussians on the line, whose flow is the map of their quantiles",
+    source=f"{_PFGM}, section 3.3; {_PLUS}, section 4",
+    tolerance=1e-7,
+    why="fourth-order steps of 0.013 in ln r",
+    functions=("diffusion.poisson.field_lines", "diffusion.poisson.law_flow", "diffusion.oracles.flow_map_1d"),
+    amplification=100,
+    test="tests/diffusion/test_poisson_lines.py",
+)
+def _straight(setting: Setting) -> Measured:
+    gamma, top, end = 0.6, 20.0, 1e-3
+    law = StudentTMixture(np.zeros((1, setting.dim)), np.asarray([gamma]), 1.0)
+    x = 5 * np.random.default_rng(0).normal(size=(4, setting.dim))
+    radii, found = np.geomspace(top, end, 65), {}
+    for variable in ("log_r", "r"):
+        lines = field_lines(law_flow(law), jnp.asarray(x), radii, variable, substeps=12)
+        exact = x * ((gamma + radii) / (gamma + top))[:, None, None]
+        found[f"Cauchy, {variable}"] = relative(lines.x, exact)
+    start, low = jnp.asarray([[-30.0], [-4.0], [0.3], [5.0], [60.0]]), 0.02
+    for df in (1.0, 8.0):
+        scale = float(np.sqrt(df))
+        ends = field_lines(law_flow(line(), df), start, np.geomspace(top, low, 65) * scale, substeps=12).x[-1]
+        found[f"two Gaussians, D = {df:g}"] = relative(ends, flow_map_1d(line(), poisson_process(df), start, top, low))
+    return worst_of(found)
+
+
+@identity(
+    row="32b",
+    name="basins-hold-their-masses",
+    topic="poisson",
+    title="Each point of the data catches its share of the prior",
+    latex=r"P(x_T\in B_k) = w_k,\quad B_k = \{x_T: x_t\to y_k\ (t\to 0)\}",
+    compared="the distribution function of x_T, T = 8, where the lines part, with the sums of the weights",
+    oracle="three points on the line; the places where lines part are found by bisection",
+    source=f"{_PFGM}, theorem 1",
+    tolerance=1e-7,
+    why="lines end at z = 10⁻⁷, where 10⁻⁸ of the mass is still on its way",
+    functions=("diffusion.poisson.field_lines", "diffusion.poisson.law_flow"),
+    amplification=1500,
+    test="tests/diffusion/test_poisson_lines.py",
+)
+def _basins(setting: Setting) -> Measured:
+    law, top = Atoms(np.asarray([[-1.0], [0.2], [1.5]]), _WEIGHTS), 8.0
+    low_end = 1e-7 if setting.precision == "float64" else 1e-4
+    ends = jax.jit(functools.partial(_ends, law, np.geomspace(top, low_end, 101), 8))
+    low, high = jnp.asarray([[-50.0], [-50.0]]), jnp.asarray([[50.0], [50.0]])
+    middle = np.asarray([[-0.4], [0.85]])
+    for _ in range(36):
+        x = 0.5 * (low + high)
+        left = ends(x) < middle
+        low, high = jnp.where(left, x, low), jnp.where(left, high, x)
+    shares = np.asarray(law.cdf(poisson_process(), low, top), np.float64)
+    levels = np.linspace(0.01, 0.99, 99)
+    starts = top * np.tan(np.pi * (levels - 0.5))
+    plot = Curves(
+        levels, {"x at z = 0": np.asarray(ends(jnp.asarray(starts)[:, None]))[:, 0]}, "share of the prior", "x"
+    )
+    return Measured(float(np.max(np.abs(shares - np.cumsum(_WEIGHTS)[:2]))), f"parted at {np.ravel(low)}", plot)
+
+
+def _ends(law: Atoms, radii: np.ndarray, substeps: int, x: jax.Array) -> jax.Array:
+    return field_lines(law_flow(law), x, radii, substeps=substeps).x[-1]
+
+
+@identity(
+    row="32c",
+    name="masses-in-the-plane",
+    topic="poisson",
+    title="And so it does in more dimensions, for any D",
+    latex=r"\#\{i: x^{(i)}_T\in B_k\}/n\to w_k",
+    compared="the shares of 2,000 lines from p_T that end at each of three points, in standard errors; D = 1 and 6",
+    oracle="three points in the plane, with their weights",
+    source=f"{_PFGM}, theorem 1; {_PLUS}, theorem 1",
+    tolerance=STANDARD_ERRORS,
+    why="4 standard errors of six shares; the seed is fixed",
+    functions=("diffusion.poisson.field_lines", "diffusion.oracles.Atoms.sample_marginal"),
+    kind="statistical",
+    detects=0.4,
+    test="tests/diffusion/test_poisson_lines.py",
+)
+def _masses(setting: Setting) -> Measured:
+    points = np.asarray([[-1.0, 0.0], [0.5, 0.8], [0.6, -0.9]])
+    law, top, count, found = Atoms(points, _WEIGHTS), 30.0, 2000, {}
+    for df in (1.0, 6.0):
+        scale = float(np.sqrt(df))
+        x = law.sample_marginal(setting.key(0), poisson_process(df), count, top / scale)
+        flow = Partial(_bent, law, df, setting.seeded)
+        ends = np.asarray(field_lines(flow, x, np.geomspace(top, 0.01, 40)).x[-1])
+        nearest = np.argmin(np.linalg.norm(ends[:, None] - points, axis=-1), axis=1)
+        share = np.bincount(nearest, minlength=3) / count
+        off = np.abs(share - _WEIGHTS) / np.sqrt(_WEIGHTS * (1 - _WEIGHTS) / count)
+        found[f"D = {df:g}"] = float(np.max(off))
+    return worst_of(found)
+
+
+def _bent(law: Atoms, df: float, seeded: float, x: jax.Array, r: jax.Array) -> jax.Array:
+    """The flow, or with a seeded error that of charges whose first one is larger by as much."""
+    wrong = Atoms(law.points, np.asarray(_WEIGHTS * np.asarray([1 + seeded, 1.0, 1.0])))
+    return law_flow(wrong, df)(x, r)
