@@ -149,8 +149,21 @@ def test_density_and_samples_are_where_they_should_be():
 
 def test_what_is_not_known_of_a_density_is_grey_and_the_scale_is_the_first_one_s():
     ramp = np.linspace(0, 1, figure.CELLS**2).reshape(figure.CELLS, figure.CELLS)
-    lost = np.where(ramp > 0.5, np.nan, 2 * ramp)
-    pixels = figure.draw({"a": ramp, "b": lost, "c": 5 + 0 * ramp}, np.zeros((2, 2), np.float32))
-    colours = {tuple(colour) for colour in pixels[::3, ::3, :3].reshape(-1, 3)}
-    assert tuple(int(figure._LOST[i : i + 2], 16) for i in (1, 3, 5)) in colours
-    assert figure.draw({"a": ramp}, np.zeros((2, 2), np.float32)).shape[1] < pixels.shape[1]
+    lost = np.where(ramp > 0.5, np.nan, ramp)
+    point = np.full((2, 2), 9, np.float32)  # outside
+
+    def shares(values, *colours):
+        """How much of the picture the values add in each colour."""
+        pictures = [figure.draw({"a": ramp, **more}, point)[..., :3] for more in ({}, {"b": values})]
+        return [
+            (np.all(pictures[1] == colour, axis=-1).sum() - np.all(pictures[0] == colour, axis=-1).sum())
+            / np.prod(pictures[0].shape[:2])
+            for colour in colours
+        ]
+
+    grey = np.array([int(figure._LOST[i : i + 2], 16) for i in (1, 3, 5)])
+    brightest = (252, 253, 191)  # of the colours, for all that is above the scale
+    lost_grey, lost_bright = shares(lost, grey, brightest)
+    high_grey, high_bright = shares(3 * ramp, grey, brightest)
+    assert lost_grey > 0.1 > abs(high_grey)
+    assert high_bright > 0.2 > lost_bright + 0.1
