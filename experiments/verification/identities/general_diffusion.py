@@ -1,0 +1,243 @@
+"""Rows 19f and 20c: the Fokker-Planck equation of diffusions that are no single number, nor the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+from jax.scipy.stats import norm
+from jaxtyping import Array, ArrayLike
+
+from diffusion.fokker_planck import (
+    Cosines,
+    FokkerPlanck,
+    density_residual,
+    generator,
+    gradient,
+    log_density_residual,
+    probability_velocity,
+    score_residual,
+)
+from diffusion.fokker_planck.equation import LogDensity
+from experiments.verification.plots import FlowLines
+from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+
+_ORACLE = (
+    "an Ornstein-Uhlenbeck process in the plane, whose Gaussian law is that of Lyapunov's equation; two geometric "
+    "Brownian motions, lognormal; (w₁, w₂ + ½w₁²) for a Brownian motion w; on the line, with noise √(1 + x²), a "
+    "stationary Student-t law"
+)
+_TIME = 0.8
+_MEAN, _START = np.asarray([1.0, -0.6]), np.asarray([[0.5, 0.2], [0.2, 0.3]])
+_PULL = np.asarray([[-1.0, 0.8], [-0.5, -0.7]])
+_RATES, _SIZES = np.asarray([0.3, -0.2]), np.asarray([0.3, 0.5])
+_BACK, _NOISE = 1.5, 0.6
+"""dx = −1.5 x dt + 0.6 √(1 + x²) dw."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An equation, and the law that is known to obey it."""
+
+    equation: FokkerPlanck
+    log_density: LogDensity
+    points: Callable[[Array, ArrayLike], Array]
+    """(ξ (n, d), t) -> points of the law at t, when those of ξ are of N(0, I)."""
+    dim: int = 2
+
+
+def _ornstein_uhlenbeck(spread: np.ndarray) -> Case:
+    """dx = F x dt + G dw from N(m, S): the mean e^{Ft} m, the covariance Σ + e^{Ft}(S − Σ)e^{Fᵀt}, FΣ + ΣFᵀ = −GGᵀ.
+
+    `spread` is G, (2,) where it is diagonal.
+    """
+    G = np.diag(spread) if spread.ndim == 1 else spread
+    both = np.kron(_PULL, np.eye(2)) + np.kron(np.eye(2), _PULL)
+    stationary = np.linalg.solve(both, -(G @ G.T).ravel()).reshape(2, 2)
+
+    middle = np.trace(_PULL) / 2
+    turn = float(np.sqrt(np.linalg.det(_PULL) - middle**2))  # the eigenvalues are middle ± i turn
+    rest = (_PULL - middle * np.eye(2)) / turn
+
+    def moments(t: ArrayLike) -> tuple[Array, Array]:
+        flow = jnp.exp(middle * t) * (jnp.cos(turn * t) * jnp.eye(2) + jnp.sin(turn * t) * rest)  # e^{Ft}
+        return _dot(flow, jnp.asarray(_MEAN)), jnp.asarray(stationary) + _dot(
+            _dot(flow, jnp.asarray(_START - stationary)), flow.T
+        )
+
+    def log_density(x: Array, t: ArrayLike) -> Array:
+        mean, C = moments(t)
+        y, determinant = x - mean, C[0, 0] * C[1, 1] - C[0, 1] ** 2
+        square = C[1, 1] * y[:, 0] ** 2 - 2 * C[0, 1] * y[:, 0] * y[:, 1] + C[0, 0] * y[:, 1] ** 2
+        return -0.5 * (square / determinant + jnp.log(determinant)) - np.log(2 * np.pi)
+
+    def points(xi: Array, t: ArrayLike) -> Array:
+        mean, C = moments(t)
+        first = jnp.sqrt(C[0, 0]) * xi[:, 0]
+        second = C[0, 1] / C[0, 0] * first + jnp.sqrt(C[1, 1] - C[0, 1] ** 2 / C[0, 0]) * xi[:, 1]
+        return mean + jnp.stack([first, second], axis=1)
+
+    drift = lambda x, t: _dot(x, jnp.asarray(_PULL.T))  # noqa: E731
+    return Case(
+        FokkerPlanck(drift, lambda x, t: jnp.broadcast_to(jnp.asarray(spread), (len(x), *spread.shape))),
+        log_density,
+        points,
+    )
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
+
+
+def _geometric() -> Case:
+    """dx = a x dt + b x dw from 1, each coordinate with its own a and b."""
+    middle = _RATES - _SIZES**2 / 2
+
+    def log_density(x: Array, t: ArrayLike) -> Array:
+        log = jnp.log(x)
+        return jnp.sum(norm.logpdf(log, middle * t, _SIZES * jnp.sqrt(jnp.asarray(t))) - log, axis=-1)
+
+    equation = FokkerPlanck(lambda x, t: x * _RATES, lambda x, t: x * _SIZES, uniform=False)
+    return Case(equation, log_density, lambda xi, t: jnp.exp(middle * t + _SIZES * jnp.sqrt(jnp.asarray(t)) * xi))
+
+
+def _sheared() -> Case:
+    """x = (w_1, w_2 + w_1²/2): dx = (0, ½) dt + [[1, 0], [x_1, 1]] dw."""
+
+    def log_density(x: Array, t: ArrayLike) -> Array:
+        root = jnp.sqrt(jnp.asarray(t))
+        return norm.logpdf(x[:, 0], 0, root) + norm.logpdf(x[:, 1] - x[:, 0] ** 2 / 2, 0, root)
+
+    def spread(x: Array, t: ArrayLike) -> Array:
+        del t
+        return jnp.zeros((len(x), 2, 2), x.dtype).at[:, 0, 0].set(1).at[:, 1, 1].set(1).at[:, 1, 0].set(x[:, 0])
+
+    def points(xi: Array, t: ArrayLike) -> Array:
+        w = jnp.sqrt(jnp.asarray(t)) * xi
+        return w.at[:, 1].add(w[:, 0] ** 2 / 2)
+
+    drift = lambda x, t: jnp.broadcast_to(jnp.asarray([0.0, 0.5], x.dtype), x.shape)  # noqa: E731
+    return Case(FokkerPlanck(drift, spread, uniform=False), log_density, points)
+
+
+def _pearson() -> Case:
+    """dx = −a x dt + b √(1 + x²) dw keeps p ∝ (1 + x²)^{−ν−½}, ν = ½ + a/b²: no current, f p = ½ (b² (1 + x²) p)'."""
+    power = 1 + _BACK / _NOISE**2
+    log_total = 0.5 * jnp.log(jnp.pi) + gammaln(power - 0.5) - gammaln(power)
+
+    def log_density(x: Array, t: ArrayLike) -> Array:
+        return -power * jnp.log1p(x[:, 0] ** 2) - log_total + 0 * jnp.asarray(t)
+
+    equation = FokkerPlanck(lambda x, t: -_BACK * x, lambda x, t: _NOISE * jnp.sqrt(1 + x[:, 0] ** 2), uniform=False)
+    return Case(equation, log_density, lambda xi, t: jnp.sinh(0.5 * xi) + 0 * jnp.asarray(t), dim=1)
+
+
+def _cases() -> dict[str, Case]:
+    return {
+        "diagonal G": _ornstein_uhlenbeck(np.asarray([0.9, 0.4])),
+        "full G": _ornstein_uhlenbeck(np.asarray([[0.9, 0.0], [0.5, 0.4]])),
+        "diagonal G(x)": _geometric(),
+        "full G(x)": _sheared(),
+        "scalar G(x)": _pearson(),
+    }
+
+
+@identity(
+    row="19f",
+    name="general-diffusion",
+    topic="fokker-planck",
+    title="Diffusions that are matrices and depend on the state",
+    latex=r"\partial_t p = -\nabla\cdot(f\,p) + \sum_{ij}\partial_i\partial_j(D_{ij}\,p),\quad "
+    r"D(x)=\frac{1}{2}G(x)G(x)^T,\quad v = f - \nabla\cdot D - D\nabla\ln p",
+    compared="the residuals of density (over p), log-density and score with 0 at 16 points of the law; the picture is "
+    "the velocity v in the banana of (w₁, w₂ + ½w₁²)",
+    oracle=_ORACLE,
+    source="Risken 1989, eq. 4.95; Särkkä & Solin 2019, section 6.1; Wong 1964",
+    tolerance=1e-10,
+    why="closed forms differentiated by machine: what is left is rounding",
+    functions=(
+        "diffusion.fokker_planck.density_residual",
+        "diffusion.fokker_planck.log_density_residual",
+        "diffusion.fokker_planck.score_residual",
+        "diffusion.fokker_planck.FokkerPlanck",
+    ),
+    amplification=2000,
+    test="tests/diffusion/test_residuals.py",
+)
+def _residuals(setting: Setting) -> Measured:
+    found = {}
+    for name, case in _cases().items():
+        xi = jax.random.normal(setting.key(0), (16, case.dim))
+
+        @jax.jit
+        def all_three(xi: Array, t: Array, case: Case = case) -> dict[str, Array]:
+            x, density = case.points(xi, t), lambda y, u: jnp.exp(case.log_density(y, u))
+            return {
+                "density": density_residual(case.equation, density, x, t).value / density(x, t),
+                "log-density": log_density_residual(case.equation, case.log_density, x, t).value,
+                "score": score_residual(case.equation, gradient(case.log_density), x, t).value,
+            }
+
+        for form, residual in all_three(xi, jnp.asarray(_TIME)).items():
+            found[f"{form}, {name}"] = float(jnp.max(jnp.abs(residual)))
+    return worst_of(found, _banana())
+
+
+def _banana() -> FlowLines:
+    case, x, y = _sheared(), np.linspace(-2.5, 2.5, 41), np.linspace(-2.0, 3.0, 41)
+    points, t = jnp.asarray(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)), jnp.asarray(_TIME)
+    flow = probability_velocity(case.equation, gradient(case.log_density))
+    u, v = np.asarray(jax.jit(flow)(points, t)).T.reshape(2, 41, 41)
+    return FlowLines(x, y, u, v, np.exp(np.asarray(case.log_density(points, t))).reshape(41, 41), "x₁", "x₂")
+
+
+@identity(
+    row="20c",
+    name="weak-form-general",
+    topic="fokker-planck",
+    title="The same by test functions, without sampling",
+    latex=r"\frac{d}{dt}\,\mathbb{E}\cos(k\cdot x_t+c) = \mathbb{E}[f\cdot\nabla\varphi + D(x):\nabla\nabla\varphi],"
+    r"\quad\varphi(x) = \cos(k\cdot x+c)",
+    compared="both sides for six cosines, by quadrature with 65 nodes along each of two standard normals, "
+    "with 0 as the left side of the stationary law",
+    oracle=_ORACLE,
+    source="Risken 1989, section 4.7; Øksendal 2003, theorem 7.3.3",
+    tolerance=1e-9,
+    why="the trapezoidal rule in the normals, or in asinh x, exact here to rounding",
+    functions=("diffusion.fokker_planck.generator", "diffusion.fokker_planck.Cosines"),
+    amplification=2000,
+    test="tests/diffusion/test_weak_form.py",
+)
+def _weak(setting: Setting) -> Measured:
+    found = {}
+    for name, case in _cases().items():
+        functions = Cosines.random(setting.key(2), 6, case.dim, 0.6)
+        left, right = _both_sides(case, functions)
+        found[name] = relative(left, right) if case.dim == 2 else float(jnp.max(jnp.abs(right)))
+    return worst_of(found)
+
+
+def _both_sides(case: Case, functions: Cosines) -> tuple[Array, Array]:
+    """d/dt E φ and E Lφ; on the line the trapezoidal rule in asinh x, the weights those of the density."""
+    t = jnp.asarray(_TIME)
+    if case.dim == 1:
+        s = jnp.asarray(np.linspace(-16.0, 16.0, 641)[:, None])
+        x = jnp.sinh(s)
+        weights = 0.05 * jnp.exp(case.log_density(x, t)) * jnp.cosh(s[:, 0])
+        return jnp.zeros(6), _dot(weights, generator(case.equation, functions, x, t))
+    nodes = np.linspace(-8.0, 8.0, 65)
+    masses = np.exp(-0.5 * nodes**2)
+    xi = jnp.asarray(np.stack(np.meshgrid(nodes, nodes), axis=-1).reshape(-1, 2))
+    weights = jnp.asarray(np.outer(masses, masses).ravel() / masses.sum() ** 2)
+
+    @jax.jit
+    def sides(t: Array) -> tuple[Array, Array]:
+        mean = lambda u: _dot(weights, functions(case.points(xi, u)))  # noqa: E731
+        left = jax.jvp(mean, (t,), (jnp.ones_like(t),))[1]
+        return left, _dot(weights, generator(case.equation, functions, case.points(xi, t), t))
+
+    return sides(t)
