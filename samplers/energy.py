@@ -80,6 +80,7 @@ def sample_energy(
     assert start is not None
     temperatures, sizes = _schedules(temperatures, size)
     target, level = as_traced(as_partial(log_density)), as_traced(jump)
+    leapfrogs = leapfrogs if kernel == "hmc" else 1  # compiled in, and of no meaning to the others
     return _run(key, places, target, start, temperatures, sizes, level, str(kernel), leapfrogs)
 
 
