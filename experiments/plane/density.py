@@ -41,12 +41,12 @@ def exact_log_prob(law: GaussianMixture, points: Points) -> Float[np.ndarray, "n
     return np.concatenate([np.asarray(block, np.float64) for block in blocks])
 
 
-def model_log_prob(model: Model, points: Points, tolerance: float = 1e-5) -> ModelDensity:
+def model_log_prob(model: Model, points: Points, tolerance: float = 1e-5, max_steps: int = 1000) -> ModelDensity:
     """ln q(x) by the instantaneous change of variables with the exact divergence, for any noise.
 
-    `tolerance` is the solver's, relative and absolute. Raises TypeError on a discrete chain, which has no flow.
+    `tolerance` is the solver's, relative and absolute; after `max_steps` it gives a point up. Raises TypeError on a discrete chain, which has no flow.
     """
-    denoise, solver = make_denoiser(model, None), Adaptive(tolerance, tolerance)
+    denoise, solver = make_denoiser(model, None), Adaptive(tolerance, tolerance, max_steps=max_steps)
     size, log_prob, followed = min(_BLOCK, len(points)), [], []
     for start in range(0, len(points), size):
         part = np.asarray(points[start : start + size], np.float32)

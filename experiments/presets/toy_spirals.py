@@ -1,6 +1,14 @@
-"""Two spirals by PFGM.
+"""Two spirals in the plane by PFGM, which is Student-t noise with df = 1; the law is known exactly.
 
-scorefield train --preset toy-spirals
+    scorefield train --preset toy-spirals
+    scorefield sample --run runs/toy-spirals --seeds 0-1999 --batch 2000
+
+2026-11-28, 2 CPU cores shared with much other work, Python 3.11, jax 0.10.2: 590 s, of which 154 s are processor time
+on both cores. Of 2,000 samples none strays beyond the spirals' reach and a few dozen lie between the arms, but the
+outer turns are thinner than the law's: KL(data‖model) has not been measured, and is not small.
+
+Cauchy noise has no variance. EDM's preconditioning hands c_skip x on, which is unbounded, and its loss does not settle
+(1,243 after 800 steps): here the network, bounded by tanh, answers E[x_0|x] itself.
 """
 
 from diffusion.networks.configs import MLPConfig
