@@ -44,7 +44,8 @@ def exact_log_prob(law: GaussianMixture, points: Points) -> Float[np.ndarray, "n
 def model_log_prob(model: Model, points: Points, tolerance: float = 1e-5, max_steps: int = 1000) -> ModelDensity:
     """ln q(x) by the instantaneous change of variables with the exact divergence, for any noise.
 
-    `tolerance` is the solver's, relative and absolute; after `max_steps` it gives a point up. Raises TypeError on a discrete chain, which has no flow.
+    `tolerance` is the solver's, relative and absolute; after `max_steps` it gives a point up.
+    Raises TypeError on a discrete chain, which has no flow.
     """
     denoise, solver = make_denoiser(model, None), Adaptive(tolerance, tolerance, max_steps=max_steps)
     size, log_prob, followed = min(_BLOCK, len(points)), [], []
