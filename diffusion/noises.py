@@ -33,6 +33,10 @@ class Noise:
         """ln p(z) in nats, summed over the event."""
         raise NotImplementedError
 
+    def scale(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+        """How wide the Gaussian is that this z came from, seen from its length: 1 for Gaussian noise."""
+        return jnp.ones(z.shape[0], z.dtype)
+
 
 @pytree
 class Gaussian(Noise):
@@ -79,6 +83,10 @@ class StudentT(Noise):
         """ln Γ((df+d)/2) − ln Γ(df/2) − ½ d ln(π df) − ½ (df+d) ln(1 + |z|²/df), also where df exceeds 1/ε."""
         one = jnp.ones((), z.dtype)
         return log_student(math.prod(z.shape[1:]), jnp.asarray(self.df, z.dtype), sum_event(z**2), one)
+
+    def scale(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
+        """√((df + |z|²)/(df + d)): z = n √(df/χ²), and this squared is 1/E[χ²/df | z]."""
+        return jnp.sqrt((self.df + sum_event(z**2)) / (self.df + math.prod(z.shape[1:])))
 
 
 def log_student(d: int, df: Array, square: Array, total: Array) -> Float[Array, "..."]:

@@ -26,7 +26,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
-from diffusion.noises import require_gaussian
+from diffusion.noises import Gaussian, require_gaussian
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree, static
 
@@ -130,28 +130,55 @@ class Preconditioning:
 
         D = c_skip x/α + c_out F(c_in x/α, ln(ρ)/4),   c_skip = σ_d²/(ρ² + σ_d²),   c_out = ρ σ_d/√(ρ² + σ_d²)
 
+    Under Student-t noise ρ is σ/α times the noise's own scale as it is seen in x (`noise_level`), so that what the
+    network is given and asked for has unit size however far the tails reach; for df → ∞ this is Karras et al.'s again.
+
+    For kind "residual" it is a denoising autoencoder that is not told the noise level, with y = x/α:
+
+        D = y + σ_d F(y/σ_d)
+
+    Where F is the gradient of a scalar, so is D − y: of σ² ln p̂ at one noise level (Bigdeli et al. 2020,
+    arXiv:2001.02728), of −σ_0² times an energy over many (Li et al. 2019, arXiv:1910.07762).
+
     For every other kind the network's answer is that prediction, its input is x/√(α² σ_d² + σ²) and it is told
     the time on the scale 0..1000. Where α = 0, at the prior of Cosine and RectifiedFlow, "edm" would be told an
-    infinite number, and "eps" and "score" do not determine x_0: use "v", "velocity" or "x0" there.
+    infinite number, "residual" divides by 0, and "eps" and "score" do not determine x_0: use "v", "velocity" or "x0".
     """
 
-    kind: Literal["x0", "eps", "score", "v", "velocity", "edm"] = static(default="edm")
-    """What the network's output means; "edm" is the preconditioned residual of Karras et al."""
+    kind: Literal["x0", "eps", "score", "v", "velocity", "edm", "residual"] = static(default="edm")
+    """What the network's output means; "edm" is the preconditioned residual of Karras et al., "residual" the plain one
+    of a denoising autoencoder that is not told the noise level."""
     sigma_data: float = 0.5
     """The standard deviation of the data, for images in [−1, 1] about 0.5."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.kind, str) and self.kind != "edm" and self.kind not in get_args(Kind):
-            raise ValueError(f"kind = {self.kind!r} is not a prediction; choose edm, {', '.join(get_args(Kind))}.")
+        if isinstance(self.kind, str) and self.kind not in ("edm", "residual", *get_args(Kind)):
+            raise ValueError(
+                f"kind = {self.kind!r} is not a prediction; choose edm, residual, {', '.join(get_args(Kind))}."
+            )
         if is_concrete(self.sigma_data) and not self.sigma_data > 0:
             raise ValueError(f"sigma_data = {self.sigma_data}; the standard deviation of the data must be positive.")
+
+
+def noise_level(process: Process, sigma_data: ArrayLike, x: Float[Array, "b *event"], t: ArrayLike) -> Array:
+    """σ, times the scale of the noise within x as its length tells it, `noise.scale` of x/√(α² σ_d² + σ²).
+
+    It is σ itself for Gaussian noise, of the shape of t, else (b,).
+    """
+    sigma = process.sigma(t)
+    if isinstance(process.noise, Gaussian):
+        return sigma
+    return sigma * process.noise.scale(x / expand(jnp.sqrt((process.alpha(t) * sigma_data) ** 2 + sigma**2), x))
 
 
 def network_input(preconditioning: Preconditioning, process: Process, x: Array, t: Array) -> tuple[Array, Array]:
     """(c_in x, c_noise): what the network sees, for t of shape (b,)."""
     alpha, sigma = process.alpha(t), process.sigma(t)
+    level = noise_level(process, preconditioning.sigma_data, x, t)
+    if preconditioning.kind == "residual":
+        return x / expand(alpha * preconditioning.sigma_data, x), jnp.zeros_like(t, x.dtype)
     # c_in x/α of EDM, without dividing by α.
-    scaled = x / expand(jnp.sqrt(alpha**2 * preconditioning.sigma_data**2 + sigma**2), x)
+    scaled = x / expand(jnp.sqrt(alpha**2 * preconditioning.sigma_data**2 + level**2), x)
     if preconditioning.kind == "edm":
         return scaled, jnp.log(sigma / alpha) / 4
     return scaled, 1000 * t.astype(scaled.dtype) / process.t_max
@@ -159,9 +186,12 @@ def network_input(preconditioning: Preconditioning, process: Process, x: Array, 
 
 def network_x0(preconditioning: Preconditioning, process: Process, raw: Array, x: Array, t: ArrayLike) -> Array:
     """E[x_0 | x_t = x] from the raw output of the network, shape (b, *event)."""
+    if preconditioning.kind == "residual":
+        return x / expand(process.alpha(t), x) + preconditioning.sigma_data * raw
     if preconditioning.kind != "edm":
         return to_x0(raw, x, t, process, preconditioning.kind)
-    alpha, sigma, sigma_data = process.alpha(t), process.sigma(t), preconditioning.sigma_data
+    alpha, sigma_data = process.alpha(t), preconditioning.sigma_data
+    sigma = noise_level(process, sigma_data, x, t)
     total = alpha**2 * sigma_data**2 + sigma**2
     return expand(alpha * sigma_data**2 / total, x) * x + expand(sigma * sigma_data / jnp.sqrt(total), x) * raw
 

@@ -75,7 +75,7 @@ def denoising_terms(
     error = wanted - denoise(x_t, t)
     # An integral over t is a mean over u times dt/du, which already holds the correction of importance sampling.
     correction = times.slope(process, u) if weighting.per_unit_time else times.correction(u)
-    loss = correction * weighting.weight(process, t) * mean_event(error**2)
+    loss = correction * weighting.weight_at(process, x_t, t) * mean_event(error**2)
     return DenoisingTerms(loss, loss / times.correction(u), t, u)
 
 

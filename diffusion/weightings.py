@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.noises import require_gaussian
+from diffusion.prediction import noise_level
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree
 
@@ -27,6 +28,11 @@ class Weighting:
     def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
         """w(t), shape of t."""
         raise NotImplementedError
+
+    def weight_at(self, process: Process, x_t: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, "..."]:
+        """w(x_t, t), w(t) unless said: what a denoiser knows may enter the weight, and the best one stays the best."""
+        del x_t
+        return self.weight(process, t)
 
     @property
     def per_unit_time(self) -> bool:
@@ -91,7 +97,11 @@ class LikelihoodWeighting(Weighting):
 
 @pytree
 class EDMWeighting(Weighting):
-    """w = (ρ² + σ_d²)/(ρ σ_d)² = 1/σ_d² + SNR with ρ = σ/α: unit loss for every t at the start (Karras et al. 2022)."""
+    """w = (ρ² + σ_d²)/(ρ σ_d)² = 1/σ_d² + SNR with ρ = σ/α: unit loss for every t at the start (Karras et al. 2022).
+
+    Under Student-t noise `weight_at` takes for ρ the level that is seen in x_t (`noise_level`), as the preconditioning
+    does: by σ alone the loss of an untrained network would have no mean for df <= 2.
+    """
 
     sigma_data: float = 0.5
     """The standard deviation of the data."""
@@ -99,6 +109,11 @@ class EDMWeighting(Weighting):
     def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
         """1/σ_d² + α²/σ²."""
         return 1 / jnp.asarray(self.sigma_data) ** 2 + signal_to_noise(process, t)
+
+    def weight_at(self, process: Process, x_t: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, "..."]:
+        """1/σ_d² + α²/level²."""
+        level = noise_level(process, self.sigma_data, x_t, t)
+        return 1 / jnp.asarray(self.sigma_data) ** 2 + (process.alpha(t) / level) ** 2
 
 
 @pytree

@@ -11,7 +11,7 @@ from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
 from diffusion.noises import Gaussian, StudentT
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
-from diffusion.time_distributions import LogNormalSigma, UniformTime
+from diffusion.time_distributions import LogNormalSigma, LogUniformSigma, UniformTime
 from diffusion.weightings import (
     EDMWeighting,
     LikelihoodWeighting,
@@ -24,7 +24,9 @@ from experiments.config import (
     Chain,
     Config,
     DataConfig,
+    Denoising,
     EMAConfig,
+    Generator,
     ImportanceConfig,
     OptimizerConfig,
     SamplingConfig,
@@ -39,7 +41,7 @@ TYPES: dict[str, type] = {
         *(VP, SubVP, Cosine, VE, EDM, RectifiedFlow, Chain),
         *(Gaussian, StudentT, UNetConfig, DiTConfig, MLPConfig, Preconditioning),
         *(EDMWeighting, SNRWeighting, MinSNRWeighting, UniformWeighting, LikelihoodWeighting, VelocityWeighting),
-        *(LogNormalSigma, UniformTime, ImportanceConfig),
+        *(LogNormalSigma, LogUniformSigma, UniformTime, ImportanceConfig, Denoising, Generator),
         *(DataConfig, OptimizerConfig, EMAConfig, TrainingConfig, SamplingConfig, Config),
     )
 }

@@ -13,7 +13,7 @@ import tyro
 from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
 from diffusion.noises import Gaussian, StudentT
 from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
-from diffusion.time_distributions import LogNormalSigma, UniformTime
+from diffusion.time_distributions import LogNormalSigma, LogUniformSigma, UniformTime
 from diffusion.weightings import (
     EDMWeighting,
     LikelihoodWeighting,
@@ -23,7 +23,7 @@ from diffusion.weightings import (
     VelocityWeighting,
 )
 from experiments import presets, solver
-from experiments.config import Chain, Config, ImportanceConfig
+from experiments.config import Chain, Config, Denoising, Generator, ImportanceConfig
 from experiments.config_file import to_json
 from experiments.options import choose, parse, take_flag
 
@@ -38,7 +38,11 @@ NODES = {
         **{"edm": EDMWeighting, "snr": SNRWeighting, "min-snr": MinSNRWeighting, "uniform": UniformWeighting},
         **{"likelihood": LikelihoodWeighting, "velocity": VelocityWeighting},
     },
-    "times": {"log-normal": LogNormalSigma, "uniform": UniformTime, "importance": ImportanceConfig},
+    "times": {
+        **{"log-normal": LogNormalSigma, "log-uniform": LogUniformSigma},
+        **{"uniform": UniformTime, "importance": ImportanceConfig},
+    },
+    "objective": {"denoising": Denoising, "generator": Generator},
 }
 """The nodes that can be one of several types, and their names on the command line."""
 

@@ -9,9 +9,13 @@ from typing import Any, Protocol, cast
 import jax
 import numpy as np
 
-from experiments.config import Config
+from experiments.config import Config, Denoising
 from experiments.errors import DataError, UsageError
 
+REFERENCE = "reference"
+"""The part of a batch that every device has whole: images for the stable target."""
+# So that the reference images are not those of the batch.
+_REFERENCE_SEED = 1_000_003
 # Enough to tell checkpoints apart, few enough to cost no more than a handful of training steps.
 _HELD_OUT_BATCHES = 16
 
@@ -38,11 +42,25 @@ class Facts:
 
 
 class Batches(Protocol):
-    """This process's share of every batch: `image` uint8 (b, H, W, C), `label` and `slot` int32 (b,)."""
+    """This process's share of every batch: `image` uint8 (b, H, W, C), `label` and `slot` int32 (b,).
+
+    With a stable target `reference` uint8 (n, H, W, C) too, whole on every process.
+    """
 
     def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
         """The share of the batch of step `step`, counted from 0; a pure function of the seed and the step."""
         ...
+
+
+@dataclass(frozen=True)
+class _WithReference:
+    """Batches with other images beside them, a pure function of the seed and the step as well."""
+
+    batches: Batches
+    others: Batches
+
+    def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
+        return {**self.batches[step], REFERENCE: self.others[step]["image"]}
 
 
 @dataclass(frozen=True)
@@ -78,10 +96,14 @@ def open_data(config: Config) -> RunData:
         # Grain says that an element may be None; ours are not.
         return cast(Batches, pipeline(part, seed=seed, batch_size=batch_size, flip=flip, **place))
 
+    stream = batches(training, config.data.flip)
+    if isinstance(config.objective, Denoising) and config.objective.reference:
+        others = {"seed": seed + _REFERENCE_SEED, "batch_size": config.objective.reference, "flip": config.data.flip}
+        stream = _WithReference(stream, cast(Batches, pipeline(training, **others)))
     if held_out is None:
-        return RunData(facts, batches(training, config.data.flip))
+        return RunData(facts, stream)
     fixed, count = batches(held_out, False), min(max(1, len(held_out) // batch_size), _HELD_OUT_BATCHES)
-    return RunData(facts, batches(training, config.data.flip), [fixed[i] for i in range(count)])
+    return RunData(facts, stream, [fixed[i] for i in range(count)])
 
 
 def require_same_data(before: Facts, now: Facts) -> None:

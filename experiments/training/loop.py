@@ -22,12 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.config import Config
+from experiments.config import Config, Generator
 from experiments.config_file import save_config
 from experiments.errors import DivergedError, UsageError
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.data import RunData, open_data
 from experiments.training.distributed import from_process_0
+from experiments.training.generator import alternating
 from experiments.training.interrupt import SIGNALS, Interruption, interruption
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder, StepRecord
@@ -96,7 +97,8 @@ def train(
         if writes:
             check_config(config, outdir, bool(find_checkpoints(directory)))
         data = data or open_data(config)
-        optimizer = make_optimizer(config.optimizer, config.training.steps)
+        generator = isinstance(config.objective, Generator)
+        optimizer = alternating(config) if generator else make_optimizer(config.optimizer, config.training.steps)
         network, state = starting_point(config, optimizer, directory, data.facts)
         if writes:
             save_config(config, outdir / "config.json")

@@ -5,34 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from jaxtyping import Array, Key
 
-from diffusion.networks import build
-from experiments.config import Config
+from diffusion.networks import Network
+from diffusion.networks.conservative import Conservative
+from experiments.config import Config, Generator
 from experiments.config_file import load_config
 from experiments.errors import CheckpointError, UsageError
 from experiments.training import checkpoint as checkpoints
 from experiments.training.data import Facts
+from experiments.training.generator import Game
 from experiments.training.manifest import NAME as MANIFEST
 from experiments.training.state import Params
 
-if TYPE_CHECKING:
-    from diffusion.networks import Network
+AnyNetwork = Network | Conservative | Game
+"""What is called as F(params, x, c_noise, labels, keys)."""
 
 
-def make_network(config: Config, facts: Facts, key: Key[Array, ""]) -> tuple[Network, Params]:
+def make_network(config: Config, facts: Facts, key: Key[Array, ""]) -> tuple[AnyNetwork, Params]:
     """The network of `config` for data of these facts, and its initial parameters.
 
     Raises UsageError when the network cannot have the shape of the data.
     """
     classes, outputs = facts.num_classes if config.conditional else 0, 2 if config.learned_variance else 1
     try:
-        return build(config.network, facts.event_shape, num_classes=classes, outputs=outputs, key=key)
+        plain = Network(config.network, facts.event_shape, classes, outputs)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the network does not fit the data: {error}") from None
+    network = plain
+    if isinstance(config.objective, Generator):
+        network = Game(plain)
+    elif config.conservative:
+        network = Conservative(plain)
+    return network, network.init(key)
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class TrainedModel:
 
     config: Config
     facts: Facts
-    network: Network
+    network: AnyNetwork
     params: Params
     path: Path
     """The checkpoint's folder."""

@@ -21,6 +21,7 @@ from diffusion.score_matching import DenoisingTerms, denoising_terms
 from diffusion.time_distributions import ImportanceTime, TimeDistribution, UniformTime, draw_uniforms, loss_sums
 from experiments.config import Config, ImportanceConfig
 from experiments.data.scaling import to_model
+from experiments.training.generator import Game, game_losses
 
 # One stream of random numbers for each thing that is drawn in a step.
 _NOISE, _LABELS, _DROPOUT = range(3)
@@ -69,6 +70,9 @@ def make_objective(config: Config, network: Callable[..., Array], num_classes: i
             return network(params, x, c_noise, labels, dropout_keys)
 
         times, x_0 = _times(config, second_moments, train), to_model(batch["image"])
+        if isinstance(network, Game):
+            losses = game_losses(params, noise_key, config, network, x_0, slots)
+            return losses, (jnp.zeros_like(second_moments), jnp.zeros_like(second_moments))
         if config.learned_variance:
             denoise = learned_denoiser(call, params, process, config.preconditioning, labels)
             terms = _hybrid_terms(noise_key, config, process, denoise, x_0, times, slots)
@@ -83,6 +87,7 @@ def make_objective(config: Config, network: Callable[..., Array], num_classes: i
                 draw=config.draw,
                 ids=slots,
                 batch_size=config.training.batch_size,
+                reference=to_model(batch["reference"]) if "reference" in batch else None,
             )
         if isinstance(times, ImportanceTime):
             return terms.loss, loss_sums(times, terms.u, jax.lax.stop_gradient(terms.uncorrected))

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config import Config
 from experiments.errors import UsageError
+from experiments.training.data import REFERENCE
 
 AXIS = "data"
 Device = Any
@@ -38,14 +39,19 @@ class Replicas:
         return jax.device_put(tree, NamedSharding(self._mesh(), PartitionSpec(AXIS)))
 
     def split(self, batches: list[dict[str, np.ndarray]]) -> Any:
-        """This process's k batches of (b, ...) as arrays (devices, k, b/devices, ...), one row on each device."""
+        """This process's k batches of (b, ...) as arrays (devices, k, b/devices, ...), one row on each device.
 
-        def leaf(*parts: np.ndarray) -> np.ndarray:
-            stacked = np.stack(parts)
-            shares = stacked.reshape(len(parts), len(self.local), -1, *stacked.shape[2:])
+        The reference images of a batch, (n, ...), are whole in every row.
+        """
+
+        def leaf(name: str) -> np.ndarray:
+            stacked = np.stack([batch[name] for batch in batches])
+            if name == REFERENCE:
+                return np.broadcast_to(stacked, (len(self.local), *stacked.shape))
+            shares = stacked.reshape(len(batches), len(self.local), -1, *stacked.shape[2:])
             return np.ascontiguousarray(np.moveaxis(shares, 1, 0))
 
-        return self.share(jax.tree.map(leaf, *batches))
+        return self.share({name: leaf(name) for name in batches[0]})
 
     def _mesh(self) -> Mesh:
         return Mesh(np.array(self.local), (AXIS,))

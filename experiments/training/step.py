@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from diffusion.time_distributions import updated_second_moments
 from experiments.config import Config, ImportanceConfig
 from experiments.training import ema
+from experiments.training.data import REFERENCE
 from experiments.training.objective import Objective
 from experiments.training.optimizer import learning_rate
 from experiments.training.state import PRNG, Params, TrainState
@@ -50,6 +51,8 @@ def make_step(
     unroll: bool = True,
 ) -> Step:
     """The update for batches of `image`, `label`, `slot`, each (share, ...), the share a multiple of `accumulate`.
+
+    Reference images, if there are any, are the same for every micro-batch.
 
     `reduce` takes a tree to its mean over devices. `unroll` writes the micro-batches out, which a CPU needs (there
     the gradient of a convolution inside a loop is some forty times slower); otherwise they are a scan.
@@ -109,7 +112,12 @@ def _mean_over_micro_batches(gradient: Callable[[Batch], Any], batch: Batch, cou
     if count == 1:
         return gradient(batch)
     # Micro-batch i takes every count-th element, so that each covers the low-discrepancy draws of t evenly.
-    split = jax.tree.map(lambda leaf: jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0), batch)
+    split = {
+        name: jnp.broadcast_to(leaf, (count, *leaf.shape))
+        if name == REFERENCE
+        else jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0)
+        for name, leaf in batch.items()
+    }
     total = gradient(jax.tree.map(lambda leaf: leaf[0], split))
     rest = jax.tree.map(lambda leaf: leaf[1:], split)
     if unroll:

@@ -102,3 +102,15 @@ def test_keys_for_another_batch_are_refused():
 def test_df_must_be_positive():
     with pytest.raises(ValueError, match="df = 0"):
         StudentT(0)
+
+
+@pytest.mark.parametrize(("df", "d"), [(1.0, 3), (5.0, 2)])
+def test_the_scale_is_what_bayes_rule_says_of_it(df, d, x64):
+    """1/scale² = E[g | z] for z | g ~ N(0, I/g), g ~ χ²_df/df, by quadrature over g."""
+    z = jax.random.normal(jax.random.key(0), (5, d)) * jnp.asarray([[0.1], [1.0], [3.0], [10.0], [100.0]])
+    log_g = np.linspace(-30, 8, 8001)[:, None]
+    g, square = np.exp(log_g), np.sum(np.asarray(z) ** 2, 1)
+    density = np.exp(scipy.stats.chi2.logpdf(df * g, df) + log_g + 0.5 * d * log_g - 0.5 * g * square)
+    mean = (density * g).sum(0) / density.sum(0)
+    np.testing.assert_allclose(StudentT(df).scale(z) ** -2, mean, rtol=1e-8)
+    np.testing.assert_array_equal(Gaussian().scale(z), np.ones(5))

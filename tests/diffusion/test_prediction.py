@@ -22,7 +22,8 @@ from diffusion import (
     score,
     transfer,
 )
-from diffusion.prediction import network_input, network_x0, target
+from diffusion.prediction import network_input, network_x0, noise_level, target
+from diffusion.weightings import EDMWeighting
 
 KINDS = ("x0", "eps", "score", "v", "velocity")
 SCHEDULES = [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()]
@@ -81,7 +82,7 @@ def test_student_t_has_no_score():
 
 
 def test_unknown_kinds_are_named():
-    with pytest.raises(ValueError, match="kind = 'noise' is not a prediction; choose edm, x0, eps"):
+    with pytest.raises(ValueError, match="kind = 'noise' is not a prediction; choose edm, residual, x0, eps"):
         Preconditioning("noise")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="sigma_data = -1"):
         Preconditioning("eps", sigma_data=-1)
@@ -139,13 +140,67 @@ def test_edm_preconditioning_has_unit_input_and_unit_target(schedule, x64):
     np.testing.assert_allclose(jnp.sum(raw_target**2), 1.0, rtol=1e-10)
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "edm"])
+def test_the_residual_autoencoder_is_told_no_noise_level(x64):
+    """D = y + σ_d F(y/σ_d) with y = x/α: the network sees the same at every t with the same y."""
+    process, pre = Process(VP()), Preconditioning("residual", 0.8)
+    y, raw = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    t = jnp.asarray([0.1, 0.5, 0.9])
+    x = process.alpha(t)[:, None] * y
+    scaled, c_noise = network_input(pre, process, x, t)
+    np.testing.assert_allclose(scaled, y / 0.8, rtol=1e-12)
+    np.testing.assert_array_equal(c_noise, np.zeros(3))
+    np.testing.assert_allclose(network_x0(pre, process, raw, x, t), y + 0.8 * raw, rtol=1e-12)
+
+
+def test_under_student_noise_the_network_works_at_unit_size(x64):
+    """However far the tails reach: input and target are of unit size, at σ far from σ_d; and D(x, 0) = x."""
+    pre, d = Preconditioning("edm", 0.5), 4096
+    for df, sigma in [(1.0, 300.0), (3.0, 300.0), (3.0, 1e-3)]:
+        process = Process(EDM(), StudentT(df))
+        x_0 = 0.5 * jax.random.normal(jax.random.key(0), (8, d))
+        z = process.noise.sample(jax.random.key(1), (8, d))
+        x, t = x_0 + sigma * z, jnp.full(8, sigma)
+        skip = network_x0(pre, process, jnp.zeros_like(x), x, t)
+        out = network_x0(pre, process, jnp.ones_like(x), x, t) - skip
+        target_size = jnp.mean(((x_0 - skip) / out) ** 2, 1)
+        size = jnp.mean(network_input(pre, process, x, t)[0] ** 2, 1)
+        own = jnp.mean(z**2, 1) if sigma < 1 else jnp.ones(8)  # below σ_d the scale of the noise is not to be seen
+        np.testing.assert_allclose(size, 1.0, atol=0.25)  # 4 standard errors of |x|²/d are 0.09
+        np.testing.assert_allclose(target_size / own, 1.0, atol=0.25)
+    assert float(jnp.max(jnp.mean(z**2, 1))) > 2  # the tails are there
+    x = jax.random.normal(jax.random.key(2), (3, 16))
+    near = network_x0(pre, Process(EDM(), StudentT(1.0)), jnp.ones_like(x), x, 1e-9)
+    np.testing.assert_allclose(near, x, atol=1e-7)
+
+
+def test_the_weight_makes_the_loss_that_of_the_networks_answer(x64):
+    """w |x_0 − D|² is the plain square of what the network answers wrongly, times 1, under any noise: w c_out² = 1."""
+    x, t = 3 * jax.random.normal(jax.random.key(0), (4, 6)), jnp.asarray([0.01, 0.5, 2.0, 40.0])
+    for process in (Process(EDM()), Process(EDM(), StudentT(2.0)), Process(VP(), StudentT(2.0))):
+        t = jnp.minimum(t, process.t_max)
+        pre, weight = Preconditioning("edm", 0.5), EDMWeighting(0.5).weight_at(process, x, t)
+        out = [network_x0(pre, process, raw, x, t)[:, 0] for raw in (jnp.ones_like(x), jnp.zeros_like(x))]
+        np.testing.assert_allclose(weight * (out[0] - out[1]) ** 2, 1.0, rtol=1e-9)
+    np.testing.assert_array_equal(
+        EDMWeighting().weight_at(Process(EDM()), x, t), EDMWeighting().weight(Process(EDM()), t)
+    )
+
+
+def test_noise_levels_are_those_of_gaussian_noise_in_the_limit(x64):
+    x, t, gaps = 3 * jax.random.normal(jax.random.key(0), (4, 6)), jnp.asarray([0.01, 0.5, 2.0, 40.0]), []
+    np.testing.assert_array_equal(noise_level(Process(EDM()), 0.5, x, t), t)
+    for df in (1e5, 1e6):
+        gaps.append(jnp.abs(noise_level(Process(EDM(), StudentT(df)), 0.5, x, t) / t - 1))
+    np.testing.assert_allclose(gaps[0] / gaps[1], 10.0, rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "edm", "residual"])
 def test_a_network_that_answers_right_is_the_right_denoiser(kind, x64):
     process, pre = Process(VP()), Preconditioning(kind, 0.8)
     x_0, z = jax.random.normal(jax.random.key(0), (2, 3, 4))
     t = jnp.asarray([0.1, 0.5, 0.9])
     x = perturb(process, x_0, z, t)
-    if kind == "edm":
+    if kind in ("edm", "residual"):
         raw = (x_0 - network_x0(pre, process, jnp.zeros_like(x), x, t)) / network_x0(
             pre, process, jnp.ones_like(x), jnp.zeros_like(x), t
         )
@@ -162,5 +217,5 @@ def test_a_network_that_answers_right_is_the_right_denoiser(kind, x64):
     assert seen["params"] == {"w": 1.0}
     assert seen["c_noise"].shape == (3,)
     np.testing.assert_array_equal(seen["labels"], labels)
-    if kind != "edm":
+    if kind not in ("edm", "residual"):
         np.testing.assert_allclose(seen["c_noise"], 1000 * t, rtol=1e-12)

@@ -1,0 +1,119 @@
+"""A one-step generator and two density estimators, trained together: three networks under one loss.
+
+    data        E |∇ψ_p(x + ε) + ε|²          on images x, ε ~ N(0, σ²I): ψ_p = σ² ln p̂ + C
+    samples     E |∇ψ_q(g(z) + ε) + ε|²       on what the generator makes, held fixed
+    generator   ∇_θ E (ψ_q − ψ_p)(g_θ(z) + ε)/σ² = ∇_θ KL(q̂ ‖ p̂), both estimators held fixed
+
+Each loss has a gradient in its own network only, so that their sum trains all three; the generator moves in one step of
+`every` alone (Bigdeli et al. 2020, arXiv:2001.02728, algorithm 1). The generator is the denoiser at the noise level
+of the prior, x = D(σ_max z, σ_max): a sampler's single step from σ_max to 0 is a call of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from diffusion import keys as keys_lib
+from diffusion.arrays import event_size
+from diffusion.energy import generator_loss, residual_denoiser
+from diffusion.energy.residual import Potential
+from diffusion.networks.conservative import Conservative
+from diffusion.networks.functional import Network, Params
+from diffusion.prediction import network_denoiser
+from diffusion.process import prior_sample
+from diffusion.score_matching import denoising_terms
+from diffusion.time_distributions import LogUniformSigma
+from diffusion.weightings import UniformWeighting
+from experiments.config import Config, Generator
+from experiments.training.optimizer import make_optimizer
+from experiments.training.potential import potential
+
+DATA, SAMPLES, GENERATOR = "data", "samples", "generator"
+
+
+@dataclass(frozen=True)
+class Game:
+    """The three networks; called as a network, it is the generator."""
+
+    generator: Network
+
+    @property
+    def estimator(self) -> Conservative:
+        """The architecture of both estimators: the generator's, its answer a gradient."""
+        return Conservative(self.generator)
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Parameters of the three. The estimators start as one, so that the generator is not led astray at first."""
+        keys = jax.random.split(key, 2)
+        estimator = self.estimator.init(keys[0])
+        return {DATA: estimator, SAMPLES: jax.tree.map(jnp.copy, estimator), GENERATOR: self.generator.init(keys[1])}
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, "b *event"],
+        c_noise: Float[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+        keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b *event"]:
+        """The generator's answer."""
+        return self.generator(params[GENERATOR], x, c_noise, labels, keys)
+
+
+def game_losses(
+    params: Params, key: Key[Array, ""], config: Config, game: Game, x_0: Float[Array, "b *event"], slots: Array
+) -> Float[Array, " b"]:
+    """The two denoising losses of each element, over d σ²; the generator's loss adds its gradient and the value 0.
+
+    An estimator without knowledge of the data has 1 for its loss. Everything random depends on (key, slot) alone.
+    """
+    rule = config.objective
+    assert isinstance(rule, Generator)
+    process, sigma = config.process(), rule.sigma
+    latent_key, data_key, sample_key, compare_key = (jax.random.fold_in(key, i) for i in range(4))
+    latent = prior_sample(keys_lib.sample_keys(latent_key, slots), process, x_0.shape)
+    made = network_denoiser(game, params, process, config.preconditioning)(latent, process.t_max)
+
+    def estimator(name: str) -> Potential:
+        return potential(game.estimator, params[name], config.preconditioning.sigma_data)
+
+    def denoising(key: Array, psi: Potential, x: Array) -> Array:
+        times, batch = LogUniformSigma(sigma, sigma), config.training.batch_size
+        shared = {"weighting": UniformWeighting(), "times": times, "ids": slots, "batch_size": batch}
+        return denoising_terms(key, process, residual_denoiser(psi), x, **shared).loss / sigma**2
+
+    losses = denoising(data_key, estimator(DATA), x_0)
+    losses += denoising(sample_key, estimator(SAMPLES), jax.lax.stop_gradient(made))
+    keys = keys_lib.sample_keys(compare_key, slots)
+    gap = generator_loss(keys, estimator(DATA), estimator(SAMPLES), made, sigma) / event_size(x_0)
+    return losses + gap - jax.lax.stop_gradient(gap)
+
+
+def alternating(config: Config) -> optax.GradientTransformation:
+    """The optimiser: the estimators move in every step, the generator in one of `every`, each clipped by itself."""
+    rule, steps = config.objective, config.training.steps
+    assert isinstance(rule, Generator)
+    ours = replace(config.optimizer, warmup_steps=config.optimizer.warmup_steps // rule.every)
+
+    def due(step: Any, **_: Any) -> Any:
+        return (step + 1) % rule.every == 0
+
+    seldom = optax.conditionally_mask(make_optimizer(ours, max(1, steps // rule.every)), should_transform_fn=due)
+    rules: dict[Hashable, Any] = {"estimators": make_optimizer(config.optimizer, steps), GENERATOR: seldom}
+    return optax.partition(rules, _parts)
+
+
+def _parts(params: Params) -> Mapping[str, str]:
+    return {name: name if name == GENERATOR else "estimators" for name in params}
+
+
+def data_potential(game: Game, params: Any, config: Config) -> Potential:
+    """ψ_p of the data, the estimator that is worth keeping."""
+    return potential(game.estimator, params[DATA], config.preconditioning.sigma_data)
