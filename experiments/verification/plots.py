@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ class Curves:
 
     x: Any
     lines: dict[str, Any]
-    """By label; a label that starts with "exact" is drawn in grey behind the others."""
+    """By label; one that starts with "exact" is drawn in grey behind the others, without the word if "exact: "."""
     x_label: str
     y_label: str
     log_x: bool = False
@@ -67,6 +69,25 @@ class Bars:
 Plot = Curves | HeatMap | FlowLines | Bars
 
 
+def settling(parts: Mapping[str, Any], y_label: str) -> Curves:
+    """How means of so many draws (n,) each, which are to be 0, go there: beside one standard error of the first."""
+    first = np.asarray(next(iter(parts.values())))
+    counts = np.unique(np.geomspace(min(50, len(first)), len(first), 60).astype(int))
+    lines = {"exact: one standard error": first.std() / np.sqrt(counts)}
+    for name, values in parts.items():
+        lines[name] = np.abs(np.cumsum(values)[counts - 1] / counts)
+    return Curves(counts, lines, "draws", y_label, log_x=True, log_y=True)
+
+
+def against_chance(deviations: Any) -> Curves:
+    """Deviations in standard errors, sorted, against what as many of pure chance would be on the average."""
+    found = np.sort(np.abs(np.ravel(deviations)))
+    places = 0.5 + 0.5 * (np.arange(len(found)) + 0.5) / len(found)
+    chance = np.asarray([NormalDist().inv_cdf(float(place)) for place in places])
+    lines = {"exact: chance": chance, "measured": found}
+    return Curves(chance, lines, "standard errors, by chance", "standard errors, measured")
+
+
 def draw(plot: Plot) -> str:
     """The plot as the text of an SVG, without the XML header."""
     import matplotlib
@@ -97,7 +118,7 @@ def _curves(panel: Any, plot: Curves) -> None:
             style["marker"] = "o"
         if exact and 1 < len(exacts) == len(plot.lines) / 2:  # each has its partner: one word for all of them
             label = "exact" if label == exacts[0] else "_nolegend_"
-        panel.plot(plot.x, np.asarray(values), label=label, **style)
+        panel.plot(plot.x, np.asarray(values), label=label.removeprefix("exact: "), **style)
     if plot.log_x:
         panel.set_xscale("log")
         if len(plot.x) <= 12:
@@ -115,8 +136,9 @@ def _bars(panel: Any, plot: Bars) -> None:
     largest = sorted(plot.values.items(), key=lambda pair: np.nan_to_num(pair[1], nan=np.inf))[-12:]
     sizes = [min(max(value, 1e-18), 1e6) if value == value else 1e6 for _, value in largest]
     panel.barh([label for label, _ in largest], sizes, color=COLOURS[0], height=0.6)
-    panel.set_xscale("log")
-    panel.set_xlim(min(1e-17, *sizes), 10 * max(sizes))
+    if min(sizes) < 1e-3:  # roundings beside each other; what is of size 1 begins at 0
+        panel.set_xscale("log")
+        panel.set_xlim(min(1e-17, *sizes), 10 * max(sizes))
     panel.tick_params(axis="y", labelsize=7)
     panel.set_axisbelow(True)
     panel.grid(True, axis="x", color=GRID, linewidth=0.8)

@@ -22,7 +22,7 @@ from experiments.verification.closed_forms import (
     reverse_coefficients,
 )
 from experiments.verification.laws import mixture
-from experiments.verification.plots import Curves
+from experiments.verification.plots import Curves, settling
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, largest, relative, worst_of
 
 _CLOSED = "α and σ of seven schedules in closed form, in NumPy's float64"
@@ -233,7 +233,8 @@ def _reduction_sampled(setting: Setting) -> Measured:
     two, one = (np.asarray(part, np.float64) for part in _losses(setting.key(0), process, law, denoise, (s, t)))
     error = np.sqrt((two.var() + share**2 * one.var()) / two.size)
     off = two.mean() - share * one.mean() - constant
-    return Measured(float(abs(off) / error), f"{off:.2g} of {two.mean():.3g}, standard error {error:.2g}")
+    plot = settling({"of the two sides": two - share * one - constant}, "|mean difference|")
+    return Measured(float(abs(off) / error), f"{off:.2g} of {two.mean():.3g}, standard error {error:.2g}", plot)
 
 
 @jax.jit

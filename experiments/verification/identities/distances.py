@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from diffusion.fokker_planck import linear_moments
 from diffusion.fokker_planck.flux import mass
 from diffusion.oracles import GaussianLaw
 from experiments.verification.laws import gauss_legendre
+from experiments.verification.plots import Curves, FlowLines, HeatMap, settling
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, largest, relative
 
 _P = np.asarray([0.3, -0.2]), np.asarray([[0.8, 0.3], [0.3, 0.5]])
@@ -47,7 +49,16 @@ def _kl(setting: Setting) -> Measured:
         ln_p, ln_q = _log_normal(x, *_P), _log_normal(x, *_Q)
         return jnp.exp(ln_p) * (ln_p - ln_q)
 
-    return Measured(relative(gaussian_kl(*_P, *_Q), mass(integrand, [-9.0, -9.0], [9.0, 9.0], 120)))
+    error = relative(gaussian_kl(*_P, *_Q), mass(integrand, [-9.0, -9.0], [9.0, 9.0], 120))
+    axis, points = _plane()
+    picture = HeatMap(axis, axis, np.asarray(integrand(points)).reshape(81, 81), "x₁", "x₂", "p ln(p/q)")
+    return Measured(error, plot=picture)
+
+
+def _plane() -> tuple[np.ndarray, Array]:
+    """(an axis (81,), the points (81², 2) of its square)."""
+    axis = np.linspace(-3.0, 3.0, 81)
+    return axis, jnp.asarray(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2))
 
 
 @identity(
@@ -68,7 +79,15 @@ def _kl(setting: Setting) -> Measured:
 )
 def _overlap(setting: Setting) -> Measured:
     overlap = mass(lambda x: jnp.exp(0.5 * (_log_normal(x, *_P) + _log_normal(x, *_Q))), [-9.0, -9.0], [9.0, 9.0], 120)
-    return Measured(relative(bhattacharyya(*_P, *_Q), -jnp.log(overlap)))
+    return Measured(relative(bhattacharyya(*_P, *_Q), -jnp.log(overlap)), plot=_through_both_means())
+
+
+def _through_both_means() -> Curves:
+    s = np.linspace(-3.5, 4.5, 121)
+    x = jnp.asarray(_P[0] + s[:, None] * (_Q[0] - _P[0]))
+    p, q = (np.exp(np.asarray(_log_normal(x, *law))) for law in (_P, _Q))
+    lines = {"p": p, "q": q, "√(p q)": np.sqrt(p * q)}
+    return Curves(s, lines, "from the mean of p (0) to that of q (1)", "density")
 
 
 @identity(
@@ -97,7 +116,11 @@ def _wasserstein(setting: Setting) -> Measured:
     first, second = (shared @ np.diag(spectrum) @ shared.T for spectrum in ([0.5, 1.2], [2.0, 0.3]))
     commuting = [wasserstein2_squared(mean, first, mean, second, form) for form in ("commuting", "trace")]
     expected = np.sum((np.sqrt([0.5, 1.2]) - np.sqrt([2.0, 0.3])) ** 2)
-    return Measured(relative([*forms, *commuting], [cost, cost, expected, expected]))
+    error = relative([*forms, *commuting], [cost, cost, expected, expected])
+    axis, points = _plane()
+    u, v = (shift + (np.asarray(points) - mean) @ moves - np.asarray(points)).T.reshape(2, 81, 81)
+    density = np.exp(np.asarray(_log_normal(points, mean, cov))).reshape(81, 81)
+    return Measured(error, "the picture is where T takes p", FlowLines(axis, axis, u, v, density, "x₁", "x₂"))
 
 
 @identity(
@@ -126,7 +149,9 @@ def _energy(setting: Setting) -> Measured:
     found = np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=100))(keys))
     exact = 2 * _mean_distance(0.5, 1 + 1.2**2) - _mean_distance(0.0, 2.0) - _mean_distance(0.0, 2 * 1.2**2)
     error = found.std(ddof=1) / np.sqrt(len(found))
-    return Measured(float(abs(found.mean() - exact) / error), f"{found.mean():.4f} ± {error:.4f}, exactly {exact:.4f}")
+    detail = f"{found.mean():.4f} ± {error:.4f}, exactly {exact:.4f}"
+    plot = settling({"of the energy distance": found - exact}, "|mean over pairs − exact|")
+    return Measured(float(abs(found.mean() - exact) / error), detail, plot)
 
 
 def _mean_distance(mean: float, variance: float) -> float:
@@ -164,8 +189,18 @@ def _bounds(count: int = 200) -> dict[str, float]:
     }
 
 
-def _generated(level: float) -> float:
-    """W_2(p_0, q_0), q_0 what the model's reverse process of this level makes of p_T itself."""
+class _Generated(NamedTuple):
+    """What a model's reverse process makes of p_T itself."""
+
+    distance: float
+    """W_2(p_0, q_0)."""
+    times: np.ndarray
+    on_the_way: np.ndarray
+    """W_2(p_t, q_t) at the times."""
+
+
+def _generated(level: float) -> _Generated:
+    """By the model's reverse process of this level."""
     process = Process(VP(beta_min=_RATE, beta_max=_RATE))
     model = GaussianLaw.isotropic(np.zeros(1), np.sqrt(_MODEL))
     start = 1 + (_DATA - 1) * float(process.alpha(1.0)) ** 2
@@ -181,7 +216,23 @@ def _generated(level: float) -> float:
     times = np.linspace(1.0, 0.0, 9)
     ends = linear_moments(drift, spread, np.zeros(1), np.full((1, 1), start), times, steps=40)
     zero = np.zeros(1)
-    return float(wasserstein2(zero, np.full((1, 1), _DATA), zero, ends.covariances[-1]))
+    distance = float(wasserstein2(zero, np.full((1, 1), _DATA), zero, ends.covariances[-1]))
+    exact = 1 + (_DATA - 1) * np.exp(-_RATE * times)
+    return _Generated(distance, times, np.abs(np.sqrt(exact) - np.sqrt(np.asarray(ends.covariances)[:, 0, 0])))
+
+
+def _on_the_way(found: _Generated, name: str, rate: float, slope: float, inward: float) -> Curves:
+    """W_2 at each time beside ∫_t^T rate β exp(∫_t^s L) |1/w − 1/v| √v ds, L = β (slope + inward/w), by NumPy."""
+    x, weights = np.polynomial.legendre.leggauss(60)
+    bound = np.zeros_like(found.times)
+    for i, t in enumerate(found.times):
+        s = t + 0.5 * (1 - t) * (x + 1)
+        v, w = (1 + (data - 1) * np.exp(-_RATE * s) for data in (_DATA, _MODEL))
+        inner = 1 + (_MODEL - 1) * np.exp(-_RATE * (t + 0.5 * (s[:, None] - t) * (x + 1)))
+        exponent = 0.5 * (s - t) * np.sum(weights * _RATE * (slope + inward / inner), axis=1)
+        parts = rate * _RATE * np.exp(exponent) * np.abs(1 / w - 1 / v) * np.sqrt(v)
+        bound[i] = 0.5 * (1 - t) * np.sum(weights * parts)
+    return Curves(found.times, {"exact: W₂(p_t, q_t)": found.on_the_way, name: bound}, "t", "distance")
 
 
 @identity(
@@ -201,7 +252,8 @@ def _generated(level: float) -> float:
 )
 def _tight(setting: Setting) -> Measured:
     found, bound = _generated(0.0), _bounds()["flow"]
-    return Measured(relative(bound, found), f"W₂ {found:.6f}, bound {bound:.6f}")
+    plot = _on_the_way(found, "bound", 0.5, 0.5, -0.5)
+    return Measured(relative(bound, found.distance), f"W₂ {found.distance:.6f}, bound {bound:.6f}", plot)
 
 
 @identity(
@@ -221,7 +273,8 @@ def _tight(setting: Setting) -> Measured:
 )
 def _holds(setting: Setting) -> Measured:
     found, bound = _generated(1.0), _bounds()["reverse SDE"]
-    return Measured(largest(found - bound, 0.0), f"W₂ {found:.4f}, bound {bound:.4f}")
+    plot = _on_the_way(found, "bound", 1.0, 0.5, -1.0)
+    return Measured(largest(found.distance - bound, 0.0), f"W₂ {found.distance:.4f}, bound {bound:.4f}", plot)
 
 
 @identity(
@@ -241,4 +294,5 @@ def _holds(setting: Setting) -> Measured:
 )
 def _false(setting: Setting) -> Measured:
     found, bound = _generated(0.0), _bounds()["forward"]
-    return Measured(found - bound, f"W₂ {found:.4f}, claimed bound {bound:.4f}")
+    plot = _on_the_way(found, "claimed bound", 0.5, -0.5, 0.5)
+    return Measured(found.distance - bound, f"W₂ {found.distance:.4f}, claimed bound {bound:.4f}", plot)

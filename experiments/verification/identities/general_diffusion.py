@@ -154,7 +154,7 @@ def _cases() -> dict[str, Case]:
     latex=r"\partial_t p = -\nabla\cdot(f\,p) + \sum_{ij}\partial_i\partial_j(D_{ij}\,p),\quad "
     r"D(x)=\frac{1}{2}G(x)G(x)^T,\quad v = f - \nabla\cdot D - D\nabla\ln p",
     compared="the residuals of density (over p), log-density and score with 0 at 16 points of the law; the picture is "
-    "the velocity v in the banana of (w₁, w₂ + ½w₁²)",
+    "the velocity v in the law of (w₁, w₂ + ½w₁²)",
     oracle=_ORACLE,
     source="Risken 1989, eq. 4.95; Särkkä & Solin 2019, section 6.1; Wong 1964",
     tolerance=1e-10,

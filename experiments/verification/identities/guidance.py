@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,7 @@ def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> j
 )
 def _classifier(setting: Setting) -> Measured:
     means, covariance = _two_classes(setting.dim)
-    law, worst = GaussianMixture.full(means, np.stack([covariance] * 2), _WEIGHTS), 0.0
+    law, worst, curves = GaussianMixture.full(means, np.stack([covariance] * 2), _WEIGHTS), 0.0, None
     for schedule, t in ((VP(), 0.4), (EDM(), 0.7), (RectifiedFlow(), 0.4)):
         process = Process(schedule)
         classifier = Partial(_log_ratio, process, jnp.asarray(means), jnp.asarray(covariance))
@@ -68,7 +70,25 @@ def _classifier(setting: Setting) -> Measured:
         total = alpha**2 * covariance + sigma**2 * np.eye(setting.dim)
         exact = -np.linalg.solve(total, (np.asarray(x, np.float64) - alpha * means[1]).T).T
         worst = largest(worst, relative(_score(process, guided, x, t), exact))
-    return Measured(worst)
+        if isinstance(schedule, VP):
+            curves = _between(
+                lambda x, process=process, guided=guided, t=t: _score(process, guided, x, t), means, total, alpha
+            )
+    return Measured(worst, plot=curves)
+
+
+def _between(guided: Callable[[jax.Array], jax.Array], means: np.ndarray, total: np.ndarray, alpha: float) -> Curves:
+    """The scores' parts along the line from one class to the other."""
+    s, apart = np.linspace(-0.6, 1.6, 16), alpha * (means[1] - means[0])
+    x = alpha * means[0] + s[:, None] * apart
+    scores = [-np.linalg.solve(total, (x - alpha * mean).T).T for mean in means]
+    logs = [0.5 * np.sum((x - alpha * mean) * score, 1) for mean, score in zip(means, scores, strict=True)]
+    second = 1 / (1 + _WEIGHTS[0] / _WEIGHTS[1] * np.exp(logs[0] - logs[1]))
+    both = (1 - second[:, None]) * scores[0] + second[:, None] * scores[1]
+    parts = {"exact: of the second class": scores[1], "guided": np.asarray(guided(jnp.asarray(x))), "not guided": both}
+    unit = apart / np.linalg.norm(apart)
+    lines = {name: part @ unit for name, part in parts.items()}
+    return Curves(s, lines, "from the first class (0) to the second (1)", "score along the line, VP")
 
 
 def _gaussian_score(x: np.ndarray, process: Process, t: float, mean: float, variance: float) -> np.ndarray:

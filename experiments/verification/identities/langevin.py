@@ -326,15 +326,19 @@ def _batch_norms(setting: Setting) -> Measured:
     process, t, snr = Process(EDM()), 1.2, 0.16
     denoise = GaussianLaw.isotropic(np.zeros(setting.dim), 0.5).denoiser(process)
     x = np.random.default_rng(7).normal(size=(4, setting.dim)) + 1.0
-    neighbours = x * np.asarray([1.0, 3.0, 3.0, 3.0])[:, None]
+    factors = (1.0, 1.5, 2.0, 3.0)
+    batches = [x * np.asarray([1.0, far, far, far])[:, None] for far in factors]
 
     def ours(points: np.ndarray, ratio: float) -> np.ndarray:
         corrector = PredictorCorrector(snr=ratio)
         grid, start = np.asarray([2.0, t]), jnp.asarray(points)
         return np.asarray(sample(setting.key(1), process, denoise, corrector, grid, start.shape, x_init=start).x)[0]
 
-    alone, beside, larger = ours(x, snr), ours(neighbours, snr), ours(x, 2 * snr)
-    theirs = [_with_batch_means(setting, process, denoise, jnp.asarray(batch), t, snr)[0] for batch in (x, neighbours)]
-    right = np.array_equal(alone, beside) and not np.array_equal(alone, larger)
-    error = relative(theirs[1] - x[0], theirs[0] - x[0]) if right else 0.0
-    return Measured(error, "ours is the same" if right else "ours is not the same")
+    own, larger = [ours(batch, snr) for batch in batches], ours(x, 2 * snr)
+    theirs = [_with_batch_means(setting, process, denoise, jnp.asarray(batch), t, snr)[0] for batch in batches]
+    right = np.array_equal(own[0], own[-1]) and not np.array_equal(own[0], larger)
+    error = relative(theirs[-1] - x[0], theirs[0] - x[0]) if right else 0.0
+    ends = {"norms of its own": own, "means over the batch": theirs}
+    lines = {name: [np.linalg.norm(end - x[0]) for end in each] for name, each in ends.items()}
+    plot = Curves(factors, lines, "how far out its neighbours are", "length of sample 0's step")
+    return Measured(error, "ours is the same" if right else "ours is not the same", plot)

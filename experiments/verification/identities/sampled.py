@@ -23,7 +23,7 @@ from diffusion.score_matching import (
 from experiments.verification.closed_forms import Matrices, levels
 from experiments.verification.identities import score_matching as plane
 from experiments.verification.laws import PROCESSES, mixture
-from experiments.verification.plots import Curves
+from experiments.verification.plots import Curves, settling
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, worst_of
 from samplers.sample import sample
 from samplers.sde import StochasticHeun
@@ -35,16 +35,6 @@ def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
     """By how many of its standard errors the mean over draws, the first axis, is off what is expected."""
     error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     return np.abs(values.mean(axis=0) - expected) / error
-
-
-def _settling(parts: Mapping[str, np.ndarray], y_label: str) -> Curves:
-    """How means of so many draws, which are to be 0, go there: beside one standard error of the first."""
-    total = len(next(iter(parts.values())))
-    counts = np.unique(np.geomspace(50, total, 60).astype(int))
-    lines = {"exact: one standard error": next(iter(parts.values())).std() / np.sqrt(counts)}
-    for name, values in parts.items():
-        lines[name] = np.abs(np.cumsum(values)[counts - 1] / counts)
-    return Curves(counts, lines, "draws", y_label, log_x=True, log_y=True)
 
 
 @identity(
@@ -80,7 +70,7 @@ def _score_matching(setting: Setting) -> Measured:
     for name, part in zip(names, np.moveaxis(slopes, 1, 0), strict=True):
         found |= {f"derivative {i}, {name}": float(off) for i, off in enumerate(_off(part))}
     lines = dict(zip(names, (values - expected).T, strict=True))
-    return worst_of(found, _settling(lines, "|mean difference − constant|"))
+    return worst_of(found, settling(lines, "|mean difference − constant|"))
 
 
 def _differences(setting: Setting, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,4 +205,4 @@ def _divergences(setting: Setting) -> Measured:
         found[f"KL({name})"] = float(_off(ratio, divergence))
         found[f"overlap({name})"] = float(_off(np.exp(-0.5 * ratio), overlap))
         lines[f"KL({name})"] = ratio - divergence
-    return worst_of(found, _settling(lines, "|mean of ln p/q − KL|"))
+    return worst_of(found, settling(lines, "|mean of ln p/q − KL|"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -170,20 +171,24 @@ def _denoising_is_explicit(setting: Setting) -> Measured:
     law = whole_law()
     constant = float(law.constant) - 1 / float(PROCESS.sigma(TIME)) ** 2
     error = _differences(setting, law, lambda theta: _denoising(setting, theta), constant)
-    return Measured(error, f"the constant is {constant:.4f}", _along_a_line(setting, law))
+    curves = {
+        "explicit": lambda theta: _explicit(setting, law, theta),
+        "denoising": lambda theta: _denoising(setting, theta),
+        "implicit": lambda theta: _implicit(setting, law, theta),
+    }
+    return Measured(error, f"the constant is {constant:.4f}", _along_a_line(curves))
 
 
-def _along_a_line(setting: Setting, law: _Law) -> Curves:
-    """Three losses from one parameter to another."""
-    u, (start, end, _) = np.linspace(-1.5, 1.5, 41), thetas()
+def _along_a_line(losses: dict[str, Loss]) -> Curves:
+    """Losses from one parameter to another."""
+    u, (start, end, _) = np.linspace(-1.5, 1.5, 31), thetas()
 
-    def losses(v: Array) -> Array:
+    def all_of(v: Array) -> Array:
         theta = 0.5 * (start + end) + v * (end - start)
-        return jnp.stack([_explicit(setting, law, theta), _denoising(setting, theta), _implicit(setting, law, theta)])
+        return jnp.stack([loss(theta) for loss in losses.values()])
 
-    values = np.asarray(jax.jit(lambda: jax.lax.map(losses, jnp.asarray(u)))())
-    names = ("explicit", "denoising", "implicit")
-    return Curves(u, dict(zip(names, values.T, strict=True)), "along a line of parameters", "loss")
+    values = np.asarray(jax.jit(lambda: jax.lax.map(all_of, jnp.asarray(u)))())
+    return Curves(u, dict(zip(losses, values.T, strict=True)), "along a line of parameters", "loss")
 
 
 @identity(
@@ -209,7 +214,11 @@ def _along_a_line(setting: Setting, law: _Law) -> Curves:
 def _implicit_is_explicit(setting: Setting) -> Measured:
     law = whole_law()
     error = _differences(setting, law, lambda theta: _implicit(setting, law, theta), law.constant)
-    return Measured(error, f"the constant is {float(law.constant):.4f}")
+    curves = {
+        "exact: explicit": lambda theta: _explicit(setting, law, theta),
+        "implicit + constant": lambda theta: _implicit(setting, law, theta) + law.constant,
+    }
+    return Measured(error, f"the constant is {float(law.constant):.4f}", _along_a_line(curves))
 
 
 def _two_keys(setting: Setting, count: int) -> list[Array]:
@@ -252,9 +261,19 @@ def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], key
 )
 def _sliced_is_explicit(setting: Setting) -> Measured:
     law = whole_law()
-    loss = _mean_of_slices(setting, law, sliced_score_matching, _two_keys(setting, len(law.p)))
+    keys = _two_keys(setting, len(law.p))
+    loss = _mean_of_slices(setting, law, sliced_score_matching, keys)
     error = _differences(setting, law, loss, law.constant)
-    return Measured(error, f"the constant is {float(law.constant):.4f}")
+    one, other = (_mean_of_slices(setting, law, sliced_score_matching, [key, key]) for key in keys)
+    curves = {
+        "exact: explicit": lambda theta: _explicit(setting, law, theta),
+        "one slice + constant": lambda theta: one(theta) + law.constant,
+        "the other + constant": lambda theta: other(theta) + law.constant,
+    }
+    plot = _along_a_line(curves)
+    first, second = (plot.lines[name] for name in list(curves)[1:])
+    plot = replace(plot, lines=plot.lines | {"their mean": 0.5 * (first + second)})
+    return Measured(error, f"the constant is {float(law.constant):.4f}", plot)
 
 
 @identity(
