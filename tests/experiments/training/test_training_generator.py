@@ -1,0 +1,207 @@
+"""A one-step generator and two density estimators under one loss, and the images of a stable target."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import BATCH, SHAPE, TinyBatches, tiny_config, tiny_data
+
+from diffusion import EDM, keys
+from diffusion.networks.configs import MLPConfig
+from diffusion.prediction import Preconditioning, network_denoiser
+from diffusion.time_distributions import LogUniformSigma
+from experiments import solver
+from experiments.config import Denoising, Generator
+from experiments.data.scaling import to_model
+from experiments.errors import UsageError
+from experiments.guided import Wish
+from experiments.sampling import Model, draw
+from experiments.training.data import REFERENCE, _WithReference, open_data
+from experiments.training.generator import DATA, GENERATOR, SAMPLES, alternating, game_losses
+from experiments.training.loop import train
+from experiments.training.model import load_model, make_network
+from experiments.training.objective import make_objective
+from experiments.training.potential import potential
+from experiments.training.replicas import Replicas
+from experiments.training.state import initial_state
+from experiments.training.step import make_step
+
+PLAIN = MLPConfig(hidden=8, layers=1, embedding=4)
+RULES = {"conditional": False, "network": PLAIN, "schedule": EDM(sigma_min=0.1, sigma_max=5.0)}
+
+
+def game_config(every=2, **fields):
+    fields = {"preconditioning": Preconditioning("x0", 0.5), **RULES, **fields}
+    return tiny_config(objective=Generator(sigma=0.5, every=every), **fields)
+
+
+@pytest.fixture(scope="module")
+def game():
+    config = game_config()
+    network, params = make_network(config, tiny_data().facts, jax.random.key(0))
+    rng = np.random.default_rng(0)  # an untrained network is zero
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32), params)
+    x_0, slots = to_model(jnp.asarray(TinyBatches()[0]["image"])), jnp.arange(BATCH)
+    losses = jax.jit(lambda p, x, s: game_losses(p, jax.random.key(1), config, network, x, s))
+    return config, network, params, x_0, slots, losses
+
+
+def test_each_loss_moves_its_own_network(game):
+    """Changing one network changes no other's gradient but by the estimators' in the generator's."""
+    _, _, params, x_0, slots, losses = game
+    slopes = jax.grad(lambda p: jnp.mean(losses(p, x_0, slots)))
+
+    def changed(name):
+        other = {**params, name: jax.tree.map(lambda leaf: 1.3 * leaf, params[name])}
+        before, after = slopes(params), slopes(other)
+        return {
+            part: any(
+                not np.allclose(a, b, rtol=1e-4, atol=1e-7)
+                for a, b in zip(*map(jax.tree.leaves, (before[part], after[part])), strict=True)
+            )
+            for part in (DATA, SAMPLES, GENERATOR)
+        }
+
+    assert changed(DATA) == {DATA: True, SAMPLES: False, GENERATOR: True}
+    assert changed(SAMPLES) == {DATA: False, SAMPLES: True, GENERATOR: True}
+    assert changed(GENERATOR)[DATA] is False
+    other = slopes(params), jax.grad(lambda p: jnp.mean(losses(p, -x_0, slots)))(params)
+    assert all(np.allclose(a, b) for a, b in zip(*(jax.tree.leaves(s[SAMPLES]) for s in other), strict=True))
+
+
+def test_the_generator_follows_the_difference_of_the_estimators(game):
+    """Its gradient is that of (ψ_q − ψ_p)(g + ε)/(d σ²), formed by hand; the value is the other losses."""
+    config, network, params, x_0, slots, losses = game
+    sigma, process = config.objective.sigma, config.process()
+    latent_key, compare_key = (jax.random.fold_in(jax.random.key(1), i) for i in (0, 3))
+    latent = 5.0 * keys.normal(keys.sample_keys(latent_key, slots), SHAPE)
+    noise = keys.normal(keys.sample_keys(compare_key, slots), SHAPE)
+
+    def by_hand(part):
+        made = network_denoiser(network, {**params, GENERATOR: part}, process, config.preconditioning)(latent, 5.0)
+        values = [potential(network.estimator, params[name], 0.5)(made + sigma * noise) for name in (SAMPLES, DATA)]
+        return jnp.mean(values[0] - values[1]) / (64 * sigma**2)
+
+    found = jax.grad(lambda p: jnp.mean(losses(p, x_0, slots)))(params)[GENERATOR]
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), found, jax.grad(by_hand)(params[GENERATOR]))
+    other = {**params, GENERATOR: jax.tree.map(jnp.zeros_like, params[GENERATOR])}
+    blind = jax.tree.map(jnp.zeros_like, params[DATA])  # ψ = 0 adds nothing: what is left is |ε|²/(d σ²), about 1
+    value = float(jnp.mean(losses({**other, DATA: blind, SAMPLES: blind}, x_0, slots)))
+    assert value == pytest.approx(2.0, abs=4 * np.sqrt(2 * 2 / (BATCH * 64)))
+
+
+def test_losses_depend_on_slots_alone(game):
+    _, _, params, x_0, slots, losses = game
+    whole = losses(params, x_0, slots)
+    np.testing.assert_allclose(losses(params, x_0[4:], slots[4:]), whole[4:], rtol=1e-5)
+
+
+def test_the_generator_moves_in_one_step_of_every(game):
+    config, network, params, *_ = game
+    config = game_config(every=3)
+    optimizer = alternating(config)
+    state = initial_state(params, optimizer, config)
+    step = jax.jit(make_step(make_objective(config, network, 4, False), optimizer, config))
+    moved = {name: [] for name in params}
+    for n in range(7):
+        before = state.params
+        state, metrics = step(state, jax.tree.map(jnp.asarray, TinyBatches()[n]))
+        assert bool(metrics.finite)
+        for name in moved:
+            pairs = zip(jax.tree.leaves(before[name]), jax.tree.leaves(state.params[name]), strict=True)
+            moved[name].append(any(bool(jnp.any(a != b)) for a, b in pairs))
+    # The first update of each is at the learning rate 0 of its own warm-up.
+    assert moved[DATA] == moved[SAMPLES] == [False] + 6 * [True]
+    assert moved[GENERATOR] == [False, False, False, False, False, True, False]
+
+
+def test_a_generator_run_trains_resumes_and_samples_in_one_call(tmp_path):
+    config = game_config(training={"steps": 6, "checkpoint_every": 3, "validate_every": 3})
+    train(config, tmp_path, data=tiny_data(), quiet=True)
+    whole = load_model(tmp_path)
+    early = load_model(tmp_path / "checkpoints" / "00000003")
+    assert not np.array_equal(*(jax.tree.leaves(m.params[GENERATOR])[0] for m in (whole, early)))
+    model = Model(config, whole.network, whole.params, SHAPE)
+    own = solver.build_own(
+        dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, sampler="euler", steps=1))
+    )
+    drawn = next(draw(model, own, range(4), batch=4, wish=Wish()))
+    assert drawn.nfe == 1
+    assert drawn.images.shape == (4, *SHAPE)
+    assert len(np.unique(drawn.images.reshape(4, -1), axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"preconditioning": Preconditioning("edm", 0.5)}, "add --preconditioning.kind x0"),
+        ({"conservative": True}, "goes without --conservative"),
+        ({"schedule": EDM(sigma_min=0.1, sigma_max=0.4)}, "--objective.sigma is 0.5"),
+    ],
+)
+def test_what_a_generator_cannot_be_is_refused(fields, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        game_config(**fields)
+    with pytest.raises(UsageError, match=r"--objective.every is 0"):
+        game_config(every=0)
+
+
+def test_a_noise_blind_conservative_run_has_a_potential():
+    """Its denoiser is y + ∇ψ(y), ψ the potential, at every noise level."""
+    fields = {
+        "conservative": True,
+        "times": LogUniformSigma(0.1, 2.0),
+        "preconditioning": Preconditioning("residual", 0.5),
+    }
+    config = tiny_config(**{**RULES, **fields})
+    network, params = make_network(config, tiny_data().facts, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf + 0.05, params)
+    y = jax.random.normal(jax.random.key(1), (3, *SHAPE))
+    denoise = network_denoiser(network, params, config.process(), config.preconditioning)
+    psi = potential(network, params, 0.5)
+    slope = jax.grad(lambda x: jnp.sum(psi(x)))(y)
+    assert float(jnp.max(jnp.abs(slope))) > 1e-2
+    for t in (0.1, 3.0):
+        np.testing.assert_allclose(denoise(y, t), y + slope, rtol=1e-5, atol=1e-5)
+
+
+def test_reference_images_are_whole_everywhere_and_others_every_step():
+    config = tiny_config(conditional=False, objective=Denoising(reference=12))
+    data = open_data(dataclasses.replace(config, data=dataclasses.replace(config.data, source="digits")))
+    assert isinstance(data.batches, _WithReference)
+    first, second = data.batches[0], data.batches[1]
+    assert first[REFERENCE].shape == (12, *SHAPE)
+    assert first["image"].shape == (BATCH, *SHAPE)
+    assert not np.array_equal(first[REFERENCE], second[REFERENCE])
+    np.testing.assert_array_equal(first[REFERENCE], data.batches[0][REFERENCE])
+    assert not np.array_equal(first[REFERENCE][:BATCH], first["image"])
+    assert all(REFERENCE not in batch for batch in data.held_out)
+    split = Replicas(tuple(jax.devices()[:1]) * 1, 1).split([first, second])
+    assert split[REFERENCE].shape == (1, 2, 12, *SHAPE)
+    assert split["image"].shape == (1, 2, BATCH, *SHAPE)
+
+
+def test_micro_batches_and_shares_have_the_same_target():
+    """The loss with reference images is the same, however the batch is divided; and it is not the one without."""
+    config = tiny_config(conditional=False, network=PLAIN, objective=Denoising(reference=12))
+    network, params = make_network(config, tiny_data().facts, jax.random.key(0))
+    objective = make_objective(config, network, 4, False)
+    batch = {**jax.tree.map(jnp.asarray, TinyBatches()[0]), REFERENCE: jnp.asarray(TinyBatches()[1]["image"])}
+    loss = jax.jit(lambda b: objective(params, jax.random.key(0), b, jnp.ones(1), True)[0])
+    whole = loss(batch)
+    half = {name: leaf if name == REFERENCE else leaf[4:] for name, leaf in batch.items()}
+    np.testing.assert_allclose(loss(half), whole[4:], rtol=1e-5)
+    plain = loss({name: leaf for name, leaf in batch.items() if name != REFERENCE})
+    assert float(jnp.max(jnp.abs(plain - whole))) > 1e-3
+    import optax
+
+    twice = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, accumulate=2))
+    states = []
+    for each, unroll in ((config, True), (twice, True), (twice, False)):
+        state = initial_state(params, optax.sgd(0.1), each)
+        states.append(jax.jit(make_step(objective, optax.sgd(0.1), each, unroll=unroll))(state, batch)[0].params)
+    for other in states[1:]:
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), states[0], other)
