@@ -339,11 +339,11 @@ def weights_by_numpy(points, x, df, sigma):
 def test_atoms_under_heavy_tails_in_float32(d, df):
     """Means and displacements at 1e-6 to 1e12 times the size of the data, where each ln p is rounded to 0.1."""
     rng = np.random.default_rng(0)
-    points = np.float32(rng.normal(size=(30, d)) / np.sqrt(d)).astype(np.float64)
+    points = np.asarray(rng.normal(size=(30, d)) / np.sqrt(d), np.float32).astype(np.float64)
     toward = rng.normal(size=d) / np.sqrt(d)
     law = Atoms(points)
     for sigma in (1e-6, 1.0, 1e3):
-        x = np.float32(points[3] + np.array([1e-6, 1e-3, 1.0, 1e2, 1e4, 1e8, 1e12])[:, None] * toward)
+        x = (points[3] + np.array([1e-6, 1e-3, 1.0, 1e2, 1e4, 1e8, 1e12])[:, None] * toward).astype(np.float32)
         process = at(1.0, jnp.float32(sigma), StudentT(df))
         mean, gap = law.denoiser(process)(jnp.asarray(x), 0.5), law.displacement(process, jnp.asarray(x), 0.5)
         assert mean.dtype == gap.dtype == jnp.float32

@@ -100,11 +100,11 @@ def test_the_field_is_minus_the_gradient_of_the_potential(d, df, x64):
 @pytest.mark.parametrize(("d", "df"), [(2, 2048.0), (100_000, 1.0), (100_000, 2048.0)])
 def test_float32_at_every_distance(d, df):
     """Direction and ln |E| from 1e-6 to 1e12 times the size of the data, beside a charge and high above it."""
-    points = np.float32(np.random.default_rng(0).normal(size=(8, d)) / np.sqrt(d))
+    points = np.asarray(np.random.default_rng(0).normal(size=(8, d)) / np.sqrt(d), np.float32)
     toward = np.random.default_rng(1).normal(size=d)
     toward /= np.linalg.norm(toward)
     r = np.repeat([1e-6, 1e-2, 1.0, 1e6], 5)
-    x = np.float32(points[3] + np.tile([1e-6, 1e-2, 1.0, 1e4, 1e12], 4)[:, None] * toward)
+    x = (points[3] + np.tile([1e-6, 1e-2, 1.0, 1e4, 1e12], 4)[:, None] * toward).astype(np.float32)
     with jax.enable_x64(True):
         exact = poisson_field(Atoms(points.astype(np.float64)), jnp.asarray(x, jnp.float64), r, df)
         exact = jax.tree.map(np.asarray, exact)
@@ -176,7 +176,7 @@ def test_the_prior_has_the_mass_of_one_and_the_published_constant_has_not(x64):
 
 def test_hyper_parameters_carry_over_by_r_is_sigma_root_d():
     process = poisson_process(64.0)
-    assert (process.schedule.sigma_min, process.schedule.sigma_max) == (0.002, 80.0)
+    assert (process.t_min, process.t_max) == (0.002, 80.0)
     assert radius_from_sigma(80.0, 64.0) == 640.0
 
 

@@ -13,7 +13,7 @@ from diffusion.oracles import Atoms, StudentTMixture
 from diffusion.oracles.law import Law
 from diffusion.poisson import augmented_field, curl, divergence, plain_field, poisson_field, shell, shell_field
 from experiments.verification.plots import Curves, FlowLines
-from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
 
 _WEIGHTS = np.asarray([0.2, 0.5, 0.3])
 _PFGM = "Xu et al. 2022, arXiv:2209.11178"
@@ -21,7 +21,7 @@ _PFGM = "Xu et al. 2022, arXiv:2209.11178"
 
 def charges(dim: int) -> Atoms:
     """Three unequal charges."""
-    return Atoms(np.random.default_rng(4).normal(size=(3, dim)) / np.sqrt(max(dim, 2) / 2), _WEIGHTS)
+    return Atoms(np.random.default_rng(4).normal(size=(3, dim)) / np.sqrt(largest(dim, 2) / 2), _WEIGHTS)
 
 
 def _cauchy(dim: int) -> StudentTMixture:
