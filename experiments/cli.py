@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a model on images, or go on with a training",
     "sample": "draw images from a trained model",
     "evaluate": "measure a trained model against held-out images",
+    "anomaly": "say how strange images are to a trained model with an energy",
     "verify": "measure the equations against exact answers, or a trained model against the equations",
     "grid": "fit a sampler's time grid to a trained model",
     "samplers": "list the samplers",
