@@ -160,9 +160,14 @@ def _refused_generators(config: Config, rule: Generator) -> Refusals:
     return [
         (rule.every < 1, f"--objective.every is {rule.every}; give at least 1."),
         (
-            not 0 < rule.sigma < largest,
-            f"--objective.sigma is {rule.sigma:g}, with --schedule {type(config.schedule).__name__}; a generator needs "
-            "--schedule edm and a noise level between 0 and --schedule.sigma-max.",
+            not 0 < rule.learning_rate < math.inf,
+            f"--objective.learning-rate is {rule.learning_rate}; give a positive number.",
+        ),
+        (
+            not 0 < rule.sigma <= rule.sigma_max < largest,
+            f"--objective.sigma is {rule.sigma:g} and --objective.sigma-max {rule.sigma_max:g}, "
+            f"with --schedule {type(config.schedule).__name__}; a generator needs "
+            "--schedule edm and noise levels 0 < sigma <= sigma-max below --schedule.sigma-max.",
         ),
         (
             config.preconditioning.kind != "x0" or isinstance(config.noise, StudentT),

@@ -49,9 +49,13 @@ class Generator:
     """The network makes an image in one call; two density estimators, trained beside it, tell how its law differs."""
 
     sigma: float = 0.5
-    """Noise level at which the laws of the images and of the data are compared."""
+    """Smallest noise level at which the laws of the images and of the data are compared."""
+    sigma_max: float = 3.0
+    """Largest of these levels: alike from afar before alike from near; the same as the smallest for one alone."""
     every: int = 2
     """Steps of the estimators to one of the generator."""
+    learning_rate: float = 2e-4
+    """Peak learning rate of the generator, below the estimators' so that they can follow it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion import keys as keys_lib
-from diffusion.arrays import sum_event
+from diffusion.arrays import expand, sum_event
 from diffusion.energy.residual import Potential, check_level
 
 
@@ -29,11 +29,12 @@ def generator_loss(
     """(ψ_q − ψ_p)(g + ε)/σ² for each g of `generated`, ε ~ N(0, σ²I): its mean is KL(q̂ ‖ p̂) up to a constant.
 
     ψ_p is `psi_data`, ψ_q `psi_model`, an estimator of what the generator makes; only `generated` gets a gradient.
-    `key` is one key, or one for each element. Raises ValueError for a σ that is not positive.
+    `key` is one key, or one for each element; σ is one level, or (b,). Raises ValueError for a σ that is not positive.
     """
     keys = keys_lib.as_keys(key, generated.shape[0])
     noise = keys_lib.normal(keys, generated.shape[1:], generated.dtype)
-    return frozen_gap(psi_data, psi_model, generated + jnp.asarray(sigma, generated.dtype) * noise, sigma)
+    level = expand(jnp.asarray(sigma, generated.dtype), generated)
+    return frozen_gap(psi_data, psi_model, generated + level * noise, sigma)
 
 
 def frozen_gap(

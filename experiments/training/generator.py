@@ -2,10 +2,14 @@
 
     data        E |∇ψ_p(x + ε) + ε|²          on images x, ε ~ N(0, σ²I): ψ_p = σ² ln p̂ + C
     samples     E |∇ψ_q(g(z) + ε) + ε|²       on what the generator makes, held fixed
-    generator   ∇_θ E (ψ_q − ψ_p)(g_θ(z) + ε)/σ² = ∇_θ KL(q̂ ‖ p̂), both estimators held fixed
+    generator   ∇_θ E (ψ_q − ψ_p)(g_θ(z) + ε) = σ² ∇_θ KL(q̂ ‖ p̂), both estimators held fixed
+
+At one noise level σ this is the published method (Bigdeli et al. 2020, arXiv:2001.02728, algorithm 1). There p̂ is
+learnt near the data only, and a generator that begins elsewhere is told nothing of them. So both estimators are told
+the level, which is drawn log-uniformly from σ to σ_max, where p̂ and q̂ overlap.
 
 Each loss has a gradient in its own network only, so that their sum trains all three; the generator moves in one step of
-`every` alone (Bigdeli et al. 2020, arXiv:2001.02728, algorithm 1). The generator is the denoiser at the noise level
+`every` alone. The generator is the denoiser at the noise level
 of the prior, x = D(σ_max z, σ_max): a sampler's single step from σ_max to 0 is a call of it.
 """
 
@@ -22,20 +26,22 @@ from jaxtyping import Array, Float, Int, Key
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import event_size
-from diffusion.energy import generator_loss, residual_denoiser
+from diffusion.energy import generator_loss
 from diffusion.energy.residual import Potential
 from diffusion.networks.conservative import Conservative
 from diffusion.networks.functional import Network, Params
-from diffusion.prediction import network_denoiser
+from diffusion.prediction import Preconditioning, network_denoiser
 from diffusion.process import prior_sample
 from diffusion.score_matching import denoising_terms
 from diffusion.time_distributions import LogUniformSigma
-from diffusion.weightings import UniformWeighting
+from diffusion.weightings import EDMWeighting
 from experiments.config import Config, Generator
 from experiments.training.optimizer import make_optimizer
-from experiments.training.potential import potential
+from experiments.training.potential import level_potential
 
 DATA, SAMPLES, GENERATOR = "data", "samples", "generator"
+REACH = 2.0
+"""B, the largest value that the generator gives; data lie in [−1, 1] or little beyond."""
 
 
 @dataclass(frozen=True)
@@ -63,36 +69,39 @@ class Game:
         labels: Int[Array, " b"] | None = None,
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b *event"]:
-        """The generator's answer."""
-        return self.generator(params[GENERATOR], x, c_noise, labels, keys)
+        """The generator's answer B tanh((x/2 + F)/B).
+
+        It begins as the latent, for from one point, an untrained F, all samples would move alike. It is bounded, for
+        far from all data the estimators know nothing.
+        """
+        return REACH * jnp.tanh((0.5 * x + self.generator(params[GENERATOR], x, c_noise, labels, keys)) / REACH)
 
 
 def game_losses(
     params: Params, key: Key[Array, ""], config: Config, game: Game, x_0: Float[Array, "b *event"], slots: Array
 ) -> Float[Array, " b"]:
-    """The two denoising losses of each element, over d σ²; the generator's loss adds its gradient and the value 0.
+    """The two denoising losses of each element by EDM's weight; the generator's adds its gradient and the value 0.
 
-    An estimator without knowledge of the data has 1 for its loss. Everything random depends on (key, slot) alone.
+    Everything random depends on (key, slot) alone.
     """
     rule = config.objective
     assert isinstance(rule, Generator)
-    process, sigma = config.process(), rule.sigma
+    process, levels = config.process(), LogUniformSigma(rule.sigma, rule.sigma_max)
+    sigma_data = config.preconditioning.sigma_data
     latent_key, data_key, sample_key, compare_key = (jax.random.fold_in(key, i) for i in range(4))
     latent = prior_sample(keys_lib.sample_keys(latent_key, slots), process, x_0.shape)
     made = network_denoiser(game, params, process, config.preconditioning)(latent, process.t_max)
 
-    def estimator(name: str) -> Potential:
-        return potential(game.estimator, params[name], config.preconditioning.sigma_data)
+    def denoising(key: Array, name: str, x: Array) -> Array:
+        denoise = network_denoiser(game.estimator, params[name], process, Preconditioning("edm", sigma_data))
+        shared = {"times": levels, "ids": slots, "batch_size": config.training.batch_size}
+        return denoising_terms(key, process, denoise, x, weighting=EDMWeighting(sigma_data), **shared).loss
 
-    def denoising(key: Array, psi: Potential, x: Array) -> Array:
-        times, batch = LogUniformSigma(sigma, sigma), config.training.batch_size
-        shared = {"weighting": UniformWeighting(), "times": times, "ids": slots, "batch_size": batch}
-        return denoising_terms(key, process, residual_denoiser(psi), x, **shared).loss / sigma**2
-
-    losses = denoising(data_key, estimator(DATA), x_0)
-    losses += denoising(sample_key, estimator(SAMPLES), jax.lax.stop_gradient(made))
+    losses = denoising(data_key, DATA, x_0) + denoising(sample_key, SAMPLES, jax.lax.stop_gradient(made))
     keys = keys_lib.sample_keys(compare_key, slots)
-    gap = generator_loss(keys, estimator(DATA), estimator(SAMPLES), made, sigma) / event_size(x_0)
+    sigma = levels.quantile(process, keys_lib.uniform(keys_lib.fold(keys, 1)))
+    data, model = (level_potential(game.estimator, params[name], sigma_data, sigma) for name in (DATA, SAMPLES))
+    gap = sigma**2 * generator_loss(keys_lib.fold(keys, 0), data, model, made, sigma) / event_size(x_0)
     return losses + gap - jax.lax.stop_gradient(gap)
 
 
@@ -100,7 +109,8 @@ def alternating(config: Config) -> optax.GradientTransformation:
     """The optimiser: the estimators move in every step, the generator in one of `every`, each clipped by itself."""
     rule, steps = config.objective, config.training.steps
     assert isinstance(rule, Generator)
-    ours = replace(config.optimizer, warmup_steps=config.optimizer.warmup_steps // rule.every)
+    warmup = config.optimizer.warmup_steps // rule.every
+    ours = replace(config.optimizer, learning_rate=rule.learning_rate, warmup_steps=warmup)
 
     def due(step: Any, **_: Any) -> Any:
         return (step + 1) % rule.every == 0
@@ -115,5 +125,6 @@ def _parts(params: Params) -> Mapping[str, str]:
 
 
 def data_potential(game: Game, params: Any, config: Config) -> Potential:
-    """ψ_p of the data, the estimator that is worth keeping."""
-    return potential(game.estimator, params[DATA], config.preconditioning.sigma_data)
+    """ψ_p of the data at the smallest level, the estimator that is worth keeping."""
+    assert isinstance(config.objective, Generator)
+    return level_potential(game.estimator, params[DATA], config.preconditioning.sigma_data, config.objective.sigma)
