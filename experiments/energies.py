@@ -1,15 +1,18 @@
 """From a trained run to its energy E = −ψ/σ_0², and what it says of images: how strange, of which of two laws.
 
-ψ/σ_0² is ln p̂ up to a constant, p̂ the law of images under noise of σ_0: so copies of an image with such noise are
-asked, not the image, which lies where p̂ has little mass.
+ψ/σ_0² is ln p̂ up to a constant, p̂ the law of images under noise of σ_0. The mean over noisy copies of an image is
+the cross-entropy of N(x, σ_0²I) and p̂, and the image itself lies above where p̂ has its mass. As a score the image
+itself is better all the same: two digits blended into one score above a digit with probability 0.89 at σ_0 = 0.1 and
+0.82 at 0.3, by 64 noisy copies with 0.86 and 0.72; for other changes of digits the two agree.
 """
 
 from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +34,7 @@ from experiments.errors import DivergedError, UsageError
 if TYPE_CHECKING:
     from experiments.training.model import TrainedModel
 
-# No sample of any run has it: the noise of a score is that of no image.
+# Not the key of samples.
 _KEY_SEED = 0x5C0E
 
 
@@ -40,10 +43,13 @@ class Energy:
     """A potential ψ, D(y) = y + ∇ψ(y), and the noise levels that it is of."""
 
     psi: Potential
+    """ψ, a Partial with the parameters as leaves."""
     sigma: float
     """σ_0: p̂ = p * N(0, σ_0²I) ∝ e^{ψ/σ_0²}, in the units of the data."""
     high: float
     """The largest level that ψ was trained at."""
+    sigma_data: float
+    """Standard deviation of the data, about."""
     event_shape: tuple[int, ...]
 
 
@@ -52,13 +58,15 @@ def energy_of(trained: TrainedModel, flag: str = "--run") -> Energy:
 
     Raises UsageError, naming the run as `flag` gave it, for every other run.
     """
+    from diffusion.networks.conservative import Conservative
     from experiments.training.generator import Game, data_potential
     from experiments.training.potential import potential
 
     config, network, shape = trained.config, trained.network, tuple(trained.facts.event_shape)
     if isinstance(config.objective, Generator) and isinstance(network, Game):
         sigma = config.objective.sigma
-        return Energy(data_potential(network, trained.params, config), sigma, sigma, shape)
+        psi = data_potential(network, trained.params, config)
+        return Energy(psi, sigma, sigma, config.preconditioning.sigma_data, shape)
     if not (config.conservative and config.preconditioning.kind == "residual"):
         raise UsageError(
             f"{flag} {trained.path} has no energy: its denoiser is no gradient of one scalar for all noise levels; "
@@ -69,8 +77,9 @@ def energy_of(trained: TrainedModel, flag: str = "--run") -> Energy:
             f"{flag} {trained.path} has no smallest level σ_0 of Gaussian noise that its energy is of; "
             "train with --times log-uniform and --noise gaussian, such as --preset digits-mdsm."
         )
-    psi = potential(network, trained.params, config.preconditioning.sigma_data)  # type: ignore[arg-type]
-    return Energy(psi, float(config.times.low), float(config.times.high), shape)
+    sigma_data = config.preconditioning.sigma_data
+    psi = potential(cast(Conservative, network), trained.params, sigma_data)
+    return Energy(psi, float(config.times.low), float(config.times.high), sigma_data, shape)
 
 
 def origin(told: solver.CheckpointArguments, trained: TrainedModel) -> dict[str, Any]:
@@ -87,7 +96,7 @@ def origin(told: solver.CheckpointArguments, trained: TrainedModel) -> dict[str,
 def strangeness(energy: Energy, images: Events, *, copies: int, batch: int = 256) -> Float64[np.ndarray, " n"]:
     """−ψ(y)/σ_0² of each image in nats, up to a constant: the mean over `copies` y = x + σ_0 z, or of y = x for 0.
 
-    The noise of an image is that of its pixels: equal images have equal scores, in any batch and any data set.
+    The noise of an image depends on its pixels alone: equal images have equal scores, in any batch and any data set.
     Raises DivergedError for a score that is not finite.
     """
     return _scored("score", _strangeness, (as_partial(energy.psi), energy.sigma), energy.sigma, images, copies, batch)
@@ -124,7 +133,9 @@ def _log_ratio(y: Array, psi_a: Potential, psi_b: Potential, sigma: Array) -> Ar
 
 
 @functools.partial(jax.jit, static_argnames=("value", "copies"))
-def _mean(value, arguments: tuple, sigma: Array, x: Array, marks: Array, copies: int) -> Array:
+def _mean(
+    value: Callable[..., Array], arguments: tuple[Any, ...], sigma: Array, x: Array, marks: Array, copies: int
+) -> Array:
     """The mean of `value` over noisy copies (b,); over the image itself for none."""
     if not copies:
         return value(x, *arguments)
@@ -136,12 +147,21 @@ def _mean(value, arguments: tuple, sigma: Array, x: Array, marks: Array, copies:
     return jnp.mean(jax.lax.map(copy, jnp.arange(copies)), axis=0)
 
 
-def _scored(what: str, value, arguments, sigma: float, images: Events, copies: int, batch: int):
+def _scored(
+    what: str,
+    value: Callable[..., Array],
+    arguments: tuple[Any, ...],
+    sigma: float,
+    images: Events,
+    copies: int,
+    batch: int,
+) -> Float64[np.ndarray, " n"]:
     parts, batch = [], min(batch, len(images))
     for start in range(0, len(images), batch):
         rows = np.minimum(np.arange(start, start + batch), len(images) - 1)  # one shape, one compilation
         marks = np.asarray([zlib.crc32(np.ascontiguousarray(image).tobytes()) for image in images[rows]], np.uint32)
-        part = _mean(value, arguments, sigma, jnp.asarray(to_model(images[rows])), jnp.asarray(marks), copies)
+        x = jnp.asarray(to_model(images[rows]))
+        part = _mean(value, arguments, jnp.asarray(sigma, x.dtype), x, jnp.asarray(marks), copies)
         parts.append(np.asarray(part, np.float64)[: len(images) - start])
     values = np.concatenate(parts)
     if not np.isfinite(values).all():

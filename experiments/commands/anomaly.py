@@ -246,7 +246,7 @@ def _shown(area: dict[str, float | None]) -> str:
 
 def _write(outdir: Path, scored: dict[str, Scored], report: dict[str, Any]) -> list[Path]:
     """scores.npz, and for images anomalies.png."""
-    name, last = list(scored.items())[-1]
+    last = list(scored.values())[-1]
     arrays = {"scores": last.scores, "index": last.rows, "label": last.labels}
     if last.ratio is not None:
         arrays["log_density_ratio"] = last.ratio
@@ -258,7 +258,7 @@ def _write(outdir: Path, scored: dict[str, Scored], report: dict[str, Any]) -> l
         from experiments.anomaly_figure import draw
 
         files.append(outdir / "anomalies.png")
-        shown = {key: part for key, part in list(scored.items())[1:]}
+        shown = dict(list(scored.items())[1:])
         pixels = draw({key: (part.source.images[part.rows], part.scores) for key, part in shown.items()})
         images.save_png(files[1], pixels, report)
     return files

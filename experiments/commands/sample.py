@@ -37,6 +37,7 @@ Draw images or points from a trained model. The image of a seed is the same in e
 Of a model of points in the plane the picture has three panels: the exact density of the data, the model's own, and
 the samples; --format npz writes the points.
 
+--kernel langevin, mala or hmc samples the energy of a run that has one; `--kernel mala --help` shows its options.
 --class N chooses the class of a conditional model. --sampler NAME chooses a sampler other than the run's own, and
 `--sampler NAME --help` shows the options of that one:
 """ + "\n".join(f"  {', '.join(names)}" for names in solver.catalogue())
@@ -75,12 +76,17 @@ class SampleArguments(solver.RunArguments):
 
 def run(arguments: list[str]) -> int:
     """Sample; returns the exit status."""
+    kernel, arguments = take_flag(arguments, "--kernel")
+    if kernel is not None:
+        from experiments.commands import sample_energy
+
+        return sample_energy.run(kernel, arguments)
     label, arguments = take_flag(arguments, "--class")
     if label is not None and not (label.isascii() and label.isdecimal()):
         raise UsageError(f"--class {label!r} is not the number of a class; give 0, 1, ...")
     if label is not None:
         arguments = [*arguments, "--label", label]
-    told, name = solver.read(SampleArguments, arguments, "scorefield sample", DESCRIPTION, ("--class",))
+    told, name = solver.read(SampleArguments, arguments, "scorefield sample", DESCRIPTION, ("--class", "--kernel"))
     if told.batch < 1:
         raise UsageError(f"--batch is {told.batch}; give at least 1.")
     seeds = parse_seeds(told.seeds)
@@ -109,7 +115,7 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         ):
             parts.append(drawn)
             throughput.add(len(drawn.seeds))
-            _progress(throughput, len(seeds), told.json)
+            progress(throughput, len(seeds), told.json)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(f"--sampler {name}: {error}") from None
     pictures = np.concatenate([part.images for part in parts])
@@ -121,7 +127,7 @@ def _sample(told: SampleArguments, seeds: list[int], name: str, trained: Trained
         "guidance": told.guidance,
         **_said(told, weak),
     }
-    paths = _write(told, model, pictures, seeds, provenance)
+    paths = write(told.outdir, told.format, model, pictures, seeds, provenance, told.label)
     if told.json:
         print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
     else:
@@ -169,39 +175,46 @@ def _said(told: SampleArguments, weak: TrainedModel | None) -> dict[str, Any]:
     return said
 
 
-def _progress(throughput: Throughput, total: int, quiet: bool) -> None:
+def progress(throughput: Throughput, total: int, quiet: bool) -> None:
     if not quiet and sys.stderr.isatty():
         end = "\n" if throughput.count == total else ""
         print(f"\rsampling {throughput.count}/{total}  {throughput}", end=end, file=sys.stderr, flush=True)
 
 
-def _write(
-    told: SampleArguments, model: Model, pictures: np.ndarray, seeds: list[int], provenance: dict[str, Any]
+def write(
+    outdir: Path,
+    form: Literal["grid", "png", "npz"],
+    model: Model,
+    pictures: np.ndarray,
+    seeds: list[int],
+    provenance: dict[str, Any],
+    label: int | None = None,
 ) -> list[Path]:
+    """Write images or points to `outdir` in that form; returns the files."""
     if model.of_points:
-        return [_write_points(told, model, pictures, seeds, provenance)]
-    if told.format == "png":
-        return images.save_singles(told.outdir, pictures, seeds, provenance)
-    if told.format == "npz":
-        path = told.outdir / "samples.npz"
-        labels = {} if told.label is None else {"labels": np.full(len(seeds), told.label)}
+        return [_write_points(outdir, form, model, pictures, seeds, provenance)]
+    if form == "png":
+        return images.save_singles(outdir, pictures, seeds, provenance)
+    if form == "npz":
+        path = outdir / "samples.npz"
+        labels = {} if label is None else {"labels": np.full(len(seeds), label)}
         images.save_npz(path, pictures, provenance, seeds=np.asarray(seeds), **labels)
     else:
-        path = told.outdir / "samples.png"
+        path = outdir / "samples.png"
         images.save_png(path, images.grid(pictures), provenance)
     return [path]
 
 
 def _write_points(
-    told: SampleArguments, model: Model, points: np.ndarray, seeds: list[int], provenance: dict[str, Any]
+    outdir: Path, form: str, model: Model, points: np.ndarray, seeds: list[int], provenance: dict[str, Any]
 ) -> Path:
-    if told.format == "npz":
-        path = told.outdir / "samples.npz"
+    if form == "npz":
+        path = outdir / "samples.npz"
         images.save_arrays(path, provenance, points=points, seeds=np.asarray(seeds))
     else:
         from experiments.plane.figure import model_picture
 
-        path = told.outdir / "samples.png"
+        path = outdir / "samples.png"
         picture = model_picture(model, law_of(model.config.data.source), points)
         images.save_png(path, picture.pixels, {**provenance, **picture.facts})
     return path

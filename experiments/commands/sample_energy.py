@@ -1,0 +1,114 @@
+"""`scorefield sample --kernel`: images or points from the energy of a run, by a Markov chain that cools."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from experiments import solver
+from experiments.commands.sample import progress, write
+from experiments.errors import UsageError
+from experiments.options import choose, parse
+from experiments.sampling import Throughput, parse_seeds
+
+KERNELS = {name: name for name in ("langevin", "mala", "hmc")}
+"""The names of `samplers.energy.Kernel`."""
+
+DESCRIPTION = """\
+Draw images or points from the energy of a trained model, by a Markov chain from a high temperature down to 1 and the
+denoiser's jump at the end. The image of a seed is the same in every batch.
+
+  scorefield sample --run runs/digits-mdsm --kernel mala
+  scorefield sample --run runs/digits-mdsm --kernel hmc --leapfrogs 10
+
+--kernel langevin accepts every step, mala and hmc (Hamiltonian Monte Carlo) as many as leave the density as it is.
+Runs with an energy are trained with --conservative --preconditioning.kind residual --times log-uniform, or with
+--objective generator. Without --kernel the options are those of a sampler of denoisers.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EnergySampleArguments(solver.CheckpointArguments):
+    """What `scorefield sample --kernel` is told."""
+
+    steps: int = 200
+    """Steps from the highest temperature to 1."""
+    hold: int = 100
+    """Steps at the temperature 1 after these."""
+    temperature: float | None = None
+    """The highest temperature. [(largest/smallest noise level of the training)²]"""
+    step_size: float | None = None
+    """Step size η in units of T σ_0²; hmc takes leapfrogs of √η. [0.1 for langevin, 0.3 for mala, 0.15 for hmc]"""
+    leapfrogs: int = 10
+    """Leapfrogs of each step of hmc."""
+    seeds: str = "0-63"
+    """One seed for each image or point: 0-63, or 1,5,10-12."""
+    batch: int = 64
+    """Images drawn at a time; it changes the speed only."""
+    outdir: Path = Path("samples")
+    """Folder to write to."""
+    format: Literal["grid", "png", "npz"] = "grid"
+    """One picture with all images or points, one PNG for each image, or one array file."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+def run(kernel: str, arguments: list[str]) -> int:
+    """Sample by a kernel; returns the exit status."""
+    name = choose("--kernel", kernel, KERNELS)
+    told = parse(EnergySampleArguments, arguments, "scorefield sample --kernel", DESCRIPTION, taken=("--kernel",))
+    for flag, value, fine in (
+        ("--batch", told.batch, told.batch >= 1),
+        ("--steps", told.steps, told.steps >= 1),
+        ("--hold", told.hold, told.hold >= 0),
+        ("--leapfrogs", told.leapfrogs, told.leapfrogs >= 1),
+    ):
+        if not fine:
+            raise UsageError(f"{flag} is {value}; give at least {int(flag != '--hold')}.")
+    if told.temperature is not None and not 1 <= told.temperature < float("inf"):
+        raise UsageError(f"--temperature is {told.temperature}; give 1, for no cooling, or more.")
+    if told.step_size is not None and not 0 < told.step_size < 4:
+        raise UsageError(f"--step-size is {told.step_size}; give a number between 0 and 4, where steps are stable.")
+    return _sample(told, name, parse_seeds(told.seeds))
+
+
+def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
+    from experiments.energies import energy_of, origin
+    from experiments.energy_sampling import SIZES, Chain, draw_energy
+
+    trained = solver.load(told)
+    energy, model = energy_of(trained), solver.model_of(trained)
+    if model.of_points and told.format == "png":
+        raise UsageError("--format png goes with images, and this run makes points; take --format npz.")
+    hottest = (energy.high / energy.sigma) ** 2 if told.temperature is None else told.temperature
+    size = SIZES[kernel] if told.step_size is None else told.step_size
+    chain = Chain(kernel, told.steps, told.hold, hottest, size, told.leapfrogs)
+    parts, throughput = [], Throughput(min(told.batch, len(seeds)))
+    for part in draw_energy(energy, chain, seeds, batch=told.batch):
+        parts.append(part)
+        throughput.add(len(part.drawn.seeds))
+        progress(throughput, len(seeds), told.json)
+    pictures = np.concatenate([part.drawn.images for part in parts])
+    counts = [len(part.drawn.seeds) for part in parts]
+    accepted = np.average([part.acceptance for part in parts], axis=0, weights=counts)
+    # The last step on the way down is at 1 already.
+    acceptance = {"cooling": float(accepted[: told.steps].mean()), "end": float(accepted[told.steps - 1 :].mean())}
+    provenance = {
+        **{"sampler": f"energy-{kernel}", **chain.report(), "sigma": energy.sigma, "acceptance": acceptance},
+        **origin(told, trained),
+        **{"nfe": chain.calls, "seeds": told.seeds},
+    }
+    paths = write(told.outdir, told.format, model, pictures, seeds, provenance)
+    if told.json:
+        print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
+        return 0
+    where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
+    print(
+        f"{len(seeds)} samples, {told.steps} steps of {kernel} from T = {hottest:.4g} to 1 and {told.hold} at 1, "
+        f"accepted {acceptance['cooling']:.1%} on the way down, {acceptance['end']:.1%} at 1, {throughput}: {where}"
+    )
+    return 0
