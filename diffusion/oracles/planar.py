@@ -2,7 +2,7 @@
 
     checkerboard()      every other square of 4 × 4, flat inside
     two_moons()         two half circles, each with its end in the other
-    two_spirals()       two arms of one and a half turns, each the other's mirror image through the origin
+    two_spirals()       two arms of one and a quarter turns, each the other's mirror image through the origin
     eight_gaussians()   eight well separated modes on a circle
 
 All have mean 0 and the standard deviation `STD` = ½, the root mean square of both coordinates, which is EDM's σ_data;
@@ -45,15 +45,15 @@ def two_moons() -> GaussianMixture:
 
 
 def two_spirals() -> GaussianMixture:
-    """±θ (cos θ, sin θ) for θ in [π/2, 7π/2], evenly by arc length, of width 0.3 in these units, then standardised.
+    """±θ (cos θ, sin θ) for θ in [π/2, 3π], evenly by arc length, of width 0.38 in these units, then standardised.
 
     An arc is ½ (θ √(1 + θ²) + asinh θ) long from the origin; neighbouring turns are π apart.
     """
-    fine = np.linspace(0.5 * np.pi, 3.5 * np.pi, 10_001)
+    fine = np.linspace(0.5 * np.pi, 3 * np.pi, 10_001)
     length = 0.5 * (fine * np.sqrt(1 + fine**2) + np.arcsinh(fine))
     angle = np.interp(length[0] + (length[-1] - length[0]) * _middles(250), length, fine)
     arm = angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    return _standardised(np.concatenate([arm, -arm]), 0.3)
+    return _standardised(np.concatenate([arm, -arm]), 0.38)
 
 
 def eight_gaussians() -> GaussianMixture:

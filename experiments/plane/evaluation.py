@@ -12,7 +12,7 @@ from diffusion.distances import energy_test, sliced_wasserstein_test
 from diffusion.oracles import GaussianMixture
 from experiments.data.source import Source
 from experiments.guided import Wish
-from experiments.plane.density import Points, exact_log_prob, has_flow, model_log_prob
+from experiments.plane.density import ModelDensity, Points, energy_density, exact_log_prob, has_flow, model_log_prob
 from experiments.sampling import Model, Sampling, Throughput, draw
 
 _PERMUTATIONS = 199
@@ -72,20 +72,32 @@ def _row(points: Points, real: Points) -> dict[str, Any]:
 def likelihood(
     model: Model, law: GaussianMixture, held_out: Source, *, points: int, seed: int
 ) -> dict[str, Any] | None:
-    """What the model's flow and the exact law say of the same held-out points, in nats, as JSON values.
+    """What the model's own density q and the exact law p say of the same held-out points, in nats, as JSON values.
 
-    `nll` is −E ln q of the flow, `entropy` −E ln p of the law, and `kl` their difference E ln p/q, an estimate of
-    KL(data‖model), whose standard error is that of the differences point by point. Points that the flow could not be
-    followed from are counted in `lost` and left out. None on a discrete chain, which has no flow.
+    `nll` is −E ln q, `entropy` −E ln p, and `kl` their difference E ln p/q, an estimate of KL(p‖q), whose standard
+    error is that of the differences point by point. q is the law at the end of the model's probability flow, and p
+    that of the data; points that the flow could not be followed from are counted in `lost` and left out. Of an energy,
+    q = e^{ψ/σ²}/Z, p is that of the data * N(0, σ²I), and the points are held-out ones with such noise: `blur` is σ.
+    None where there is neither a flow nor an energy.
     """
-    if not has_flow(model):
+    energy = energy_density(model)
+    if energy is None and not has_flow(model):
         return None
-    rows = np.sort(np.random.default_rng(seed).permutation(len(held_out))[:points])
-    x = held_out.images[rows]
-    exact, found = exact_log_prob(law, x), model_log_prob(model, x)
-    log_p, log_q = exact[found.followed], found.log_prob[found.followed]
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(len(held_out))[:points])
+    x, blur, one_level = held_out.images[rows], 0.0, True
+    if energy is None:
+        found = model_log_prob(model, x)
+    else:
+        blur, one_level = energy.sigma, energy.one_level
+        x = (x + blur * rng.standard_normal(x.shape)).astype(np.float32)
+        found = ModelDensity(energy.log_prob(x), np.ones(len(x), bool))
+    log_p, log_q = exact_log_prob(law, x, blur)[found.followed], found.log_prob[found.followed]
     means = {"nll": -log_q, "entropy": -log_p, "kl": log_p - log_q}
     return {
+        "by": "flow" if energy is None else "energy",
+        "blur": blur,
+        "one_level": one_level,
         "points": len(rows),
         "lost": int(np.sum(~found.followed)),
         **{name: _mean(values) for name, values in means.items()},
@@ -109,18 +121,28 @@ def table(report: dict[str, Any]) -> list[str]:
         lines.append(
             f"{name:14}{energy['value']:>16.5f}{energy['p_value']:>8.3f}{sliced['value']:>12.4f}{sliced['p_value']:>8.3f}"
         )
-    told = report["likelihood"]
+    return [*lines, "", *_likelihood_lines(report["likelihood"])]
+
+
+def _likelihood_lines(told: dict[str, Any] | None) -> list[str]:
     if told is None:
-        return [*lines, "", "no likelihood: a discrete chain has no flow"]
-    shown = {
-        name: f"{told[name]['value']:.4f} ± {told[name]['standard_error']:.4f}" for name in ("nll", "entropy", "kl")
-    }
-    lines += [
-        "",
-        f"negative log-likelihood {shown['nll']} nats by the probability flow, of {told['points']} held-out points",
-        f"  entropy of their law {shown['entropy']} nats, by the same points",
-        f"  KL(data‖model) {shown['kl']} nats",
-    ]
-    return lines + (
-        [f"  without {told['lost']} points that the flow could not be followed from"] if told["lost"] else []
+        return ["no likelihood: a discrete chain has no flow, and this model is no energy"]
+    nll, entropy, kl = (
+        f"{told[name]['value']:.4f} ± {told[name]['standard_error']:.4f} nats" for name in ("nll", "entropy", "kl")
     )
+    lost = [f"  without {told['lost']} points that the flow could not be followed from"] if told["lost"] else []
+    if told["by"] == "flow":
+        return [
+            f"negative log-likelihood {nll} by the probability flow, of {told['points']} held-out points",
+            f"  entropy of their law {entropy}, by the same points",
+            f"  KL(data‖model) {kl}",
+            *lost,
+        ]
+    noise = f"N(0, {told['blur']:g}² I)"
+    many = [] if told["one_level"] else ["  it was trained at many noise levels: its energy is near that law, not it"]
+    return [
+        f"negative log-likelihood {nll} by the energy, exp(ψ/σ²)/Z, of {told['points']} held-out points plus {noise}",
+        f"  entropy of their law, data * {noise}, {entropy}, by the same points",
+        f"  KL(data * {noise}‖model) {kl}",
+        *many,
+    ]

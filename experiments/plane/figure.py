@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 from diffusion.oracles import GaussianMixture
 from experiments.errors import UsageError
-from experiments.plane.density import Points, exact_log_prob, has_flow, model_log_prob
+from experiments.plane.density import Points, energy_density, exact_log_prob, has_flow, model_log_prob, square
 from experiments.sampling import Model
 
 REACH = 1.3
@@ -34,19 +34,12 @@ class Picture(NamedTuple):
 def model_picture(model: Model, law: GaussianMixture | None, points: Points, *, density: bool = True) -> Picture:
     """What is known of the model: the law of its data where it is known, its own density if wanted, and samples.
 
-    The model's density needs a flow, and is left out on a discrete chain; it costs seconds.
+    The model's density is its energy's, or else its flow's, which costs seconds and which a discrete chain has not.
     Raises UsageError for points that are not in the plane.
     """
     if model.event_shape != (2,):
         raise UsageError(f"the points have {model.event_shape[0]} coordinates, and a picture 2; add --format npz.")
-    panels: dict[str, np.ndarray] = {}
-    if law is not None:
-        panels["the law of the data, exact"] = np.exp(exact_log_prob(law, cells()))
-    if density and has_flow(model):
-        panels["the model, by its probability flow"] = np.exp(
-            model_log_prob(model, cells(), TOLERANCE, _STEPS).log_prob
-        )
-    # Whoever knows another density of a model, such as exp(ψ/σ²) of a potential ψ, adds a panel here.
+    panels = _densities(model, law, own=density)
     area = (2 * REACH / CELLS) ** 2
     mass = {title: round(float(np.nansum(values)) * area, 4) for title, values in panels.items()}
     outside = int(np.sum(np.abs(points).max(axis=1) > REACH))
@@ -54,11 +47,24 @@ def model_picture(model: Model, law: GaussianMixture | None, points: Points, *, 
     return Picture(draw({title: values.reshape(CELLS, CELLS) for title, values in panels.items()}, points), facts)
 
 
+def _densities(model: Model, law: GaussianMixture | None, *, own: bool) -> dict[str, np.ndarray]:
+    """The densities that are known, by their titles; beside an energy the law has the blur that the energy has."""
+    energy, panels = energy_density(model) if own else None, {}
+    if law is not None:
+        blurred = "" if energy is None else f" * N(0, {energy.sigma:g}² I)"
+        blur = 0.0 if energy is None else energy.sigma
+        panels[f"the law of the data{blurred}, exact"] = np.exp(exact_log_prob(law, cells(), blur))
+    if energy is not None:
+        panels[f"the model's energy, exp(ψ/{energy.sigma:g}²)/Z"] = np.exp(energy.log_prob(cells()))
+    elif own and has_flow(model):
+        found = model_log_prob(model, cells(), TOLERANCE, _STEPS)
+        panels["the model, by its probability flow"] = np.exp(found.log_prob)
+    return panels
+
+
 def cells() -> Points:
     """The middles of the cells, row by row from the bottom: (CELLS², 2)."""
-    axis = REACH * ((np.arange(CELLS) + 0.5) / CELLS * 2 - 1)
-    y, x = np.meshgrid(axis, axis, indexing="ij")
-    return np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
+    return square(REACH, CELLS)
 
 
 def draw(

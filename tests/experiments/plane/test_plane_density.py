@@ -6,15 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion.energy import exact_potential
+from diffusion.networks import Network
+from diffusion.networks.configs import MLPConfig
+from diffusion.networks.conservative import Conservative
 from diffusion.noises import Gaussian, StudentT
 from diffusion.oracles import GaussianMixture, eight_gaussians, two_moons
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
+from diffusion.time_distributions import LogNormalSigma, LogUniformSigma
 from experiments.config import Chain, Config, DataConfig
 from experiments.data import Source
 from experiments.data.sources.plane import draw as draw_points
 from experiments.plane import evaluation, figure
-from experiments.plane.density import exact_log_prob, model_log_prob
+from experiments.plane.density import energy_density, exact_log_prob, has_flow, model_log_prob
 from experiments.sampling import Model
 from samplers.ode import Heun
 from samplers.registry import make_grid
@@ -28,7 +33,13 @@ class ExactNetwork:
 
     def __call__(self, params, x, c_noise, labels):
         t = c_noise * self.process.t_max / 1000
-        scale = jnp.sqrt(self.process.alpha(t) ** 2 * self.sigma_data**2 + self.process.sigma(t) ** 2)
+        alpha, sigma, noise = self.process.alpha(t), self.process.sigma(t), self.process.noise
+        squares = near = (alpha * self.sigma_data) ** 2 + sigma**2
+        if isinstance(noise, StudentT):  # |x|²/|c_in x|², solved for from what the network is given
+            freedom = noise.df + x.shape[1]
+            near = squares - sigma**2 * x.shape[1] / freedom
+            near = near / (1 - sigma**2 * jnp.sum(x**2, axis=1) / (squares * freedom))
+        scale = jnp.sqrt(near)
         return self.law.denoiser(self.process)(x * scale[:, None], t)
 
 
@@ -47,6 +58,27 @@ def exact_model(law, noise=None):
         preconditioning=Preconditioning("x0", 0.5),
     )
     return Model(config, ExactNetwork(law, config), (), (2,))
+
+
+class ExactEnergy(Conservative):
+    """ψ = σ² (ln p̂ + 3) of a law's p̂ = p * N(0, σ²I), in units of sigma_data; parameters (law, σ, sigma_data)."""
+
+    def potential(self, params, x, c_noise, labels=None, keys=None):
+        law, sigma, sigma_data = params
+        return (exact_potential(law, sigma)(sigma_data * x) + 3 * sigma**2) / sigma_data**2
+
+
+def exact_energy(law, sigma=0.1, high=None, **changes):
+    values = {
+        "data": DataConfig(source="plane:gaussians"),
+        "schedule": EDM(),
+        "conservative": True,
+        "preconditioning": Preconditioning("residual", 0.4),
+        "times": LogUniformSigma(sigma, high or sigma),
+    }
+    config = Config(**{**values, **changes})
+    network = ExactEnergy(Network(MLPConfig(hidden=2, layers=1, embedding=2), (2,)))
+    return Model(config, network, (law, sigma, 0.4), (2,))
 
 
 LAW = eight_gaussians()
@@ -81,6 +113,73 @@ def test_the_divergence_of_gaussians_is_found():
     assert told["kl"]["standard_error"] < 1e-3
     assert r**2 > s**2  # the first case is far from 0
     assert s**2 / r**2 - 1 - 2 * math.log(s / r) > 0.05
+
+
+def test_an_exact_energy_is_the_density_of_the_blurred_law_whatever_its_constant():
+    model, x = exact_energy(LAW), draw_points(LAW, 64)
+    found = energy_density(model)
+    assert found is not None
+    np.testing.assert_allclose(found.log_prob(x), exact_log_prob(LAW, x, 0.1), atol=2e-4)
+    assert found.one_level
+    assert not has_flow(model)
+    # It has another law than the data and than other blurs.
+    for blur in (0.0, 0.09):
+        assert np.abs(found.log_prob(x) - exact_log_prob(LAW, x, blur)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conservative": False},
+        {"preconditioning": Preconditioning("x0", 0.4)},
+        {"times": LogNormalSigma()},
+        {"noise": StudentT(4.0)},
+    ],
+)
+def test_no_density_belongs_to_a_potential_of_other_models(changes):
+    assert energy_density(exact_energy(LAW, **changes)) is None
+
+
+def test_the_divergence_of_energies_is_that_of_blurred_laws():
+    """KL(N(0, s² + σ²) ‖ N(0, r² + σ²)) in the plane, closed form, and twice σ is another number."""
+    s, r, sigma = 0.3, 0.4, 0.2
+    data, other = (GaussianMixture.isotropic(np.zeros((1, 2)), width) for width in (s, r))
+    held_out = Source(images=draw_points(data, 4000))
+    for law, width, high in ((other, r, sigma), (data, s, 2 * sigma)):
+        ratio = (s**2 + sigma**2) / (width**2 + sigma**2)
+        told = evaluation.likelihood(exact_energy(law, sigma, high), data, held_out, points=2000, seed=0)
+        assert (told["by"], told["blur"], told["one_level"]) == ("energy", sigma, high == sigma)
+        error = told["kl"]["standard_error"]
+        assert abs(told["kl"]["value"] - (ratio - 1 - math.log(ratio))) < 4 * error + 1e-4
+        entropy = math.log(2 * math.pi * math.e * (s**2 + sigma**2))
+        assert abs(told["entropy"]["value"] - entropy) < 4 * told["entropy"]["standard_error"]
+        assert abs(entropy - math.log(2 * math.pi * math.e * s**2)) > 10 * told["entropy"]["standard_error"]
+        lines = "\n".join(evaluation.table({"points_compared": 0, "against_held_out": {}, "likelihood": told}))
+        assert f"KL(data * N(0, {sigma:g}² I)‖model)" in lines
+        assert ("many noise levels" in lines) == (high > sigma)
+    unlike = (s**2 + sigma**2) / (r**2 + sigma**2)
+    assert unlike - 1 - math.log(unlike) > 0.04
+
+
+def test_a_standard_error_falls_with_the_root_of_the_number():
+    """Of n/2 zeros and n/2 ones it is ½/√(n − 1)."""
+    for n in (10, 1000):
+        told = evaluation._mean(np.arange(n) % 2)
+        assert told["value"] == 0.5
+        assert told["standard_error"] == pytest.approx(0.5 / math.sqrt(n - 1))
+
+
+def test_an_energy_is_drawn_beside_the_law_with_its_blur():
+    points = draw_points(LAW, 50)
+    pixels, facts = figure.model_picture(exact_energy(LAW), LAW, points)
+    mass = facts["mass_within"]
+    assert list(mass) == ["the law of the data * N(0, 0.1² I), exact", "the model's energy, exp(ψ/0.1²)/Z"]
+    assert list(mass.values()) == pytest.approx([1, 1], abs=1e-3)
+    assert pixels.shape[1] > 2.5 * pixels.shape[0]
+    law, model = figure._densities(exact_energy(LAW), LAW, own=True).values()
+    (sharp,) = figure._densities(exact_energy(LAW), LAW, own=False).values()
+    np.testing.assert_allclose(model, law, atol=1e-3 * law.max())
+    assert np.abs(sharp - law).max() > 0.5 * law.max()
 
 
 def test_samples_of_the_exact_model_are_not_told_apart_and_others_are():

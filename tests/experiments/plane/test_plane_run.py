@@ -136,6 +136,26 @@ def test_evaluation_is_shown_as_a_table_and_refuses_what_goes_with_images(plane_
     assert "--bits-per-dim goes with images" in outcome.err
 
 
+def test_an_energy_is_trained_drawn_and_evaluated_as_one(run_command, tmp_path):
+    tiny = [*TINY[2:], "--training.sample-every", "0", "--sampling.steps", "2"]
+    outcome = run_command("train", "--outdir", tmp_path / "run", "--preset", "toy-moons", *tiny)
+    assert outcome.status == 0, outcome.err
+    outcome = run_command("sample", "--run", tmp_path / "run", "--outdir", tmp_path)
+    assert outcome.status == 0, outcome.err
+    law, model = read_provenance(tmp_path / "samples.png")["mass_within"].items()
+    assert "* N(0, 0.07² I), exact" in law[0]
+    assert "the model's energy" in model[0]
+    assert law[1] == pytest.approx(1, abs=1e-3)
+    assert 0 < model[1] < 1  # Z is taken over more than the picture, and twelve steps leave much there
+    outcome = run_command("evaluate", "--run", tmp_path / "run", "--samples", "100", "--json")
+    assert outcome.status == 0, outcome.err
+    told = outcome.value["likelihood"]
+    assert (told["by"], told["blur"], told["one_level"]) == ("energy", pytest.approx(0.07), True)
+    assert told["kl"]["value"] > 4 * told["kl"]["standard_error"]
+    outcome = run_command("evaluate", "--run", tmp_path / "run", "--samples", "100")
+    assert "KL(data * N(0, 0.07² I)‖model)" in outcome.out
+
+
 def test_verification_speaks_of_points(plane_run, run_command):
     outcome = run_command("verify", "--run", plane_run, "--samples", "16", "--json")
     assert outcome.status in (0, 1), outcome.err
