@@ -159,7 +159,7 @@ def _scored(
     parts, batch = [], min(batch, len(images))
     for start in range(0, len(images), batch):
         rows = np.minimum(np.arange(start, start + batch), len(images) - 1)  # one shape, one compilation
-        marks = np.asarray([zlib.crc32(np.ascontiguousarray(image).tobytes()) for image in images[rows]], np.uint32)
+        marks = np.asarray([zlib.crc32(image.tobytes()) for image in images[rows]], np.uint32).view(np.int32)
         x = jnp.asarray(to_model(images[rows]))
         part = _mean(value, arguments, jnp.asarray(sigma, x.dtype), x, jnp.asarray(marks), copies)
         parts.append(np.asarray(part, np.float64)[: len(images) - start])

@@ -26,7 +26,7 @@ from samplers.energy import Kernel, cooling, sample_energy
 # What the key of the beginning is folded with: no small number, for those are seeds.
 _START = 0xE6E
 
-SIZES: dict[str, float] = {"langevin": 0.1, "mala": 0.3, "hmc": 0.15}
+SIZES: dict[str, float] = {"langevin": 0.1, "mala": 0.3, "hmc": 0.1}
 """Step sizes η in units of σ_0², for images of some hundred pixels."""
 
 

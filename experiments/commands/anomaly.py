@@ -126,9 +126,7 @@ def _other(uri: str, options: OtherData, training: Source) -> Source:
     source = whole.held_out or whole
     if source.event_shape != training.event_shape:
         ours, theirs = ("×".join(map(str, part.event_shape)) for part in (training, source))
-        raise UsageError(
-            f"--data {uri} has images of {theirs}, and the run of {ours}; give --data.size, or other data."
-        )
+        raise UsageError(f"--data {uri} holds {theirs}, and this run is of {ours}; give --data.size, or other data.")
     return source
 
 

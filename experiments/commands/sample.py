@@ -176,6 +176,7 @@ def _said(told: SampleArguments, weak: TrainedModel | None) -> dict[str, Any]:
 
 
 def progress(throughput: Throughput, total: int, quiet: bool) -> None:
+    """Say on a terminal how far it is."""
     if not quiet and sys.stderr.isatty():
         end = "\n" if throughput.count == total else ""
         print(f"\rsampling {throughput.count}/{total}  {throughput}", end=end, file=sys.stderr, flush=True)

@@ -42,7 +42,7 @@ class EnergySampleArguments(solver.CheckpointArguments):
     temperature: float | None = None
     """The highest temperature. [(largest/smallest noise level of the training)²]"""
     step_size: float | None = None
-    """Step size η in units of T σ_0²; hmc takes leapfrogs of √η. [0.1 for langevin, 0.3 for mala, 0.15 for hmc]"""
+    """Step size η in units of T σ_0²; hmc takes leapfrogs of √η. [0.1 for langevin, 0.3 for mala, 0.1 for hmc]"""
     leapfrogs: int = 10
     """Leapfrogs of each step of hmc."""
     seeds: str = "0-63"
