@@ -31,7 +31,9 @@ Without --data the run's held-out images are ranked; with it the images of anoth
 has one) are, and compared with the held-out images. Runs with an energy are trained with --conservative
 --preconditioning.kind residual --times log-uniform, or with --objective generator.
 
-A density is no measure of how typical an image is: one simpler than the data may score below them.
+A density is no measure of how typical an image is: one simpler than the data may score below them. And far from
+all training images under all noise the energy is a guess: `scorefield sample --kernel mala` finds what it takes for
+likely, and so the pictures that no score will find strange.
 """
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SHOWN = 5  # in the table, from either end
