@@ -123,7 +123,7 @@ def test_the_curves_have_their_shapes():
     radius, angle = np.linalg.norm(arm, axis=1), np.unwrap(np.arctan2(arm[:, 1], arm[:, 0]))
     slope = np.diff(radius) / np.diff(angle)
     np.testing.assert_allclose(slope, slope.mean(), rtol=1e-6)
-    assert angle[-1] - angle[0] == pytest.approx(3 * np.pi, rel=0.01)
+    assert angle[-1] - angle[0] == pytest.approx(2.5 * np.pi, rel=0.01)
     assert np.pi * slope.mean() > 8 * width(LAWS["two_spirals"])  # neighbouring turns are well apart
 
 
