@@ -8,10 +8,15 @@ them (`experiments.plane.figure`), each row with a colour scale of its own. It t
 the densities by probability flows.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import pathlib
+import sys
+
+# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
+sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import numpy as np
 from PIL import Image
@@ -29,7 +34,7 @@ COLOURS = 96
 """Of the palette; the picture has few, and is a third as large with it."""
 
 
-def row(run: Path, samples: int) -> np.ndarray:
+def row(run: pathlib.Path, samples: int) -> np.ndarray:
     """The picture of one run, of its first average and its own sampler, (height, WIDTH, 3)."""
     trained = load_model(run)
     model, chosen = solver.model_of(trained), solver.build_own(trained.config)
@@ -44,9 +49,9 @@ def row(run: Path, samples: int) -> np.ndarray:
 def main() -> None:
     """Draw the rows, stack them, write them with a palette."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of runs, one for each row")
+    parser.add_argument("--runs", type=pathlib.Path, nargs="+", required=True, help="folders of runs, one for each row")
     parser.add_argument("--samples", type=int, default=2000, help="points in the panel of samples")
-    parser.add_argument("--out", type=Path, default=Path("docs/toys.png"))
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/toys.png"))
     told = parser.parse_args()
     rows = [row(run, told.samples) for run in told.runs]
     stacked = Image.fromarray(np.concatenate(rows))
