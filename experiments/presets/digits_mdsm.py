@@ -1,4 +1,4 @@
-"""One energy of digits at all noise levels: multiscale denoising score matching, the network of `digits-ddpm` as a gradient.
+"""One energy of digits at all noise levels (multiscale denoising score matching): a U-Net's scalar, and its gradient.
 
     scorefield train --preset digits-mdsm
     scorefield evaluate --run runs/digits-mdsm --samples 200 --no-bits-per-dim

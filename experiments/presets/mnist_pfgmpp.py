@@ -2,8 +2,8 @@
 
     scorefield train --preset mnist-pfgmpp --data idx:DIR
 
-DIR holds MNIST's four IDX files. It differs from `mnist-edm-unet` in the noise alone, and costs the same, about 33 min of
-processor time on 2 CPU cores. Not run to its end by us.
+DIR holds MNIST's four IDX files. It differs from `mnist-edm-unet` in the noise alone, and costs the same, about 33 min
+of processor time on 2 CPU cores. Not run to its end by us.
 """
 
 from diffusion.networks.configs import UNetConfig
