@@ -18,6 +18,7 @@ from diffusion.noises import Gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal, ReverseVariance
+from experiments.config import Generator
 from experiments.data.scaling import to_model
 from experiments.data.source import Source
 from experiments.errors import UsageError
@@ -116,6 +117,8 @@ def held_out_bits_per_dim(
     Raises UsageError for a process whose noise is not Gaussian.
     """
     process = model.process
+    if isinstance(model.config.objective, Generator):
+        raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
     if not isinstance(process.noise, Gaussian):
         raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
     times = chain_times(process, chain_steps)

@@ -15,6 +15,7 @@ import numpy as np
 
 from diffusion.noises import Gaussian
 from experiments import solver
+from experiments.config import Generator
 from experiments.data.source import Source
 from experiments.data.sources.plane import law_of
 from experiments.errors import UsageError
@@ -74,6 +75,8 @@ def run(arguments: list[str]) -> int:
     model = solver.model_of(trained)
     if model.of_points:
         return _points(told, name, trained, model)
+    if told.bits_per_dim and isinstance(model.config.objective, Generator):
+        raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
     if told.bits_per_dim and not isinstance(model.process.noise, Gaussian):
         raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
     if told.variance == "learned" and not trained.config.learned_variance:

@@ -98,6 +98,7 @@ def _table(told: VerifyArguments) -> int:
 
 def _trained(told: VerifyArguments) -> int:
     from experiments import solver
+    from experiments.config import Generator
     from experiments.verification.trained import check_run, lines
 
     for flag, given in (("only", told.only), ("precision", told.precision != "float64"), ("dim", told.dim != 3)):
@@ -110,6 +111,11 @@ def _trained(told: VerifyArguments) -> int:
             raise UsageError(f"--{name} is {getattr(told, name)}; give at least {least}.")
     assert told.run is not None
     trained = solver.load(solver.CheckpointArguments(run=told.run, ema=told.ema, best=told.best))
+    if isinstance(trained.config.objective, Generator):
+        raise UsageError(
+            f"--run {told.run} is a generator of one step, which is no denoiser; see `scorefield evaluate` for its "
+            "samples, and `scorefield anomaly` for its estimator of the data."
+        )
     training, held_out = solver.run_data(trained)
     start = time.perf_counter()
     findings = check_run(
