@@ -14,7 +14,8 @@ distances see it: energy distance 0.0049 (p = 0.005; training data 0.0007, a Gau
 (p = 0.005; training data 0.034, a Gaussian 0.130). From σ_max = 1 one sample in five never comes back: far from all
 data a density estimator knows nothing.
 
-2026-11-28, 2 CPU cores shared with much other work, Python 3.11, jax 0.10.2: 192 s, of which 97 s of processor time.
+2026-11-28, 2 CPU cores shared with much other work, Python 3.11, jax 0.10.2: 192 s, of which 97 s of processor time
+(with σ_max = 1, which training at one level does not see: the parameters sampled and measured here are that run's).
 """
 
 from diffusion.networks.configs import MLPConfig
