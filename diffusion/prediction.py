@@ -128,10 +128,12 @@ class Preconditioning:
     For kind "edm", with ρ = σ/α and σ_d the standard deviation of the data (Karras et al. 2022, table 1, written
     for any schedule):
 
-        D = c_skip x/α + c_out F(c_in x/α, ln(ρ)/4),   c_skip = σ_d²/(ρ² + σ_d²),   c_out = ρ σ_d/√(ρ² + σ_d²)
+        D = c_skip x/α + c_out F(c_in x/α, ln(σ/α)/4),   c_skip = σ_d²/(ρ² + σ_d²),   c_out = ρ σ_d/√(ρ² + σ_d²)
 
-    Under Student-t noise ρ is σ/α times the noise's own scale as it is seen in x (`noise_level`), so that what the
-    network is given and asked for has unit size however far the tails reach; for df → ∞ this is Karras et al.'s again.
+    Under Student-t noise ρ is σ/α times the noise's own scale as it is seen in x (`noise_level`), so that where noise
+    outweighs data the network is given and asked for unit size however far the tails reach. Where data outweigh noise
+    the scale of a draw is not seen in |x|, and what is asked for is as heavy tailed as the noise, up to σ_d α/σ. For
+    df → ∞ this is Karras et al.'s again.
 
     For kind "residual" it is a denoising autoencoder that is not told the noise level, with y = x/α:
 
@@ -140,9 +142,10 @@ class Preconditioning:
     Where F is the gradient of a scalar, so is D − y: of σ² ln p̂ at one noise level (Bigdeli et al. 2020,
     arXiv:2001.02728), of −σ_0² times an energy over many (Li et al. 2019, arXiv:1910.07762).
 
-    For every other kind the network's answer is that prediction, its input is x/√(α² σ_d² + σ²) and it is told
-    the time on the scale 0..1000. Where α = 0, at the prior of Cosine and RectifiedFlow, "edm" would be told an
-    infinite number, "residual" divides by 0, and "eps" and "score" do not determine x_0: use "v", "velocity" or "x0".
+    For every other kind the network's answer is that prediction, its input is x/√(α² σ_d² + σ²), this level for
+    σ, and it is told the time on the scale 0..1000. Where α = 0, at the prior of Cosine and RectifiedFlow, "edm" would
+    be told an infinite number, "residual" divides by 0, and "eps" and "score" do not determine x_0: use "v",
+    "velocity" or "x0".
     """
 
     kind: Literal["x0", "eps", "score", "v", "velocity", "edm", "residual"] = static(default="edm")

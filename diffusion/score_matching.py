@@ -88,10 +88,11 @@ def stable_target(
 ) -> Float[Array, "b *event"]:
     """E[y | x_t] for y in {x_0} ∪ reference, weighed by p(x_t | y): the stable target (Xu et al. 2023, eq. 5).
 
-    The weights are a softmax of the noise's ln p((x_t − α y)/σ), for any noise. Beside x_0 itself n independent draws
-    of the data leave its mean given x_t what it is, E[x_0 | x_t], for every n: given x_t and all n + 1 of them, each is
+    The weights are a softmax of the noise's ln p((x_t − α y)/σ), for any noise. Beside x_0 itself n draws of the data,
+    no point twice, leave its mean given x_t what it is, E[x_0 | x_t], for every n: given x_t and all of them, each is
     the one that was perturbed with just its weight. The variance goes down, as 1/n, and to 0 for the whole of finite
-    data. An x_0 that is in the reference counts as often as it is there, and is not added. Holds n events at once.
+    data. An x_0 that is in the reference is not added again; where finite data are drawn with repetition there is a
+    bias, as small as repetitions are rare. Holds n events at once.
     Source: arXiv:2302.00670. Raises ValueError for a reference of other events than x_0's.
     """
     if reference.shape[1:] != x_0.shape[1:]:

@@ -100,7 +100,7 @@ class EDMWeighting(Weighting):
     """w = (ρ² + σ_d²)/(ρ σ_d)² = 1/σ_d² + SNR with ρ = σ/α: unit loss for every t at the start (Karras et al. 2022).
 
     Under Student-t noise `weight_at` takes for ρ the level that is seen in x_t (`noise_level`), as the preconditioning
-    does: by σ alone the loss of an untrained network would have no mean for df <= 2.
+    does: by σ alone the loss of an untrained network would have no mean for df <= 2. At df = 1 it has the order σ_d/σ.
     """
 
     sigma_data: float = 0.5

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from diffusion.noises import StudentT
 from diffusion.schedules import EDM, Cosine, RectifiedFlow
-from diffusion.weightings import LikelihoodWeighting, VelocityWeighting
+from diffusion.time_distributions import LogNormalSigma, LogUniformSigma
+from diffusion.weightings import EDMWeighting, LikelihoodWeighting, VelocityWeighting
 from experiments.config_nodes import Chain, Generator
 from experiments.errors import did_you_mean
 from samplers.registry import GRIDS, SAMPLERS
@@ -94,6 +95,7 @@ def _refused_combinations(config: Config) -> Refusals:
     discrete = isinstance(config.schedule, Chain)
     return [
         *_refused_objectives(config),
+        *_refused_levels(config),
         (
             config.learned_variance and not discrete,
             f"--learned-variance goes with --schedule chain, and the schedule is {type(config.schedule).__name__}.",
@@ -155,6 +157,21 @@ def _refused_objectives(config: Config) -> Refusals:
     ]
 
 
+def _refused_levels(config: Config) -> Refusals:
+    """An energy is of the levels that it was trained at, and times are cut to those of the schedule."""
+    times, schedule = config.times, config.schedule
+    if not isinstance(times, LogUniformSigma) or not isinstance(schedule, EDM):
+        return []
+    return [
+        (
+            times.low < schedule.sigma_min or times.high > schedule.sigma_max,
+            f"--times.low {times.low:g} and --times.high {times.high:g} leave the schedule's range, "
+            f"{schedule.sigma_min:g} to {schedule.sigma_max:g}; give levels within it, or another "
+            "--schedule.sigma-min and --schedule.sigma-max.",
+        )
+    ]
+
+
 def _refused_generators(config: Config, rule: Generator) -> Refusals:
     largest = config.schedule.sigma_max if isinstance(config.schedule, EDM) else 0.0
     return [
@@ -173,6 +190,11 @@ def _refused_generators(config: Config, rule: Generator) -> Refusals:
             config.preconditioning.kind != "x0" or isinstance(config.noise, StudentT),
             "--objective generator makes the image itself of Gaussian noise; add --preconditioning.kind x0 and "
             "--noise gaussian.",
+        ),
+        (
+            config.network.dropout > 0 or (config.times, config.weighting) != (LogNormalSigma(), EDMWeighting()),
+            "--objective generator draws noise levels and weighs losses by itself, and has no dropout; leave "
+            "--network.dropout, --times and --weighting out, or give --times log-normal --weighting edm.",
         ),
         (
             config.conservative or config.learned_variance or config.conditional,

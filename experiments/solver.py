@@ -18,7 +18,7 @@ from diffusion.noises import Gaussian
 from diffusion.process import Process
 from diffusion.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal
 from experiments import fitted_grids
-from experiments.config import Config
+from experiments.config import Config, Generator
 from experiments.config_file import load_config
 from experiments.errors import DataError, UsageError
 from experiments.fitted_grids import options_as_json
@@ -261,6 +261,8 @@ def _checked(
         grid = kept["times"] if kept else _grid(flag, process, sampler, grid_name, steps, limits)
         check_grid(process, grid)
         sampler.check(process, grid)
+        if isinstance(config.objective, Generator) and sampler.nfe(len(grid) - 1, True) != 1:
+            raise ValueError("this run's generator makes an image in one call; give --sampler euler --steps 1.")
     except TypeError as error:
         if isinstance(process.noise, Gaussian):
             raise UsageError(f"{flag} {name}: {error}") from None

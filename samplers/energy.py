@@ -38,10 +38,12 @@ class EnergySampled(NamedTuple):
 def cooling(high: float, steps: int, hold: int = 0) -> np.ndarray:
     """Temperatures (steps + hold,): from `high` to 1 in equal ratios, then `hold` more at 1.
 
-    Raises ValueError for a temperature below 1 or without a step.
+    Raises ValueError for a temperature below 1, without a step, or for a single step that is to lead from `high` to 1.
     """
     if not high >= 1 or steps < 1 or hold < 0:
         raise ValueError(f"high = {high}, steps = {steps}, hold = {hold}; give high >= 1, a step and hold >= 0.")
+    if steps == 1 and high > 1:
+        raise ValueError(f"steps = 1 cannot lead from high = {high} down to 1; give at least 2.")
     return np.append(np.geomspace(high, 1.0, steps), np.ones(hold)) if steps > 1 else np.ones(1 + hold)
 
 

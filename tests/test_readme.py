@@ -20,6 +20,20 @@ def test_python_blocks_run_one_after_the_other():
     assert len(blocks("python")) >= 2
 
 
+def test_python_blocks_of_the_page_on_poisson_fields_run():
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "poisson.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    for block in found:
+        exec(compile(block, "poisson.md", "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["poisson.md", "families.md", "benchmarks.md"])
+def test_links_and_pictures_of_the_pages_are_there(name):
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / "docs" / link).exists(), link
+
+
 def test_the_first_commands_are_targets_of_the_makefile():
     makefile = (ROOT / "Makefile").read_text()
     first = re.findall(r"^make ([\w-]+)", blocks("sh")[0], re.MULTILINE)

@@ -13,6 +13,8 @@ S_0 = 2, E_z = ½ p_z. The sign is the papers': E points away from the charges. 
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand, sum_event
@@ -20,7 +22,7 @@ from diffusion.log_gamma import log_sphere_area
 from diffusion.noises import StudentT
 from diffusion.oracles.law import Law
 from diffusion.process import Process
-from diffusion.pytree import is_concrete, pytree
+from diffusion.pytree import pytree
 from diffusion.schedules import EDM
 
 
@@ -82,5 +84,5 @@ def poisson_field(law: Law, x: Float[Array, "b *event"], r: ArrayLike, df: float
 
 def require_positive(name: str, value: ArrayLike, why: str) -> None:
     """Raise ValueError for a number that is not positive."""
-    if is_concrete(value) and not value > 0:  # pyright: ignore[reportOperatorIssue]
+    if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
         raise ValueError(f"{name} = {value}; give a positive number: {why}.")

@@ -1,8 +1,10 @@
 """A one-step generator and two density estimators, trained together: three networks under one loss.
 
-    data        E |∇ψ_p(x + ε) + ε|²          on images x, ε ~ N(0, σ²I): ψ_p = σ² ln p̂ + C
-    samples     E |∇ψ_q(g(z) + ε) + ε|²       on what the generator makes, held fixed
-    generator   ∇_θ E (ψ_q − ψ_p)(g_θ(z) + ε) = σ² ∇_θ KL(q̂ ‖ p̂), both estimators held fixed
+    data        E w |∇ψ_p(x + ε) + ε|²          on images x, ε ~ N(0, σ²I): ψ_p = σ² ln p̂ + C
+    samples     E w |∇ψ_q(g(z) + ε) + ε|²       on what the generator makes, held fixed
+    generator   ∇_θ E (ψ_q − ψ_p)(g_θ(z) + ε) = E_σ σ² ∇_θ KL(q̂ ‖ p̂), both estimators held fixed
+
+each over d, with EDM's weight w = 1/σ_d² + 1/σ².
 
 At one noise level σ this is the published method (Bigdeli et al. 2020, arXiv:2001.02728, algorithm 1). There p̂ is
 learnt near the data only, and a generator that begins elsewhere is told nothing of them. So both estimators are told

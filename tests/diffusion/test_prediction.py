@@ -152,8 +152,8 @@ def test_the_residual_autoencoder_is_told_no_noise_level(x64):
     np.testing.assert_allclose(network_x0(pre, process, raw, x, t), y + 0.8 * raw, rtol=1e-12)
 
 
-def test_under_student_noise_the_network_works_at_unit_size(x64):
-    """However far the tails reach: input and target are of unit size, at σ far from σ_d; and D(x, 0) = x."""
+def test_under_student_noise_the_network_works_at_unit_size_where_noise_outweighs_data(x64):
+    """However far the tails reach there; below σ_d the input is, and the target has the tails. And D(x, 0) = x."""
     pre, d = Preconditioning("edm", 0.5), 4096
     for df, sigma in [(1.0, 300.0), (3.0, 300.0), (3.0, 1e-3)]:
         process = Process(EDM(), StudentT(df))

@@ -173,6 +173,8 @@ def test_a_generator_run_trains_resumes_and_samples_in_one_call(tmp_path):
     [
         ({"preconditioning": Preconditioning("edm", 0.5)}, "add --preconditioning.kind x0"),
         ({"conservative": True}, "goes without --conservative"),
+        ({"times": LogUniformSigma(0.2, 1.0)}, "leave --network.dropout, --times and --weighting out"),
+        ({"network": MLPConfig(hidden=8, layers=1, dropout=0.1)}, "has no dropout"),
         ({"schedule": EDM(sigma_min=0.1, sigma_max=0.4)}, "--objective.sigma is 0.5"),
     ],
 )
@@ -181,6 +183,15 @@ def test_what_a_generator_cannot_be_is_refused(fields, sentence):
         game_config(**fields)
     with pytest.raises(UsageError, match=r"--objective.every is 0"):
         game_config(every=0)
+
+
+def test_what_would_mean_nothing_is_refused():
+    """More than one step of a generator, and levels of an energy that training would cut to the schedule's."""
+    config = game_config()
+    with pytest.raises(UsageError, match="makes an image in one call; give --sampler euler --steps 1"):
+        solver.build_own(config)
+    with pytest.raises(UsageError, match=r"leave the schedule's range, 0\.1 to 5"):
+        tiny_config(**{**RULES, "times": LogUniformSigma(0.05, 2.0)})
 
 
 def test_a_noise_blind_conservative_run_has_a_potential():
