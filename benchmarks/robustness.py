@@ -22,7 +22,7 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ from experiments.sampling import Model, make_denoiser
 from experiments.training.model import load_model
 from samplers.sample import sample
 
-ERRORS = (0.0, 0.1, 0.2, 0.4, 0.8)
-BITS = (8, 6, 5, 4, 3)
+ERRORS = (0.0, 0.5, 1.0, 2.0, 4.0)
+BITS = (5, 4, 3)
 COLOURS = ("#c1272d", "#b8860b", "#3a7d34", "#0b62a4", "#8a5a9e", "#4d4d4d")
 
 
@@ -73,7 +73,7 @@ def quantised(params: Any, bits: int) -> Any:
     return jax.tree.map(leaf, params)
 
 
-def measure(run: Path, count: int, cache: Path) -> dict[str, Any]:
+def measure(run: Path, count: int, cache: Path, sizes: Sequence[float], depths: Sequence[int]) -> dict[str, Any]:
     """The distances of one run's samples."""
     trained = load_model(run)
     model = solver.model_of(trained)
@@ -90,10 +90,10 @@ def measure(run: Path, count: int, cache: Path) -> dict[str, Any]:
         return frechet_at(space(np.asarray(to_uint8(drawn))), real, n=count, resamples=20)
 
     errors, bits = {}, {}
-    for size in ERRORS:
+    for size in sizes:
         add = functools.partial(with_error, process=model.process, preconditioning=preconditioning, size=size)
         errors[size] = distance(add, model)
-    for depth in BITS:
+    for depth in depths:
         bits[depth] = distance(
             lambda denoise: denoise, dataclasses.replace(model, params=quantised(model.params, depth))
         )
@@ -146,13 +146,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of trained runs on the same data")
     parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--errors", type=float, nargs="+", default=ERRORS, help="sizes α of the error")
+    parser.add_argument("--bits", type=int, nargs="+", default=BITS, help="bits of the weights")
     parser.add_argument("--cache", type=Path, default=None, help="where the feature network is kept")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     rows = []
     for run in options.runs:
-        rows.append(measure(run, options.samples, options.cache))
+        rows.append(measure(run, options.samples, options.cache, options.errors, options.bits))
         print(show(rows[-1:]), flush=True)
     print(show(rows))
     if options.json:
