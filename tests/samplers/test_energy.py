@@ -105,7 +105,9 @@ def test_cooling_finds_both_modes_with_their_weights_where_none_of_it_finds_one(
 
 def test_temperatures_fall_in_equal_ratios_and_stay_at_one():
     np.testing.assert_allclose(cooling(8.0, 4, 2), [8, 4, 2, 1, 1, 1], rtol=1e-12)
-    np.testing.assert_array_equal(cooling(5.0, 1, 1), [1, 1])
+    np.testing.assert_array_equal(cooling(1.0, 1, 1), [1, 1])
+    with pytest.raises(ValueError, match=r"steps = 1 cannot lead from high = 5.0 down to 1"):
+        cooling(5.0, 1)
     for arguments in ((0.5, 3), (2.0, 0), (2.0, 3, -1)):
         with pytest.raises(ValueError, match="give high >= 1"):
             cooling(*arguments)
