@@ -85,6 +85,8 @@ def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
     if model.of_points and told.format == "png":
         raise UsageError("--format png goes with images, and this run makes points; take --format npz.")
     hottest = (energy.high / energy.sigma) ** 2 if told.temperature is None else told.temperature
+    if told.steps == 1 and hottest > 1:
+        raise UsageError(f"--steps 1 cannot lead from T = {hottest:.4g} to 1; give at least 2, or --temperature 1.")
     size = SIZES[kernel] if told.step_size is None else told.step_size
     chain = Chain(kernel, told.steps, told.hold, hottest, size, told.leapfrogs)
     parts, throughput = [], Throughput(min(told.batch, len(seeds)))

@@ -261,6 +261,7 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
         (("sample", "--run", "ENERGY", "--kernel", "hmc", "--leapfrogs", "0"), "--leapfrogs is 0"),
         (("sample", "--run", "ENERGY", "--kernel", "hmc", "--hold", "-1"), "give at least 0"),
         (("sample", "--run", "ENERGY", "--kernel", "mala", "--temperature", "0.5"), "--temperature is 0.5"),
+        (("sample", "--run", "ENERGY", "--kernel", "mala", "--steps", "1"), "--steps 1 cannot lead from T"),
         (("sample", "--run", "ENERGY", "--kernel", "mala", "--step-size", "5"), "--step-size is 5.0"),
         (("sample", "--run", "ENERGY", "--kernel", "mala", "--guidance", "2"), "--guidance"),
     ],
