@@ -14,6 +14,7 @@ from tiny_run import BATCH, SHAPE, TinyBatches, tiny_config
 from diffusion import keys as keys_lib
 from diffusion.prediction import Preconditioning
 from experiments.config import Chain, ImportanceConfig, OptimizerConfig
+from experiments.data.scaling import to_model
 from experiments.training import ema
 from experiments.training.objective import make_objective
 from experiments.training.optimizer import learning_rate, make_optimizer
@@ -44,7 +45,7 @@ def everything(config, dropout=True):
 
 def batch_of(step):
     batch = jax.tree.map(jnp.asarray, TinyBatches()[step])
-    return {**batch, "image": batch["image"].astype(jnp.float32)}  # so that a pixel can be NaN
+    return {**batch, "image": to_model(batch["image"])}  # in float, so that a pixel can be NaN
 
 
 def close(a, b, tolerance=2e-6):
