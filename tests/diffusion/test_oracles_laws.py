@@ -187,3 +187,16 @@ def test_laws_are_leaves():
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_every_row_of_a_large_float32_batch_is_right_under_heavy_tails():
+    """128 rows against sums in NumPy: jaxlib 0.10.2 was wrong from the 55th on when all were taken at once."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(600, 4)).astype(np.float32)
+    x = (points[:128] + 2.0 * rng.standard_t(8, size=(128, 4))).astype(np.float32)
+    square = ((x[:, None].astype(np.float64) - points[None]) ** 2).sum(-1)
+    logits = -0.5 * (4 + 8) * np.log(8 * 2.0**2 + square)
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    expected = weights / weights.sum(1, keepdims=True) @ points
+    found = Atoms(points).denoiser(Process(EDM(), StudentT(8.0)))(jnp.asarray(x), 2.0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
