@@ -1,5 +1,7 @@
 """The functional core: laws, processes and their equations as pure functions on arrays."""
 
+import jaxlib.version
+
 from diffusion.betas import Betas
 from diffusion.distributions import Normal, kl_divergence
 from diffusion.dynamics import SDE, forward_sde, reverse_sde, velocity
@@ -16,6 +18,7 @@ from diffusion.prediction import (
 from diffusion.process import Process, perturb, posterior, prior_log_prob, prior_sample, transition
 from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, Schedule, SubVP
 from diffusion.shifted import Shifted
+from diffusion.soundness import warn_if_unsound
 
 __all__ = [
     "EDM",
@@ -50,3 +53,5 @@ __all__ = [
     "transition",
     "velocity",
 ]
+
+warn_if_unsound(jaxlib.version.__version__)

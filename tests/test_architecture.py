@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {"diffusion": 0, "samplers": 1, "experiments": 2}
-CORE = {"jax", "numpy", "jaxtyping", *sys.stdlib_module_names}
+CORE = {"jax", "jaxlib", "numpy", "jaxtyping", *sys.stdlib_module_names}
 
 
 def imported(path):

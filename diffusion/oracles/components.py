@@ -115,9 +115,6 @@ def posterior(
             return found
         return dataclasses.replace(found, log_prob=found.log_prob + kernel.log_density)
 
-    if closed:
-        # Not all at once: on a CPU, jaxlib 0.10.2 answers wrongly here from the 55th row of a float32 batch of 64 on.
-        return jax.lax.map(lambda row: one(*row), (x, alpha, variance), batch_size=min(32, max(1, x.shape[0])))
     return jax.vmap(one)(x, alpha, variance)
 
 

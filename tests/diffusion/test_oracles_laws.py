@@ -190,7 +190,7 @@ def test_bad_input_is_named(make, message):
 
 
 def test_every_row_of_a_large_float32_batch_is_right_under_heavy_tails():
-    """128 rows against sums in NumPy: jaxlib 0.10.2 was wrong from the 55th on when all were taken at once."""
+    """128 rows against sums in NumPy: jaxlib 0.10.2 is wrong from the 55th on."""
     rng = np.random.default_rng(0)
     points = rng.normal(size=(600, 4)).astype(np.float32)
     x = (points[:128] + 2.0 * rng.standard_t(8, size=(128, 4))).astype(np.float32)

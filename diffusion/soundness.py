@@ -1,0 +1,23 @@
+"""A word of warning where the linear algebra underneath is known to answer wrongly.
+
+jaxlib 0.10.2 fuses sums on a CPU such that every row past the 32,768th number (16,384th in float64) of the fused block
+can be wrong, without any error: denoisers of a mixture, sums of squares, gradients (jax-ml/jax issue 39103; 0.10.1 and
+0.11 are right). `pyproject.toml` excludes it; an environment that was put together otherwise may still hold it.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+UNSOUND = ("0.10.2",)
+
+
+def warn_if_unsound(version: str) -> None:
+    """Warn (RuntimeWarning) if this jaxlib is one that computes wrongly on a CPU."""
+    if version in UNSOUND:
+        warnings.warn(
+            f"jaxlib {version} sums large arrays wrongly on a CPU (jax-ml/jax issue 39103); "
+            "install another, such as 0.10.1 or 0.11.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
