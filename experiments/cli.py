@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from experiments.compilation import leave_sums_to_xla
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 
 COMMANDS = {
@@ -69,6 +70,7 @@ def _dispatch(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
+    leave_sums_to_xla()
     try:
         return importlib.import_module(f"experiments.commands.{name}").run(rest)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""How programs are compiled where compiling them takes longer than running them: tests, and the table of identities."""
+"""How XLA compiles: flags that it reads once, before the first computation."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import os
 from importlib.metadata import version
 
 
+def leave_sums_to_xla() -> None:
+    """Do without the kernels of YNNPACK on a CPU, in this process.
+
+    A U-Net trains up to 1.6 times as fast without them (`benchmarks/compilation.py`), and in jaxlib 0.10.2 they sum
+    wrongly (`diffusion.soundness`).
+    """
+    if (0, 10) <= _jaxlib() < (0, 13):
+        add_xla_flags("--xla_cpu_experimental_ynn_fusion_type=")
+
+
 def compile_quickly() -> None:
-    """Leave most of XLA's optimisations out, in this process; to be called before JAX's first computation.
+    """Leave most of XLA's optimisations out, in this process, where compiling takes longer than running.
 
     Small programs compile in a fifth of the time by the older code generator, in one piece and unoptimised. Results
     differ in rounding only.
     """
     # XLA refuses flags that it does not know, and the first of these was dropped.
-    flags, jaxlib = [], tuple(map(int, version("jaxlib").split(".")[:2]))
+    flags, jaxlib = [], _jaxlib()
     if jaxlib < (0, 11):
         flags.append("--xla_cpu_use_fusion_emitters=false")
     if jaxlib < (0, 13):
@@ -22,6 +32,10 @@ def compile_quickly() -> None:
     import jax
 
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+def _jaxlib() -> tuple[int, ...]:
+    return tuple(map(int, version("jaxlib").split(".")[:2]))
 
 
 def add_xla_flags(*flags: str) -> None:

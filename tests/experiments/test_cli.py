@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,22 @@ def test_help_and_usage_errors_need_no_heavy_import():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_commands_compile_without_the_kernels_that_sum_wrongly():
+    """As `diffusion.soundness` says of jaxlib 0.10.2; a flag that the user has set is kept."""
+    program = (
+        "import os\nfrom experiments.cli import main\n"
+        "main(['samplers']); print(os.environ['XLA_FLAGS'])\n"
+        "import jax; assert jax.numpy.ones(3).sum() == 3\n"
+    )
+    flag = "--xla_cpu_experimental_ynn_fusion_type="
+    for given in ({}, {"XLA_FLAGS": f"{flag}dot"}):
+        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | given
+        run = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+        )
+        assert run.stdout.splitlines()[-1] == given.get("XLA_FLAGS", flag)
 
 
 @pytest.mark.parametrize(
