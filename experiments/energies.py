@@ -77,6 +77,11 @@ def energy_of(trained: TrainedModel, flag: str = "--run") -> Energy:
             f"{flag} {trained.path} has no smallest level σ_0 of Gaussian noise that its energy is of; "
             "train with --times log-uniform and --noise gaussian, such as --preset digits-mdsm."
         )
+    if config.conditional and config.label_dropout == 0:
+        raise UsageError(
+            f"{flag} {trained.path} has no energy for images whose class is not told, for it was trained with "
+            "--label-dropout 0; train with --no-conditional, or with a --label-dropout above 0."
+        )
     sigma_data = config.preconditioning.sigma_data
     psi = potential(cast(Conservative, network), trained.params, sigma_data)
     return Energy(psi, float(config.times.low), float(config.times.high), sigma_data, shape)

@@ -77,9 +77,10 @@ def draw_energy(energy: Energy, chain: Chain, seeds: Sequence[int], *, batch: in
     density, key = log_density(energy.psi, energy.sigma), jax.random.key(KEY_SEED)
     temperatures = cooling(chain.temperature, chain.steps, chain.hold)
     spread = float(np.hypot(energy.high, energy.sigma_data))
+    batch = min(batch, len(seeds))
     for start in range(0, len(seeds), batch):
         part = list(seeds[start : start + batch])
-        ids = jnp.asarray(part)
+        ids = jnp.asarray(part + [part[-1]] * (batch - len(part)))  # one shape, one compilation
         keys = keys_lib.sample_keys(jax.random.fold_in(key, _START), ids)
         result = sample_energy(
             *(key, density, spread * keys_lib.normal(keys, energy.event_shape)),
@@ -90,10 +91,13 @@ def draw_energy(energy: Energy, chain: Chain, seeds: Sequence[int], *, batch: in
             jump=energy.sigma,
             ids=ids,
         )
-        x = np.asarray(result.x, np.float32)
+        x = np.asarray(result.x, np.float32)[: len(part)]
         finite = np.isfinite(x).reshape(len(part), -1).all(axis=1)
         if not finite.all():
             raise DivergedError(
                 f"the sample of seed {part[int(np.argmin(finite))]} is not finite; give a smaller --step-size."
             )
-        yield Part(Drawn(part, to_uint8(x) if x.ndim > 2 else x, chain.calls), np.asarray(result.acceptance))
+        yield Part(
+            Drawn(part, to_uint8(x) if x.ndim > 2 else x, chain.calls),
+            np.asarray(result.accepted)[:, : len(part)].mean(1),
+        )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
 from diffusion import keys as keys_lib
 from diffusion.pytree import as_partial, as_traced, is_concrete
@@ -31,8 +31,13 @@ class EnergySampled(NamedTuple):
 
     x: Float[Array, "b *event"]
     """The samples."""
-    acceptance: Float[Array, " n"]
-    """The share of the batch that accepted each step; 1 for Langevin dynamics, which asks nobody."""
+    accepted: Bool[Array, "n b"]
+    """Whether each sample took each step; always for Langevin dynamics, which asks nobody."""
+
+    @property
+    def acceptance(self) -> Float[Array, " n"]:
+        """The share of the batch that took each step."""
+        return jnp.mean(self.accepted, axis=1, dtype=self.x.dtype)
 
 
 def cooling(high: float, steps: int, hold: int = 0) -> np.ndarray:
@@ -133,9 +138,9 @@ def _run(
             step = mala_step(draws, x, tempered, eta)
         else:
             step = hmc_step(draws, x, tempered, jnp.sqrt(eta), leapfrogs)
-        return step.x, jnp.mean(step.accepted, dtype=x.dtype)
+        return step.x, step.accepted
 
-    x, acceptance = jax.lax.scan(one, x, (temperatures, sizes, jnp.arange(temperatures.shape[0])))
+    x, accepted = jax.lax.scan(one, x, (temperatures, sizes, jnp.arange(temperatures.shape[0])))
     if jump is not None:
         x = x + jump**2 * gradient(x)
-    return EnergySampled(x, acceptance)
+    return EnergySampled(x, accepted)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from experiments.errors import DataError, DivergedError, UsageError
 from experiments.evaluation.ranking import auroc, share_below
 from experiments.training.data import Facts
 from experiments.training.model import TrainedModel, make_network
+from samplers.energy import _run
 
 SIGMA = 0.5
 MEAN = np.asarray([1.0, -1.0, 0.5])
@@ -117,6 +119,22 @@ def test_chains_end_in_the_law_that_the_jump_makes_of_the_noisy_one(kernel):
     np.testing.assert_allclose(other, x[[2999, 1500]], atol=1e-4)
 
 
+def test_a_short_last_batch_is_filled_up_and_counts_for_itself():
+    """Five seeds in twos: one compilation, three parts; the last accepts all of a step or nothing."""
+    chain, compiled = (
+        Chain("mala", steps=6, hold=0, temperature=2.0, size=3.5, leapfrogs=1),
+        cast(Any, _run)._cache_size,
+    )
+    before = compiled()
+    parts = list(draw_energy(gaussian(1.0), chain, range(5), batch=2))
+    assert compiled() == before + 1
+    assert [part.drawn.seeds for part in parts] == [[0, 1], [2, 3], [4]]
+    assert set(parts[-1].acceptance) <= {0.0, 1.0}
+    whole = next(draw_energy(gaussian(1.0), chain, range(5), batch=9))
+    np.testing.assert_allclose(np.concatenate([part.drawn.images for part in parts]), whole.drawn.images, atol=1e-5)
+    np.testing.assert_allclose(np.average([p.acceptance for p in parts], axis=0, weights=[2, 2, 1]), whole.acceptance)
+
+
 def untrained(config):
     facts = Facts((4, 4, 1), 0)
     network, params = make_network(config, facts, jax.random.key(0))
@@ -147,6 +165,7 @@ def test_the_energy_of_a_run_is_of_its_own_denoiser():
         (dataclasses.replace(BLIND, conservative=False), "--preset digits-mdsm"),
         (dataclasses.replace(BLIND, preconditioning=Preconditioning("edm")), "--preconditioning.kind residual"),
         (dataclasses.replace(BLIND, times=LogNormalSigma()), "--times log-uniform"),
+        (dataclasses.replace(BLIND, conditional=True, label_dropout=0.0), "--no-conditional"),
     ):
         with pytest.raises(UsageError, match=f"--run runs/x has no .*{remedy}"):
             energy_of(untrained(other))
