@@ -119,9 +119,14 @@ def denoising_score_matching(
     weighting: Weighting | None = None,
     times: TimeDistribution | None = None,
     draw: Draw | str = "low_discrepancy",
+    reference: Float[Array, "n ..."] | None = None,
 ) -> Float[Array, ""]:
-    """The denoising loss, E w(t) |x_0 − D(x_t, t)|²/d over t and z, batch averaged (Ho et al. 2020, eq. 14)."""
-    return jnp.mean(denoising_terms(key, process, denoise, x_0, weighting=weighting, times=times, draw=draw).loss)
+    """The denoising loss, E w(t) |x_0 − D(x_t, t)|²/d over t and z, batch averaged (Ho et al. 2020, eq. 14).
+
+    The options are those of `denoising_terms`.
+    """
+    options = {"weighting": weighting, "times": times, "draw": draw, "reference": reference}
+    return jnp.mean(denoising_terms(key, process, denoise, x_0, **options).loss)
 
 
 def explicit_score_matching(

@@ -73,15 +73,20 @@ class Posterior:
 
 @pytree
 class _Terms:
-    """For each pair (k, n): its log joint density with x, and G, V⁻¹, Cov on the complement of Q and (`_r`) along Q."""
+    """For each pair (k, n): its log joint density with x, and G, V⁻¹, Cov on the complement of Q and (`_r`) along Q.
+
+    `kept` is 1 − αG, the noise's share of V, by which x − α E[x_0|x] is good where σ is small.
+    """
 
     logits: Array
     gain: Array
     precision: Array
     left: Array
+    kept: Array
     gain_r: Array
     precision_r: Array
     left_r: Array
+    kept_r: Array
 
 
 @functools.partial(jax.jit, static_argnames=("closed", "second", "block_size", "gap"))
@@ -210,7 +215,7 @@ def _block_posterior(
     spread = None if second == "none" else _second(c, terms, w, q, rest, mean, second)
     if not gap:
         return Posterior(log_prob, mean, score, spread)
-    kept, kept_r = jnp.sum(w * (1 - alpha * terms.gain), 1), jnp.sum(w[..., None] * (1 - alpha * terms.gain_r), 1)
+    kept, kept_r = jnp.sum(w * terms.kept, 1), jnp.sum(w[..., None] * terms.kept_r, 1)
     left = dot("k,kd->d", kept, rest) + dot("kdr,kr->d", c.basis, kept_r * q)
     return Posterior(log_prob, mean, score, spread, left)
 
@@ -237,9 +242,11 @@ def _gaussian_terms(c: Components, rule: Rule, q: Array, square: Array, alpha: A
         gain=alpha * floor / total * bool(complement),
         precision=1 / total if complement else jnp.zeros_like(total),
         left=floor * (noise / total) * bool(complement),
+        kept=noise / total,
         gain_r=alpha * along / total_r,
         precision_r=1 / total_r,
         left_r=along * (noise[:, None] / total_r),
+        kept_r=noise[:, None] / total_r,
     )
 
 
@@ -256,9 +263,9 @@ def _student_terms(
     farther = jnp.sum(alpha * (kernel.mean - c.means) * (y + (x - alpha * kernel.mean)), axis=-1)
     relative = relative_log_student(d, df, square, total, (kernel.square, kernel.total), farther)
     gain, precision = safe_sqrt(c.floor) / jnp.sqrt(total), (d + df) / (df * total + square)
-    none = jnp.zeros((c.means.shape[0], 1, 0), square.dtype)
-    logits = c.log_weights + relative
-    return _Terms(logits[:, None], gain[:, None], precision[:, None], jnp.zeros_like(gain)[:, None], none, none, none)
+    none, logits = jnp.zeros((c.means.shape[0], 1, 0), square.dtype), c.log_weights + relative
+    gain, precision, kept = gain[:, None], precision[:, None], safe_sqrt(variance / total)[:, None]
+    return _Terms(logits[:, None], gain, precision, jnp.zeros_like(gain), kept, none, none, none, none)
 
 
 def _second(c: Components, terms: _Terms, w: Array, q: Array, rest: Array, mean: Array, second: Second) -> Array:

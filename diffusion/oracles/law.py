@@ -93,10 +93,7 @@ class Law:
         return Partial(_denoise_closed if self._closed(process.noise) else _denoise, self, process)
 
     def displacement(self, process: Process, x: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, "b *event"]:
-        """x − α E[x_0 | x_t = x] = σ E[z | x_t = x], without the cancellation of the difference close to a point.
-
-        For laws with a width γ it loses the digits of σ/γ, as the difference does.
-        """
+        """x − α E[x_0 | x_t = x] = σ E[z | x_t = x], without the cancellation of the difference where σ is small."""
         return self.log_prob_and_displacement(process, x, t)[1]
 
     def log_prob_and_displacement(

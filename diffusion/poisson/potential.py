@@ -24,7 +24,8 @@ from diffusion.pytree import is_concrete
 def potential(law: Law, x: Float[Array, "b *event"], r: ArrayLike, df: float = 1.0) -> Float[Array, " b"]:
     """φ at (x, r) of a total charge of one in n = N + D dimensions, n >= 2; at n = 2 it is −∫ ρ ln|R|/2π.
 
-    `law` is Atoms or Dirac, or at D = 1 a Cauchy mixture. Beyond some thirty dimensions take `log_potential`.
+    `law` is Atoms or Dirac, or at D = 1 a Cauchy mixture; `df` is a number and not traced. Beyond some thirty
+    dimensions take `log_potential`.
     Raises TypeError for another law, ValueError for r or df <= 0 or n < 2.
     """
     log_weights, log_squares, n = _distances(law, x, r, df)

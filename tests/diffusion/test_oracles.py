@@ -366,6 +366,27 @@ def test_the_displacement_is_what_the_denoiser_leaves(name, noise):
         np.testing.assert_allclose(log_p, said["log_prob"], rtol=1e-12)
 
 
+CENTRE = np.asarray([[2.0, -1.0, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("law", "noise", "share"),
+    [
+        (GaussianMixture.isotropic(CENTRE, np.asarray([1.5])), Gaussian(), lambda s: s**2),
+        (GaussianMixture.full(CENTRE, np.diag([2.25] * 3)[None]), Gaussian(), lambda s: s**2),
+        (StudentTMixture(CENTRE, np.asarray([1.5]), df=1.0), StudentT(1.0), lambda s: s),
+    ],
+    ids=["isotropic", "full", "Cauchy"],
+)
+@pytest.mark.parametrize("sigma", [1e-6, 1e-3, 1.0])
+def test_the_displacement_of_a_wide_law_in_float32(law, noise, share, sigma):
+    """y σ²/(γ² + σ²) from N(m, γ²I), y σ/(γ + σ) from Cauchy data, to the last digits where σ/γ is below them."""
+    x = np.asarray([[3.0, 2.0, -4.0]], np.float32)
+    found = law.displacement(at(1.0, jnp.float32(sigma), noise), jnp.asarray(x), 0.5)
+    exact = np.float64(x - CENTRE) * share(sigma) / (share(1.5) + share(sigma))
+    np.testing.assert_allclose(found, exact, rtol=2e-6)
+
+
 @every_noise
 def test_blocks_of_components_are_as_one(noise):
     """Logits relative to one component merge as absolute ones do."""

@@ -291,6 +291,8 @@ def test_the_stable_target_of_all_atoms_is_the_exact_denoiser(noise, schedule, x
     process, law = Process(schedule, noise), Atoms(ATOMS)
     denoise, x_0 = law.denoiser(process), jnp.asarray(ATOMS[np.array([0, 3, 3, 1])])
     terms = denoising_terms(jax.random.key(0), process, denoise, x_0, reference=jnp.asarray(ATOMS))
+    mean = denoising_score_matching(jax.random.key(0), process, denoise, x_0, reference=jnp.asarray(ATOMS))
+    assert mean < 1e-18
     np.testing.assert_allclose(terms.loss, 0, atol=1e-18)
     plain = denoising_terms(jax.random.key(0), process, denoise, x_0)
     np.testing.assert_array_equal(plain.t, terms.t)
