@@ -3,7 +3,7 @@
     scorefield train --preset toy-checkerboard
     scorefield sample --run runs/toy-checkerboard --seeds 0-1999 --batch 2000
 
-2026-11-28, 2 CPU cores shared with much other work, Python 3.11, jax 0.10.2: 416 s, of which 119 s are processor time
+2026-11-28, 2 CPU cores shared with another training, Python 3.11, jax 0.10.1: 144 s, of which 144 s are processor time
 on both cores. `scorefield evaluate`, against 1,000 held-out points: KL(data‖model) 0.011 ± 0.006 nats (negative
 log-likelihood 0.640, entropy 0.629), energy distance 0.0015 (p = 0.07; training data −0.0006, a Gaussian 0.0045),
 sliced W2 0.050 (p = 0.04; training data 0.024, a Gaussian 0.086). The edges are a sixteenth of a square wide, and noise

@@ -3,7 +3,7 @@
     scorefield train --preset toy-gaussians
     scorefield sample --run runs/toy-gaussians --seeds 0-1999 --batch 2000
 
-2026-11-28, 2 CPU cores shared with much other work, Python 3.11, jax 0.10.2: 311 s, of which 114 s are processor time
+2026-11-28, 2 CPU cores shared with another training, Python 3.11, jax 0.10.1: 121 s, of which 114 s are processor time
 on both cores. `scorefield evaluate`, against 1,000 held-out points: KL(data‖model) 0.027 ± 0.007 nats (negative
 log-likelihood −1.023, entropy −1.050), energy distance 0.0006 (p = 0.25; training data 0.0003, a Gaussian 0.029),
 sliced W2 0.066 (p = 0.12; training data 0.062, a Gaussian 0.155). The modes are round; one point
