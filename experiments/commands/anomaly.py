@@ -110,6 +110,7 @@ def run(arguments: list[str]) -> int:
     if uri is not None:
         parts[uri] = _other(uri, told.data, training)
     scored = _scored(told, energy, other, parts)
+    report |= {"kind": "point" if training.of_points else "image"}
     report |= {"sigma": energy.sigma, "noisy_copies": told.noised, **summary(scored)}
     files = [] if told.outdir is None else _write(told.outdir, scored, report)
     report |= {"files": [str(path) for path in files], "seconds": round(time.perf_counter() - start, 1)}
@@ -200,39 +201,40 @@ def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    copies = report["noisy_copies"]
-    how = f"the mean of {copies} noisy copies each" if copies else "each image as it is"
+    copies, kind = report["noisy_copies"], report["kind"]
+    how = f"the mean of {copies} noisy copies each" if copies else f"each {kind} as it is"
+    one = "an image" if kind == "image" else f"a {kind}"
     lines = [
         f"{report['run']}, step {report['checkpoint_step']}: −ln p̂ at σ = {report['sigma']:g}, {how}",
-        "nats above the median of the training images",
+        f"nats above the median of the training {kind}s",
         "",
-        *_table(report["images"], report["quantiles"]),
+        *_table(kind, report["images"], report["quantiles"]),
         "",
-        f"an image of {report['ranked']} is stranger than one of {report['compared_with']} with probability "
+        f"{one} of {report['ranked']} is stranger than one of {report['compared_with']} with probability "
         + _shown(report["auroc"]),
     ]
     if "log_density_ratio" in report:
         ratio = report["log_density_ratio"]
         lines += [
             "",
-            f"ln p̂ − ln p̂ of {report['against_run']['checkpoint']}, above the median of the training images",
-            *_table(report["images"], ratio["quantiles"]),
-            f"an image of {report['ranked']} has the lower one with probability " + _shown(ratio["auroc"]),
+            f"ln p̂ − ln p̂ of {report['against_run']['checkpoint']}, above the median of the training {kind}s",
+            *_table(kind, report["images"], ratio["quantiles"]),
+            f"{one} of {report['ranked']} has the lower one with probability " + _shown(ratio["auroc"]),
         ]
     for name in ("strangest", "most_ordinary"):
         lines += ["", f"{name.replace('_', ' ')} of {report['ranked']}"]
         lines += [
-            f"  image {row['index']:<6}"
+            f"  {kind} {row['index']:<6}"
             + (f" class {row['label']:<4}" if row["label"] is not None else "")
-            + f"{row['score']:>+10.1f} nats; {row['training_as_strange']:.1%} of the training images are as strange"
+            + f"{row['score']:>+10.1f} nats; {row['training_as_strange']:.1%} of the training {kind}s are as strange"
             for row in report[name]
         ]
     return lines + (["", *report["files"]] if report["files"] else [])
 
 
-def _table(counts: dict[str, int], quantiles: dict[str, dict[str, float]]) -> list[str]:
+def _table(kind: str, counts: dict[str, int], quantiles: dict[str, dict[str, float]]) -> list[str]:
     width = max(map(len, counts)) + 2
-    head = f"{'':{width}}{'images':>8}" + "".join(f"{float(q):>10.0%}" for q in quantiles["training"])
+    head = f"{'':{width}}{kind + 's':>8}" + "".join(f"{float(q):>10.0%}" for q in quantiles["training"])
     return [head] + [
         f"{name:{width}}{counts[name]:>8}" + "".join(f"{value:>10.1f}" for value in row.values())
         for name, row in quantiles.items()

@@ -18,6 +18,9 @@ from experiments.sampling import Throughput, parse_seeds
 KERNELS = {name: name for name in ("langevin", "mala", "hmc")}
 """The names of `samplers.energy.Kernel`."""
 
+_STUCK = 0.1
+"""The share of accepted steps below which a chain is no use."""
+
 DESCRIPTION = """\
 Draw images or points from the energy of a trained model, by a Markov chain from a high temperature down to 1 and the
 denoiser's jump at the end. The image of a seed is the same in every batch.
@@ -99,6 +102,11 @@ def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
     accepted = np.average([part.acceptance for part in parts], axis=0, weights=counts)
     # The last step on the way down is at 1 already.
     acceptance = {"cooling": float(accepted[: told.steps].mean()), "end": float(accepted[told.steps - 1 :].mean())}
+    if acceptance["end"] < _STUCK:
+        solver.warn(
+            f"{acceptance['end']:.1%} of the steps at T = 1 were accepted, so the samples hardly moved there; "
+            f"give a smaller --step-size than {size:g}."
+        )
     provenance = {
         **{"sampler": f"energy-{kernel}", **chain.report(), "sigma": energy.sigma, "acceptance": acceptance},
         **origin(told, trained),
@@ -108,9 +116,12 @@ def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
     if told.json:
         print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
         return 0
-    where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
-    print(
-        f"{len(seeds)} samples, {told.steps} steps of {kernel} from T = {hottest:.4g} to 1 and {told.hold} at 1, "
-        f"accepted {acceptance['cooling']:.1%} on the way down, {acceptance['end']:.1%} at 1, {throughput}: {where}"
+    done = (
+        f"{told.steps + told.hold} steps of {kernel} at T = 1, accepted {accepted.mean():.1%}"
+        if hottest == 1
+        else f"{told.steps} steps of {kernel} from T = {hottest:.4g} to 1 and {told.hold} at 1, "
+        f"accepted {acceptance['cooling']:.1%} on the way down, {acceptance['end']:.1%} at 1"
     )
+    where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
+    print(f"{len(seeds)} samples, {done}, {throughput}: {where}")
     return 0

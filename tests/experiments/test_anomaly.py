@@ -16,6 +16,7 @@ from diffusion.oracles import GaussianMixture
 from diffusion.prediction import Preconditioning, network_denoiser
 from diffusion.time_distributions import LogNormalSigma, LogUniformSigma
 from experiments import images, solver
+from experiments.commands import sample_energy
 from experiments.config import Config, Generator
 from experiments.data import open_source, split
 from experiments.energies import Energy, energy_of, log_ratio, strangeness
@@ -250,7 +251,7 @@ def test_held_out_images_are_ranked(run_command, energy_run, tmp_path):
     assert f"image {kept['index'][kept['scores'].argmax()]} " in lines.split("strangest")[1].splitlines()[1]
 
 
-def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_path):
+def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_path, monkeypatch):
     def draw(name, *flags):
         told = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--format", "npz", "--json")
         value = run_command(*told, "--outdir", tmp_path / name, *flags).value
@@ -264,6 +265,12 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
     assert (said["sampler"], said["kernel"], said["nfe"]) == ("energy-mala", "mala", 11)
     value, _ = draw("c", "--kernel", "hmc", "--seeds", "0", "--leapfrogs", "2", "--temperature", "1")
     assert (value["leapfrogs"], value["nfe"], value["temperature"]) == (2, 20, 1.0)
+    stuck = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--outdir", tmp_path, "--kernel", "mala")
+    assert run_command(*stuck).err == ""
+    monkeypatch.setattr(sample_energy, "_STUCK", 1.1)
+    said = run_command(*stuck).err
+    assert "% of the steps at T = 1 were accepted" in said
+    assert "give a smaller --step-size than 0.3." in said
     assert draw("d", "--kernel", "langevin", "--seeds", "0")[0]["acceptance"] == {"cooling": 1.0, "end": 1.0}
 
 

@@ -154,6 +154,14 @@ def test_an_energy_is_trained_drawn_and_evaluated_as_one(run_command, tmp_path):
     assert told["kl"]["value"] > 4 * told["kl"]["standard_error"]
     outcome = run_command("evaluate", "--run", tmp_path / "run", "--samples", "100")
     assert "KL(data * N(0, 0.07² I)‖model)" in outcome.out
+    outcome = run_command("anomaly", "--run", tmp_path / "run", "--images", "50")
+    assert outcome.status == 0, outcome.err
+    assert "image" not in outcome.out
+    assert "a point of held-out is stranger than one of training with probability" in outcome.out
+    chain = ("sample", "--run", tmp_path / "run", "--kernel", "hmc", "--steps", "3", "--hold", "1", "--seeds", "0-4")
+    outcome = run_command(*chain, "--batch", "2", "--outdir", tmp_path / "chain")
+    assert outcome.status == 0, outcome.err
+    assert "5 samples, 4 steps of hmc at T = 1, accepted" in outcome.out
 
 
 def test_verification_speaks_of_points(plane_run, run_command):
