@@ -19,7 +19,7 @@ sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import numpy as np
 
-SIZES = {"digits-ddpm": 8, "mnist-edm-unet": 28, "mnist-flow-dit": 28}
+SIZES = {"digits-ddpm": 8, "digits-pfgmpp": 8, "mnist-edm-unet": 28, "mnist-pfgmpp": 28, "mnist-flow-dit": 28}
 STEPS, EVERY, ROUNDS = 20, 5, 3
 WITH = "from experiments import cli; cli.leave_sums_to_xla = lambda: None; import sys; sys.exit(cli.main(sys.argv[1:]))"
 WITHOUT = "from experiments import cli; import sys; sys.exit(cli.main(sys.argv[1:]))"
@@ -57,6 +57,8 @@ def images_per_second(preset: str, program: str) -> float:
 
 def main(presets: list[str]) -> None:
     """Print the table."""
+    if unknown := set(presets) - set(SIZES):
+        sys.exit(f"{', '.join(sorted(unknown))} is not measured here; there are {', '.join(SIZES)}.")
     print(f"{'preset':16}{'with':>10}{'without':>10}{'ratio':>8}   images/s")
     for preset in presets or SIZES:
         rounds = [(images_per_second(preset, WITH), images_per_second(preset, WITHOUT)) for _ in range(ROUNDS)]

@@ -17,7 +17,7 @@ def warn_if_unsound(version: str) -> None:
     if version in UNSOUND:
         warnings.warn(
             f"jaxlib {version} sums large arrays wrongly on a CPU (jax-ml/jax issue 39103); "
-            "install another, such as 0.10.1 or 0.11.",
+            "install another, such as 0.10.1 or 0.11, or set XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -242,12 +242,17 @@ def _gaussian_terms(c: Components, rule: Rule, q: Array, square: Array, alpha: A
         gain=alpha * floor / total * bool(complement),
         precision=1 / total if complement else jnp.zeros_like(total),
         left=floor * (noise / total) * bool(complement),
-        kept=noise / total,
+        kept=_noise_share(floor, noise, total) * bool(complement),
         gain_r=alpha * along / total_r,
         precision_r=1 / total_r,
         left_r=along * (noise[:, None] / total_r),
-        kept_r=noise[:, None] / total_r,
+        kept_r=_noise_share(along, noise[:, None], total_r),
     )
+
+
+def _noise_share(width: Array, noise: Array, total: Array) -> Array:
+    """1 − αG = noise/total; 1 for a point, also where `total` is kept from 0."""
+    return jnp.where(width > 0, noise / total, 1.0)
 
 
 def _student_terms(
@@ -264,7 +269,8 @@ def _student_terms(
     relative = relative_log_student(d, df, square, total, (kernel.square, kernel.total), farther)
     gain, precision = safe_sqrt(c.floor) / jnp.sqrt(total), (d + df) / (df * total + square)
     none, logits = jnp.zeros((c.means.shape[0], 1, 0), square.dtype), c.log_weights + relative
-    gain, precision, kept = gain[:, None], precision[:, None], safe_sqrt(variance / total)[:, None]
+    gain, precision = gain[:, None], precision[:, None]
+    kept = _noise_share(c.floor, safe_sqrt(variance), jnp.sqrt(total))[:, None]
     return _Terms(logits[:, None], gain, precision, jnp.zeros_like(gain), kept, none, none, none, none)
 
 

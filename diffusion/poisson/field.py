@@ -28,7 +28,10 @@ from diffusion.schedules import EDM
 
 @pytree
 class Field:
-    """E as a unit vector (along_x, along_r) and ln |E|: neither over- nor underflows, whatever the dimension."""
+    """E as a unit vector (along_x, along_r) and ln |E|: neither over- nor underflows, whatever the dimension.
+
+    In float32 up to |x| of 10¹⁸, for the squares of distances must fit.
+    """
 
     along_x: Float[Array, "b *event"]
     along_r: Float[Array, " b"]

@@ -32,7 +32,7 @@ Variable = Literal["log_r", "r"]
 def law_flow(law: Law, df: float = 1.0) -> Flow:
     """dx/d ln r = r E_x/E_r of the charges `law`, D = `df`.
 
-    Of points to the last digit, however near; of laws with a width γ it loses the digits of r/γ in float32.
+    To the last digits, however near.
     """
     return Partial(_law_flow, law, df=df)
 

@@ -92,7 +92,7 @@ class SmallZ:
     """That of the target which the network was trained on."""
 
     def __post_init__(self) -> None:
-        _require_gamma(self.gamma)
+        require_positive("gamma", self.gamma, "without it a field of this form has no length")
         require_positive("threshold", self.threshold, "below it v_z is corrected")
 
 
@@ -114,7 +114,8 @@ def _network_flow(network: FieldNetwork, small_z: SmallZ | None, x: Array, z: Ar
 
 def _corrected(along_x: Array, z: Array, gamma: float | Array) -> Array:
     root = math.sqrt(event_size(along_x))
-    n = jnp.sqrt(sum_event(along_x**2)) / root
+    # A network's answer may be longer than any field's.
+    n = jnp.minimum(jnp.sqrt(sum_event(along_x**2)) / root, 1 - 1e-6)
     rho = gamma * n / (1 - n)
     return -root * z / (jnp.sqrt(rho**2 + z**2) + gamma)
 

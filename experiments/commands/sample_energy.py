@@ -30,7 +30,9 @@ denoiser's jump at the end. The image of a seed is the same in every batch.
 
 --kernel langevin accepts every step, mala and hmc (Hamiltonian Monte Carlo) as many as leave the density as it is.
 Runs with an energy are trained with --conservative --preconditioning.kind residual --times log-uniform, or with
---objective generator. Without --kernel the options are those of a sampler of denoisers.
+--objective generator. A run of a single noise level has nothing to cool from: the
+chain is at the temperature 1 throughout, unless --temperature says else. Without --kernel the options are those of a
+sampler of denoisers.
 """
 
 
@@ -100,8 +102,9 @@ def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
     pictures = np.concatenate([part.drawn.images for part in parts])
     counts = [len(part.drawn.seeds) for part in parts]
     accepted = np.average([part.acceptance for part in parts], axis=0, weights=counts)
-    # The last step on the way down is at 1 already.
-    acceptance = {"cooling": float(accepted[: told.steps].mean()), "end": float(accepted[told.steps - 1 :].mean())}
+    # The last step on the way down is at 1 already; without a way down all are.
+    first = 0 if hottest == 1 else told.steps - 1
+    acceptance = {"cooling": float(accepted[: told.steps].mean()), "end": float(accepted[first:].mean())}
     if acceptance["end"] < _STUCK:
         solver.warn(
             f"{acceptance['end']:.1%} of the steps at T = 1 were accepted, so the samples hardly moved there; "
@@ -117,7 +120,7 @@ def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
         print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
         return 0
     done = (
-        f"{told.steps + told.hold} steps of {kernel} at T = 1, accepted {accepted.mean():.1%}"
+        f"{told.steps + told.hold} steps of {kernel} at T = 1, accepted {acceptance['end']:.1%}"
         if hottest == 1
         else f"{told.steps} steps of {kernel} from T = {hottest:.4g} to 1 and {told.hold} at 1, "
         f"accepted {acceptance['cooling']:.1%} on the way down, {acceptance['end']:.1%} at 1"

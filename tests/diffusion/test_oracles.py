@@ -373,7 +373,7 @@ CENTRE = np.asarray([[2.0, -1.0, 0.5]])
     ("law", "noise", "share"),
     [
         (GaussianMixture.isotropic(CENTRE, np.asarray([1.5])), Gaussian(), lambda s: s**2),
-        (GaussianMixture.full(CENTRE, np.diag([2.25] * 3)[None]), Gaussian(), lambda s: s**2),
+        (GaussianMixture.full(CENTRE, 2.25 * np.eye(3)[None]), Gaussian(), lambda s: s**2),
         (StudentTMixture(CENTRE, np.asarray([1.5]), df=1.0), StudentT(1.0), lambda s: s),
     ],
     ids=["isotropic", "full", "Cauchy"],
@@ -385,6 +385,27 @@ def test_the_displacement_of_a_wide_law_in_float32(law, noise, share, sigma):
     found = law.displacement(at(1.0, jnp.float32(sigma), noise), jnp.asarray(x), 0.5)
     exact = np.float64(x - CENTRE) * share(sigma) / (share(1.5) + share(sigma))
     np.testing.assert_allclose(found, exact, rtol=2e-6)
+
+
+@pytest.mark.parametrize("sigma", [1e-6, 1e-3, 1.0])
+def test_the_displacement_of_a_full_covariance_in_float32(sigma):
+    """Q σ²/(λ + σ²) Qᵀ y, where y − Q Qᵀ y is nothing but rounding."""
+    widths, q = np.asarray([2.25, 1.0, 0.5]), np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    law = GaussianMixture.full(CENTRE, (q * widths @ q.T)[None])
+    x = np.asarray([[3.0, 2.0, -4.0]], np.float32)
+    found = law.displacement(at(1.0, jnp.float32(sigma), Gaussian()), jnp.asarray(x), 0.5)
+    np.testing.assert_allclose(found[0], q * (sigma**2 / (widths + sigma**2)) @ q.T @ (x - CENTRE)[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [Gaussian(), StudentT(1.0), StudentT(8.0)], ids=str)
+@pytest.mark.parametrize("sigma", [0.0, 1e-16])
+def test_the_displacement_of_points_in_float32_where_there_is_next_to_no_noise(noise, sigma):
+    """x − x_k to the nearest point, of heavy tails Σ w (x − x_k), w ∝ |x − x_k|^−(d + df); σ² is 0 as a number."""
+    points, x = np.asarray([[1.0, 0.0], [-3.0, 2.0]]), np.asarray([[0.9, 0.2]])
+    found = Atoms(points).displacement(at(1.0, jnp.float32(sigma), noise), jnp.asarray(x, jnp.float32), 0.5)
+    order = 2 + noise.df if isinstance(noise, StudentT) else 99.0  # so that the nearest point has it all
+    weights = np.linalg.norm(x - points, axis=1) ** -order
+    np.testing.assert_allclose(found[0], weights / weights.sum() @ (x - points), rtol=1e-5)
 
 
 @every_noise

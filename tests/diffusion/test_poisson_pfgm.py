@@ -233,11 +233,23 @@ def test_every_family_that_only_grows_has_the_same_characteristics(psi, x64):
     assert np.max(np.abs(shrinking - r / t)) > 0.1
 
 
+def test_the_correction_stands_an_answer_that_is_longer_than_a_field_can_be():
+    """At |v_x| = √N the length of the field is infinite, and v_z goes to 0: large, and finite, and downwards."""
+
+    def network(x, z):
+        return 2.0 * jnp.ones_like(x), -jnp.ones(x.shape[0])
+
+    flow = network_flow(network, SmallZ())(jnp.ones((1, 4)), 0.5)
+    assert np.all(np.isfinite(flow))
+    assert np.all(flow < 0)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"tau = 0\.0; it must be positive"):
         Perturbation(tau=0.0)
-    with pytest.raises(ValueError, match=r"gamma = -1\.0; it must not be negative"):
-        SmallZ(gamma=-1.0)
+    for gamma in (-1.0, 0.0):
+        with pytest.raises(ValueError, match=rf"gamma = {gamma}; give a positive number"):
+            SmallZ(gamma=gamma)
     with pytest.raises(ValueError, match=r"threshold = 0\.0; give a positive number"):
         SmallZ(threshold=0.0)
     with pytest.raises(ValueError, match=r"gamma = -2\.0"):

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from diffusion import EDM, Process
 from diffusion.energy import exact_potential
@@ -15,8 +17,7 @@ from diffusion.networks.configs import MLPConfig
 from diffusion.oracles import GaussianMixture
 from diffusion.prediction import Preconditioning, network_denoiser
 from diffusion.time_distributions import LogNormalSigma, LogUniformSigma
-from experiments import images, solver
-from experiments.commands import sample_energy
+from experiments import energies, images, solver
 from experiments.config import Config, Generator
 from experiments.data import open_source, split
 from experiments.energies import Energy, energy_of, log_ratio, strangeness
@@ -267,10 +268,13 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
     assert (value["leapfrogs"], value["nfe"], value["temperature"]) == (2, 20, 1.0)
     stuck = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--outdir", tmp_path, "--kernel", "mala")
     assert run_command(*stuck).err == ""
-    monkeypatch.setattr(sample_energy, "_STUCK", 1.1)
-    said = run_command(*stuck).err
-    assert "% of the steps at T = 1 were accepted" in said
-    assert "give a smaller --step-size than 0.3." in said
+    # A potential a thousand times as steep, in which steps of 0.3 are far too long.
+    steep = Partial(lambda y: -500 * jnp.sum(y**2, axis=(1, 2, 3)))
+    monkeypatch.setattr(energies, "energy_of", lambda trained: dataclasses.replace(energy_of(trained), psi=steep))
+    said = run_command(*stuck, "--temperature", "1")
+    assert "0.0% of the steps at T = 1 were accepted" in said.err
+    assert "give a smaller --step-size than 0.3." in said.err
+    assert "9 steps of mala at T = 1, accepted 0.0%" in said.out
     assert draw("d", "--kernel", "langevin", "--seeds", "0")[0]["acceptance"] == {"cooling": 1.0, "end": 1.0}
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from diffusion.schedules import VP
-from experiments import elbo, solver
+from experiments import compilation, elbo, solver
 from experiments.commands.train import read
 from experiments.config_file import load_config
 from experiments.data import Source
@@ -43,7 +43,7 @@ def test_commands_compile_without_the_kernels_that_sum_wrongly():
     """As `diffusion.soundness` says of jaxlib 0.10.2; a flag that the user has set is kept."""
     program = (
         "import os\nfrom experiments.cli import main\n"
-        "main(['samplers']); print(os.environ['XLA_FLAGS'])\n"
+        "main(['samplers']); print(os.environ.get('XLA_FLAGS', ''))\n"
         "import jax; assert jax.numpy.ones(3).sum() == 3\n"
     )
     flag = "--xla_cpu_experimental_ynn_fusion_type="
@@ -52,7 +52,8 @@ def test_commands_compile_without_the_kernels_that_sum_wrongly():
         run = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
         )
-        assert run.stdout.splitlines()[-1] == given.get("XLA_FLAGS", flag)
+        told = run.stdout.splitlines()[-1]
+        assert told == given.get("XLA_FLAGS", flag if compilation.knows_kernels() else "")
 
 
 @pytest.mark.parametrize(
