@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -33,7 +34,9 @@ def run_command():
 
     def run(*arguments):
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+            # XLA has read its flags here; what the command adds is for processes that this one starts.
+            patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
             try:
                 status = cli.main([str(argument) for argument in arguments])
             except SystemExit as stop:
