@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.oracles import Atoms
-from diffusion.poisson import ball_field, field_lines, law_flow
+from diffusion.poisson import ball_field, field_lines, law_flow, shell_field
 from experiments.data import open_source
 from experiments.data.scaling import to_model
 
@@ -28,7 +28,7 @@ STRIP = (0.01, 0.1, 0.3, 0.6, 1.5, 4.0)
 
 
 def main() -> None:
-    """Write both pictures to a folder."""
+    """Write the pictures to a folder."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -40,6 +40,7 @@ def main() -> None:
     with jax.enable_x64(True):
         _digits(law, np.asarray(first), folder / "poisson-digits.png")
         _disc(folder / "poisson-disc.png")
+        _shell(folder / "poisson-shell.png")
 
 
 def _digits(law: Atoms, rows: np.ndarray, file: Path) -> None:
@@ -131,6 +132,60 @@ def _disc(file: Path) -> None:
     panels[1].legend(frameon=False, loc="lower left")
     figure.savefig(file, dpi=110)
     plt.close(figure)
+
+
+def _shell(file: Path) -> None:
+    """Half of the charge on a shell and half at its centre: without the extra dimension the shell is never drawn."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 3, figsize=(11.5, 4.0), layout="constrained")
+    dims, shares, errors = (2, 3, 8, 32, 64), [], []
+    for dim in dims:
+        keys = jax.random.split(jax.random.key(dim), 3)
+        charges = np.asarray(jax.random.normal(keys[0], (800, dim)))
+        charges /= np.linalg.norm(charges, axis=1, keepdims=True)
+        law = Atoms(np.concatenate([charges, np.zeros((1, dim))]), np.append(np.full(800, 1 / 1600), 0.5))
+        height = 100.0
+        start = height * jax.random.normal(keys[1], (300, dim)) / jnp.abs(jax.random.normal(keys[2], (300, 1)))
+        back = np.asarray(field_lines(law_flow(law), start, np.geomspace(height, 1e-3, 121), substeps=4).x[-1])
+        at_centre = np.linalg.norm(back, axis=1) < 0.5
+        shares.append(at_centre.mean())
+        errors.append(np.sqrt(0.25 / len(back)))
+        if dim == 2:
+            _two_ends(panels, charges, back)
+    panels[2].axhline(1.0, color=COLOURS[0], label="without it, exactly")
+    panels[2].axhline(0.5, color="#a0a0a0", linestyle=":", label="the centre's charge")
+    panels[2].errorbar(range(len(dims)), shares, errors, fmt="o", color=COLOURS[1], label="with the extra dimension")
+    panels[2].set(xticks=range(len(dims)), xlabel="dimensions d of the shell", ylim=(0, 1.08))
+    panels[2].set_xticklabels(dims)
+    panels[2].set_title("share of lines that end at the centre")
+    panels[2].legend(frameon=False, loc="lower left")
+    panels[2].spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def _two_ends(panels: Any, charges: np.ndarray, back: np.ndarray) -> None:
+    """In the plane: where 300 lines end that come from |x| = 3 without, and from z = 100 with the extra dimension."""
+    angle = 2 * np.pi * (np.arange(300) + 0.5) / 300
+    far = 3 * jnp.asarray(np.stack([np.cos(angle), np.sin(angle)], 1))
+
+    def inwards(_: Any, x: jax.Array) -> jax.Array:
+        # Newton: outside, all the charge is as if at the centre; inside, the shell's pulls nowhere.
+        length = jnp.sqrt(jnp.sum(x**2, axis=1, keepdims=True))
+        field = 0.5 * shell_field(x) + 0.5 * x / (2 * jnp.pi * length**2)
+        return x - jnp.minimum(0.02, 0.5 * length) * field / jnp.sqrt(jnp.sum(field**2, axis=1, keepdims=True))
+
+    ends = np.asarray(jax.lax.fori_loop(0, 400, inwards, far))
+    for panel, points, title in (
+        (panels[0], ends, "followed back in the plane: the centre"),
+        (panels[1], back, "followed back from z = 100: both"),
+    ):
+        panel.plot(*charges.T, ".", color="#c8c8c8", markersize=3)
+        panel.plot(0, 0, "o", color="#c8c8c8", markersize=12)
+        panel.plot(*points.T, ".", color=COLOURS[1], markersize=5)
+        panel.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), title=title, aspect="equal")
+        panel.spines[["top", "right"]].set_visible(False)
 
 
 if __name__ == "__main__":

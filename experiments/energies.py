@@ -1,9 +1,13 @@
 """From a trained run to its energy E = −ψ/σ_0², and what it says of images: how strange, of which of two laws.
 
-ψ/σ_0² is ln p̂ up to a constant, p̂ the law of images under noise of σ_0. The mean over noisy copies of an image is
-the cross-entropy of N(x, σ_0²I) and p̂, and the image itself lies above where p̂ has its mass. As a score the image
-itself is better all the same: two digits blended into one score above a digit with probability 0.89 at σ_0 = 0.1 and
-0.82 at 0.3, by 64 noisy copies with 0.86 and 0.72; for other changes of digits the two agree.
+ψ/σ_0² is ln p̂ up to a constant, p̂ the law of images under noise of σ_0, if that is the only level that ψ was trained
+at. One ψ for many levels is of no such law: what has the least loss is a mean over the levels
+(`diffusion.energy.multiscale`), near ∇ ln p̂ where the lowest level outweighs the others.
+
+For one level the mean over noisy copies of an image is the cross-entropy of N(x, σ_0²I) and p̂, and the image itself
+lies above where p̂ has its mass. As a score the image itself is better all the same: two digits blended into one score above
+a digit with probability 0.89 at σ_0 = 0.1 and 0.82 at 0.3, by 64 noisy copies with 0.86 and 0.72; for other changes of
+digits the two agree.
 """
 
 from __future__ import annotations
@@ -45,7 +49,7 @@ class Energy:
     psi: Potential
     """ψ, a Partial with the parameters as leaves."""
     sigma: float
-    """σ_0: p̂ = p * N(0, σ_0²I) ∝ e^{ψ/σ_0²}, in the units of the data."""
+    """σ_0, in the units of the data: of one level e^{ψ/σ_0²} ∝ p * N(0, σ_0²I); of many it is a density of its own."""
     high: float
     """The largest level that ψ was trained at."""
     sigma_data: float

@@ -30,7 +30,7 @@ from diffusion.schedules import EDM
 class Field:
     """E as a unit vector (along_x, along_r) and ln |E|: neither over- nor underflows, whatever the dimension.
 
-    In float32 up to |x| of 10¹⁸, for the squares of distances must fit.
+    In float32 for r and distances from 10⁻¹⁵ to 10¹⁸, for their squares must fit.
     """
 
     along_x: Float[Array, "b *event"]

@@ -72,15 +72,18 @@ def field_lines(
     """The lines through (x, radii[0]) at all of the `radii`, rising or falling: RK4, `substeps` of it between two.
 
     The steps are even in ln r, or in r for the ODE in z itself. `flow` is one of `law_flow`, `denoiser_flow`,
-    `diffusion.poisson.network_flow`. Raises ValueError for fewer than two radii, one that is not positive, or another
-    variable.
+    `diffusion.poisson.network_flow`. Raises ValueError for fewer than two radii, one that is not positive and
+    finite, radii that turn round, or another variable.
     """
     if variable not in get_args(Variable):
         raise ValueError(f"variable = {variable!r}; choose one of {', '.join(get_args(Variable))}.")
     if not isinstance(radii, Tracer):
         checked = np.asarray(radii)
-        if checked.ndim != 1 or checked.size < 2 or not np.all(checked > 0):
+        way = np.sign(np.diff(checked))
+        if checked.ndim != 1 or checked.size < 2 or not np.all((checked > 0) & (checked < np.inf)):
             raise ValueError(f"radii = {radii}; give two or more positive ones, in the order of the line.")
+        if not (np.all(way == 1) or np.all(way == -1)):
+            raise ValueError(f"radii = {radii} turn round; give rising or falling ones.")
     radii = jnp.asarray(radii, x.dtype)
     logarithmic = variable == "log_r"
     clock = jnp.log(radii) if logarithmic else radii

@@ -84,7 +84,8 @@ class SmallZ:
         v_z = −√N z/(√(ρ² + z²) + γ),   ρ = γ n/(1 − n),   n = |v_x|/√N
 
     a field of the length √(ρ² + z²) would have. The published ODE needs it, whose network does not resolve z there.
-    It takes |Ê| for |Ê_x|, an error of the order z²/ρ²: with an exact or unbiased field it only harms.
+    Where n >= 0.999, which no field has, the network's v_z stays. The form takes |Ê| for |Ê_x|, an error of the order
+    z²/ρ²: with an exact or unbiased field it only harms.
     """
 
     threshold: float = 1.0
@@ -108,16 +109,16 @@ def _network_flow(network: FieldNetwork, small_z: SmallZ | None, x: Array, z: Ar
     z = jnp.broadcast_to(jnp.asarray(z, x.dtype), (x.shape[0],))
     along_x, along_z = network(x, z)
     if small_z is not None:
-        along_z = jnp.where(z < small_z.threshold, _corrected(along_x, z, small_z.gamma), along_z)
+        along_z = jnp.where(z < small_z.threshold, _corrected(along_x, along_z, z, small_z.gamma), along_z)
     return expand(z / along_z, x) * along_x
 
 
-def _corrected(along_x: Array, z: Array, gamma: float | Array) -> Array:
+def _corrected(along_x: Array, along_z: Array, z: Array, gamma: float | Array) -> Array:
     root = math.sqrt(event_size(along_x))
-    # A network's answer may be longer than any field's.
-    n = jnp.minimum(jnp.sqrt(sum_event(along_x**2)) / root, 1 - 1e-6)
-    rho = gamma * n / (1 - n)
-    return -root * z / (jnp.sqrt(rho**2 + z**2) + gamma)
+    n = jnp.sqrt(sum_event(along_x**2)) / root
+    possible = n < 0.999  # else the answer is longer than any field's, and there is no ρ
+    rho = gamma * n / jnp.where(possible, 1 - n, 1.0)
+    return jnp.where(possible, -root * z / (jnp.sqrt(rho**2 + z**2) + gamma), along_z)
 
 
 def field_denoiser(network: FieldNetwork, small_z: SmallZ | None = None) -> Denoiser:

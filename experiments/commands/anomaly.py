@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from experiments.energies import Energy
 
 DESCRIPTION = """\
-Score images by how strange they are to a model with an energy: minus the log-density of the image under noise of the
-smallest level that the model was trained at, in nats above the median of the training images.
+Score images by how strange they are to a model with an energy, in nats above the median of the training images: minus
+the log-density of the image under noise of σ, for a model that was trained at one noise level; for one of many levels
+the energy, whose density is near that one's at the smallest level and not the same.
 
   scorefield anomaly --run runs/digits-mdsm --outdir strange
   scorefield anomaly --run runs/digits-mdsm --data idx:fashion-mnist --data.size 8
@@ -110,7 +111,7 @@ def run(arguments: list[str]) -> int:
     if uri is not None:
         parts[uri] = _other(uri, told.data, training)
     scored = _scored(told, energy, other, parts)
-    report |= {"kind": "point" if training.of_points else "image"}
+    report |= {"one_level": energy.high == energy.sigma, "kind": "point" if training.of_points else "image"}
     report |= {"sigma": energy.sigma, "noisy_copies": told.noised, **summary(scored)}
     files = [] if told.outdir is None else _write(told.outdir, scored, report)
     report |= {"files": [str(path) for path in files], "seconds": round(time.perf_counter() - start, 1)}
@@ -203,9 +204,10 @@ def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
 def _lines(report: dict[str, Any]) -> list[str]:
     copies, kind = report["noisy_copies"], report["kind"]
     how = f"the mean of {copies} noisy copies each" if copies else f"each {kind} as it is"
+    what = "−ln p̂" if report["one_level"] else "the energy −ψ/σ²"
     one = "an image" if kind == "image" else f"a {kind}"
     lines = [
-        f"{report['run']}, step {report['checkpoint_step']}: −ln p̂ at σ = {report['sigma']:g}, {how}",
+        f"{report['run']}, step {report['checkpoint_step']}: {what} at σ = {report['sigma']:g}, {how}",
         f"nats above the median of the training {kind}s",
         "",
         *_table(kind, report["images"], report["quantiles"]),

@@ -65,7 +65,9 @@ class EnergySampleArguments(solver.CheckpointArguments):
 def run(kernel: str, arguments: list[str]) -> int:
     """Sample by a kernel; returns the exit status."""
     name = choose("--kernel", kernel, KERNELS)
-    told = parse(EnergySampleArguments, arguments, "scorefield sample --kernel", DESCRIPTION, taken=("--kernel",))
+    told = parse(
+        EnergySampleArguments, arguments, f"scorefield sample --kernel {name}", DESCRIPTION, taken=("--kernel",)
+    )
     for flag, value, fine in (
         ("--batch", told.batch, told.batch >= 1),
         ("--steps", told.steps, told.steps >= 1),
@@ -105,6 +107,12 @@ def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
     # The last step on the way down is at 1 already; without a way down all are.
     first = 0 if hottest == 1 else told.steps - 1
     acceptance = {"cooling": float(accepted[: told.steps].mean()), "end": float(accepted[first:].mean())}
+    trained_at = (energy.high / energy.sigma) ** 2
+    if hottest > trained_at * (1 + 1e-6):
+        solver.warn(
+            f"--temperature {hottest:g} is above {trained_at:.4g}, the highest that the run was trained at; "
+            "samples that start so far out may never come back."
+        )
     if acceptance["end"] < _STUCK:
         solver.warn(
             f"{acceptance['end']:.1%} of the steps at T = 1 were accepted, so the samples hardly moved there; "

@@ -138,5 +138,9 @@ def test_what_does_not_fit_is_refused():
     flow, x = law_flow(LINE), jnp.zeros((1, 1))
     with pytest.raises(ValueError, match="variable = 'z'; choose one of log_r, r"):
         field_lines(flow, x, np.array([2.0, 1.0]), "z")
+    with pytest.raises(ValueError, match="turn round; give rising or falling ones"):
+        field_lines(flow, x, np.array([5.0, 1.0, 3.0]))
+    with pytest.raises(ValueError, match="give two or more positive ones"):
+        field_lines(flow, x, np.array([np.inf, 1.0]))
     with pytest.raises(ValueError, match="give two or more positive ones"):
         field_lines(flow, x, np.array([2.0, 0.0]))

@@ -243,7 +243,7 @@ def test_noise_is_stranger_than_digits(run_command, energy_run, noise, tmp_path)
 def test_held_out_images_are_ranked(run_command, energy_run, tmp_path):
     flags = ("anomaly", "--run", energy_run, "--images", "50", "--noised", "2", "--outdir", tmp_path)
     lines = run_command(*flags).out
-    assert "the mean of 2 noisy copies each" in lines
+    assert "the energy −ψ/σ² at σ = 0.2, the mean of 2 noisy copies each" in lines  # of many levels
     assert "strangest of held-out" in lines
     kept = np.load(tmp_path / "scores.npz")
     _, held_out = split(open_source("digits"), 0.1, 0)
@@ -268,6 +268,7 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
     assert (value["leapfrogs"], value["nfe"], value["temperature"]) == (2, 20, 1.0)
     stuck = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--outdir", tmp_path, "--kernel", "mala")
     assert run_command(*stuck).err == ""
+    assert "--temperature 57 is above 56.25, the highest" in run_command(*stuck, "--temperature", "57").err
     # A potential a thousand times as steep, in which steps of 0.3 are far too long.
     steep = Partial(lambda y: -500 * jnp.sum(y**2, axis=(1, 2, 3)))
     monkeypatch.setattr(energies, "energy_of", lambda trained: dataclasses.replace(energy_of(trained), psi=steep))

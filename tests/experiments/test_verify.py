@@ -21,6 +21,12 @@ NAMES = [one.name for one in ALL]
 STATISTICAL = [one for one in ALL if one.kind == "statistical"]
 
 
+def test_the_topics_of_poisson_fields_and_energies_have_their_rows():
+    """27 to 34 and 39 to 43, whatever file they are in."""
+    rows = {one.row.rstrip("abcdefgh") for one in verify.select("poisson,energy", ALL)}
+    assert rows >= {str(row) for row in (*range(27, 35), *range(39, 44))}
+
+
 @pytest.mark.parametrize("one", ALL, ids=NAMES)
 def test_the_identity_holds(one):
     row = run(one, Setting())

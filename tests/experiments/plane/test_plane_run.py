@@ -157,6 +157,7 @@ def test_an_energy_is_trained_drawn_and_evaluated_as_one(run_command, tmp_path):
     outcome = run_command("anomaly", "--run", tmp_path / "run", "--images", "50")
     assert outcome.status == 0, outcome.err
     assert "image" not in outcome.out
+    assert "−ln p̂ at σ = 0.07, each point as it is" in outcome.out
     assert "a point of held-out is stranger than one of training with probability" in outcome.out
     chain = ("sample", "--run", tmp_path / "run", "--kernel", "hmc", "--steps", "3", "--hold", "1", "--seeds", "0-4")
     outcome = run_command(*chain, "--batch", "2", "--outdir", tmp_path / "chain")
