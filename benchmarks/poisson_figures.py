@@ -143,7 +143,7 @@ def _shell(file: Path) -> None:
     for dim in dims:
         keys = jax.random.split(jax.random.key(dim), 3)
         charges = np.asarray(jax.random.normal(keys[0], (800, dim)))
-        charges /= np.linalg.norm(charges, axis=1, keepdims=True)
+        charges = charges / np.linalg.norm(charges, axis=1, keepdims=True)
         law = Atoms(np.concatenate([charges, np.zeros((1, dim))]), np.append(np.full(800, 1 / 1600), 0.5))
         height = 100.0
         start = height * jax.random.normal(keys[1], (300, dim)) / jnp.abs(jax.random.normal(keys[2], (300, 1)))

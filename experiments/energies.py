@@ -5,9 +5,9 @@ at. One ψ for many levels is of no such law: what has the least loss is a mean 
 (`diffusion.energy.multiscale`), near ∇ ln p̂ where the lowest level outweighs the others.
 
 For one level the mean over noisy copies of an image is the cross-entropy of N(x, σ_0²I) and p̂, and the image itself
-lies above where p̂ has its mass. As a score the image itself is better all the same: two digits blended into one score above
-a digit with probability 0.89 at σ_0 = 0.1 and 0.82 at 0.3, by 64 noisy copies with 0.86 and 0.72; for other changes of
-digits the two agree.
+lies above where p̂ has its mass. As a score the image itself is better all the same: two digits blended into one score
+above a digit with probability 0.89 at σ_0 = 0.1 and 0.82 at 0.3, by 64 noisy copies with 0.86 and 0.72; for other
+changes of digits the two agree.
 """
 
 from __future__ import annotations
