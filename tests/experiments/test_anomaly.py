@@ -121,6 +121,14 @@ def test_chains_end_in_the_law_that_the_jump_makes_of_the_noisy_one(kernel):
     np.testing.assert_allclose(other, x[[2999, 1500]], atol=1e-4)
 
 
+def test_chains_begin_as_wide_as_data_under_the_largest_noise():
+    """Steps of next to no length leave y ~ N(0, σ_max² + σ_d²), and the jump makes s²/(s² + σ²) y of it."""
+    chain = Chain("langevin", steps=1, hold=0, temperature=1.0, size=1e-12, leapfrogs=1)
+    x = next(draw_energy(gaussian(0.0, high=2.0), chain, range(3000), batch=3000)).drawn.images
+    std = np.hypot(2.0, 0.5) * 0.7**2 / (0.7**2 + SIGMA**2)
+    assert abs(x.std() / std - 1) < 4 / np.sqrt(2 * x.size)
+
+
 def test_a_short_last_batch_is_filled_up_and_counts_for_itself():
     """Five seeds in twos: one compilation, three parts; the last accepts all of a step or nothing."""
     chain, compiled = (
