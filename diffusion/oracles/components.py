@@ -237,16 +237,17 @@ def _gaussian_terms(c: Components, rule: Rule, q: Array, square: Array, alpha: A
     quadratic = jnp.sum(q[:, None, :] ** 2 / total_r + jnp.log(2 * math.pi * total_r), axis=-1)
     if complement:
         quadratic += square[:, None] / total + complement * jnp.log(2 * math.pi * total)
+    kept, kept_r = _noise_share(floor, noise, total) * bool(complement), _noise_share(along, noise[:, None], total_r)
     return _Terms(
         logits=c.log_weights[:, None] + rule.log_weights - 0.5 * quadratic,
         gain=alpha * floor / total * bool(complement),
         precision=1 / total if complement else jnp.zeros_like(total),
-        left=floor * (noise / total) * bool(complement),
-        kept=_noise_share(floor, noise, total) * bool(complement),
+        left=floor * kept,
+        kept=kept,
         gain_r=alpha * along / total_r,
         precision_r=1 / total_r,
-        left_r=along * (noise[:, None] / total_r),
-        kept_r=_noise_share(along, noise[:, None], total_r),
+        left_r=along * kept_r,
+        kept_r=kept_r,
     )
 
 

@@ -30,10 +30,7 @@ Variable = Literal["log_r", "r"]
 
 
 def law_flow(law: Law, df: float = 1.0) -> Flow:
-    """dx/d ln r = r E_x/E_r of the charges `law`, D = `df`.
-
-    To the last digits, however near.
-    """
+    """dx/d ln r = r E_x/E_r of the charges `law`, D = `df`; to the last digits, however near."""
     return Partial(_law_flow, law, df=df)
 
 
