@@ -36,12 +36,12 @@ from jax.tree_util import Partial
 
 from diffusion.prediction import Denoiser, Preconditioning, network_x0
 from diffusion.process import Process
-from experiments import solver
 from experiments.data.scaling import to_uint8
 from experiments.evaluation.distances import Estimate, frechet_at
 from experiments.evaluation.features import feature_space, source_features
-from experiments.sampling import Model, make_denoiser
-from experiments.training.model import load_model
+from experiments.runs.load import load_model, model_of, run_data
+from experiments.runs.model import Model, make_denoiser
+from experiments.sampling import solver
 from samplers.sample import sample
 
 ERRORS = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -76,8 +76,8 @@ def quantised(params: Any, bits: int) -> Any:
 def measure(run: Path, count: int, cache: Path, sizes: Sequence[float], depths: Sequence[int]) -> dict[str, Any]:
     """The distances of one run's samples."""
     trained = load_model(run)
-    model = solver.model_of(trained)
-    training, held_out = solver.run_data(trained)
+    model = model_of(trained)
+    training, held_out = run_data(trained)
     assert held_out is not None
     space = feature_space(training, held_out, cache=cache)
     real = source_features(space, training, cache=cache)

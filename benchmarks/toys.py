@@ -4,7 +4,7 @@
         --out docs/toys.png
 
 A row for each run, in the order given: the exact density, the model's own, and samples, as `scorefield sample` draws
-them (`experiments.plane.figure`), each row with a colour scale of its own. It takes a minute or two, most of it for
+them (`experiments.pictures.plane`), each row with a colour scale of its own. It takes a minute or two, most of it for
 the densities by probability flows.
 """
 
@@ -21,12 +21,12 @@ sys.path[0] = str(pathlib.Path(__file__).parents[1])
 import numpy as np
 from PIL import Image
 
-from experiments import solver
 from experiments.data.sources.plane import law_of
-from experiments.guided import Wish
-from experiments.plane.figure import model_picture
-from experiments.sampling import draw
-from experiments.training.model import load_model
+from experiments.pictures.plane import model_picture
+from experiments.runs.load import load_model, model_of
+from experiments.sampling import solver
+from experiments.sampling.draw import draw
+from experiments.sampling.guidance import Wish
 
 WIDTH = 1100
 """Pixels: three panels of 300 and a colour bar."""
@@ -37,7 +37,7 @@ COLOURS = 96
 def row(run: pathlib.Path, samples: int) -> np.ndarray:
     """The picture of one run, of its first average and its own sampler, (height, WIDTH, 3)."""
     trained = load_model(run)
-    model, chosen = solver.model_of(trained), solver.build_own(trained.config)
+    model, chosen = model_of(trained), solver.build_own(trained.config)
     points = next(draw(model, chosen, range(samples), batch=samples, wish=Wish())).images
     picture = model_picture(model, law_of(trained.config.data.source), points)
     print(run, picture.facts)

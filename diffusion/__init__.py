@@ -5,6 +5,7 @@ import jaxlib.version
 from diffusion.betas import Betas
 from diffusion.distributions import Normal, kl_divergence
 from diffusion.dynamics import SDE, forward_sde, reverse_sde, velocity
+from diffusion.moved import forward
 from diffusion.noises import Gaussian, Noise, StudentT
 from diffusion.prediction import (
     Denoiser,
@@ -55,3 +56,16 @@ __all__ = [
 ]
 
 warn_if_unsound(jaxlib.version.__version__)
+
+# Modules that have moved, by their old names.
+forward(
+    {
+        "diffusion.analytic_variance": ("diffusion.ddpm.analytic_variance",),
+        "diffusion.chains": ("diffusion.ddpm.chains",),
+        "diffusion.ddpm_losses": ("diffusion.ddpm.losses",),
+        "diffusion.decoders": ("diffusion.ddpm.decoders",),
+        "diffusion.reverse_steps": ("diffusion.ddpm.reverse_steps",),
+        "diffusion.time_distributions": ("diffusion.score_matching.times",),
+        "diffusion.weightings": ("diffusion.score_matching.weightings",),
+    }
+)

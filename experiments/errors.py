@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -53,3 +54,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the choice nearest to `word`, or the empty string when none is near."""
     near = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def warn(line: str) -> None:
+    """Say one line on standard error."""
+    print(f"scorefield: {line}", file=sys.stderr)

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 
 from jaxtyping import Array, Float
 
+from diffusion.ddpm.reverse_steps import FixedSmall, ReverseVariance, step
 from diffusion.keys import Draws
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import pytree
-from diffusion.reverse_steps import FixedSmall, ReverseVariance, step
 from samplers.sample import Sampler
 
 
@@ -19,7 +19,7 @@ from samplers.sample import Sampler
 class Ancestral(Sampler):
     """x_s ~ N(posterior mean at x̂_0, variance): Ho et al. 2020, algorithm 2, on any grid of any Gaussian process.
 
-    `variance` is one of `diffusion.reverse_steps`: FixedSmall (β̃), FixedLarge (β), Optimal (Analytic-DPM) or
+    `variance` is one of `diffusion.ddpm.reverse_steps`: FixedSmall (β̃), FixedLarge (β), Optimal (Analytic-DPM) or
     Learned, whose denoiser returns a pair. The step onto σ = 0 returns x̂_0.
     """
 

@@ -15,12 +15,12 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import expand, sum_event
+from diffusion.ddpm.reverse_steps import FixedSmall, step
 from diffusion.keys import Draws
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser, score
 from diffusion.process import Process, transition_coefficients
 from diffusion.pytree import is_concrete, pytree, static
-from diffusion.reverse_steps import FixedSmall, step
 from samplers.exponential import exponential_step
 from samplers.sample import Sampler
 

@@ -13,9 +13,9 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
+from diffusion.ddpm.reverse_steps import Denoised, split_denoised
 from diffusion.prediction import Denoiser
 from diffusion.pytree import as_partial, is_concrete
-from diffusion.reverse_steps import Denoised, split_denoised
 
 
 def clipped(denoise: Denoiser, low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> Denoiser:

@@ -27,9 +27,9 @@ from diffusion.oracles.law import Law
 from diffusion.process import Process
 from diffusion.pytree import as_partial, as_traced
 from diffusion.schedules import EDM
-from diffusion.score_matching import denoising_terms
-from diffusion.time_distributions import LogUniformSigma
-from diffusion.weightings import UniformWeighting
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.times import LogUniformSigma
+from diffusion.score_matching.weightings import UniformWeighting
 
 
 def density_estimator_loss(

@@ -34,9 +34,9 @@ from diffusion.oracles.law import Law
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.schedules import EDM
-from diffusion.score_matching import denoising_terms
-from diffusion.time_distributions import Draw
-from diffusion.weightings import SNRWeighting
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.times import Draw
+from diffusion.score_matching.weightings import SNRWeighting
 
 
 def multiscale_loss(

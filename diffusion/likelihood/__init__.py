@@ -1,7 +1,7 @@
 """Log-likelihoods by the instantaneous change of variables, and the latents of the same ODE.
 
 `log_likelihood` is in `density`; how it is integrated in `solvers`, with which divergence in `divergence`. Latents are
-in `latents`, 8-bit data in `dequantisation`. Everything is in nats; `diffusion.decoders.bits_per_dim` makes bits.
+in `latents`, 8-bit data in `dequantisation`. Everything is in nats; `diffusion.ddpm.decoders.bits_per_dim` makes bits.
 """
 
 from diffusion.likelihood.density import Likelihood, log_likelihood

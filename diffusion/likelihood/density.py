@@ -36,7 +36,7 @@ class Likelihood(NamedTuple):
     """What `log_likelihood` returns, for each x."""
 
     log_prob: Float[Array, " b"]
-    """ln p(x) in nats; `bits_per_dim(-log_prob, d, bin_width)` of `diffusion.decoders` has it in bits."""
+    """ln p(x) in nats; `bits_per_dim(-log_prob, d, bin_width)` of `diffusion.ddpm.decoders` has it in bits."""
     standard_error: Float[Array, " b"]
     """That of `log_prob`, in nats, over the probes: 0 when exact, NaN for one probe. Without the solver's error."""
     latent: Float[Array, "b *event"]

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from experiments import images, solver
+from experiments.commands.options import parse, take_flag
 from experiments.data.config import DataConfig
 from experiments.data.source import Source
-from experiments.errors import UsageError
+from experiments.errors import UsageError, warn
 from experiments.evaluation.ranking import auroc, share_below
-from experiments.options import parse, take_flag
+from experiments.pictures import files
+from experiments.runs.load import CheckpointArguments, load_run, run_data
 
 if TYPE_CHECKING:
-    from experiments.energies import Energy
+    from experiments.runs.energy import Energy
 
 DESCRIPTION = """\
 Score images by how strange they are to a model with an energy, in nats above the median of the training images: minus
@@ -53,7 +54,7 @@ class OtherData:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnomalyArguments(solver.CheckpointArguments):
+class AnomalyArguments(CheckpointArguments):
     """What `scorefield anomaly` is told."""
 
     data: OtherData = OtherData()
@@ -94,17 +95,18 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--noised is {told.noised} and --images {told.images}; give at least 0 and 1.")
     if uri is None and told.data != OtherData():
         raise UsageError("--data.size, --data.crop and --data.channels are of another source; add --data URI.")
-    from experiments.energies import energy_of, origin, require_comparable
-    from experiments.training.model import load_model
+    from experiments.evaluation.strangeness import require_comparable
+    from experiments.runs.energy import energy_of, origin
+    from experiments.runs.load import load_model
 
-    start, trained = time.perf_counter(), solver.load(told)
+    start, trained = time.perf_counter(), load_run(told)
     energy, other, report = energy_of(trained), None, {"run": str(told.run), **origin(told, trained)}
     if told.against_run is not None:
-        second = load_model(told.against_run, warn=solver.warn)
+        second = load_model(told.against_run, warn=warn)
         other = energy_of(second, "--against-run")
         require_comparable(energy, other)
         report["against_run"] = {"checkpoint": str(second.path), "step": second.step, "sha256": second.digest}
-    training, held_out = solver.run_data(trained)
+    training, held_out = run_data(trained)
     if held_out is None:
         raise UsageError("this run holds no images out (--data.held-out 0), so there is nothing to measure against.")
     parts = {"training": training, "held-out": held_out}
@@ -138,7 +140,7 @@ def _scored(
     told: AnomalyArguments, energy: Energy, other: Energy | None, parts: dict[str, Source]
 ) -> dict[str, Scored]:
     """Each part's scores and ratios, above the medians of the training images."""
-    from experiments.energies import log_ratio, strangeness
+    from experiments.evaluation.strangeness import log_ratio, strangeness
 
     result = {}
     for name, source in parts.items():
@@ -256,13 +258,13 @@ def _write(outdir: Path, scored: dict[str, Scored], report: dict[str, Any]) -> l
         arrays["log_density_ratio"] = last.ratio
     for other, part in list(scored.items())[:-1]:
         arrays[f"{other.replace('-', '_')}_scores"] = part.scores
-    files = [outdir / "scores.npz"]
-    images.save_arrays(files[0], report, **arrays)
+    paths = [outdir / "scores.npz"]
+    files.save_arrays(paths[0], report, **arrays)
     if not last.source.of_points:
-        from experiments.anomaly_figure import draw
+        from experiments.pictures.anomalies import draw
 
-        files.append(outdir / "anomalies.png")
+        paths.append(outdir / "anomalies.png")
         shown = dict(list(scored.items())[1:])
         pixels = draw({key: (part.source.images[part.rows], part.scores) for key, part in shown.items()})
-        images.save_png(files[1], pixels, report)
-    return files
+        files.save_png(paths[1], pixels, report)
+    return paths

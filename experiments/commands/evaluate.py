@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from diffusion.noises import Gaussian
-from experiments import solver
-from experiments.config import Generator
+from experiments.commands.arguments import RunArguments, read_arguments
+from experiments.config.tree import Generator
 from experiments.data.source import Source
 from experiments.data.sources.plane import law_of
 from experiments.errors import UsageError
-from experiments.guided import Wish
-from experiments.sampling import Model, Throughput, draw
+from experiments.runs.load import load_run, model_of, run_data
+from experiments.runs.model import Model
+from experiments.sampling import solver
+from experiments.sampling.draw import draw
+from experiments.sampling.guidance import Wish
+from experiments.sampling.throughput import Throughput
 
 if TYPE_CHECKING:
-    from experiments.training.model import TrainedModel
+    from experiments.runs.load import TrainedModel
 
 _COLUMNS = ("precision", "recall", "density", "coverage")
 _NEIGHBOURS = 5  # of density and coverage, the most that a distance looks at
@@ -43,7 +47,7 @@ beside the entropy, energy distance and sliced W2 with p-values.
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateArguments(solver.RunArguments):
+class EvaluateArguments(RunArguments):
     """What `scorefield evaluate` is told."""
 
     samples: int = 1000
@@ -66,13 +70,13 @@ class EvaluateArguments(solver.RunArguments):
 
 def run(arguments: list[str]) -> int:
     """Evaluate; returns the exit status."""
-    told, name = solver.read(EvaluateArguments, arguments, "scorefield evaluate", DESCRIPTION)
+    told, name = read_arguments(EvaluateArguments, arguments, "scorefield evaluate", DESCRIPTION)
     if told.samples < 2 or told.batch < 1 or told.elbo_images < 1 or told.elbo_draws < 1:
         raise UsageError("--samples must be at least 2, and --batch, --elbo-images and --elbo-draws at least 1.")
     if told.seed < 0 or told.seed + told.samples > 2**31:
         raise UsageError(f"--seed is {told.seed}; give 0 or more, and below 2^31 less --samples.")
-    trained = solver.load(told)
-    model = solver.model_of(trained)
+    trained = load_run(told)
+    model = model_of(trained)
     if model.of_points:
         return _points(told, name, trained, model)
     if told.bits_per_dim and isinstance(model.config.objective, Generator):
@@ -102,7 +106,7 @@ def run(arguments: list[str]) -> int:
 
 def _points(told: EvaluateArguments, name: str, trained: TrainedModel, model: Model) -> int:
     """Evaluate a model of points."""
-    from experiments.plane import evaluation
+    from experiments.evaluation.plane import measures as evaluation
 
     for field in ("bits_per_dim", "elbo_images", "elbo_draws", "variance", "cache"):
         if getattr(told, field) != EvaluateArguments.__dataclass_fields__[field].default:
@@ -128,7 +132,7 @@ def _points(told: EvaluateArguments, name: str, trained: TrainedModel, model: Mo
 
 def _data(trained: TrainedModel) -> tuple[Source, Source]:
     """(Training, held-out) data. Raises UsageError when nothing was held out."""
-    training, held_out = solver.run_data(trained)
+    training, held_out = run_data(trained)
     if held_out is None:
         what = "points" if training.of_points else "images"
         raise UsageError(f"this run holds no {what} out (--data.held-out 0), so there is nothing to measure against.")
@@ -213,7 +217,7 @@ def _distances(
 
 
 def _bits(told: EvaluateArguments, model: Model, training: Source, held_out: Source) -> dict[str, Any]:
-    from experiments.elbo import held_out_bits_per_dim
+    from experiments.evaluation.bits_per_dim import held_out_bits_per_dim
 
     return held_out_bits_per_dim(
         model,

@@ -11,14 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import fitted_grids, solver
+from experiments.commands.arguments import RunArguments, read_arguments
 from experiments.errors import UsageError
-from experiments.sampling import make_denoiser
+from experiments.runs import fitted_grids
+from experiments.runs.load import load_run, model_of, run_data
+from experiments.runs.model import make_denoiser
+from experiments.runs.provenance import versions
+from experiments.sampling import solver
 from samplers.grid_fit import optimised_grid
 from samplers.registry import SAMPLERS
 
 if TYPE_CHECKING:
-    from experiments.training.model import TrainedModel
+    from experiments.runs.load import TrainedModel
 
 DESCRIPTION = """\
 Fit the time grid of a sampler and a number of steps to a trained model, and keep it with the run.
@@ -33,7 +37,7 @@ them in turn, unguided.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GridArguments(solver.RunArguments):
+class GridArguments(RunArguments):
     """What `scorefield grid` is told."""
 
     images: int = 32
@@ -48,7 +52,7 @@ class GridArguments(solver.RunArguments):
 
 def run(arguments: list[str]) -> int:
     """Fit a grid; returns the exit status."""
-    told, name = solver.read(GridArguments, arguments, "scorefield grid", DESCRIPTION)
+    told, name = read_arguments(GridArguments, arguments, "scorefield grid", DESCRIPTION)
     for flag, value in (("--images", told.images), ("--reference-steps", told.reference_steps)):
         if value < 2:
             raise UsageError(f"{flag} is {value}; give at least 2.")
@@ -58,11 +62,11 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--sampler {name} follows no flow that a grid could be fitted to; fit one for ddim.")
     if told.grid is not None or any(limit is not None for limit in (told.sigma_min, told.sigma_max, told.rho)):
         raise UsageError("--grid and its limits are what is to be found; leave them out.")
-    trained = solver.load(told)
+    trained = load_run(told)
     start = time.perf_counter()
     kept = _fit(told, name, trained)
     kept["seconds"] = round(time.perf_counter() - start, 1)
-    kept |= {"parameters": told.ema, "checkpoint_sha256": trained.digest, **solver.versions()}
+    kept |= {"parameters": told.ema, "checkpoint_sha256": trained.digest, **versions()}
     path = fitted_grids.save(told.run, kept)
     if told.json:
         print(json.dumps({**kept, "file": str(path)}))
@@ -75,9 +79,9 @@ def run(arguments: list[str]) -> int:
 
 
 def _fit(told: GridArguments, name: str, trained: TrainedModel) -> dict[str, Any]:
-    model = solver.model_of(trained)
+    model = model_of(trained)
     chosen = solver.build(
-        *(told, name, model, lambda: solver.run_data(trained)[0]), given_class=model.num_classes > 0, grid="auto"
+        *(told, name, model, lambda: run_data(trained)[0]), given_class=model.num_classes > 0, grid="auto"
     )
     labels = jnp.arange(told.images) % model.num_classes if model.num_classes else None
     # Not the key of `scorefield sample`: the grid is judged by images that it has not seen.

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from experiments import presets
-from experiments.options import parse
+from experiments.commands.options import parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import jax
 import numpy as np
 
-from experiments import images, solver
-from experiments.config import Config
-from experiments.config_file import to_json
-from experiments.data.sources.plane import law_of
-from experiments.errors import UsageError
-from experiments.guided import Clip, Wish
-from experiments.options import take_flag
-from experiments.sampling import Model, Throughput, draw, parse_seeds
+from experiments.commands.arguments import RunArguments, catalogue, read_arguments
+from experiments.commands.options import take_flag
+from experiments.commands.progress import progress
+from experiments.commands.seeds import parse_seeds
+from experiments.errors import UsageError, warn
+from experiments.pictures.output import write
+from experiments.runs.load import load_run, model_of, run_data
+from experiments.sampling import solver
+from experiments.sampling.draw import draw
+from experiments.sampling.guidance import Clip, Wish
+from experiments.sampling.throughput import Throughput
 
 if TYPE_CHECKING:
-    from experiments.training.data import Facts
-    from experiments.training.model import TrainedModel
-
-_IMAGES, _POINTS = 64, 2000  # in the picture that the training loop writes
+    from experiments.runs.load import TrainedModel
 
 DESCRIPTION = """\
 Draw images or points from a trained model. The image of a seed is the same in every batch.
@@ -40,11 +36,11 @@ the samples; --format npz writes the points.
 --kernel langevin, mala or hmc samples the energy of a run that has one; `--kernel mala --help` shows its options.
 --class N chooses the class of a conditional model. --sampler NAME chooses a sampler other than the run's own, and
 `--sampler NAME --help` shows the options of that one:
-""" + "\n".join(f"  {', '.join(names)}" for names in solver.catalogue())
+""" + "\n".join(f"  {', '.join(names)}" for names in catalogue())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SampleArguments(solver.RunArguments):
+class SampleArguments(RunArguments):
     """What `scorefield sample` is told."""
 
     seeds: str = "0-63"
@@ -86,25 +82,25 @@ def run(arguments: list[str]) -> int:
         raise UsageError(f"--class {label!r} is not the number of a class; give 0, 1, ...")
     if label is not None:
         arguments = [*arguments, "--label", label]
-    told, name = solver.read(SampleArguments, arguments, "scorefield sample", DESCRIPTION, ("--class", "--kernel"))
+    told, name = read_arguments(SampleArguments, arguments, "scorefield sample", DESCRIPTION, ("--class", "--kernel"))
     if told.batch < 1:
         raise UsageError(f"--batch is {told.batch}; give at least 1.")
     seeds = parse_seeds(told.seeds)
-    trained = solver.load(told)
+    trained = load_run(told)
     return _sample(told, seeds, name, trained)
 
 
 def _sample(told: SampleArguments, seeds: list[int], name: str, trained: TrainedModel) -> int:
-    model = solver.model_of(trained)
+    model = model_of(trained)
     if model.of_points:
         _check_points(told)
     chosen = solver.build(
-        *(told, name, model, lambda: solver.run_data(trained)[0]),
+        *(told, name, model, lambda: run_data(trained)[0]),
         given_class=told.label is not None,
         guided=told.guidance is not None,
     )
     weak = _weak(told)
-    weak_model = None if weak is None else solver.model_of(weak)
+    weak_model = None if weak is None else model_of(weak)
     wish = Wish(*(told.guidance, told.guidance_low, told.guidance_high, weak_model), told.clip, told.percentile)
     wish.check(model, chosen.sampler, told.label is not None)
     parts, throughput = [], Throughput(min(told.batch, len(seeds)))
@@ -151,9 +147,9 @@ def _weak(told: SampleArguments) -> TrainedModel | None:
     """The model to be led away from: its first average."""
     if told.weak is None:
         return None
-    from experiments.training.model import load_model
+    from experiments.runs.load import load_model
 
-    return load_model(told.weak, warn=solver.warn)
+    return load_model(told.weak, warn=warn)
 
 
 def _said(told: SampleArguments, weak: TrainedModel | None) -> dict[str, Any]:
@@ -173,93 +169,3 @@ def _said(told: SampleArguments, weak: TrainedModel | None) -> dict[str, Any]:
     if told.brownian_tree:
         said["brownian_tree"] = True
     return said
-
-
-def progress(throughput: Throughput, total: int, quiet: bool) -> None:
-    """Say on a terminal how far it is."""
-    if not quiet and sys.stderr.isatty():
-        end = "\n" if throughput.count == total else ""
-        print(f"\rsampling {throughput.count}/{total}  {throughput}", end=end, file=sys.stderr, flush=True)
-
-
-def write(
-    outdir: Path,
-    form: Literal["grid", "png", "npz"],
-    model: Model,
-    pictures: np.ndarray,
-    seeds: list[int],
-    provenance: dict[str, Any],
-    label: int | None = None,
-) -> list[Path]:
-    """Write images or points to `outdir` in that form; returns the files."""
-    if model.of_points:
-        return [_write_points(outdir, form, model, pictures, seeds, provenance)]
-    if form == "png":
-        return images.save_singles(outdir, pictures, seeds, provenance)
-    if form == "npz":
-        path = outdir / "samples.npz"
-        labels = {} if label is None else {"labels": np.full(len(seeds), label)}
-        images.save_npz(path, pictures, provenance, seeds=np.asarray(seeds), **labels)
-    else:
-        path = outdir / "samples.png"
-        images.save_png(path, images.grid(pictures), provenance)
-    return [path]
-
-
-def _write_points(
-    outdir: Path, form: str, model: Model, points: np.ndarray, seeds: list[int], provenance: dict[str, Any]
-) -> Path:
-    if form == "npz":
-        path = outdir / "samples.npz"
-        images.save_arrays(path, provenance, points=points, seeds=np.asarray(seeds))
-    else:
-        from experiments.plane.figure import model_picture
-
-        path = outdir / "samples.png"
-        picture = model_picture(model, law_of(model.config.data.source), points)
-        images.save_png(path, picture.pixels, {**provenance, **picture.facts})
-    return path
-
-
-class GridWriter:
-    """Called by the training loop: writes samples of the first average to OUTDIR/samples/, as a grid or as points."""
-
-    def __init__(self, config: Config, facts: Facts, outdir: Path) -> None:
-        """Raises UsageError when the run's own sampler cannot sample its process."""
-        from experiments.training.model import make_network
-
-        networks: list[Any] = []
-        jax.eval_shape(
-            lambda key: networks.append(made := make_network(config, facts, key)) or made[1], jax.random.key(0)
-        )
-        classes = facts.num_classes if config.conditional else 0
-        self.model = Model(config, networks[0][0], None, facts.event_shape, classes)
-        self.solver = solver.build_own(config)
-        self.digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()
-        self.folder = outdir / "samples"
-
-    def __call__(self, step: int, params: Any) -> None:
-        """Draw and write the samples of one step."""
-        start, seeds = time.perf_counter(), range(_POINTS if self.model.of_points else _IMAGES)
-        model = dataclasses.replace(self.model, params=params)
-        label = [i % model.num_classes for i in seeds] if model.num_classes else None
-        drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label, wish=Wish()))
-        provenance = {
-            **self.solver.provenance,
-            "nfe": drawn.nfe,
-            "seeds": f"0-{len(seeds) - 1}",
-            "class": None if label is None else "the seed modulo the number of classes",
-            "parameters": "average 0",
-            "step": step,
-            "config_sha256": self.digest,
-            "seconds": round(time.perf_counter() - start, 2),
-            **solver.versions(),
-        }
-        path = self.folder / f"step-{step:07d}.png"
-        if not model.of_points:
-            images.save_png(path, images.grid(drawn.images), provenance)
-            return
-        from experiments.plane.figure import model_picture
-
-        picture = model_picture(model, law_of(model.config.data.source), drawn.images, density=False)
-        images.save_png(path, picture.pixels, {**provenance, **picture.facts})

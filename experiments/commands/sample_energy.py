@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments import solver
-from experiments.commands.sample import progress, write
-from experiments.errors import UsageError
-from experiments.options import choose, parse
-from experiments.sampling import Throughput, parse_seeds
+from experiments.commands.options import parse
+from experiments.commands.progress import progress
+from experiments.commands.seeds import parse_seeds
+from experiments.errors import UsageError, warn
+from experiments.names import choose
+from experiments.pictures.output import write
+from experiments.runs.load import CheckpointArguments, load_run, model_of
+from experiments.sampling.throughput import Throughput
 
 KERNELS = {name: name for name in ("langevin", "mala", "hmc")}
 """The names of `samplers.energy.Kernel`."""
@@ -37,7 +40,7 @@ sampler of denoisers.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EnergySampleArguments(solver.CheckpointArguments):
+class EnergySampleArguments(CheckpointArguments):
     """What `scorefield sample --kernel` is told."""
 
     steps: int = 200
@@ -84,11 +87,11 @@ def run(kernel: str, arguments: list[str]) -> int:
 
 
 def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
-    from experiments.energies import energy_of, origin
-    from experiments.energy_sampling import SIZES, Chain, draw_energy
+    from experiments.runs.energy import energy_of, origin
+    from experiments.sampling.energy import SIZES, Chain, draw_energy
 
-    trained = solver.load(told)
-    energy, model = energy_of(trained), solver.model_of(trained)
+    trained = load_run(told)
+    energy, model = energy_of(trained), model_of(trained)
     if model.of_points and told.format == "png":
         raise UsageError("--format png goes with images, and this run makes points; take --format npz.")
     hottest = (energy.high / energy.sigma) ** 2 if told.temperature is None else told.temperature
@@ -109,12 +112,12 @@ def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
     acceptance = {"cooling": float(accepted[: told.steps].mean()), "end": float(accepted[first:].mean())}
     trained_at = (energy.high / energy.sigma) ** 2
     if hottest > trained_at * (1 + 1e-6):
-        solver.warn(
+        warn(
             f"--temperature {hottest:g} is above {trained_at:.4g}, the highest that the run was trained at; "
             "samples that start so far out may never come back."
         )
     if acceptance["end"] < _STUCK:
-        solver.warn(
+        warn(
             f"{acceptance['end']:.1%} of the steps at T = 1 were accepted, so the samples hardly moved there; "
             f"give a smaller --step-size than {size:g}."
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from experiments.options import parse
+from experiments.commands.options import parse
 from samplers.registry import SAMPLERS
 
 

@@ -13,8 +13,8 @@ import tyro
 from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
 from diffusion.noises import Gaussian, StudentT
 from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
-from diffusion.time_distributions import LogNormalSigma, LogUniformSigma, UniformTime
-from diffusion.weightings import (
+from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma, UniformTime
+from diffusion.score_matching.weightings import (
     EDMWeighting,
     LikelihoodWeighting,
     MinSNRWeighting,
@@ -22,10 +22,12 @@ from diffusion.weightings import (
     UniformWeighting,
     VelocityWeighting,
 )
-from experiments import presets, solver
-from experiments.config import Chain, Config, Denoising, Generator, ImportanceConfig
-from experiments.config_file import to_json
-from experiments.options import choose, parse, take_flag
+from experiments import presets
+from experiments.commands.options import parse, take_flag
+from experiments.config.file import to_json
+from experiments.config.tree import Chain, Config, Denoising, Generator, ImportanceConfig
+from experiments.names import choose
+from experiments.sampling import solver
 
 NODES = {
     "schedule": {
@@ -129,7 +131,7 @@ def run(arguments: list[str]) -> int:
     data = open_data(told.config)
     on_sample = None
     if told.config.training.sample_every:
-        from experiments.commands.sample import GridWriter
+        from experiments.pictures.preview import GridWriter
 
         on_sample = GridWriter(told.config, data.facts, outdir)
     result = train(told.config, outdir, data=data, on_sample=on_sample, quiet=told.quiet or told.json)

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from experiments.commands.options import parse
 from experiments.compilation import compile_quickly
-from experiments.errors import UsageError, did_you_mean, reason
-from experiments.options import parse
+from experiments.errors import UsageError, did_you_mean, reason, warn
+from experiments.runs.load import CheckpointArguments, load_run, model_of, run_data
 from experiments.verification.registry import Identity, Precision, Row, Setting, applicable, identities, shown
 from experiments.verification.registry import run as measure
 
@@ -90,16 +91,15 @@ def _table(told: VerifyArguments) -> int:
         names = f": {', '.join(row.identity.name for row in failed)}" if failed else ""
         print(f"\n{len(rows) - len(failed)} of {len(rows)} hold, in {told.precision}, {seconds:.0f} s{names}")
     if told.html is not None:
-        from experiments.verification.html import table_page
+        from experiments.verification.report.html import table_page
 
         _write(told.html, table_page(rows, environment(told.precision, seconds)), told.json)
     return 1 if failed else 0
 
 
 def _trained(told: VerifyArguments) -> int:
-    from experiments import solver
-    from experiments.config import Generator
-    from experiments.verification.trained import check_run, lines
+    from experiments.config.tree import Generator
+    from experiments.verification.trained.check import check_run, lines
 
     for flag, given in (("only", told.only), ("precision", told.precision != "float64"), ("dim", told.dim != 3)):
         if given:
@@ -110,20 +110,20 @@ def _trained(told: VerifyArguments) -> int:
         if getattr(told, name) < least:
             raise UsageError(f"--{name} is {getattr(told, name)}; give at least {least}.")
     assert told.run is not None
-    trained = solver.load(solver.CheckpointArguments(run=told.run, ema=told.ema, best=told.best))
+    trained = load_run(CheckpointArguments(run=told.run, ema=told.ema, best=told.best))
     if isinstance(trained.config.objective, Generator):
         raise UsageError(
             f"--run {told.run} is a generator of one step, which is no denoiser; see `scorefield evaluate` for its "
             "samples, and `scorefield anomaly` for its estimator of the data."
         )
-    training, held_out = solver.run_data(trained)
+    training, held_out = run_data(trained)
     start = time.perf_counter()
     findings = check_run(
-        *(solver.model_of(trained), training, held_out),
+        *(model_of(trained), training, held_out),
         samples=told.samples,
         seed=told.seed,
         batch=told.batch,
-        tell=lambda finding: solver.warn(f"{finding.name}: {finding.verdict.partition(':')[0]}"),
+        tell=lambda finding: warn(f"{finding.name}: {finding.verdict.partition(':')[0]}"),
     )
     seconds = time.perf_counter() - start
     if told.json:
@@ -131,7 +131,7 @@ def _trained(told: VerifyArguments) -> int:
     else:
         print(lines(findings))
     if told.html is not None:
-        from experiments.verification.html import run_page
+        from experiments.verification.report.html import run_page
 
         about = {"run": str(told.run), "checkpoint step": str(trained.step), **environment("float32", seconds)}
         _write(told.html, run_page(findings, about), told.json)

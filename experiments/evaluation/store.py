@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.errors import UsageError
-from experiments.images import replacing
+from experiments.files import replacing
 
 Notice = Callable[[str], None]
 """What is done with one line for the user."""

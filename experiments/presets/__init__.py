@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from experiments.config import Config
+from experiments.config.tree import Config
 from experiments.errors import UsageError, did_you_mean
 
 

@@ -9,9 +9,9 @@ Not run by us: it needs days of several GPUs for the published 200 M images. The
 from diffusion.networks.configs import UNetConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
-from diffusion.time_distributions import LogNormalSigma
-from diffusion.weightings import EDMWeighting
-from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import LogNormalSigma
+from diffusion.score_matching.weightings import EDMWeighting
+from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="zip:cifar10-32x32.zip", flip=True, held_out=0.02),

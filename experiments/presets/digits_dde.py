@@ -16,7 +16,15 @@ has learnt nothing.
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
-from experiments.config import Config, DataConfig, EMAConfig, Generator, OptimizerConfig, SamplingConfig, TrainingConfig
+from experiments.config.tree import (
+    Config,
+    DataConfig,
+    EMAConfig,
+    Generator,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
 
 CONFIG = Config(
     data=DataConfig(source="digits", held_out=0.1),

@@ -9,9 +9,17 @@ Fréchet distance to 180 held-out digits in the features cnn64@ae7eab1f: 0.92 ±
 
 from diffusion.networks.configs import UNetConfig
 from diffusion.prediction import Preconditioning
-from diffusion.time_distributions import LogNormalSigma
-from diffusion.weightings import EDMWeighting
-from experiments.config import Chain, Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import LogNormalSigma
+from diffusion.score_matching.weightings import EDMWeighting
+from experiments.config.tree import (
+    Chain,
+    Config,
+    DataConfig,
+    EMAConfig,
+    OptimizerConfig,
+    SamplingConfig,
+    TrainingConfig,
+)
 
 CONFIG = Config(
     data=DataConfig(source="digits", held_out=0.1),

@@ -14,9 +14,9 @@ inverse of one: the energy has holes where no noisy image of training ever was.
 from diffusion.networks.configs import UNetConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
-from diffusion.time_distributions import LogUniformSigma
-from diffusion.weightings import SNRWeighting
-from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import LogUniformSigma
+from diffusion.score_matching.weightings import SNRWeighting
+from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="digits", held_out=0.1),

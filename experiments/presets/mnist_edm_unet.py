@@ -12,9 +12,9 @@ digits in the features cnn64@4ab06dce 0.39 ± 0.10 (training data 0.30 ± 0.17, 
 from diffusion.networks.configs import UNetConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
-from diffusion.time_distributions import LogNormalSigma
-from diffusion.weightings import EDMWeighting
-from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import LogNormalSigma
+from diffusion.score_matching.weightings import EDMWeighting
+from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),

@@ -12,9 +12,9 @@ The digits are read without effort; one in ten is malformed. At a quarter of the
 from diffusion.networks.configs import DiTConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import RectifiedFlow
-from diffusion.time_distributions import LogNormalSigma
-from diffusion.weightings import VelocityWeighting
-from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import LogNormalSigma
+from diffusion.score_matching.weightings import VelocityWeighting
+from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),

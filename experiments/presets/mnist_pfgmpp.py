@@ -13,9 +13,9 @@ from diffusion.networks.configs import UNetConfig
 from diffusion.noises import StudentT
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
-from diffusion.time_distributions import LogNormalSigma
-from diffusion.weightings import EDMWeighting
-from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import LogNormalSigma
+from diffusion.score_matching.weightings import EDMWeighting
+from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),

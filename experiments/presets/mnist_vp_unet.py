@@ -15,9 +15,9 @@ forgets it. With a longer training, such as --training.steps 20000 on an acceler
 from diffusion.networks.configs import UNetConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import VP
-from diffusion.time_distributions import UniformTime
-from diffusion.weightings import SNRWeighting
-from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import UniformTime
+from diffusion.score_matching.weightings import SNRWeighting
+from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),

@@ -13,9 +13,9 @@ in a hundred strays between neighbours.
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import RectifiedFlow
-from diffusion.time_distributions import LogNormalSigma
-from diffusion.weightings import VelocityWeighting
-from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import LogNormalSigma
+from diffusion.score_matching.weightings import VelocityWeighting
+from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 CONFIG = Config(
     data=DataConfig(source="plane:gaussians"),

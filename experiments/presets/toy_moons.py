@@ -20,9 +20,9 @@ data a density estimator knows nothing.
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
-from diffusion.time_distributions import LogUniformSigma
-from diffusion.weightings import SNRWeighting
-from experiments.config import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from diffusion.score_matching.times import LogUniformSigma
+from diffusion.score_matching.weightings import SNRWeighting
+from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
 
 SIGMA = 0.07
 """The one noise level."""

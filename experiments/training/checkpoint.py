@@ -25,8 +25,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from experiments.config import Config
-from experiments.config_file import save_config
+from experiments.config.file import save_config
+from experiments.config.tree import Config
 from experiments.errors import CheckpointError
 from experiments.training.data import Facts
 from experiments.training.manifest import sync, verify, write_manifest

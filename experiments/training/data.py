@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import jax
 import numpy as np
 
-from experiments.config import Config, Denoising
+from experiments.config.tree import Config, Denoising
 from experiments.errors import DataError, UsageError
 
 REFERENCE = "reference"

@@ -34,10 +34,10 @@ from diffusion.networks.conservative import Conservative
 from diffusion.networks.functional import Network, Params
 from diffusion.prediction import Preconditioning, network_denoiser
 from diffusion.process import prior_sample
-from diffusion.score_matching import denoising_terms
-from diffusion.time_distributions import LogUniformSigma
-from diffusion.weightings import EDMWeighting
-from experiments.config import Config, Generator
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.times import LogUniformSigma
+from diffusion.score_matching.weightings import EDMWeighting
+from experiments.config.tree import Config, Generator
 from experiments.training.optimizer import make_optimizer
 from experiments.training.potential import level_potential
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from experiments.config import Config
+from experiments.config.tree import Config
 from experiments.errors import UsageError
 
 

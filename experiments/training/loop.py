@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.config import Config, Generator
-from experiments.config_file import save_config
+from experiments.config.file import save_config
+from experiments.config.tree import Config, Generator
 from experiments.errors import DivergedError, UsageError
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.data import RunData, open_data

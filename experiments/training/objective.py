@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from diffusion import keys as keys_lib
-from diffusion.chains import GeneratorChain
-from diffusion.ddpm_losses import hybrid_loss
-from diffusion.decoders import DiscretisedDecoder
+from diffusion.ddpm.chains import GeneratorChain
+from diffusion.ddpm.decoders import DiscretisedDecoder
+from diffusion.ddpm.losses import hybrid_loss
+from diffusion.ddpm.reverse_steps import Learned, learned_denoiser
 from diffusion.prediction import network_denoiser
 from diffusion.process import Process
-from diffusion.reverse_steps import Learned, learned_denoiser
-from diffusion.score_matching import DenoisingTerms, denoising_terms
-from diffusion.time_distributions import ImportanceTime, TimeDistribution, UniformTime, draw_uniforms, loss_sums
-from experiments.config import Config, ImportanceConfig
+from diffusion.score_matching.losses import DenoisingTerms, denoising_terms
+from diffusion.score_matching.times import ImportanceTime, TimeDistribution, UniformTime, draw_uniforms, loss_sums
+from experiments.config.tree import Config, ImportanceConfig
 from experiments.data.scaling import to_model
 from experiments.training.generator import Game, game_losses
 

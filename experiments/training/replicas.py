@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from experiments.config import Config
+from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.training.data import REFERENCE
 

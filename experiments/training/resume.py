@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import optax
 
-from experiments.config import Config
-from experiments.config_file import load_config, to_json
+from experiments.config.file import load_config, to_json
+from experiments.config.tree import Config
 from experiments.errors import CheckpointError, UsageError
 from experiments.training.checkpoint import checkpoint_path, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data

@@ -12,7 +12,7 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array, Float, Int, UInt32
 
 from diffusion.pytree import pytree
-from experiments.config import Config, ImportanceConfig
+from experiments.config.tree import Config, ImportanceConfig
 from experiments.errors import CheckpointError
 
 Params = dict[str, Any]

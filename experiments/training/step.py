@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
-from diffusion.time_distributions import updated_second_moments
-from experiments.config import Config, ImportanceConfig
+from diffusion.score_matching.times import updated_second_moments
+from experiments.config.tree import Config, ImportanceConfig
 from experiments.training import ema
 from experiments.training.data import REFERENCE
 from experiments.training.objective import Objective

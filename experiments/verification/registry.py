@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from experiments.verification.plots import Bars, Plot
+from experiments.verification.report.plots import Bars, Plot
 
 Precision = Literal["float64", "float32", "bfloat16"]
 Kind = Literal["exact", "statistical", "false"]

@@ -12,9 +12,9 @@ from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process, RectifiedFlow
 from diffusion.arrays import expand
-from diffusion.chains import EncoderChain, GeneratorChain
-from diffusion.ddpm import elbo_term, prior_kl
-from diffusion.reverse_steps import FixedLarge, FixedSmall, Optimal
+from diffusion.ddpm.chains import EncoderChain, GeneratorChain
+from diffusion.ddpm.elbo import elbo_term, prior_kl
+from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Optimal
 
 MEAN = np.array([0.3, -0.2, 0.5, 0.1])
 ROOT = np.array([[0.9, 0.0, 0.0, 0.0], [0.3, 0.5, 0.0, 0.0], [-0.2, 0.1, 0.7, 0.0], [0.1, 0.2, -0.3, 0.4]])

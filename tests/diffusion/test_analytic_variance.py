@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import EDM, VP, Cosine, Process, RectifiedFlow, StudentT
-from diffusion.analytic_variance import covariance_bound, covariance_samples, estimate_optimal_variance
+from diffusion.ddpm.analytic_variance import covariance_bound, covariance_samples, estimate_optimal_variance
 from diffusion.oracles import Atoms, GaussianMixture
 
 MEANS, STDS, WEIGHTS = np.array([[-0.7], [0.6]]), np.array([0.3, 0.5]), np.array([0.4, 0.6])

@@ -8,10 +8,10 @@ from gaussian_chain import CASES, Case, build, flat, solved
 from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process, StudentT
-from diffusion.chains import EncoderChain, GeneratorChain
-from diffusion.decoders import DiscretisedDecoder, GaussianDecoder
+from diffusion.ddpm.chains import EncoderChain, GeneratorChain
+from diffusion.ddpm.decoders import DiscretisedDecoder, GaussianDecoder
+from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall
 from diffusion.process import posterior_coefficients
-from diffusion.reverse_steps import FixedLarge, FixedSmall
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -8,9 +8,9 @@ from gaussian_chain import CASES, GRIDS, Case, Gaussian, build, solved
 from jax.tree_util import Partial
 
 from diffusion import EDM, Betas, Process
-from diffusion.chains import GeneratorChain
-from diffusion.ddpm import elbo_estimate, elbo_term, elbo_terms, joint_kl, log_ratio, step_probabilities
-from diffusion.reverse_steps import FixedLarge, Learned
+from diffusion.ddpm.chains import GeneratorChain
+from diffusion.ddpm.elbo import elbo_estimate, elbo_term, elbo_terms, joint_kl, log_ratio, step_probabilities
+from diffusion.ddpm.reverse_steps import FixedLarge, Learned
 
 ISOTROPIC = [case for case in CASES if case.isotropic]
 

@@ -9,12 +9,12 @@ import pytest
 from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process, perturb
-from diffusion.chains import GeneratorChain
-from diffusion.ddpm import elbo_term
-from diffusion.ddpm_losses import hybrid_loss, merge_noises, simplified_loss, two_noise_loss
-from diffusion.decoders import DiscretisedDecoder
+from diffusion.ddpm.chains import GeneratorChain
+from diffusion.ddpm.decoders import DiscretisedDecoder
+from diffusion.ddpm.elbo import elbo_term
+from diffusion.ddpm.losses import hybrid_loss, merge_noises, simplified_loss, two_noise_loss
+from diffusion.ddpm.reverse_steps import FixedSmall, Learned
 from diffusion.prediction import eps_from_x0
-from diffusion.reverse_steps import FixedSmall, Learned
 
 TIMES = {
     "chain": (Process(Betas.ramp(9, 0.4)), 4, 5),

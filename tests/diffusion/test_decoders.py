@@ -7,7 +7,7 @@ import pytest
 import scipy.integrate
 
 from diffusion import Normal
-from diffusion.decoders import DiscretisedDecoder, DiscretisedNormal, GaussianDecoder, bits_per_dim, log1mexp
+from diffusion.ddpm.decoders import DiscretisedDecoder, DiscretisedNormal, GaussianDecoder, bits_per_dim, log1mexp
 
 LEVELS = np.arange(256) / 127.5 - 1
 

@@ -25,9 +25,9 @@ from diffusion import (
     velocity,
 )
 from diffusion.prediction import network_input
-from diffusion.score_matching import denoising_terms
-from diffusion.time_distributions import ImportanceTime, UniformTime
-from diffusion.weightings import EDMWeighting, LikelihoodWeighting, SNRWeighting, signal_to_noise
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.times import ImportanceTime, UniformTime
+from diffusion.score_matching.weightings import EDMWeighting, LikelihoodWeighting, SNRWeighting, signal_to_noise
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=lambda s: type(s).__name__)

@@ -18,9 +18,9 @@ from diffusion.energy import (
     residual_denoiser,
 )
 from diffusion.oracles import Atoms, GaussianLaw, GaussianMixture
-from diffusion.score_matching import denoising_terms
-from diffusion.time_distributions import LogUniformSigma
-from diffusion.weightings import UniformWeighting
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.times import LogUniformSigma
+from diffusion.score_matching.weightings import UniformWeighting
 
 SIGMA = 0.5
 LAW = GaussianMixture.isotropic(np.asarray([[-1.0, 0.3], [0.9, -0.4]]), np.asarray([0.3, 0.5]), np.asarray([0.4, 0.6]))

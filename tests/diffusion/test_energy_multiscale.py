@@ -16,9 +16,9 @@ from diffusion.energy import (
     residual_denoiser,
 )
 from diffusion.oracles import Atoms, GaussianMixture
-from diffusion.score_matching import denoising_terms
-from diffusion.time_distributions import LogUniformSigma
-from diffusion.weightings import SNRWeighting
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.times import LogUniformSigma
+from diffusion.score_matching.weightings import SNRWeighting
 
 LAW = GaussianMixture.isotropic(np.asarray([[-1.0, 0.3], [0.9, -0.4]]), np.asarray([0.3, 0.5]), np.asarray([0.4, 0.6]))
 LEVELS = geometric_levels(0.2, 1.5, 7)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from diffusion import EDM, VP, Process, RectifiedFlow
-from diffusion.time_distributions import LogUniformSigma
+from diffusion.score_matching.times import LogUniformSigma
 
 
 @pytest.mark.parametrize("schedule", [EDM(), VP(), RectifiedFlow()], ids=lambda one: type(one).__name__)

@@ -10,9 +10,10 @@ from jax.tree_util import Partial
 
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP, velocity
 from diffusion.arrays import expand
-from diffusion.chains import GeneratorChain
-from diffusion.ddpm import elbo_terms
-from diffusion.decoders import bits_per_dim
+from diffusion.ddpm.chains import GeneratorChain
+from diffusion.ddpm.decoders import bits_per_dim
+from diffusion.ddpm.elbo import elbo_terms
+from diffusion.ddpm.reverse_steps import FixedLarge
 from diffusion.likelihood import (
     Adaptive,
     Exact,
@@ -33,7 +34,6 @@ from diffusion.likelihood.divergence import element_keys
 from diffusion.likelihood.flow import smooth_velocity
 from diffusion.likelihood.solvers import clock
 from diffusion.oracles import GaussianMixture
-from diffusion.reverse_steps import FixedLarge
 
 RNG = np.random.default_rng(0)
 LAW_8D = GaussianMixture.isotropic(RNG.normal(size=(3, 8)), [0.4, 0.6, 0.5], [0.2, 0.5, 0.3])

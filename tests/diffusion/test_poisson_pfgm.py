@@ -29,9 +29,9 @@ from diffusion.poisson import (
     radial_velocity,
     velocity_in_r,
 )
-from diffusion.score_matching import denoising_terms
-from diffusion.time_distributions import LogNormalSigma
-from diffusion.weightings import VelocityWeighting
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.times import LogNormalSigma
+from diffusion.score_matching.weightings import VelocityWeighting
 
 KS = 1.95  # √n times the Kolmogorov-Smirnov statistic exceeds this once in a thousand
 POINTS = np.random.default_rng(0).normal(size=(40, 2, 3))

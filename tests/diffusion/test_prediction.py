@@ -23,7 +23,7 @@ from diffusion import (
     transfer,
 )
 from diffusion.prediction import network_input, network_x0, noise_level, target
-from diffusion.weightings import EDMWeighting
+from diffusion.score_matching.weightings import EDMWeighting
 
 KINDS = ("x0", "eps", "score", "v", "velocity")
 SCHEDULES = [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()]

@@ -23,10 +23,9 @@ from diffusion import (
     perturb,
     posterior,
 )
-from diffusion.chains import EncoderChain, GeneratorChain
-from diffusion.ddpm import elbo_term
-from diffusion.process import posterior_coefficients
-from diffusion.reverse_steps import (
+from diffusion.ddpm.chains import EncoderChain, GeneratorChain
+from diffusion.ddpm.elbo import elbo_term
+from diffusion.ddpm.reverse_steps import (
     FixedLarge,
     FixedSmall,
     Learned,
@@ -37,6 +36,7 @@ from diffusion.reverse_steps import (
     optimal_variance,
     step,
 )
+from diffusion.process import posterior_coefficients
 
 CHAIN = Betas.ramp(40, 0.3)
 PAIRS = {

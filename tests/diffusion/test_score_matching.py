@@ -10,7 +10,7 @@ import pytest
 from diffusion import EDM, VE, VP, Betas, Cosine, Gaussian, Process, RectifiedFlow, StudentT, SubVP, convert, perturb
 from diffusion.oracles import Atoms
 from diffusion.prediction import target
-from diffusion.score_matching import (
+from diffusion.score_matching.losses import (
     denoising_score_matching,
     denoising_terms,
     explicit_score_matching,
@@ -19,7 +19,7 @@ from diffusion.score_matching import (
     sliced_score_matching,
     stable_target,
 )
-from diffusion.time_distributions import (
+from diffusion.score_matching.times import (
     ImportanceTime,
     LogNormalSigma,
     UniformTime,
@@ -27,7 +27,7 @@ from diffusion.time_distributions import (
     loss_sums,
     updated_second_moments,
 )
-from diffusion.weightings import (
+from diffusion.score_matching.weightings import (
     EDMWeighting,
     LikelihoodWeighting,
     MinSNRWeighting,

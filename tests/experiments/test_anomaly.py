@@ -16,16 +16,19 @@ from diffusion.energy.residual import residual_denoiser
 from diffusion.networks.configs import MLPConfig
 from diffusion.oracles import GaussianMixture
 from diffusion.prediction import Preconditioning, network_denoiser
-from diffusion.time_distributions import LogNormalSigma, LogUniformSigma
-from experiments import energies, images, solver
-from experiments.config import Config, Generator
+from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma
+from experiments.config.tree import Config, Generator
 from experiments.data import open_source, split
-from experiments.energies import Energy, energy_of, log_ratio, strangeness
-from experiments.energy_sampling import Chain, draw_energy
 from experiments.errors import DataError, DivergedError, UsageError
 from experiments.evaluation.ranking import auroc, share_below
+from experiments.evaluation.strangeness import log_ratio, strangeness
+from experiments.pictures import files
+from experiments.runs import energy as energy_runs
+from experiments.runs.energy import Energy, energy_of
+from experiments.runs.load import CheckpointArguments, TrainedModel, load_run
+from experiments.sampling.energy import Chain, draw_energy
 from experiments.training.data import Facts
-from experiments.training.model import TrainedModel, make_network
+from experiments.training.model import make_network
 from samplers.energy import _run
 
 SIGMA = 0.5
@@ -225,7 +228,7 @@ def test_noise_is_stranger_than_digits(run_command, energy_run, noise, tmp_path)
     flags = ("--run", energy_run, "--data", noise, "--against-run", energy_run, "--outdir", tmp_path)
     report = run_command("anomaly", *flags, "--json").value
     kept = np.load(tmp_path / "scores.npz")
-    trained = solver.load(solver.CheckpointArguments(run=energy_run))
+    trained = load_run(CheckpointArguments(run=energy_run))
     training, held_out = split(open_source("digits"), 0.1, 0)
     energy, pixels = energy_of(trained), open_source(noise).images
     middle = np.median(strangeness(energy, training.images, copies=0))
@@ -243,9 +246,9 @@ def test_noise_is_stranger_than_digits(run_command, energy_run, noise, tmp_path)
     worst = report["strangest"][0]
     assert (worst["score"], worst["index"]) == (kept["scores"].max(), kept["scores"].argmax())
     assert worst["training_as_strange"] == np.mean(kept["training_scores"] >= worst["score"])
-    said = images.read_provenance(tmp_path / "scores.npz")
+    said = files.read_provenance(tmp_path / "scores.npz")
     assert (said["ranked"], said["sigma"], len(said["checkpoint_sha256"])) == (noise, 0.2, 64)
-    assert images.read_provenance(tmp_path / "anomalies.png")["auroc"] == report["auroc"]
+    assert files.read_provenance(tmp_path / "anomalies.png")["auroc"] == report["auroc"]
 
 
 def test_held_out_images_are_ranked(run_command, energy_run, tmp_path):
@@ -270,7 +273,7 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
     np.testing.assert_allclose(draw("b", "--kernel=mala", "--seeds", "3,0", "--batch", "1")[1], whole[[3, 0]], atol=1)
     assert value["temperature"] == pytest.approx((1.5 / 0.2) ** 2)
     assert 0 < value["acceptance"]["end"] <= 1
-    said = images.read_provenance(tmp_path / "a" / "samples.npz")
+    said = files.read_provenance(tmp_path / "a" / "samples.npz")
     assert (said["sampler"], said["kernel"], said["nfe"]) == ("energy-mala", "mala", 11)
     value, _ = draw("c", "--kernel", "hmc", "--seeds", "0", "--leapfrogs", "2", "--temperature", "1")
     assert (value["leapfrogs"], value["nfe"], value["temperature"]) == (2, 20, 1.0)
@@ -279,7 +282,7 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
     assert "--temperature 57 is above 56.25, the highest" in run_command(*stuck, "--temperature", "57").err
     # A potential a thousand times as steep, in which steps of 0.3 are far too long.
     steep = Partial(lambda y: -500 * jnp.sum(y**2, axis=(1, 2, 3)))
-    monkeypatch.setattr(energies, "energy_of", lambda trained: dataclasses.replace(energy_of(trained), psi=steep))
+    monkeypatch.setattr(energy_runs, "energy_of", lambda trained: dataclasses.replace(energy_of(trained), psi=steep))
     said = run_command(*stuck, "--temperature", "1")
     assert "0.0% of the steps at T = 1 were accepted" in said.err
     assert "give a smaller --step-size than 0.3." in said.err

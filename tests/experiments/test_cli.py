@@ -13,14 +13,19 @@ import pytest
 from PIL import Image
 
 from diffusion.schedules import VP
-from experiments import compilation, elbo, solver
+from experiments import compilation
+from experiments.commands.arguments import RunArguments
 from experiments.commands.train import read
-from experiments.config_file import load_config
+from experiments.config.file import load_config
 from experiments.data import Source
 from experiments.errors import DataError
-from experiments.images import read_provenance
+from experiments.evaluation import bits_per_dim
+from experiments.pictures.files import read_provenance
 from experiments.presets import load
-from experiments.sampling import Throughput
+from experiments.runs.load import load_run, model_of, run_data
+from experiments.sampling import solver
+from experiments.sampling.throughput import Throughput
+from experiments.sampling.variance import _sample_of, optimal_variance
 
 
 def test_help_and_usage_errors_need_no_heavy_import():
@@ -286,29 +291,29 @@ def test_guidance_costs_two_calls_and_changes_the_image(run_command, conditional
 
 def test_the_optimal_variance_is_that_of_what_is_sampled(conditional_run):
     """Given the class, or not: the network is told the classes or none, and the table is another."""
-    trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
+    trained = load_run(RunArguments(run=conditional_run, sampler=None))
     seen = []
 
     def recording(params, x, c_noise, labels):
         seen.append(labels is None)
         return trained.network(params, x, c_noise, labels)
 
-    model = dataclasses.replace(solver.model_of(trained), network=recording)
-    training, _ = solver.run_data(trained)
+    model = dataclasses.replace(model_of(trained), network=recording)
+    training, _ = run_data(trained)
     for given in (True, False):
         seen.clear()
         options = solver.AncestralOptions(variance="optimal")
-        told = solver.RunArguments(run=conditional_run, sampler=options, steps=3)
+        told = RunArguments(run=conditional_run, sampler=options, steps=3)
         built = solver.build(told, "ancestral", model, lambda: training, given_class=given)
         assert set(seen) == {not given}
         assert built.provenance["options"] == {"variance": "optimal"}
 
 
 def test_data_of_another_kind_are_refused(conditional_run, monkeypatch):
-    trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
+    trained = load_run(RunArguments(run=conditional_run, sampler=None))
     other = dataclasses.replace(trained, facts=dataclasses.replace(trained.facts, num_classes=11))
     with pytest.raises(DataError, match=r"in 10 classes now, and this run was trained on .* in 11; put the data"):
-        solver.run_data(other)
+        run_data(other)
 
 
 def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditional_run, tmp_path):
@@ -321,55 +326,57 @@ def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditiona
 
 
 def test_each_image_is_measured_given_its_own_class(run_command, conditional_run):
-    trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
+    trained = load_run(RunArguments(run=conditional_run, sampler=None))
     seen = []
 
     def recording(params, x, c_noise, labels):
         jax.debug.callback(lambda rows: seen.append(np.asarray(rows).tolist()), labels)
         return trained.network(params, x, c_noise, labels)
 
-    model = dataclasses.replace(solver.model_of(trained), network=recording)
+    model = dataclasses.replace(model_of(trained), network=recording)
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
     source = Source(images=images, labels=np.asarray([3, 1, 4, 1, 5, 9], np.int32), class_names=tuple("0123456789"))
     options = {"variance": "large", "chain_steps": 5, "draws": 1, "batch": 4}
-    bits = elbo.held_out_bits_per_dim(model, source, source, **options)
+    bits = bits_per_dim.held_out_bits_per_dim(model, source, source, **options)
     jax.effects_barrier()
     assert bits.given_class
     # Two batches, the second filled up with the last image.
     assert {tuple(rows) for rows in seen} == {(3, 1, 4, 1), (5, 9, 9, 9)}
     free = dataclasses.replace(model, num_classes=0, network=trained.network)
-    assert not elbo.held_out_bits_per_dim(free, source, source, **options).given_class
+    assert not bits_per_dim.held_out_bits_per_dim(free, source, source, **options).given_class
 
 
 def test_the_bound_and_the_variance_use_a_part_of_all_classes(conditional_run):
     """Of data sorted by class, as a folder is read, the network is asked about those that were drawn, not the first."""
-    trained = solver.load(solver.RunArguments(run=conditional_run, sampler=None))
+    trained = load_run(RunArguments(run=conditional_run, sampler=None))
     seen = []
 
     def recording(params, x, c_noise, labels):
         jax.debug.callback(lambda rows: seen.append(tuple(np.asarray(rows).tolist())), labels)
         return trained.network(params, x, c_noise, labels)
 
-    model = dataclasses.replace(solver.model_of(trained), network=recording)
+    model = dataclasses.replace(model_of(trained), network=recording)
     labels = np.repeat(np.arange(10, dtype=np.int32), 30)
     images = np.zeros((300, 8, 8, 1), np.uint8)
     source = Source(images=images, labels=labels)
-    elbo.held_out_bits_per_dim(model, source, source, variance="large", chain_steps=3, draws=1, batch=5, limit=5)
+    bits_per_dim.held_out_bits_per_dim(
+        model, source, source, variance="large", chain_steps=3, draws=1, batch=5, limit=5
+    )
     jax.effects_barrier()
-    assert set(seen) == {tuple(labels[elbo._sample_of(300, 5)].tolist())}
+    assert set(seen) == {tuple(labels[_sample_of(300, 5)].tolist())}
     seen.clear()
-    elbo.optimal_variance(model, np.asarray([0.0, 0.5, 1.0]), source, given_class=True)
+    optimal_variance(model, np.asarray([0.0, 0.5, 1.0]), source, given_class=True)
     jax.effects_barrier()
-    assert set(seen) == {tuple(labels[elbo._sample_of(300, 256)].tolist())}
+    assert set(seen) == {tuple(labels[_sample_of(300, 256)].tolist())}
     assert len(set(seen.pop())) == 10
 
 
 def test_a_part_of_the_data_is_drawn_from_all_of_it():
     """A folder is read class by class: its first 256 images are of the first classes alone."""
-    rows = elbo._sample_of(1000, 256)
+    rows = _sample_of(1000, 256)
     assert len(set(rows.tolist())) == 256
     assert np.histogram(rows, 10, (0, 1000))[0].min() > 10
-    np.testing.assert_array_equal(elbo._sample_of(5, 256), np.arange(5))
+    np.testing.assert_array_equal(_sample_of(5, 256), np.arange(5))
 
 
 def test_evaluation_reports_distances_and_bits(run_command, tiny_run, tmp_path):

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from diffusion import VP, Betas, RectifiedFlow, StudentT
 from diffusion.networks.configs import DiTConfig, MLPConfig
 from diffusion.prediction import Preconditioning
-from diffusion.time_distributions import UniformTime
-from diffusion.weightings import LikelihoodWeighting, SNRWeighting, VelocityWeighting
+from diffusion.score_matching.times import UniformTime
+from diffusion.score_matching.weightings import LikelihoodWeighting, SNRWeighting, VelocityWeighting
 from experiments import presets
-from experiments.config import (
+from experiments.config.file import from_json, load_config, save_config, to_json
+from experiments.config.tree import (
     Chain,
     Config,
     EMAConfig,
@@ -22,7 +23,6 @@ from experiments.config import (
     SamplingConfig,
     TrainingConfig,
 )
-from experiments.config_file import from_json, load_config, save_config, to_json
 from experiments.errors import CheckpointError, UsageError
 
 POSITIVE = st.floats(1e-300, 1e300, allow_nan=False)

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffusion.ddpm.reverse_steps import Learned
 from diffusion.prediction import Preconditioning
-from diffusion.reverse_steps import Learned
-from experiments.config import Chain, Config
+from experiments.config.tree import Chain, Config
 from experiments.errors import UsageError
-from experiments.guided import Wish
-from experiments.sampling import Model
+from experiments.runs.model import Model
+from experiments.sampling.guidance import Wish
 from samplers import Ancestral
 
 CHAIN = Config(schedule=Chain(), preconditioning=Preconditioning("eps"), learned_variance=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import images as pictures
 from experiments.errors import DataError, UsageError
+from experiments.pictures import files
 
 PROVENANCE = {"seed": 3, "steps": 18, "sampler": "heun", "note": "α → σ", "config": {"batch": [1, 2.5], "none": None}}
 
@@ -15,14 +15,14 @@ PROVENANCE = {"seed": 3, "steps": 18, "sampler": "heun", "note": "α → σ", "c
 def some(n, height=3, width=5, channels=1):
     """Images none of whose pixels is the colour of the separator."""
     values = np.random.default_rng(n).integers(0, 255, (n, height, width, channels), np.uint8)
-    return values + (values >= pictures.SEPARATOR).astype(np.uint8)
+    return values + (values >= files.SEPARATOR).astype(np.uint8)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize(("n", "columns", "pad", "scale"), [(6, 3, 2, 4), (7, 3, 1, 1), (5, 1, 0, 2), (2, 9, 3, 3)])
 def test_each_tile_is_in_its_place_and_all_else_is_separator(n, columns, pad, scale, channels):
     images = some(n, channels=channels)
-    picture = pictures.grid(images, columns, pad, scale)
+    picture = files.grid(images, columns, pad, scale)
     columns = min(columns, n)
     height, width = 3 * scale, 5 * scale
     assert picture.shape == (pad + -(-n // columns) * (height + pad), pad + columns * (width + pad), channels)
@@ -33,7 +33,7 @@ def test_each_tile_is_in_its_place_and_all_else_is_separator(n, columns, pad, sc
         np.testing.assert_array_equal(picture[tile], np.kron(image, np.ones((scale, scale, 1), np.uint8)))
         assert rest[tile].all()
         rest[tile] = False
-    assert (picture[rest][:, :3] == pictures.SEPARATOR).all()
+    assert (picture[rest][:, :3] == files.SEPARATOR).all()
     assert channels < 4 or (picture[rest][:, 3] == 255).all()
 
 
@@ -42,25 +42,25 @@ def test_each_tile_is_in_its_place_and_all_else_is_separator(n, columns, pad, sc
 def test_automatic_grids_are_readable(n, shape):
     """Between 600 and 1200 pixels on the longer side, or not enlarged because more pixels than that were given."""
     images = some(n, *shape)
-    longer = max(pictures.grid(images).shape)
-    plain = max(pictures.grid(images, scale=1).shape)
+    longer = max(files.grid(images).shape)
+    plain = max(files.grid(images, scale=1).shape)
     assert 600 <= longer < 1200 or longer == plain >= 600
 
 
 @pytest.mark.parametrize("columns", [1, 2, 40])
 def test_automatic_scale_knows_the_columns(columns):
-    assert 600 <= max(pictures.grid(some(40, 8, 8), columns).shape) < 1200
+    assert 600 <= max(files.grid(some(40, 8, 8), columns).shape) < 1200
 
 
 def test_the_automatic_scale_is_the_smallest_that_will_do():
     images = some(5, 8, 8)
-    scales = (scale for scale in range(1, 99) if max(pictures.grid(images, scale=scale).shape) >= 600)
-    assert pictures.grid(images).shape == pictures.grid(images, scale=next(scales)).shape
+    scales = (scale for scale in range(1, 99) if max(files.grid(images, scale=scale).shape) >= 600)
+    assert files.grid(images).shape == files.grid(images, scale=next(scales)).shape
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 16), (16, 4)])
 def test_a_grid_is_about_square(shape):
-    rows, cols, _ = pictures.grid(some(64, *shape), pad=0).shape
+    rows, cols, _ = files.grid(some(64, *shape), pad=0).shape
     assert rows == cols
 
 
@@ -75,62 +75,62 @@ def test_a_grid_is_about_square(shape):
 )
 def test_what_is_no_picture_is_refused(images, error, word, tmp_path):
     with pytest.raises(error, match=word):
-        pictures.grid(images)
+        files.grid(images)
     with pytest.raises(error, match=word):
-        pictures.save_npz(tmp_path / "a.npz", images, {})
+        files.save_npz(tmp_path / "a.npz", images, {})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("arguments", [{"columns": 0}, {"pad": -1}, {"scale": 0}])
 def test_grids_that_cannot_be_drawn_are_refused(arguments):
     with pytest.raises(UsageError, match="columns"):
-        pictures.grid(some(2), **arguments)
+        files.grid(some(2), **arguments)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
 def test_a_png_returns_pixels_and_provenance(channels, mode, tmp_path):
     image = some(1, channels=channels)[0]
     path = tmp_path / "made" / "on the way" / "a.png"
-    pictures.save_png(path, image, {**PROVENANCE, "scorefield": "theirs"})
+    files.save_png(path, image, {**PROVENANCE, "scorefield": "theirs"})
     with Image.open(path) as opened:
         assert opened.mode == mode
         np.testing.assert_array_equal(np.asarray(opened).reshape(image.shape), image)
         assert opened.info["sampler"] == "heun"
         assert opened.info["steps"] == "18"
         assert opened.info["note"] == PROVENANCE["note"]
-    assert pictures.read_provenance(path) == {**PROVENANCE, "scorefield": "theirs"}
+    assert files.read_provenance(path) == {**PROVENANCE, "scorefield": "theirs"}
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
 def test_singles_are_named_by_their_seed(tmp_path):
     images = some(3)
-    paths = pictures.save_singles(tmp_path, images, [7, 0, 1234567], {"seed": "all", "steps": 4})
+    paths = files.save_singles(tmp_path, images, [7, 0, 1234567], {"seed": "all", "steps": 4})
     assert [path.name for path in paths] == ["000007.png", "000000.png", "1234567.png"]
     for path, image, seed in zip(paths, images, [7, 0, 1234567], strict=True):
-        assert pictures.read_provenance(path) == {"seed": seed, "steps": 4}
+        assert files.read_provenance(path) == {"seed": seed, "steps": 4}
         with Image.open(path) as opened:
             np.testing.assert_array_equal(np.asarray(opened), image[..., 0])
     for seeds in ([1, 2], [1, 1, 2]):
         with pytest.raises(ValueError, match="different seeds"):
-            pictures.save_singles(tmp_path, images, seeds, {})
+            files.save_singles(tmp_path, images, seeds, {})
 
 
 def test_npz_and_its_sidecar(tmp_path):
     path, images, seeds = tmp_path / "samples.npz", some(4, channels=2)[..., :1], np.arange(4)
-    pictures.save_npz(path, images, PROVENANCE, seeds=seeds)
+    files.save_npz(path, images, PROVENANCE, seeds=seeds)
     with np.load(path, allow_pickle=False) as file:
         np.testing.assert_array_equal(file["images"], images)
         np.testing.assert_array_equal(file["seeds"], seeds)
-    assert pictures.read_provenance(path).items() >= PROVENANCE.items()
-    assert pictures.read_provenance(path)["arrays"]["images"] == [4, 3, 5, 1]
+    assert files.read_provenance(path).items() >= PROVENANCE.items()
+    assert files.read_provenance(path)["arrays"]["images"] == [4, 3, 5, 1]
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(DataError, match=r"samples\.json"):
-        pictures.read_provenance(path)
+        files.read_provenance(path)
 
 
 def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    pictures.save_png(path, some(1)[0], {"which": "old"})
+    files.save_png(path, some(1)[0], {"which": "old"})
 
     def full_disk(self, file, **arguments):
         file.write_bytes(b"\x89PNG half of it")
@@ -138,15 +138,15 @@ def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     with pytest.raises(UsageError, match=r"a\.png.*No space left"):
-        pictures.save_png(path, some(2)[1], {"which": "new"})
-    assert pictures.read_provenance(path) == {"which": "old"}
+        files.save_png(path, some(2)[1], {"which": "new"})
+    assert files.read_provenance(path) == {"which": "old"}
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
-        pictures.save_png(tmp_path / "file" / "a.png", some(1)[0], {})
+        files.save_png(tmp_path / "file" / "a.png", some(1)[0], {})
 
 
 def test_files_without_provenance_are_refused(tmp_path):
@@ -158,4 +158,4 @@ def test_files_without_provenance_are_refused(tmp_path):
     (tmp_path / "a.json").write_text("{")
     for name in (*contents, "missing.png", "missing.npz", "a.npz"):
         with pytest.raises(DataError, match="scorefield wrote"):
-            pictures.read_provenance(tmp_path / name)
+            files.read_provenance(tmp_path / name)

@@ -10,10 +10,11 @@ import pytest
 from matplotlib.mathtext import MathTextParser
 
 from experiments.commands import verify
-from experiments.verification import page, registry
-from experiments.verification.html import equation, table_page
-from experiments.verification.plots import draw
+from experiments.verification import registry
 from experiments.verification.registry import Identity, Measured, Row, Setting, identities, identity, run
+from experiments.verification.report import page
+from experiments.verification.report.html import equation, table_page
+from experiments.verification.report.plots import draw
 
 ROOT = Path(__file__).parents[2]
 ALL = identities()

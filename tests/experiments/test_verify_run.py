@@ -16,19 +16,19 @@ from diffusion.betas import Betas
 from diffusion.networks.configs import MLPConfig
 from diffusion.oracles import Atoms, GaussianMixture
 from diffusion.prediction import Preconditioning
-from experiments import solver
-from experiments.config import Chain, Config, DataConfig, EMAConfig, SamplingConfig
+from experiments.config.tree import Chain, Config, DataConfig, EMAConfig, SamplingConfig
 from experiments.data import open_source, split
-from experiments.sampling import Model
+from experiments.runs.load import load_model, model_of, run_data
+from experiments.runs.model import Model
 from experiments.training.data import Facts
-from experiments.training.model import load_model, make_network
-from experiments.verification import trained
-from experiments.verification.plots import draw
-from experiments.verification.trained import CHECKS, Shared, Subject, check, check_run, lines, subject_of
-from experiments.verification.trained_checks import denoising, fields, likelihood, memory, passes, sampling
-from experiments.verification.trained_checks.finding import Quantity, estimate, ratio, root
-from experiments.verification.trained_checks.passes import exact_denoised, run_pass, run_passes
-from experiments.verification.trained_checks.subject import Pictures, batches, levels_at
+from experiments.training.model import make_network
+from experiments.verification.report.plots import draw
+from experiments.verification.trained import check as trained
+from experiments.verification.trained import denoising, fields, likelihood, memory, passes, sampling
+from experiments.verification.trained.check import CHECKS, Shared, Subject, check, check_run, lines, subject_of
+from experiments.verification.trained.finding import Quantity, estimate, ratio, root
+from experiments.verification.trained.passes import exact_denoised, run_pass, run_passes
+from experiments.verification.trained.subject import Pictures, batches, levels_at
 from samplers import DDIM, DPMSolverMultistep, Heun
 
 DIM = 4
@@ -367,8 +367,8 @@ def test_a_check_that_breaks_is_out_of_line(monkeypatch):
 def test_a_run(tiny_run):
     """A DDPM after 12 steps: everything appears, and it knows less than means and covariances do."""
     loaded, told = load_model(tiny_run), []
-    data = solver.run_data(loaded)
-    findings = check_run(solver.model_of(loaded), *data, samples=16, seed=3, batch=32, tell=told.append)
+    data = run_data(loaded)
+    findings = check_run(model_of(loaded), *data, samples=16, seed=3, batch=32, tell=told.append)
     assert told == findings
     assert [one.name for one in findings] == list(CHECKS)
     spoken(findings)

@@ -12,8 +12,8 @@ from convergence import PROCESSES, grid_of, line, observed_order
 
 from diffusion import keys as keys_lib
 from diffusion.brownian import BrownianIncrement
+from diffusion.ddpm.reverse_steps import FixedLarge
 from diffusion.oracles import GaussianLaw
-from diffusion.reverse_steps import FixedLarge
 from samplers import DDIM, ERSDE, Ancestral, EulerMaruyama, Heun, PredictorCorrector, SDEDPMSolver, StochasticHeun
 from samplers.sample import PATH_STREAM, path_clock
 

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP
 from diffusion import keys as keys_lib
-from diffusion.reverse_steps import FixedLarge
+from diffusion.ddpm.reverse_steps import FixedLarge
 from samplers import (
     DDIM,
     DEIS,

@@ -8,8 +8,8 @@ import scipy.integrate
 
 from diffusion import EDM, VP, Betas, Process, RectifiedFlow
 from diffusion import keys as keys_lib
+from diffusion.ddpm.reverse_steps import FixedLarge, Optimal
 from diffusion.oracles import GaussianLaw
-from diffusion.reverse_steps import FixedLarge, Optimal
 from samplers import DDIM, ERSDE, Ancestral, DPMSolverMultistep, EulerMaruyama, Heun, sample, uniform_time
 
 COUNT, STEPS = 10_000, 160

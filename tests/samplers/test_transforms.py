@@ -7,8 +7,8 @@ import pytest
 from jax.tree_util import Partial
 
 from diffusion import EDM, Process
+from diffusion.ddpm.reverse_steps import Learned
 from diffusion.oracles import Atoms
-from diffusion.reverse_steps import Learned
 from samplers import DDIM, Ancestral, karras, sample
 from samplers.transforms import clipped, dynamic_threshold, dynamically_thresholded
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from diffusion import Betas, Process, convert, posterior, transition
-from diffusion.ddpm_losses import merge_noises, simplified_loss, two_noise_loss
+from diffusion.ddpm.losses import merge_noises, simplified_loss, two_noise_loss
 from diffusion.oracles.law import Law
 from diffusion.prediction import Kind, target
 from diffusion.process import posterior_coefficients
@@ -22,8 +22,8 @@ from experiments.verification.closed_forms import (
     reverse_coefficients,
 )
 from experiments.verification.laws import mixture
-from experiments.verification.plots import Curves, settling
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.report.plots import Curves, settling
 
 _CLOSED = "α and σ of seven schedules in closed form, in NumPy's float64"
 
@@ -172,7 +172,7 @@ def _two_noises(
     source="Su 2022, the first post on diffusion models; Ho et al. 2020, eq. 14",
     tolerance=1e-12,
     why="a quadratic function of ω, whose mean over those points is exact",
-    functions=("diffusion.ddpm_losses.merge_noises", "diffusion.ddpm_losses.two_noise_loss"),
+    functions=("diffusion.ddpm.losses.merge_noises", "diffusion.ddpm.losses.two_noise_loss"),
     amplification=30,
     test="tests/diffusion/test_ddpm_losses.py",
 )
@@ -217,7 +217,7 @@ def _losses(key: jax.Array, process: Process, law: Law, denoise: Partial, st: tu
     source="Su 2022, the first post on diffusion models; Ho et al. 2020, eq. 14",
     tolerance=STANDARD_ERRORS,
     why="4 standard errors of the difference of two means, exceeded in one run of 16,000 by chance",
-    functions=("diffusion.ddpm_losses.two_noise_loss", "diffusion.ddpm_losses.simplified_loss"),
+    functions=("diffusion.ddpm.losses.two_noise_loss", "diffusion.ddpm.losses.simplified_loss"),
     kind="statistical",
     detects=0.06,
     answers=True,

@@ -9,12 +9,12 @@ from jax.tree_util import Partial
 
 from diffusion import Betas, Process
 from diffusion import keys as keys_lib
+from diffusion.ddpm.reverse_steps import ddim_posterior
 from diffusion.oracles import GaussianLaw, flow_map_1d
-from diffusion.reverse_steps import ddim_posterior
 from experiments.verification.closed_forms import STEPS, Matrices, levels, one_step
 from experiments.verification.laws import line
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.report.plots import Curves
 from samplers import DDIM, Ancestral, Sampler
 
 
@@ -35,7 +35,7 @@ def _family(process: Process, x_t: jax.Array, x_0: jax.Array, s: float, t: float
     source="Song et al. 2021, arXiv:2010.02502, eq. 7 and lemma 1; Su 2022, the fourth post on diffusion models",
     tolerance=1e-12,
     why="a square root and a few products",
-    functions=("diffusion.reverse_steps.ddim_posterior",),
+    functions=("diffusion.ddpm.reverse_steps.ddim_posterior",),
     amplification=200,
     test="tests/diffusion/test_reverse_steps.py",
 )
@@ -220,7 +220,7 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     source="Su 2022, the fourth post on diffusion models; Song et al. 2021, arXiv:2010.02502, eq. 7",
     tolerance=1e-5,
     why="at t = 3 it is 1.3e-5: b² = 6e-5 and B₋² = 6e-5 − 8e-10",
-    functions=("diffusion.reverse_steps.ddim_posterior",),
+    functions=("diffusion.ddpm.reverse_steps.ddim_posterior",),
     kind="false",
     test="tests/diffusion/test_reverse_steps.py",
 )

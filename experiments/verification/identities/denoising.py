@@ -9,12 +9,12 @@ from jaxtyping import Array
 
 from diffusion import EDM, Process
 from diffusion.oracles import Atoms, GaussianLaw
-from diffusion.score_matching import denoising_terms
-from diffusion.weightings import UniformWeighting
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.weightings import UniformWeighting
 from experiments.verification.identities.score_matching import GivenNoise, OneTime
 from experiments.verification.laws import line
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative, worst_of
+from experiments.verification.report.plots import Curves
 
 _LEVEL = 0.5
 
@@ -79,7 +79,7 @@ def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
     source="Alain & Bengio 2014, arXiv:1211.4246, theorem 1; Miyasawa 1961; Vincent 2011",
     tolerance=1e-10,
     why="the trapezoidal rule is exact here to rounding",
-    functions=("diffusion.oracles.law.Law.denoiser", "diffusion.score_matching.denoising_terms"),
+    functions=("diffusion.oracles.law.Law.denoiser", "diffusion.score_matching.losses.denoising_terms"),
     amplification=4e1,
     answers=True,
     test="tests/diffusion/test_score_matching.py",

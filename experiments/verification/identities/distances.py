@@ -16,8 +16,8 @@ from diffusion.fokker_planck import linear_moments
 from diffusion.fokker_planck.flux import mass
 from diffusion.oracles import GaussianLaw
 from experiments.verification.laws import gauss_legendre
-from experiments.verification.plots import Curves, FlowLines, HeatMap, settling
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, largest, relative
+from experiments.verification.report.plots import Curves, FlowLines, HeatMap, settling
 
 _P = np.asarray([0.3, -0.2]), np.asarray([[0.8, 0.3], [0.3, 0.5]])
 _Q = np.asarray([-0.1, 0.4]), np.asarray([[0.6, -0.2], [-0.2, 0.9]])

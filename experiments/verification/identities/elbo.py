@@ -11,11 +11,11 @@ import numpy as np
 from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process
-from diffusion.chains import EncoderChain, GeneratorChain
-from diffusion.ddpm import elbo_term, elbo_terms, joint_kl, prior_kl
-from diffusion.decoders import DiscretisedNormal, bits_per_dim
+from diffusion.ddpm.chains import EncoderChain, GeneratorChain
+from diffusion.ddpm.decoders import DiscretisedNormal, bits_per_dim
+from diffusion.ddpm.elbo import elbo_term, elbo_terms, joint_kl, prior_kl
+from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Optimal
 from diffusion.oracles import GaussianLaw
-from diffusion.reverse_steps import FixedLarge, FixedSmall, Optimal
 from experiments.verification.closed_forms import (
     Levels,
     Matrices,
@@ -28,8 +28,8 @@ from experiments.verification.closed_forms import (
     reverse_coefficients,
 )
 from experiments.verification.laws import mixture
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.report.plots import Curves
 
 _MATRICES = "Gaussian data and an affine denoiser: both chains are Gaussians, kept as matrices in NumPy"
 _SKEW = 0.1
@@ -112,7 +112,10 @@ def _joint_kl(case: _Case) -> float:
     source="Su 2022, the second post on diffusion models; Ho et al. 2020, arXiv:2006.11239, eq. 3",
     tolerance=1e-10,
     why="sums of logarithms, of which most of the digits stay",
-    functions=("diffusion.chains.EncoderChain.log_prob", "diffusion.chains.GeneratorChain.log_prob"),
+    functions=(
+        "diffusion.ddpm.chains.EncoderChain.log_prob",
+        "diffusion.ddpm.chains.GeneratorChain.log_prob",
+    ),
     amplification=500,
     answers=True,
     test="tests/diffusion/test_ddpm.py",
@@ -137,7 +140,7 @@ def _divergence(setting: Setting) -> Measured:
     source="Su 2022, the second post on diffusion models",
     tolerance=1e-10,
     why="sums of logarithms, of which most of the digits stay",
-    functions=("diffusion.chains.GeneratorChain", "diffusion.reverse_steps.Optimal"),
+    functions=("diffusion.ddpm.chains.GeneratorChain", "diffusion.ddpm.reverse_steps.Optimal"),
     amplification=500,
     answers=True,
     test="tests/diffusion/test_ddpm.py",
@@ -179,7 +182,7 @@ def _bound(chain: GeneratorChain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
     source="Ho et al. 2020, arXiv:2006.11239, eq. 5; Su 2022, the second post on diffusion models",
     tolerance=1e-10,
     why="sums of logarithms, of which most of the digits stay",
-    functions=("diffusion.ddpm.elbo_term", "diffusion.ddpm.prior_kl"),
+    functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.elbo.prior_kl"),
     amplification=20,
     answers=True,
     test="tests/diffusion/test_ddpm.py",
@@ -214,7 +217,7 @@ def _both_forms(key: jax.Array, chain: GeneratorChain, x_0: jax.Array, log_q: ja
     source="Su 2022, the second post on diffusion models; Ho et al. 2020, arXiv:2006.11239, eq. 5",
     tolerance=1e-10,
     why="sums of logarithms, of which most of the digits stay",
-    functions=("diffusion.ddpm.joint_kl", "diffusion.ddpm.elbo_terms"),
+    functions=("diffusion.ddpm.elbo.joint_kl", "diffusion.ddpm.elbo.elbo_terms"),
     amplification=30,
     test="tests/diffusion/test_ddpm.py",
 )
@@ -245,7 +248,7 @@ def _forms(setting: Setting) -> Measured:
     source="Kingma & Welling 2014, arXiv:1312.6114, eq. 1; Su 2022",
     tolerance=1e-9,
     why="a difference, of which a few digits go",
-    functions=("diffusion.ddpm.elbo_term", "diffusion.ddpm.prior_kl"),
+    functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.elbo.prior_kl"),
     amplification=300,
     answers=True,
     test="tests/diffusion/test_ddpm.py",
@@ -280,7 +283,7 @@ def _masses(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
     source="Ho et al. 2020, arXiv:2006.11239, eq. 13; Theis et al. 2016, arXiv:1511.01844, section 3.1",
     tolerance=1e-9,
     why="differences of two error functions, the smallest of them 1e-9",
-    functions=("diffusion.decoders.bits_per_dim", "diffusion.decoders.DiscretisedNormal"),
+    functions=("diffusion.ddpm.decoders.bits_per_dim", "diffusion.ddpm.decoders.DiscretisedNormal"),
     amplification=400,
     test="tests/diffusion/test_decoders.py",
 )

@@ -21,12 +21,12 @@ from diffusion.energy import (
     residual_denoiser,
 )
 from diffusion.oracles import Atoms, GaussianLaw
-from diffusion.score_matching import denoising_terms
-from diffusion.weightings import SNRWeighting, UniformWeighting
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.weightings import SNRWeighting, UniformWeighting
 from experiments.verification.identities.score_matching import GivenNoise, OneTime
 from experiments.verification.laws import line
-from experiments.verification.plots import Curves, HeatMap
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.report.plots import Curves, HeatMap
 
 _SIGMA = 0.7
 _LEVELS = np.geomspace(0.7, 1.4, 4)

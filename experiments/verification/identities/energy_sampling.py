@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion import keys as keys_lib
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.report.plots import Curves
 from samplers.hmc import hmc_step, leapfrog
 
 _SIZE, _COUNT, _STATES = 0.5, 4, 32

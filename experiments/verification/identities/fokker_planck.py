@@ -24,8 +24,8 @@ from diffusion.likelihood import log_likelihood
 from diffusion.likelihood.solvers import Adaptive
 from diffusion.oracles.law import Law
 from experiments.verification.laws import PROCESSES, gauss_legendre, line, log_density, mixture
-from experiments.verification.plots import Curves, HeatMap
 from experiments.verification.registry import Measured, Setting, identity, worst_of
+from experiments.verification.report.plots import Curves, HeatMap
 
 _ORACLE = "a mixture of three Gaussians, whose p_t and score are closed forms"
 _ROUNDING = "a closed form differentiated by machine: what is left is rounding, about 1e-14 of terms of size 1"

@@ -23,8 +23,8 @@ from diffusion.fokker_planck import (
     score_residual,
 )
 from diffusion.fokker_planck.equation import LogDensity
-from experiments.verification.plots import FlowLines
 from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.report.plots import FlowLines
 
 _ORACLE = (
     "an Ornstein-Uhlenbeck process in the plane, whose Gaussian law is that of Lyapunov's equation; two geometric "

@@ -12,8 +12,8 @@ from jax.tree_util import Partial
 from diffusion import EDM, VP, Process, RectifiedFlow, score
 from diffusion.oracles import GaussianLaw, GaussianMixture
 from diffusion.prediction import Denoiser
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative
+from experiments.verification.report.plots import Curves
 from samplers.guidance import classifier_free_guidance, classifier_guidance
 
 _WEIGHTS = np.asarray([0.3, 0.7])

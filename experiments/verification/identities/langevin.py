@@ -16,8 +16,8 @@ from diffusion import keys as keys_lib
 from diffusion.fokker_planck import FokkerPlanck, log_density_residual
 from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.prediction import Denoiser
-from experiments.verification.plots import Curves, HeatMap
 from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative, worst_of
+from experiments.verification.report.plots import Curves, HeatMap
 from samplers.langevin import PredictorCorrector, langevin_step, mala_step
 from samplers.sample import sample
 

@@ -21,8 +21,8 @@ from diffusion.fokker_planck import (
 )
 from diffusion.oracles import GaussianLaw
 from experiments.verification.laws import PROCESSES, line, mixture
-from experiments.verification.plots import Curves, FlowLines
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.report.plots import Curves, FlowLines
 
 _MEAN, _COVARIANCE = np.asarray([0.7, -0.4]), np.asarray([[0.5, 0.2], [0.2, 0.3]])
 

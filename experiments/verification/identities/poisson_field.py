@@ -12,8 +12,8 @@ from diffusion.fokker_planck import base_flux, box_flux, sphere_flux
 from diffusion.oracles import Atoms, StudentTMixture
 from diffusion.oracles.law import Law
 from diffusion.poisson import augmented_field, curl, divergence, plain_field, poisson_field, shell, shell_field
-from experiments.verification.plots import Curves, FlowLines
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.report.plots import Curves, FlowLines
 
 _WEIGHTS = np.asarray([0.2, 0.5, 0.3])
 _PFGM = "Xu et al. 2022, arXiv:2209.11178"

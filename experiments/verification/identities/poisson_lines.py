@@ -19,8 +19,8 @@ from diffusion.poisson import (
     radial_velocity,
 )
 from experiments.verification.laws import line
-from experiments.verification.plots import Curves
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
+from experiments.verification.report.plots import Curves
 
 _WEIGHTS = np.asarray([0.2, 0.5, 0.3])
 _PFGM, _PLUS = "Xu et al. 2022, arXiv:2209.11178", "Xu et al. 2023, arXiv:2302.04265"

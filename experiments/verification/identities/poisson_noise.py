@@ -24,7 +24,6 @@ from diffusion.poisson import (
 )
 from experiments.verification.identities.poisson_field import charges
 from experiments.verification.laws import log_density
-from experiments.verification.plots import Curves
 from experiments.verification.registry import (
     STANDARD_ERRORS,
     Measured,
@@ -33,6 +32,7 @@ from experiments.verification.registry import (
     relative,
     worst_of,
 )
+from experiments.verification.report.plots import Curves
 
 _PFGM, _PLUS = "Xu et al. 2022, arXiv:2209.11178", "Xu et al. 2023, arXiv:2302.04265"
 

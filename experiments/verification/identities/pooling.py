@@ -10,8 +10,8 @@ from diffusion import Process, Shifted, perturb
 from diffusion.oracles import GaussianMixture
 from experiments.verification.closed_forms import STEPS, levels
 from experiments.verification.laws import mixture
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.report.plots import Curves
 
 _BASES = ("Cosine", "VP", "RectifiedFlow")
 _SOURCE = "Hoogeboom et al. 2023, arXiv:2301.11093, section 3.1; Chen 2023, arXiv:2301.10972"

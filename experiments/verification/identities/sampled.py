@@ -14,7 +14,7 @@ from diffusion import Process
 from diffusion.distances import bhattacharyya, gaussian_kl
 from diffusion.oracles import GaussianMixture
 from diffusion.prediction import Denoiser
-from diffusion.score_matching import (
+from diffusion.score_matching.losses import (
     denoising_terms,
     explicit_score_matching,
     implicit_score_matching,
@@ -23,8 +23,8 @@ from diffusion.score_matching import (
 from experiments.verification.closed_forms import Matrices, levels
 from experiments.verification.identities import score_matching as plane
 from experiments.verification.laws import PROCESSES, mixture
-from experiments.verification.plots import Curves, settling
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, worst_of
+from experiments.verification.report.plots import Curves, settling
 from samplers.sample import sample
 from samplers.sde import StochasticHeun
 
@@ -52,10 +52,10 @@ def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
     tolerance=STANDARD_ERRORS,
     why=_MANY.format(33, 480),
     functions=(
-        "diffusion.score_matching.denoising_terms",
-        "diffusion.score_matching.explicit_score_matching",
-        "diffusion.score_matching.implicit_score_matching",
-        "diffusion.score_matching.sliced_score_matching",
+        "diffusion.score_matching.losses.denoising_terms",
+        "diffusion.score_matching.losses.explicit_score_matching",
+        "diffusion.score_matching.losses.implicit_score_matching",
+        "diffusion.score_matching.losses.sliced_score_matching",
     ),
     kind="statistical",
     detects=0.01,

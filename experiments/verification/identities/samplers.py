@@ -13,8 +13,8 @@ from diffusion import Process
 from diffusion import keys as keys_lib
 from diffusion.oracles import flow_map_1d
 from experiments.verification.laws import PROCESSES, line
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, largest, worst_of
+from experiments.verification.report.plots import Curves
 from samplers.grids import host_float64
 from samplers.registry import SAMPLERS
 from samplers.sample import Sampler

@@ -14,16 +14,16 @@ from jaxtyping import Array, Float, Key
 
 from diffusion import VP, Noise, Process
 from diffusion.pytree import pytree
-from diffusion.score_matching import (
+from diffusion.score_matching.losses import (
     denoising_terms,
     explicit_score_matching,
     finite_difference_score_matching,
     implicit_score_matching,
     sliced_score_matching,
 )
-from diffusion.time_distributions import TimeDistribution
-from experiments.verification.plots import Curves
+from diffusion.score_matching.times import TimeDistribution
 from experiments.verification.registry import Measured, Setting, identity, largest, relative
+from experiments.verification.report.plots import Curves
 
 _COMPARED = (
     "the difference of the losses with that constant, and their gradients with each other, at three values of the ten "
@@ -159,9 +159,9 @@ def _denoising(setting: Setting, theta: Array) -> Array:
     tolerance=1e-9,
     why=_WHY,
     functions=(
-        "diffusion.score_matching.denoising_terms",
-        "diffusion.score_matching.denoising_score_matching",
-        "diffusion.score_matching.explicit_score_matching",
+        "diffusion.score_matching.losses.denoising_terms",
+        "diffusion.score_matching.losses.denoising_score_matching",
+        "diffusion.score_matching.losses.explicit_score_matching",
     ),
     amplification=1e2,
     answers=True,
@@ -204,8 +204,8 @@ def _along_a_line(losses: dict[str, Loss]) -> Curves:
     tolerance=1e-9,
     why=_WHY,
     functions=(
-        "diffusion.score_matching.implicit_score_matching",
-        "diffusion.score_matching.explicit_score_matching",
+        "diffusion.score_matching.losses.implicit_score_matching",
+        "diffusion.score_matching.losses.explicit_score_matching",
     ),
     amplification=5e1,
     answers=True,
@@ -254,7 +254,10 @@ def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], key
     source="Song et al. 2019, arXiv:1905.07088, theorem 1",
     tolerance=1e-9,
     why=_WHY,
-    functions=("diffusion.score_matching.sliced_score_matching", "diffusion.score_matching.explicit_score_matching"),
+    functions=(
+        "diffusion.score_matching.losses.sliced_score_matching",
+        "diffusion.score_matching.losses.explicit_score_matching",
+    ),
     amplification=1e2,
     answers=True,
     test="tests/diffusion/test_score_matching.py",
@@ -289,8 +292,8 @@ def _sliced_is_explicit(setting: Setting) -> Measured:
     tolerance=1e-9,
     why="h² is 1e-11, and the rounding of the difference, about ε/h = 4e-11, averages out",
     functions=(
-        "diffusion.score_matching.finite_difference_score_matching",
-        "diffusion.score_matching.explicit_score_matching",
+        "diffusion.score_matching.losses.finite_difference_score_matching",
+        "diffusion.score_matching.losses.explicit_score_matching",
     ),
     amplification=6e2,
     test="tests/diffusion/test_score_matching.py",

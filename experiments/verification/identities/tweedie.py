@@ -16,8 +16,8 @@ from diffusion.prediction import Denoiser, target
 from diffusion.process import transition
 from diffusion.tweedie import posterior_covariance, posterior_covariance_from_score, posterior_trace
 from experiments.verification.laws import PROCESSES, line, mixture
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.report.plots import Curves
 
 _BAYES = "Bayes' rule for three Gaussians and for three points, by NumPy in float64"
 _ROUNDING = "closed forms on both sides: what is left is rounding, about 1e-14"

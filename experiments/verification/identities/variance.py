@@ -11,15 +11,15 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
 from diffusion import EDM, Process, eps_from_x0, perturb, score
-from diffusion.analytic_variance import Method, covariance_bound, covariance_samples
-from diffusion.chains import GeneratorChain
-from diffusion.ddpm import elbo_term
+from diffusion.ddpm.analytic_variance import Method, covariance_bound, covariance_samples
+from diffusion.ddpm.chains import GeneratorChain
+from diffusion.ddpm.elbo import elbo_term
+from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Optimal, ReverseVariance, optimal_variance, step
 from diffusion.oracles import GaussianLaw
-from diffusion.reverse_steps import FixedLarge, FixedSmall, Optimal, ReverseVariance, optimal_variance, step
 from experiments.verification.closed_forms import STEPS, atoms_variance, levels, line_moments, one_step
 from experiments.verification.laws import line
-from experiments.verification.plots import Curves
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.report.plots import Curves
 
 _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in NumPy, integrated over x_t"
 
@@ -36,7 +36,7 @@ _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in Num
     source="Su 2022, the seventh post on diffusion models; Bao et al. 2022, arXiv:2201.06503, theorem 1",
     tolerance=1e-12,
     why="a few products and quotients",
-    functions=("diffusion.reverse_steps.optimal_variance",),
+    functions=("diffusion.ddpm.reverse_steps.optimal_variance",),
     amplification=200,
     test="tests/diffusion/test_reverse_steps.py",
 )
@@ -85,7 +85,7 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
     tolerance=1e-12,
     why="derivatives by machine; the slope is 0 to rounding",
-    functions=("diffusion.ddpm.elbo_term", "diffusion.reverse_steps.Optimal"),
+    functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.reverse_steps.Optimal"),
     amplification=50,
     test="tests/diffusion/test_reverse_steps.py",
 )
@@ -155,7 +155,7 @@ def _by_quadrature(setting: Setting, name: str) -> tuple[dict[str, np.ndarray], 
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
     tolerance=1e-9,
     why="the trapezoidal rule on Gaussians converges faster than any power of its step",
-    functions=("diffusion.analytic_variance.covariance_samples",),
+    functions=("diffusion.ddpm.analytic_variance.covariance_samples",),
     amplification=150,
     answers=True,
     test="tests/diffusion/test_analytic_variance.py",
@@ -212,7 +212,10 @@ def _least(setting: Setting) -> Measured:
     source="Bao et al. 2022, arXiv:2201.06503, theorem 2",
     tolerance=1e-12,
     why="the bounds are attained, by one point and by an infinitely wide Gaussian",
-    functions=("diffusion.analytic_variance.covariance_bound", "diffusion.reverse_steps.FixedSmall"),
+    functions=(
+        "diffusion.ddpm.analytic_variance.covariance_bound",
+        "diffusion.ddpm.reverse_steps.FixedSmall",
+    ),
     amplification=150,
     test="tests/diffusion/test_analytic_variance.py",
 )
@@ -270,7 +273,7 @@ def _denoiser(setting: Setting, process: Process, center: np.ndarray) -> Partial
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
     tolerance=1e-12,
     why="closed forms on both sides",
-    functions=("diffusion.reverse_steps.step", "diffusion.reverse_steps.Optimal"),
+    functions=("diffusion.ddpm.reverse_steps.step", "diffusion.ddpm.reverse_steps.Optimal"),
     amplification=20,
     answers=True,
     test="tests/diffusion/test_chains.py",
@@ -305,7 +308,7 @@ def _kernel(setting: Setting) -> Measured:
     source="Bao et al. 2022, arXiv:2201.06503; Su 2022, the seventh post on diffusion models",
     tolerance=1e-12,
     why="as many products as there are steps",
-    functions=("diffusion.reverse_steps.step", "diffusion.reverse_steps.Optimal"),
+    functions=("diffusion.ddpm.reverse_steps.step", "diffusion.ddpm.reverse_steps.Optimal"),
     amplification=40,
     answers=True,
     test="tests/diffusion/test_chains.py",

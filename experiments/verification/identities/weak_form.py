@@ -19,8 +19,8 @@ from diffusion.fokker_planck import (
 )
 from diffusion.fokker_planck.weak import TestFunctions
 from experiments.verification.laws import PROCESSES, mixture
-from experiments.verification.plots import against_chance
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
+from experiments.verification.report.plots import against_chance
 
 
 def _families(setting: Setting) -> dict[str, TestFunctions]:

@@ -14,13 +14,14 @@ from diffusion.noises import Gaussian, StudentT
 from diffusion.oracles import GaussianMixture, eight_gaussians, two_moons
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
-from diffusion.time_distributions import LogNormalSigma, LogUniformSigma
-from experiments.config import Chain, Config, DataConfig
+from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma
+from experiments.config.tree import Chain, Config, DataConfig
 from experiments.data import Source
 from experiments.data.sources.plane import draw as draw_points
-from experiments.plane import evaluation, figure
-from experiments.plane.density import energy_density, exact_log_prob, has_flow, model_log_prob
-from experiments.sampling import Model
+from experiments.evaluation.plane import measures as evaluation
+from experiments.evaluation.plane.density import energy_density, exact_log_prob, has_flow, model_log_prob
+from experiments.pictures import plane as figure
+from experiments.runs.model import Model
 from samplers.ode import Heun
 from samplers.registry import make_grid
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.data.sources import plane
-from experiments.images import read_provenance
+from experiments.pictures.files import read_provenance
 
 TINY = [
     *("--preset", "toy-checkerboard", "--quiet", "--network.hidden", "16", "--network.layers", "1"),

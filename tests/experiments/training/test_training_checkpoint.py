@@ -10,6 +10,7 @@ import pytest
 from tiny_run import tiny_config, tiny_data
 
 from experiments.errors import CheckpointError, UsageError
+from experiments.runs.load import load_model
 from experiments.training.checkpoint import (
     CheckpointWriter,
     best,
@@ -19,7 +20,7 @@ from experiments.training.checkpoint import (
     set_aside,
 )
 from experiments.training.manifest import verify, write_manifest
-from experiments.training.model import load_model, make_network
+from experiments.training.model import make_network
 from experiments.training.optimizer import make_optimizer
 from experiments.training.state import from_tree, initial_state, to_tree
 

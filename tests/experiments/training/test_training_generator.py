@@ -13,19 +13,21 @@ from diffusion import EDM
 from diffusion import keys as keys_lib
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import Preconditioning, network_denoiser
-from diffusion.score_matching import denoising_terms
-from diffusion.time_distributions import LogUniformSigma
-from diffusion.weightings import EDMWeighting
-from experiments import solver
-from experiments.config import Denoising, Generator
+from diffusion.score_matching.losses import denoising_terms
+from diffusion.score_matching.times import LogUniformSigma
+from diffusion.score_matching.weightings import EDMWeighting
+from experiments.config.tree import Denoising, Generator
 from experiments.data.scaling import to_model
 from experiments.errors import UsageError
-from experiments.guided import Wish
-from experiments.sampling import Model, draw
+from experiments.runs.load import load_model
+from experiments.runs.model import Model
+from experiments.sampling import solver
+from experiments.sampling.draw import draw
+from experiments.sampling.guidance import Wish
 from experiments.training.data import REFERENCE, _WithReference, open_data
 from experiments.training.generator import DATA, GENERATOR, SAMPLES, alternating, data_potential, game_losses
 from experiments.training.loop import train
-from experiments.training.model import load_model, make_network
+from experiments.training.model import make_network
 from experiments.training.objective import make_objective
 from experiments.training.potential import level_potential, potential
 from experiments.training.replicas import Replicas

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tiny_run import tiny_config, tiny_data
 
-from experiments.config import DataConfig, SamplingConfig
-from experiments.config_file import save_config
+from experiments.config.file import save_config
+from experiments.config.tree import DataConfig, SamplingConfig
 from experiments.errors import CheckpointError, DataError, UsageError
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster

@@ -13,7 +13,7 @@ from tiny_run import BATCH, SHAPE, TinyBatches, tiny_config
 
 from diffusion import keys as keys_lib
 from diffusion.prediction import Preconditioning
-from experiments.config import Chain, ImportanceConfig, OptimizerConfig
+from experiments.config.tree import Chain, ImportanceConfig, OptimizerConfig
 from experiments.data.scaling import to_model
 from experiments.training import ema
 from experiments.training.objective import make_objective

@@ -1,0 +1,96 @@
+"""Command lines as typed dataclasses (tyro), with nodes of several types chosen by name.
+
+`--schedule vp --schedule.beta-max 10` first puts a VP at the node `schedule`, then overrides its field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from experiments.errors import UsageError
+
+T = TypeVar("T")
+
+
+def take_flag(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """(the value of the last `flag VALUE` or `flag=VALUE`, the other arguments).
+
+    Raises UsageError when the flag has no value.
+    """
+    value, rest, waiting = None, [], False
+    for argument in arguments:
+        if waiting:
+            if argument.startswith("--"):
+                break
+            value, waiting = argument, False
+        elif argument == flag:
+            waiting = True
+        elif argument.startswith(flag + "="):
+            value = argument[len(flag) + 1 :]
+        else:
+            rest.append(argument)
+    if waiting:
+        raise UsageError(f"{flag} needs a value.")
+    return value, rest
+
+
+def parse(
+    cls: type[T],
+    arguments: Sequence[str],
+    prog: str,
+    description: str,
+    default: T | None = None,
+    taken: Sequence[str] = (),
+) -> T:
+    """An instance of the dataclass `cls` from command-line arguments; `--help` prints and exits.
+
+    `taken` are the flags that were taken out before, to be suggested like all others.
+
+    Raises UsageError, one sentence, for a flag or a value that cannot be read.
+    """
+    import tyro
+
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    caught = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(caught):
+            return tyro.cli(
+                cls,
+                prog=prog,
+                description=description,
+                args=list(arguments),
+                config=(tyro.conf.AvoidSubcommands,),
+                **options,
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(_sentence(caught.getvalue(), prog, taken)) from None
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from None
+
+
+def _sentence(framed: str, prog: str, taken: Sequence[str]) -> str:
+    """tyro's framed explanation of a bad flag as one line, like every other error."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", framed)
+    # A line with a rule in it is a border or a separator, drawn in boxes or, on a plain terminal, in hyphens.
+    lines = [" " if re.search(r"─{3}|-{5}", line) else line.strip("│| ") or "\n" for line in text.splitlines()]
+    blocks = [block for part in re.split(r"\n \n", "\n".join(["", *lines, ""])) if (block := " ".join(part.split()))]
+    if len(blocks) > 1 and "╭" not in text:  # without boxes the title is a paragraph of its own
+        del blocks[0]
+    cause = (
+        re.sub(r"^Error parsing (?:config\.)?([\w.]+): ", r"--\1: ", blocks[0]).rstrip(".")
+        if blocks and blocks[0]
+        else "the options cannot be read"
+    )
+    nearest = next((re.search(r"--[\w.-]+", block) for block in blocks[1:] if block.startswith("Perhaps")), None)
+    remedy = f"did you mean {nearest.group()}?" if nearest else f"see {prog} --help."
+    unknown = re.match(r"Unrecognized options: (--[\w-]+)(?![\w.-])", cause)
+    if unknown and (meant := difflib.get_close_matches(unknown[1], taken, n=1, cutoff=0.75)):
+        remedy = f"did you mean {meant[0]}?"
+    return f"{cause}; {remedy}"

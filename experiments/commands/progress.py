@@ -1,0 +1,14 @@
+"""How far a command is, on a terminal."""
+
+from __future__ import annotations
+
+import sys
+
+from experiments.sampling.throughput import Throughput
+
+
+def progress(throughput: Throughput, total: int, quiet: bool) -> None:
+    """Say on a terminal how far it is."""
+    if not quiet and sys.stderr.isatty():
+        end = "\n" if throughput.count == total else ""
+        print(f"\rsampling {throughput.count}/{total}  {throughput}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,24 @@
+"""The seeds of a command line."""
+
+from __future__ import annotations
+
+from experiments.errors import UsageError
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The integers of "0-63", "3", or "1,5,10-12".
+
+    Raises UsageError for anything else, and for a seed given twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, dash, high = part.strip().partition("-")
+        numbers = [low, high] if dash else [low]
+        if not all(number.isascii() and number.isdecimal() for number in numbers) or int(numbers[-1]) < int(low):
+            raise UsageError(f"--seeds {text!r} is not a list of seeds; write 0-63, or 1,5,10-12.")
+        if int(numbers[-1]) >= 2**31:
+            raise UsageError(f"--seeds {text!r} holds a seed of 2^31 or more; choose smaller ones.")
+        seeds.extend(range(int(low), int(high or low) + 1))
+    if len(set(seeds)) != len(seeds):
+        raise UsageError(f"--seeds {text!r} names a seed twice; every image has a seed of its own.")
+    return seeds

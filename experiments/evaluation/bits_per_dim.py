@@ -1,0 +1,93 @@
+"""Bits per dimension of held-out images, by the ELBO of the discrete chain."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.ddpm.chains import GeneratorChain
+from diffusion.ddpm.decoders import DiscretisedDecoder, bits_per_dim
+from diffusion.ddpm.elbo import elbo_estimate
+from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Learned
+from diffusion.noises import Gaussian
+from diffusion.prediction import Denoiser
+from experiments.config.tree import Generator
+from experiments.data.scaling import to_model
+from experiments.data.source import Source
+from experiments.errors import UsageError
+from experiments.runs.model import Model, make_denoiser
+from experiments.sampling.variance import VarianceName, _sample_of, chain_times, reverse_variance
+
+
+class BitsPerDim(NamedTuple):
+    """An upper bound of the negative log-likelihood of 8-bit images, in bits per dimension."""
+
+    bits: float
+    standard_error: float
+    """Over images and Monte-Carlo draws."""
+    prior: float
+    steps: float
+    reconstruction: float
+    images: int
+    chain_steps: int
+    variance: str
+    given_class: bool
+    """Whether the likelihood is that of an image given its class."""
+
+
+def held_out_bits_per_dim(
+    model: Model,
+    held_out: Source,
+    training: Source,
+    *,
+    variance: VarianceName = "auto",
+    chain_steps: int = 1000,
+    draws: int = 16,
+    batch: int = 64,
+    limit: int = 1000,
+) -> BitsPerDim:
+    """−ELBO of up to `limit` held-out images, `draws` of its steps for each, in bits per dimension.
+
+    Which images is drawn by a fixed seed. The chain is the run's own if it is discrete, else `chain_steps` steps of its
+    process. A conditional model is told the class of each image, so that the bound is that of −log p(image | class).
+    `variance` is as `reverse_variance` has it, the optimal one estimated from `training`.
+    Raises UsageError for a process whose noise is not Gaussian.
+    """
+    process = model.process
+    if isinstance(model.config.objective, Generator):
+        raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
+    if not isinstance(process.noise, Gaussian):
+        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
+    times = chain_times(process, chain_steps)
+    chosen = reverse_variance(variance, model, times, training)
+    conditional = model.num_classes > 0
+    rows = _sample_of(len(held_out), limit)
+    images, labels = held_out.images[rows], None if held_out.labels is None else held_out.labels[rows]
+    dims, batch = math.prod(images.shape[1:]), min(batch, len(images))
+
+    @jax.jit
+    def terms(denoise: Denoiser, x_0: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        chain = GeneratorChain(process, denoise, jnp.asarray(times, jnp.float32), chosen, DiscretisedDecoder())
+        elbo = elbo_estimate(jax.random.key(7), chain, x_0, draws=draws, ids=ids)
+        return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
+
+    parts = []
+    for start in range(0, len(images), batch):
+        places = np.minimum(np.arange(start, start + batch), len(images) - 1)
+        known = jnp.asarray(labels[places]) if conditional and labels is not None else None
+        denoise = make_denoiser(model, known, with_variance=isinstance(chosen, Learned))
+        part = terms(denoise, jnp.asarray(to_model(images[places])), jnp.asarray(rows[places]))
+        parts.append(np.stack([np.asarray(p, np.float64) for p in part], axis=1)[: len(images) - start])
+    nats = np.concatenate(parts)
+    bits = np.asarray(bits_per_dim(jnp.asarray(nats), dims), np.float64)
+    total = bits.sum(1)
+    name = {Learned: "learned", FixedSmall: "small", FixedLarge: "large"}.get(type(chosen), "optimal")
+    error = float(total.std(ddof=1) / math.sqrt(len(total))) if len(total) > 1 else math.nan
+    prior, steps, reconstruction = (float(part) for part in bits.mean(0))
+    return BitsPerDim(
+        float(total.mean()), error, prior, steps, reconstruction, len(total), len(times) - 1, name, conditional
+    )

@@ -1,0 +1,157 @@
+"""A model of points against the law that its data have, and samples of it against held-out points."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion.distances import energy_test, sliced_wasserstein_test
+from diffusion.oracles import GaussianMixture
+from experiments.data.source import Source
+from experiments.evaluation.plane.density import (
+    ModelDensity,
+    Points,
+    energy_density,
+    exact_log_prob,
+    has_flow,
+    model_log_prob,
+)
+from experiments.runs.model import Model
+from experiments.sampling.draw import Sampling, draw
+from experiments.sampling.guidance import Wish
+from experiments.sampling.throughput import Throughput
+
+_PERMUTATIONS = 199
+_PROJECTIONS = 32
+_MEAN = {"value": math.nan, "standard_error": math.nan}
+
+
+def distances(
+    model: Model,
+    solver: Sampling,
+    training: Source,
+    held_out: Source,
+    *,
+    samples: int,
+    seed: int,
+    batch: int,
+) -> dict[str, Any]:
+    """Energy distance and sliced W₂ to held-out points with their p-values, as JSON values.
+
+    Three rows, at one common n: "samples" of the seeds from `seed` on; "training data", where perfect samples would be;
+    and "Gaussian", of the training data's mean and covariance, which knows nothing of their shape. A p-value is the
+    probability, at most, of a distance as large when the laws are the same.
+    """
+    throughput, parts = Throughput(min(batch, samples)), []
+    for drawn in draw(model, solver, range(seed, seed + samples), batch=batch, wish=Wish()):
+        parts.append(drawn)
+        throughput.add(len(drawn.seeds))
+    n = min(samples, len(training), len(held_out))
+    rng = np.random.default_rng(seed)
+
+    def some(points: np.ndarray) -> Points:
+        return points[np.sort(rng.permutation(len(points))[:n])]
+
+    real = some(held_out.images)
+    known = training.images.astype(np.float64)
+    blob = rng.multivariate_normal(known.mean(0), np.cov(known, rowvar=False), n).astype(np.float32)
+    sets = {"samples": some(np.concatenate([part.images for part in parts])), "training data": some(training.images)}
+    rate = throughput.report()
+    return {
+        "points_compared": n,
+        "nfe": parts[0].nfe,
+        **{key: rate[key] for key in ("samples_per_second", "with_compilation")},
+        "against_held_out": {name: _row(points, real) for name, points in {**sets, "Gaussian": blob}.items()},
+    }
+
+
+def _row(points: Points, real: Points) -> dict[str, Any]:
+    key = jax.random.key(0)
+    energy = energy_test(key, points, real, permutations=_PERMUTATIONS)
+    sliced = sliced_wasserstein_test(key, points, real, projections=_PROJECTIONS, permutations=_PERMUTATIONS)
+    return {
+        name: {"value": float(test.statistic), "p_value": float(test.p_value)}
+        for name, test in (("energy_distance", energy), ("sliced_w2", sliced))
+    }
+
+
+def likelihood(
+    model: Model, law: GaussianMixture, held_out: Source, *, points: int, seed: int
+) -> dict[str, Any] | None:
+    """What the model's own density q and the exact law p say of the same held-out points, in nats, as JSON values.
+
+    `nll` is −E ln q, `entropy` −E ln p, and `kl` their difference E ln p/q, an estimate of KL(p‖q), whose standard
+    error is that of the differences point by point. q is the law at the end of the model's probability flow, and p
+    that of the data; points that the flow could not be followed from are counted in `lost` and left out. Of an energy,
+    q = e^{ψ/σ²}/Z, p is that of the data * N(0, σ²I), and the points are held-out ones with such noise: `blur` is σ.
+    None where there is neither a flow nor an energy.
+    """
+    energy = energy_density(model)
+    if energy is None and not has_flow(model):
+        return None
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.permutation(len(held_out))[:points])
+    x, blur, one_level = held_out.images[rows], 0.0, True
+    if energy is None:
+        found = model_log_prob(model, x)
+    else:
+        blur, one_level = energy.sigma, energy.one_level
+        x = (x + blur * rng.standard_normal(x.shape)).astype(np.float32)
+        found = ModelDensity(energy.log_prob(x), np.ones(len(x), bool))
+    log_p, log_q = exact_log_prob(law, x, blur)[found.followed], found.log_prob[found.followed]
+    means = {"nll": -log_q, "entropy": -log_p, "kl": log_p - log_q}
+    return {
+        "by": "flow" if energy is None else "energy",
+        "blur": blur,
+        "one_level": one_level,
+        "points": len(rows),
+        "lost": int(np.sum(~found.followed)),
+        **{name: _mean(values) for name, values in means.items()},
+    }
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    if len(values) < 2:
+        return _MEAN
+    return {"value": float(values.mean()), "standard_error": float(values.std(ddof=1) / math.sqrt(len(values)))}
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    """Lines for a person."""
+    lines = [
+        f"against {report['points_compared']} held-out points",
+        f"{'':14}{'energy distance':>16}{'p':>8}{'sliced W2':>12}{'p':>8}",
+    ]
+    for name, row in report["against_held_out"].items():
+        energy, sliced = row["energy_distance"], row["sliced_w2"]
+        lines.append(
+            f"{name:14}{energy['value']:>16.5f}{energy['p_value']:>8.3f}{sliced['value']:>12.4f}{sliced['p_value']:>8.3f}"
+        )
+    return [*lines, "", *_likelihood_lines(report["likelihood"])]
+
+
+def _likelihood_lines(told: dict[str, Any] | None) -> list[str]:
+    if told is None:
+        return ["no likelihood: a discrete chain has no flow, and this model is no energy"]
+    nll, entropy, kl = (
+        f"{told[name]['value']:.4f} ± {told[name]['standard_error']:.4f} nats" for name in ("nll", "entropy", "kl")
+    )
+    lost = [f"  without {told['lost']} points that the flow could not be followed from"] if told["lost"] else []
+    if told["by"] == "flow":
+        return [
+            f"negative log-likelihood {nll} by the probability flow, of {told['points']} held-out points",
+            f"  entropy of their law {entropy}, by the same points",
+            f"  KL(data‖model) {kl}",
+            *lost,
+        ]
+    noise = f"N(0, {told['blur']:g}² I)"
+    many = [] if told["one_level"] else ["  it was trained at many noise levels: its energy is near that law, not it"]
+    return [
+        f"negative log-likelihood {nll} by the energy, exp(ψ/σ²)/Z, of {told['points']} held-out points plus {noise}",
+        f"  entropy of their law, data * {noise}, {entropy}, by the same points",
+        f"  KL(data * {noise}‖model) {kl}",
+        *many,
+    ]

@@ -1,0 +1,174 @@
+"""Pictures on the disk: grids, single PNGs and npz files, each of which says where it came from.
+
+Images are uint8 (n, height, width, channels) with 1 (grey), 3 (RGB) or 4 (RGBA) channels. Every file is written
+next to its place and moved there whole, so a reader never sees half a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from experiments.errors import DataError, UsageError
+from experiments.files import replacing
+
+KEY = "scorefield"
+"""The PNG text chunk that holds the whole provenance as JSON."""
+
+
+SHORTEST, SEPARATOR = 600, 64  # pixels that a grid's longer side is enlarged to, and the grey between tiles
+
+
+Images = UInt8[np.ndarray, "n height width channels"]
+
+
+def grid(
+    images: Images, columns: int | None = None, pad: int = 8, scale: int | Literal["auto"] = "auto"
+) -> UInt8[np.ndarray, "rows cols channels"]:
+    """One picture of all the images, row by row, with `pad` grey pixels around each.
+
+    Each pixel becomes a square of scale × scale equal pixels: image i lies at row i // columns and column
+    i % columns, its corner at pad + row (scale·height + pad), pad + column (scale·width + pad). "auto" is the smallest
+    scale that makes the longer side at least 600 pixels; it is then at most 1200, or the scale is 1.
+    Without `columns` the picture is about square.
+
+    Raises DataError for images that no PNG can hold, UsageError for columns or scale below 1 and pad below 0.
+    """
+    n, height, width, channels = check(images).shape
+    wanted: int = math.ceil(math.sqrt(n * height / width)) if columns is None else columns
+    if wanted < 1 or pad < 0 or (scale != "auto" and scale < 1):
+        raise UsageError(f"a grid with {wanted} columns, pad {pad} and scale {scale}: give at least 1, 0 and 1.")
+    across = min(wanted, n)
+    rows = -(-n // across)
+    if scale == "auto":
+        sides = ((across, width), (rows, height))
+        scale = max(1, min(math.ceil((SHORTEST - pad * (tiles + 1)) / (tiles * side)) for tiles, side in sides))
+    tile = (height * scale + pad, width * scale + pad)
+    picture = np.full((pad + rows * tile[0], pad + across * tile[1], channels), SEPARATOR, np.uint8)
+    if channels == 4:
+        picture[..., 3] = 255
+    for i, image in enumerate(images):
+        top, left = pad + i // across * tile[0], pad + i % across * tile[1]
+        enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        picture[top : top + height * scale, left : left + width * scale] = enlarged
+    return picture
+
+
+def save_png(path: Path, image: UInt8[np.ndarray, "height width channels"], provenance: Mapping[str, Any]) -> None:
+    """Write one image with its provenance: the text chunk `scorefield` as JSON, and a chunk for each key.
+
+    Raises DataError for an image that no PNG can hold, UsageError when the file cannot be written.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    check(image[None])
+    text = PngInfo()
+    for key, value in {**provenance, KEY: dict(provenance)}.items():
+        text.add_text(key, value if isinstance(value, str) else json.dumps(value))
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=text)
+
+
+def save_singles(folder: Path, images: Images, seeds: Sequence[int], provenance: Mapping[str, Any]) -> list[Path]:
+    """Write image i to `folder` as the six or more digits of seeds[i] and .png; returns the paths.
+
+    The provenance of each file holds its own `seed` besides. Raises as `save_png` does, and ValueError unless every
+    image has a seed of its own.
+    """
+    if len(seeds) != len(images) or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds holds {len(set(seeds))} different seeds for {len(images)} images; give one for each.")
+    check(images)
+    paths = [folder / f"{seed:06d}.png" for seed in seeds]
+    for path, image, seed in zip(paths, images, seeds, strict=True):
+        save_png(path, image, {**provenance, "seed": int(seed)})
+    return paths
+
+
+def save_npz(path: Path, images: Images, provenance: Mapping[str, Any], **arrays: np.ndarray) -> None:
+    """Write the array `images`, and others such as `seeds` and `labels`, as `save_arrays` does.
+
+    Raises DataError for images that no PNG can hold, UsageError when a file cannot be written.
+    """
+    save_arrays(path, provenance, images=check(images), **arrays)
+
+
+def save_arrays(path: Path, provenance: Mapping[str, Any], **arrays: np.ndarray) -> None:
+    """Write arrays by name, and the provenance next to them as JSON.
+
+    The file beside NAME.npz is NAME.json; it also holds the shapes and the SHA-256 of the npz.
+    Raises UsageError when a file cannot be written.
+    """
+    named: dict[str, Any] = dict(arrays)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **named)
+    shapes = {name: list(array.shape) for name, array in named.items()}
+    with replacing(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({**provenance, "arrays": shapes, "sha256": _digest(path)}, indent=2) + "\n")
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What `save_png` wrote into a PNG, or `save_arrays` beside an npz file.
+
+    Raises DataError when the file is missing, cannot be read or carries no provenance.
+    """
+    try:
+        text = path.with_suffix(".json").read_text() if path.suffix == ".npz" else _png_text(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename} does not exist; give a file that scorefield wrote.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as a picture ({error}); give a PNG or npz that scorefield wrote."
+        ) from None
+    try:
+        provenance = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} carries no readable provenance ({error}); give a file that scorefield wrote."
+        ) from None
+    if path.suffix == ".npz" and provenance.get("sha256") != _digest(path):
+        raise DataError(f"{path} is not the file that {path.with_suffix('.json').name} describes; write it anew.")
+    return provenance
+
+
+def check(images: np.ndarray) -> np.ndarray:
+    """`images`, if they are uint8 (n, height, width, channels) that a PNG can hold.
+
+    Raises DataError when they are none, empty or have another number of channels, TypeError when not uint8.
+    """
+    if images.dtype != np.uint8:
+        raise TypeError(f"images are {images.dtype}; pass them through experiments.data.scaling.to_uint8 first.")
+    if images.ndim != 4 or 0 in images.shape:
+        raise DataError(f"images have shape {images.shape}; give at least one, as (n, height, width, channels).")
+    if images.shape[-1] not in (1, 3, 4):
+        raise DataError(
+            f"images have {images.shape[-1]} channels; a PNG holds 1 (grey), 3 (RGB) or 4 (RGBA), so choose among them."
+        )
+    return images
+
+
+def _png_text(path: Path) -> str:
+    """The JSON text chunk of a PNG; raises ValueError when there is none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            text = picture.info.get(KEY)
+    except Image.DecompressionBombError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(text, str):
+        raise ValueError("it has no text chunk named scorefield")
+    return text
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

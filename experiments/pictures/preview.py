@@ -1,0 +1,72 @@
+"""The pictures that training draws."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from experiments.config.file import to_json
+from experiments.config.tree import Config
+from experiments.data.sources.plane import law_of
+from experiments.pictures import files
+from experiments.runs.model import Model
+from experiments.runs.provenance import versions
+from experiments.sampling import solver
+from experiments.sampling.draw import draw
+from experiments.sampling.guidance import Wish
+
+if TYPE_CHECKING:
+    from experiments.training.data import Facts
+
+_IMAGES = 64  # in the picture that the training loop writes
+_POINTS = 2000
+
+
+class GridWriter:
+    """Called by the training loop: writes samples of the first average to OUTDIR/samples/, as a grid or as points."""
+
+    def __init__(self, config: Config, facts: Facts, outdir: Path) -> None:
+        """Raises UsageError when the run's own sampler cannot sample its process."""
+        from experiments.training.model import make_network
+
+        networks: list[Any] = []
+        jax.eval_shape(
+            lambda key: networks.append(made := make_network(config, facts, key)) or made[1], jax.random.key(0)
+        )
+        classes = facts.num_classes if config.conditional else 0
+        self.model = Model(config, networks[0][0], None, facts.event_shape, classes)
+        self.solver = solver.build_own(config)
+        self.digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()
+        self.folder = outdir / "samples"
+
+    def __call__(self, step: int, params: Any) -> None:
+        """Draw and write the samples of one step."""
+        start, seeds = time.perf_counter(), range(_POINTS if self.model.of_points else _IMAGES)
+        model = dataclasses.replace(self.model, params=params)
+        label = [i % model.num_classes for i in seeds] if model.num_classes else None
+        drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label, wish=Wish()))
+        provenance = {
+            **self.solver.provenance,
+            "nfe": drawn.nfe,
+            "seeds": f"0-{len(seeds) - 1}",
+            "class": None if label is None else "the seed modulo the number of classes",
+            "parameters": "average 0",
+            "step": step,
+            "config_sha256": self.digest,
+            "seconds": round(time.perf_counter() - start, 2),
+            **versions(),
+        }
+        path = self.folder / f"step-{step:07d}.png"
+        if not model.of_points:
+            files.save_png(path, files.grid(drawn.images), provenance)
+            return
+        from experiments.pictures.plane import model_picture
+
+        picture = model_picture(model, law_of(model.config.data.source), drawn.images, density=False)
+        files.save_png(path, picture.pixels, {**provenance, **picture.facts})

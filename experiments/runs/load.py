@@ -1,0 +1,126 @@
+"""From a folder on the disk to a trained run, and to the data that it was trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from experiments.config.file import load_config
+from experiments.config.tree import Config
+from experiments.errors import CheckpointError, DataError, UsageError, warn
+from experiments.runs.model import Model
+from experiments.training import checkpoint as checkpoints
+from experiments.training.data import Facts
+from experiments.training.manifest import NAME as MANIFEST
+from experiments.training.model import AnyNetwork, make_network
+from experiments.training.state import Params
+
+if TYPE_CHECKING:
+    from experiments.data.source import Source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointArguments:
+    """Which parameters of a run."""
+
+    run: Path
+    """Folder of a run, or of one of its checkpoints."""
+    ema: str = "0"
+    """Which parameters: the number of an average, counted from 0, or raw."""
+    best: bool = False
+    """Take the checkpoint of the lowest held-out loss, not the newest."""
+
+
+def load_run(told: CheckpointArguments) -> TrainedModel:
+    """The run's checkpoint that was asked for; a line on standard error for each that is passed over."""
+    if told.ema != "raw" and not (told.ema.isascii() and told.ema.isdecimal()):
+        raise UsageError(f"--ema {told.ema!r} is neither raw nor the number of an average, counted from 0.")
+    return load_model(told.run, None if told.ema == "raw" else int(told.ema), use_best=told.best, warn=warn)
+
+
+def run_data(trained: TrainedModel) -> tuple[Source, Source | None]:
+    """The run's data as they are now: (training, held out).
+
+    Raises DataError when their images or classes are not those that the run was trained on; a line on standard error
+    when they are like them, but have changed.
+    """
+    from experiments.data import open_source, split
+
+    config, facts = trained.config.data, trained.facts
+    training, held_out = split(open_source(config), config.held_out, config.seed)
+    now, then = (training.event_shape, training.num_classes), (tuple(facts.event_shape), facts.num_classes)
+    if now != then:
+        raise DataError(
+            f"{config.source} has images of {now[0]} in {now[1]} classes now, and this run was trained on {then[0]} in "
+            f"{then[1]}; put the data of the run back."
+        )
+    if training.fingerprint != facts.fingerprint:
+        warn(f"{config.source} has changed since this run was trained; the figures are those of what it is now.")
+    return training, held_out
+
+
+def model_of(trained: TrainedModel) -> Model:
+    """What sampling needs of a loaded run."""
+    classes = trained.facts.num_classes if trained.config.conditional else 0
+    return Model(trained.config, trained.network, trained.params, trained.facts.event_shape, classes)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with trained parameters, and where they come from."""
+
+    config: Config
+    facts: Facts
+    network: AnyNetwork
+    params: Params
+    path: Path
+    """The checkpoint's folder."""
+    step: int
+    digest: str
+    """SHA-256 of the checkpoint's manifest, and so of every byte in it."""
+
+
+def load_model(
+    place: Path, average: int | None = 0, *, use_best: bool = False, warn: Callable[[str], None] = print
+) -> TrainedModel:
+    """The model of a run's folder, or of one checkpoint's folder.
+
+    Of a run it is the newest checkpoint that can be trusted (`warn` is told a line for each that cannot), or with
+    `use_best` the one of the lowest held-out loss; a checkpoint that is asked for by name is refused when damaged.
+    `average` is the index of the averaged parameters, None the raw ones.
+
+    Raises CheckpointError when there is no checkpoint, or it is damaged, and UsageError when it has no such average.
+    """
+    is_checkpoint = (place / MANIFEST).exists()
+    if is_checkpoint and use_best:
+        raise UsageError(
+            f"--best chooses among a run's checkpoints, and {place} is a single one; give the run's folder."
+        )
+    found = checkpoints.describe(place) if is_checkpoint else _choose(place, use_best, warn)
+    path = found.path
+    tree, digest = checkpoints.load(path)
+    config, facts = load_config(path / "config.json"), found.facts()
+    if average is not None and str(average) not in tree["ema"]:
+        raise UsageError(
+            f"--ema {average} does not exist; {path} has {len(tree['ema'])} average(s), counted from 0, and raw."
+        )
+    params = tree["params"] if average is None else tree["ema"][str(average)]
+    # The shapes alone: a checkpoint holds the values.
+    networks: list[Any] = []
+    jax.eval_shape(lambda key: networks.append(made := make_network(config, facts, key)) or made[1], jax.random.key(0))
+    return TrainedModel(config, facts, networks[0][0], params, path, int(tree["step"]), digest)
+
+
+def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> checkpoints.Checkpoint:
+    directory = run / "checkpoints"
+    found = checkpoints.best(directory) if use_best else checkpoints.newest_trusted(directory, warn)
+    if use_best and found is not None and found.held_out_loss is None:
+        warn(f"no held-out loss was measured in {run}; --best takes the newest checkpoint.")
+    if found is None:
+        raise CheckpointError(f"{run} holds no checkpoint that can be trusted; train it, or give another folder.")
+    return found

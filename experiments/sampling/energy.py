@@ -1,0 +1,103 @@
+"""Images or points from the energy of a run, by Langevin dynamics, MALA or Hamiltonian Monte Carlo while it cools.
+
+At the temperature T = (σ/σ_0)² the slope of ln p̂^{1/T} is ∇ψ/σ², the score at the level σ of a denoiser that is blind
+to it: from (σ_max/σ_0)² to 1 the energy is led through all levels that it was trained at (Li, Chen & Sommer 2019,
+arXiv:1910.07762, section 3.3). A few steps at T = 1 follow, where MALA and HMC leave p̂ alone, and the denoiser's jump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion import keys as keys_lib
+from diffusion.energy import log_density
+from experiments.data.scaling import to_uint8
+from experiments.errors import DivergedError
+from experiments.runs.energy import Energy
+from experiments.sampling.draw import KEY_SEED, Drawn
+from samplers.energy import Kernel, cooling, sample_energy
+
+# What the key of the beginning is folded with: no small number, for those are seeds.
+_START = 0xE6E
+
+SIZES: dict[str, float] = {"langevin": 0.1, "mala": 0.3, "hmc": 0.1}
+"""Step sizes η in units of σ_0², for images of some hundred pixels."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """How an energy is sampled."""
+
+    kernel: Kernel
+    steps: int
+    """Steps from the highest temperature to 1."""
+    hold: int
+    """Steps at 1."""
+    temperature: float
+    """The highest."""
+    size: float
+    """η/σ_0² at the temperature 1; η T at T."""
+    leapfrogs: int
+    """Of each step of hmc."""
+
+    @property
+    def calls(self) -> int:
+        """Slopes of the potential, as an implementation that forgets none needs them, with that of the jump."""
+        each = self.leapfrogs if self.kernel == "hmc" else 1
+        return each * (self.steps + self.hold) + (self.kernel != "langevin") + 1
+
+    def report(self) -> dict[str, Any]:
+        """As JSON values."""
+        told: dict[str, Any] = {
+            **{"kernel": self.kernel, "steps": self.steps, "hold": self.hold, "temperature": self.temperature},
+            "step_size": self.size,
+        }
+        return told | ({"leapfrogs": self.leapfrogs} if self.kernel == "hmc" else {})
+
+
+@dataclass(frozen=True)
+class Part:
+    """A batch of samples, and the share of it that accepted each step."""
+
+    drawn: Drawn
+    acceptance: np.ndarray
+
+
+def draw_energy(energy: Energy, chain: Chain, seeds: Sequence[int], *, batch: int) -> Iterator[Part]:
+    """Samples of the seeds, batch by batch, each from N(0, (σ_max² + σ_d²) I); a seed's depends on no other.
+
+    Raises ValueError for a chain that cannot be run, DivergedError for a sample that is not finite.
+    """
+    density, key = log_density(energy.psi, energy.sigma), jax.random.key(KEY_SEED)
+    temperatures = cooling(chain.temperature, chain.steps, chain.hold)
+    spread = float(np.hypot(energy.high, energy.sigma_data))
+    batch = min(batch, len(seeds))
+    for start in range(0, len(seeds), batch):
+        part = list(seeds[start : start + batch])
+        ids = jnp.asarray(part + [part[-1]] * (batch - len(part)))  # one shape, one compilation
+        keys = keys_lib.sample_keys(jax.random.fold_in(key, _START), ids)
+        result = sample_energy(
+            *(key, density, spread * keys_lib.normal(keys, energy.event_shape)),
+            kernel=chain.kernel,
+            temperatures=temperatures,
+            size=chain.size * energy.sigma**2,
+            leapfrogs=chain.leapfrogs,
+            jump=energy.sigma,
+            ids=ids,
+        )
+        x = np.asarray(result.x, np.float32)[: len(part)]
+        finite = np.isfinite(x).reshape(len(part), -1).all(axis=1)
+        if not finite.all():
+            raise DivergedError(
+                f"the sample of seed {part[int(np.argmin(finite))]} is not finite; give a smaller --step-size."
+            )
+        yield Part(
+            Drawn(part, to_uint8(x) if x.ndim > 2 else x, chain.calls),
+            np.asarray(result.accepted)[:, : len(part)].mean(1),
+        )

@@ -1,0 +1,49 @@
+"""How fast samples come."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Throughput:
+    """Samples a second; without the first batch, in which everything is compiled, as soon as there is another."""
+
+    def __init__(self, batch: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        """The clock, in seconds, runs from here. Every batch costs as much as `batch` samples, for it is filled up."""
+        self.count = 0
+        self._batch, self._clock, self._ends = batch, clock, [clock()]
+
+    def add(self, count: int) -> None:
+        """Another batch is done, of which `count` samples are wanted."""
+        self.count += count
+        self._ends.append(self._clock())
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning to the last batch."""
+        return self._ends[-1] - self._ends[0]
+
+    @property
+    def with_compilation(self) -> bool:
+        """Whether the rate includes the compilation."""
+        return len(self._ends) < 3
+
+    @property
+    def rate(self) -> float:
+        """Samples a second."""
+        if self.with_compilation:
+            return self.count / self.seconds if self.count else 0.0
+        return self._batch * (len(self._ends) - 2) / (self._ends[-1] - self._ends[1])
+
+    def report(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "seconds": self.seconds,
+            "samples_per_second": self.rate,
+            "with_compilation": self.with_compilation,
+        }
+
+    def __str__(self) -> str:
+        return f"{self.rate:.1f} samples/s" + (" with compilation" if self.with_compilation else "")

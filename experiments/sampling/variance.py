@@ -1,0 +1,75 @@
+"""The reverse variance of a chain by its name, the optimal one estimated from the run's data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.betas import Betas
+from diffusion.ddpm.analytic_variance import estimate_optimal_variance
+from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal, ReverseVariance
+from diffusion.process import Process
+from experiments.data.scaling import to_model
+from experiments.data.source import Source
+from experiments.errors import UsageError
+from experiments.runs.model import Model, make_denoiser
+from samplers.grids import uniform_log_snr, uniform_time
+
+VarianceName = Literal["auto", "small", "large", "optimal", "learned"]
+
+
+def chain_times(process: Process, steps: int) -> np.ndarray:
+    """0 = t_0 < ... < t_N: every time of a discrete chain, or `steps` even steps in log-SNR.
+
+    Where the SNR is 0 at the prior, the last step leads there from a noise-to-signal ratio of 1000.
+    """
+    if isinstance(process.schedule, Betas):
+        return uniform_time(process, process.schedule.steps)[::-1].copy()
+    if float(process.alpha(process.t_max)) > 0:
+        return uniform_log_snr(process, steps)[::-1].copy()
+    below = uniform_log_snr(process, steps - 1, sigma_max=1000.0)[::-1]
+    return np.append(below, float(process.t_max))
+
+
+def _sample_of(count: int, wanted: int) -> np.ndarray:
+    """Up to `wanted` of 0..count − 1, drawn by a fixed seed: the first ones of a set may all be of one class."""
+    return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
+
+
+def optimal_variance(model: Model, times: np.ndarray, training: Source, *, given_class: bool) -> Optimal:
+    """Analytic-DPM's variance of the model, estimated from 256 images of `training`.
+
+    `given_class` tells the model their classes: the variance of a chain that is told a class is another one.
+    """
+    rows = _sample_of(len(training), 256)
+    known = jnp.asarray(training.labels[rows]) if given_class and training.labels is not None else None
+    # Sixty-four times tell the whole curve, which is interpolated between them.
+    places = np.unique(np.linspace(1, len(times) - 1, 64).round().astype(int))
+    estimate = jax.jit(estimate_optimal_variance, static_argnames=("method", "data_range"))(
+        jax.random.key(11),
+        model.process,
+        make_denoiser(model, known),
+        jnp.asarray(to_model(training.images[rows])),
+        jnp.asarray(times[places]),
+        data_range=(-1.0, 1.0),
+    )
+    return estimate.variance
+
+
+def reverse_variance(name: VarianceName, model: Model, times: np.ndarray, training: Source) -> ReverseVariance:
+    """The reverse variance of this name; `auto` is the learned one where there is one, else the optimal one.
+
+    Raises UsageError for the learned variance of a model without one.
+    """
+    if name == "learned" and not model.config.learned_variance:
+        raise UsageError("--variance learned needs a run trained with --learned-variance; choose optimal.")
+    if name == "learned" or (name == "auto" and model.config.learned_variance):
+        return Learned()
+    if name == "small":
+        return FixedSmall()
+    if name == "large":
+        return FixedLarge()
+    return optimal_variance(model, times, training, given_class=model.num_classes > 0)

@@ -1,0 +1,1 @@
+"""The table of identities as a page: plots, HTML, and the page of equations."""

@@ -1,1 +1,0 @@
-"""What a trained model is checked for, one function for each check."""
