@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,9 +29,7 @@ from samplers import IPNDM, DPMSolverMultistep, grids, optimised_grid
 from samplers.grids import Grid, host_float64
 from samplers.registry import SAMPLERS
 from samplers.sample import Sampler
-
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests" / "samplers"))
-from convergence import run_on  # pyright: ignore[reportMissingImports]
+from tests.samplers.convergence import run_on
 
 BUDGETS = (5, 8, 10, 15, 20, 50)
 OURS = "scorefield"

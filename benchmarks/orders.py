@@ -11,10 +11,9 @@ import jax
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Not this folder, whose samplers.py would hide the package, but the repository's.
-sys.path[:1] = [str(ROOT), str(ROOT / "tests" / "samplers")]
+sys.path[0] = str(ROOT)
 
-import convergence  # noqa: E402  # pyright: ignore[reportMissingImports]
-import sde_convergence  # noqa: E402  # pyright: ignore[reportMissingImports]
+from tests.samplers import convergence, sde_convergence  # noqa: E402
 
 if __name__ == "__main__":
     with jax.enable_x64(True):

@@ -1,7 +1,8 @@
 """Laws whose flows are known, and grids that refine smoothly: those that orders are measured by."""
 
-import convergence
 import pytest
+
+from tests.samplers import convergence
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from convergence import PROCESSES, grid_of, line, observed_order
 
 from diffusion import keys as keys_lib
 from diffusion.brownian import BrownianIncrement
@@ -16,6 +15,7 @@ from diffusion.ddpm.reverse_steps import FixedLarge
 from diffusion.oracles import GaussianLaw
 from samplers import DDIM, ERSDE, Ancestral, EulerMaruyama, Heun, PredictorCorrector, SDEDPMSolver, StochasticHeun
 from samplers.sample import PATH_STREAM, path_clock
+from tests.samplers.convergence import PROCESSES, grid_of, line, observed_order
 
 MEAN, STD = 0.7, 0.6
 WEAK_STEPS = (40, 80, 160, 320)

@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convergence import line
 from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process, RectifiedFlow, StudentT
 from diffusion.oracles import GaussianLaw, flow_map_1d
 from samplers import Euler, sample
 from samplers.adaptive import calls_of, sample_adaptive
+from tests.samplers.convergence import line
 
 KEY = jax.random.key(0)
 CONSTANT = diffrax.ConstantStepSize()

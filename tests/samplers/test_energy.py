@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
-from langevin_laws import LAW, SIGMA, exact_moments, log_p, standardised
 
 from diffusion import EDM, Process
 from diffusion import keys as keys_lib
 from diffusion.energy import exact_potential, log_density, residual_denoiser
 from diffusion.oracles import GaussianMixture
 from samplers import cooling, hmc_step, langevin_step, mala_step, sample_energy
+from tests.samplers.langevin_laws import LAW, SIGMA, exact_moments, log_p, standardised
 
 COUNT = 20_000
 

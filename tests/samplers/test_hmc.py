@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from langevin_laws import LAW, SIGMA, exact_moments, log_p, standardised
 
 from diffusion import EDM, Process
 from diffusion import keys as keys_lib
 from samplers import hmc_step, leapfrog, mala_step
+from tests.samplers.langevin_laws import LAW, SIGMA, exact_moments, log_p, standardised
 
 
 def log_density(x):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convergence import grid_of, observed_order, problem
 
 from diffusion import VP, Betas, Process
 from samplers import DDIM, RK4, Ancestral, DPMSolverMultistep, DPMSolverSinglestep, Heun, invert, karras, sample
+from tests.samplers.convergence import grid_of, observed_order, problem
 
 STEPS = (80, 160, 320)
 

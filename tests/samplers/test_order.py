@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convergence import (
+
+from diffusion import VP, Process, StudentT
+from diffusion.oracles import StudentTMixture, flow_map_1d
+from diffusion.pytree import pytree
+from samplers import DDIM, DPMSolverMultistep, Euler, Heun, UniPC, sample
+from tests.samplers.convergence import (
     ODE_SAMPLERS,
     PROCESSES,
     STEPS,
@@ -17,11 +22,6 @@ from convergence import (
     problem,
     run_on,
 )
-
-from diffusion import VP, Process, StudentT
-from diffusion.oracles import StudentTMixture, flow_map_1d
-from diffusion.pytree import pytree
-from samplers import DDIM, DPMSolverMultistep, Euler, Heun, UniPC, sample
 
 README = pathlib.Path(__file__).parents[2] / "README.md"
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convergence import space
 
 from diffusion import EDM, VP, Process
 from samplers import (
@@ -21,6 +20,7 @@ from samplers import (
     sample_parallel,
     uniform_time,
 )
+from tests.samplers.convergence import space
 
 KEY, SHAPE = jax.random.key(0), (6, 8)
 SAMPLERS = [DDIM(), Heun(), Ancestral(), EulerMaruyama(), Restart(intervals=(Interval(0.1, 1.0),))]

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convergence import line
 
 from diffusion import EDM, Process, StudentT
 from diffusion.oracles import StudentTMixture, flow_map_1d
 from diffusion.poisson import field_lines, law_flow, poisson_process
 from samplers import sample
 from samplers.registry import SAMPLERS
+from tests.samplers.convergence import line
 
 HIGH, LOW, STEPS = 20.0, 0.02, 32
 ODE_SAMPLERS = [

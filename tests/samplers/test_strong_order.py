@@ -6,20 +6,6 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from convergence import PROCESSES, grid_of, line, observed_order
-from sde_convergence import (
-    BATCH,
-    KEY,
-    STRONG,
-    STRONG_STEPS,
-    WEAK,
-    reference,
-    run_on_paths,
-    start,
-    strong_errors,
-    weak_errors,
-    weak_orders,
-)
 
 from diffusion import EDM, Process
 from samplers import (
@@ -32,6 +18,20 @@ from samplers import (
     SDEDPMSolver,
     karras,
     sample,
+)
+from tests.samplers.convergence import PROCESSES, grid_of, line, observed_order
+from tests.samplers.sde_convergence import (
+    BATCH,
+    KEY,
+    STRONG,
+    STRONG_STEPS,
+    WEAK,
+    reference,
+    run_on_paths,
+    start,
+    strong_errors,
+    weak_errors,
+    weak_orders,
 )
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text()

@@ -6,12 +6,12 @@ a recursion, m <- c m + d and v <- c² v + w², and they are held against the la
 
 import jax.numpy as jnp
 import pytest
-from convergence import PROCESSES
-from sde_convergence import WEAK, weak_errors, weak_orders
 
 from diffusion import keys as keys_lib
 from diffusion.pytree import pytree
 from samplers import EulerMaruyama
+from tests.samplers.convergence import PROCESSES
+from tests.samplers.sde_convergence import WEAK, weak_errors, weak_orders
 
 
 @pytest.mark.parametrize("process_name", PROCESSES)

@@ -46,7 +46,7 @@ def _levels(process: Process, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     why="a thousand products, each rounded",
     functions=("diffusion.betas.Betas.alpha", "diffusion.betas.Betas.variance"),
     amplification=50,
-    test="tests/diffusion/test_chains.py",
+    test="tests/diffusion/ddpm/test_chains.py",
 )
 def _accumulates(setting: Setting) -> Measured:
     t = np.arange(1, 1001)
@@ -174,7 +174,7 @@ def _two_noises(
     why="a quadratic function of ω, whose mean over those points is exact",
     functions=("diffusion.ddpm.losses.merge_noises", "diffusion.ddpm.losses.two_noise_loss"),
     amplification=30,
-    test="tests/diffusion/test_ddpm_losses.py",
+    test="tests/diffusion/ddpm/test_losses.py",
 )
 def _reduction(setting: Setting) -> Measured:
     d, found = setting.dim, {}
@@ -221,7 +221,7 @@ def _losses(key: jax.Array, process: Process, law: Law, denoise: Partial, st: tu
     kind="statistical",
     detects=0.06,
     answers=True,
-    test="tests/diffusion/test_ddpm_losses.py",
+    test="tests/diffusion/ddpm/test_losses.py",
 )
 def _reduction_sampled(setting: Setting) -> Measured:
     (process, _, t), s = STEPS["chain"], 15
@@ -300,7 +300,7 @@ def _posterior_curves() -> Curves:
     why="a few products and quotients of what the recursion gives",
     functions=("diffusion.process.posterior_coefficients",),
     amplification=150,
-    test="tests/diffusion/test_chains.py",
+    test="tests/diffusion/ddpm/test_chains.py",
 )
 def _coefficients(setting: Setting) -> Measured:
     t = np.arange(1, 41)

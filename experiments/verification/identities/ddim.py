@@ -37,7 +37,7 @@ def _family(process: Process, x_t: jax.Array, x_0: jax.Array, s: float, t: float
     why="a square root and a few products",
     functions=("diffusion.ddpm.reverse_steps.ddim_posterior",),
     amplification=200,
-    test="tests/diffusion/test_reverse_steps.py",
+    test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _marginals(setting: Setting) -> Measured:
     shares, found = np.linspace(0, 1, 11), {}
@@ -82,7 +82,7 @@ def _run(process: Process, denoise: Partial, sampler: Sampler, x: jax.Array, gri
     functions=("samplers.ddim.DDIM.step",),
     amplification=20,
     answers=True,
-    test="tests/diffusion/test_reverse_steps.py",
+    test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _shared(setting: Setting) -> Measured:
     rng, found, d = np.random.default_rng(0), {}, setting.dim
@@ -222,7 +222,7 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     why="at t = 3 it is 1.3e-5: b² = 6e-5 and B₋² = 6e-5 − 8e-10",
     functions=("diffusion.ddpm.reverse_steps.ddim_posterior",),
     kind="false",
-    test="tests/diffusion/test_reverse_steps.py",
+    test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _infeasible(setting: Setting) -> Measured:
     process, x = Process(Betas.ramp(1000)), jnp.ones((1, setting.dim))

@@ -82,7 +82,7 @@ def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
     functions=("diffusion.oracles.law.Law.denoiser", "diffusion.score_matching.losses.denoising_terms"),
     amplification=4e1,
     answers=True,
-    test="tests/diffusion/test_score_matching.py",
+    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _autoencoder(setting: Setting) -> Measured:
     y = np.linspace(-3.0, 3.5, 66)

@@ -42,7 +42,7 @@ def _log_normal(x: Array, mean: np.ndarray, covariance: np.ndarray) -> Array:
     why="quadrature with 120 × 120 nodes",
     functions=("diffusion.distances.gaussian_kl",),
     amplification=200,
-    test="tests/diffusion/test_gaussian_distances.py",
+    test="tests/diffusion/distances/test_gaussians.py",
 )
 def _kl(setting: Setting) -> Measured:
     def integrand(x: Array) -> Array:
@@ -75,7 +75,7 @@ def _plane() -> tuple[np.ndarray, Array]:
     why="quadrature with 120 × 120 nodes",
     functions=("diffusion.distances.bhattacharyya",),
     amplification=200,
-    test="tests/diffusion/test_gaussian_distances.py",
+    test="tests/diffusion/distances/test_gaussians.py",
 )
 def _overlap(setting: Setting) -> Measured:
     overlap = mass(lambda x: jnp.exp(0.5 * (_log_normal(x, *_P) + _log_normal(x, *_Q))), [-9.0, -9.0], [9.0, 9.0], 120)
@@ -105,7 +105,7 @@ def _through_both_means() -> Curves:
     why="a closed form",
     functions=("diffusion.distances.wasserstein2_squared", "diffusion.distances.wasserstein2"),
     amplification=200,
-    test="tests/diffusion/test_gaussian_distances.py",
+    test="tests/diffusion/distances/test_gaussians.py",
 )
 def _wasserstein(setting: Setting) -> Measured:
     (mean, cov), shift = _P, _Q[0]
@@ -137,7 +137,7 @@ def _wasserstein(setting: Setting) -> Measured:
     functions=("diffusion.distances.energy_distance",),
     kind="statistical",
     detects=0.1,
-    test="tests/diffusion/test_two_sample.py",
+    test="tests/diffusion/distances/test_two_sample.py",
 )
 def _energy(setting: Setting) -> Measured:
     def one(key: Array) -> Array:

@@ -118,7 +118,7 @@ def _joint_kl(case: _Case) -> float:
     ),
     amplification=500,
     answers=True,
-    test="tests/diffusion/test_ddpm.py",
+    test="tests/diffusion/ddpm/test_elbo.py",
 )
 def _divergence(setting: Setting) -> Measured:
     found = {}
@@ -143,7 +143,7 @@ def _divergence(setting: Setting) -> Measured:
     functions=("diffusion.ddpm.chains.GeneratorChain", "diffusion.ddpm.reverse_steps.Optimal"),
     amplification=500,
     answers=True,
-    test="tests/diffusion/test_ddpm.py",
+    test="tests/diffusion/ddpm/test_elbo.py",
 )
 def _optimum(setting: Setting) -> Measured:
     case, d = _case(setting, "the best"), setting.dim
@@ -185,7 +185,7 @@ def _bound(chain: GeneratorChain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
     functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.elbo.prior_kl"),
     amplification=20,
     answers=True,
-    test="tests/diffusion/test_ddpm.py",
+    test="tests/diffusion/ddpm/test_elbo.py",
 )
 def _ho(setting: Setting) -> Measured:
     found, d = {}, setting.dim
@@ -219,7 +219,7 @@ def _both_forms(key: jax.Array, chain: GeneratorChain, x_0: jax.Array, log_q: ja
     why="sums of logarithms, of which most of the digits stay",
     functions=("diffusion.ddpm.elbo.joint_kl", "diffusion.ddpm.elbo.elbo_terms"),
     amplification=30,
-    test="tests/diffusion/test_ddpm.py",
+    test="tests/diffusion/ddpm/test_elbo.py",
 )
 def _forms(setting: Setting) -> Measured:
     d, betas, times = setting.dim, np.linspace(0.4, 0.06, 9), np.asarray([0, 2, 3, 7, 9])
@@ -251,7 +251,7 @@ def _forms(setting: Setting) -> Measured:
     functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.elbo.prior_kl"),
     amplification=300,
     answers=True,
-    test="tests/diffusion/test_ddpm.py",
+    test="tests/diffusion/ddpm/test_elbo.py",
 )
 def _gap(setting: Setting) -> Measured:
     found, d = {}, setting.dim
@@ -285,7 +285,7 @@ def _masses(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
     why="differences of two error functions, the smallest of them 1e-9",
     functions=("diffusion.ddpm.decoders.bits_per_dim", "diffusion.ddpm.decoders.DiscretisedNormal"),
     amplification=400,
-    test="tests/diffusion/test_decoders.py",
+    test="tests/diffusion/ddpm/test_decoders.py",
 )
 def _bits(setting: Setting) -> Measured:
     grey, d, found, lines = np.arange(256) / 127.5 - 1, setting.dim, {}, {}

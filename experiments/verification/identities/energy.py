@@ -175,7 +175,7 @@ def _linear(sigma: float, y: Array) -> Array:
         "diffusion.energy.frozen_gap",
     ),
     amplification=2e1,
-    test="tests/diffusion/test_energy_density_estimator.py",
+    test="tests/diffusion/energy/test_density_estimator.py",
 )
 def _density_estimator(setting: Setting) -> Measured:
     errors = _estimator(setting)
@@ -252,7 +252,7 @@ def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
         "diffusion.energy.asymmetry",
     ),
     amplification=1e2,
-    test="tests/diffusion/test_energy_multiscale.py",
+    test="tests/diffusion/energy/test_multiscale.py",
 )
 def _multiscale(setting: Setting) -> Measured:
     y, _ = _square(3.0, 31)

@@ -70,7 +70,7 @@ def _size(residual: jax.Array) -> float:
     why=_ROUNDING,
     functions=("diffusion.fokker_planck.density_residual", "diffusion.fokker_planck.forward_equation"),
     amplification=1500,
-    test="tests/diffusion/test_residuals.py",
+    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _density(setting: Setting) -> Measured:
     found = {}
@@ -93,7 +93,7 @@ def _density(setting: Setting) -> Measured:
     why=_ROUNDING,
     functions=("diffusion.fokker_planck.log_density_residual", "diffusion.fokker_planck.probability_velocity"),
     amplification=1000,
-    test="tests/diffusion/test_residuals.py",
+    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _log_density(setting: Setting) -> Measured:
     found = {}
@@ -126,7 +126,7 @@ def _map_over_space_and_time() -> HeatMap:
     why=_ROUNDING,
     functions=("diffusion.fokker_planck.score_residual", "diffusion.prediction.score"),
     amplification=10000,
-    test="tests/diffusion/test_residuals.py",
+    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _score(setting: Setting) -> Measured:
     found = {}
@@ -150,7 +150,7 @@ def _score(setting: Setting) -> Measured:
     why=_ROUNDING,
     functions=("diffusion.dynamics.reverse_sde", "diffusion.fokker_planck.reverse_equation"),
     amplification=1500,
-    test="tests/diffusion/test_residuals.py",
+    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _reverse_family(setting: Setting) -> Measured:
     found, law = {}, mixture(setting.dim)
@@ -184,7 +184,7 @@ def _backwards(law: Law, process: Process, y: jax.Array, tau: jax.Array) -> jax.
     why=_ROUNDING,
     functions=("diffusion.dynamics.velocity", "diffusion.fokker_planck.continuity_residual"),
     amplification=1500,
-    test="tests/diffusion/test_residuals.py",
+    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _flow(setting: Setting) -> Measured:
     found, law = {}, mixture(setting.dim)
@@ -208,7 +208,7 @@ def _flow(setting: Setting) -> Measured:
     functions=("diffusion.likelihood.log_likelihood",),
     amplification=3e3,
     answers=True,
-    test="tests/diffusion/test_likelihood.py",
+    test="tests/diffusion/likelihood/test_likelihood.py",
 )
 def _likelihood(setting: Setting) -> Measured:
     law, found, solver = mixture(setting.dim), {}, _solver(setting)

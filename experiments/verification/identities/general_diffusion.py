@@ -166,7 +166,7 @@ def _cases() -> dict[str, Case]:
         "diffusion.fokker_planck.FokkerPlanck",
     ),
     amplification=2000,
-    test="tests/diffusion/test_residuals.py",
+    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _residuals(setting: Setting) -> Measured:
     found = {}
@@ -210,7 +210,7 @@ def _banana() -> FlowLines:
     why="the trapezoidal rule in the normals, or in asinh x, exact here to rounding",
     functions=("diffusion.fokker_planck.generator", "diffusion.fokker_planck.Cosines"),
     amplification=2000,
-    test="tests/diffusion/test_weak_form.py",
+    test="tests/diffusion/fokker_planck/test_weak.py",
 )
 def _weak(setting: Setting) -> Measured:
     found = {}

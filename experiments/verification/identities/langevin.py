@@ -262,7 +262,7 @@ def _exponent(factor: float, theta: Array, t: Array) -> Array:
     why="half the temperature; with exp(−2L/σ²) the equation holds to rounding, or this fails",
     functions=("diffusion.fokker_planck.log_density_residual",),
     kind="false",
-    test="tests/diffusion/test_residuals.py",
+    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _temperature(setting: Setting) -> Measured:
     sigma = 0.8

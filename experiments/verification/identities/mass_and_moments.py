@@ -48,7 +48,7 @@ def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
     functions=("diffusion.dynamics.reverse_sde", "diffusion.fokker_planck.linear_moments"),
     amplification=2e4,
     answers=True,
-    test="tests/diffusion/test_moments.py",
+    test="tests/diffusion/fokker_planck/test_moments.py",
 )
 def _terminal(setting: Setting) -> Measured:
     law, found = GaussianLaw.full(_MEAN, _COVARIANCE), {}
@@ -94,7 +94,7 @@ def _slope(drift, t: jax.Array) -> jax.Array:
         "diffusion.fokker_planck.probability_flux",
     ),
     amplification=30,
-    test="tests/diffusion/test_flux.py",
+    test="tests/diffusion/fokker_planck/test_flux.py",
 )
 def _balance(setting: Setting) -> Measured:
     law, low, high, found = mixture(2), [-0.8, -0.5], [1.1, 1.4], {}
@@ -127,7 +127,7 @@ def _balance(setting: Setting) -> Measured:
     why="quadrature with 40 nodes",
     functions=("diffusion.fokker_planck.box_flux", "diffusion.fokker_planck.sphere_flux"),
     amplification=100,
-    test="tests/diffusion/test_flux.py",
+    test="tests/diffusion/fokker_planck/test_flux.py",
 )
 def _closed(setting: Setting) -> Measured:
     turn = 1.5 * jnp.asarray([[0.0, 1.0], [-1.0, 0.0]])
@@ -159,7 +159,7 @@ def _closed(setting: Setting) -> Measured:
     why="the error of a sixth-order integration, 1e-12 by its own estimate",
     functions=("diffusion.fokker_planck.linear_moments", "diffusion.dynamics.forward_sde"),
     amplification=300,
-    test="tests/diffusion/test_moments.py",
+    test="tests/diffusion/fokker_planck/test_moments.py",
 )
 def _forward_moments(setting: Setting) -> Measured:
     found = {}
@@ -186,7 +186,7 @@ def _forward_moments(setting: Setting) -> Measured:
     why="the asymptote is reached to a tenth on these grids",
     functions=("diffusion.fokker_planck.solve",),
     amplification=0,
-    test="tests/diffusion/test_grid_solver.py",
+    test="tests/diffusion/fokker_planck/test_grid_solver.py",
 )
 def _grid(setting: Setting) -> Measured:
     process, law, errors = PROCESSES["VP"][0], line(), []

@@ -43,7 +43,7 @@ def _cauchy(dim: int) -> StudentTMixture:
     why="closed forms: what is left is rounding",
     functions=("diffusion.poisson.divergence", "diffusion.poisson.curl", "diffusion.poisson.augmented_field"),
     amplification=200,
-    test="tests/diffusion/test_poisson_gauss.py",
+    test="tests/diffusion/poisson/test_gauss.py",
 )
 def _sourceless(setting: Setting) -> Measured:
     d, found = setting.dim, {}
@@ -92,7 +92,7 @@ def _flow_lines() -> FlowLines:
     why="Gauss-Legendre with 400 nodes",
     functions=("diffusion.poisson.poisson_field", "diffusion.poisson.augmented_field"),
     amplification=50,
-    test="tests/diffusion/test_poisson_gauss.py",
+    test="tests/diffusion/poisson/test_gauss.py",
 )
 def _planes(setting: Setting) -> Measured:
     nodes, weights = np.polynomial.legendre.leggauss(400)
@@ -126,7 +126,7 @@ def _planes(setting: Setting) -> Measured:
         "diffusion.fokker_planck.base_flux",
     ),
     amplification=50,
-    test="tests/diffusion/test_poisson_gauss.py",
+    test="tests/diffusion/poisson/test_gauss.py",
 )
 def _surfaces(setting: Setting) -> Measured:
     found = {}
@@ -166,7 +166,7 @@ def _surfaces(setting: Setting) -> Measured:
     why="the charges stand for the shell up to 0.7 to the power 128",
     functions=("diffusion.poisson.plain_field", "diffusion.poisson.shell_field", "diffusion.poisson.shell"),
     amplification=50,
-    test="tests/diffusion/test_poisson_gauss.py",
+    test="tests/diffusion/poisson/test_gauss.py",
 )
 def _shell(setting: Setting) -> Measured:
     found, radii = {}, np.asarray([0.1, 0.3, 0.5, 0.7, 1.5, 2.5, 4.0])
@@ -205,7 +205,7 @@ def _shell(setting: Setting) -> Measured:
     why="the next multipole is a twentieth of the first at R = 20",
     functions=("diffusion.poisson.poisson_field",),
     amplification=0,
-    test="tests/diffusion/test_poisson_field.py",
+    test="tests/diffusion/poisson/test_field.py",
 )
 def _far(setting: Setting) -> Measured:
     radii, found, lines = np.asarray([20.0, 40.0, 80.0, 160.0]), {}, {}

@@ -52,7 +52,7 @@ def _families() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     why="derivatives of closed forms",
     functions=("diffusion.poisson.radial_velocity", "diffusion.poisson.characteristic_velocity"),
     amplification=100,
-    test="tests/diffusion/test_poisson_pfgm.py",
+    test="tests/diffusion/poisson/test_pfgm.py",
 )
 def _characteristics(setting: Setting) -> Measured:
     r, t, found = np.asarray([0.3, 1.0, 2.5]), np.asarray([0.5, 2.0, 0.7]), {}
@@ -96,7 +96,7 @@ def _mean_of_conditional(setting: Setting) -> float:
     why="fourth-order steps of 0.013 in ln r",
     functions=("diffusion.poisson.field_lines", "diffusion.poisson.law_flow", "diffusion.oracles.flow_map_1d"),
     amplification=100,
-    test="tests/diffusion/test_poisson_lines.py",
+    test="tests/diffusion/poisson/test_lines.py",
 )
 def _straight(setting: Setting) -> Measured:
     gamma, top, end = 0.6, 20.0, 1e-3
@@ -128,7 +128,7 @@ def _straight(setting: Setting) -> Measured:
     why="lines end at z = 10⁻⁷, where 10⁻⁸ of the mass is still on its way",
     functions=("diffusion.poisson.field_lines", "diffusion.poisson.law_flow"),
     amplification=1500,
-    test="tests/diffusion/test_poisson_lines.py",
+    test="tests/diffusion/poisson/test_lines.py",
 )
 def _basins(setting: Setting) -> Measured:
     law, top = Atoms(np.asarray([[-1.0], [0.2], [1.5]]), _WEIGHTS), 8.0
@@ -167,7 +167,7 @@ def _ends(law: Atoms, radii: np.ndarray, substeps: int, x: jax.Array) -> jax.Arr
     functions=("diffusion.poisson.field_lines", "diffusion.oracles.Atoms.sample_marginal"),
     kind="statistical",
     detects=0.4,
-    test="tests/diffusion/test_poisson_lines.py",
+    test="tests/diffusion/poisson/test_lines.py",
 )
 def _masses(setting: Setting) -> Measured:
     points = np.asarray([[-1.0, 0.0], [0.5, 0.8], [0.6, -0.9]])

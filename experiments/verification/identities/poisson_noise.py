@@ -66,7 +66,7 @@ def _coulomb(law: Atoms, x: np.ndarray, r: float, df: float) -> tuple[np.ndarray
     functions=("diffusion.noises.StudentT", "diffusion.poisson.poisson_field", "diffusion.velocity"),
     amplification=100,
     answers=True,
-    test="tests/diffusion/test_poisson_field.py",
+    test="tests/diffusion/poisson/test_field.py",
 )
 def _cauchy_noise(setting: Setting) -> Measured:
     law, process, found = charges(setting.dim), poisson_process(), {}
@@ -97,7 +97,7 @@ def _cauchy_noise(setting: Setting) -> Measured:
     functions=("diffusion.oracles.StudentTMixture", "diffusion.velocity"),
     amplification=100,
     answers=True,
-    test="tests/diffusion/test_oracles.py",
+    test="tests/diffusion/oracles/test_law.py",
 )
 def _stays(setting: Setting) -> Measured:
     d, gamma, process, found = setting.dim, 0.6, poisson_process(), {}
@@ -143,7 +143,7 @@ def _off(values: Any, distribution: Callable[[jax.Array], jax.Array]) -> float:
     functions=("diffusion.poisson.hyperplane_sample", "diffusion.poisson.perturb_augmented"),
     kind="statistical",
     detects=0.05,
-    test="tests/diffusion/test_poisson_pfgm.py",
+    test="tests/diffusion/poisson/test_pfgm.py",
 )
 def _radius(setting: Setting) -> Measured:
     count, top, found = 40_000, 3.0, {}
@@ -176,7 +176,7 @@ def _radius(setting: Setting) -> Measured:
         "diffusion.poisson.hyperplane_log_prob",
     ),
     amplification=100,
-    test="tests/diffusion/test_poisson_field.py",
+    test="tests/diffusion/poisson/test_field.py",
 )
 def _kernel(setting: Setting) -> Measured:
     law, found = charges(setting.dim), {}
@@ -210,7 +210,7 @@ def _kernel(setting: Setting) -> Measured:
     why="the next term is of the order (N + |z|²)/D",
     functions=("diffusion.noises.StudentT", "diffusion.poisson.poisson_process"),
     amplification=0,
-    test="tests/diffusion/test_oracles.py",
+    test="tests/diffusion/oracles/test_law.py",
 )
 def _limit(setting: Setting) -> Measured:
     law, found, lines = charges(setting.dim), {}, {}
@@ -275,7 +275,7 @@ def _share_of_f(ratio: jax.Array, d: int, df: float) -> jax.Array:
     why="the solver's tolerance of 1e-8 a step",
     functions=("diffusion.likelihood.log_likelihood", "diffusion.poisson.hyperplane_log_prob"),
     amplification=500,
-    test="tests/diffusion/test_poisson_lines.py",
+    test="tests/diffusion/poisson/test_lines.py",
 )
 def _likelihood(setting: Setting) -> Measured:
     d, gamma, process = setting.dim, 0.6, poisson_process(1.0, 0.01, 20.0)

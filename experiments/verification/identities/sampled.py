@@ -60,7 +60,7 @@ def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
     kind="statistical",
     detects=0.01,
     answers=True,
-    test="tests/diffusion/test_score_matching.py",
+    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _score_matching(setting: Setting) -> Measured:
     names, (values, slopes) = ("denoising", "implicit", "sliced"), _differences(setting, 40_000)
@@ -186,7 +186,7 @@ def _histograms(law: GaussianMixture, shown: Mapping[str, np.ndarray]) -> Curves
     functions=("diffusion.distances.gaussian_kl", "diffusion.distances.bhattacharyya"),
     kind="statistical",
     detects=0.02,
-    test="tests/diffusion/test_gaussian_distances.py",
+    test="tests/diffusion/distances/test_gaussians.py",
 )
 def _divergences(setting: Setting) -> Measured:
     rng, d = np.random.default_rng(8), setting.dim

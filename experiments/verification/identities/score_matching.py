@@ -165,7 +165,7 @@ def _denoising(setting: Setting, theta: Array) -> Array:
     ),
     amplification=1e2,
     answers=True,
-    test="tests/diffusion/test_score_matching.py",
+    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _denoising_is_explicit(setting: Setting) -> Measured:
     law = whole_law()
@@ -209,7 +209,7 @@ def _along_a_line(losses: dict[str, Loss]) -> Curves:
     ),
     amplification=5e1,
     answers=True,
-    test="tests/diffusion/test_score_matching.py",
+    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _implicit_is_explicit(setting: Setting) -> Measured:
     law = whole_law()
@@ -260,7 +260,7 @@ def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], key
     ),
     amplification=1e2,
     answers=True,
-    test="tests/diffusion/test_score_matching.py",
+    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _sliced_is_explicit(setting: Setting) -> Measured:
     law = whole_law()
@@ -296,7 +296,7 @@ def _sliced_is_explicit(setting: Setting) -> Measured:
         "diffusion.score_matching.losses.explicit_score_matching",
     ),
     amplification=6e2,
-    test="tests/diffusion/test_score_matching.py",
+    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _differences_are_explicit(setting: Setting) -> Measured:
     law, step = whole_law(), 3e-6 if setting.precision == "float64" else 5e-3

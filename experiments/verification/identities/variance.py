@@ -38,7 +38,7 @@ _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in Num
     why="a few products and quotients",
     functions=("diffusion.ddpm.reverse_steps.optimal_variance",),
     amplification=200,
-    test="tests/diffusion/test_reverse_steps.py",
+    test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _optimal(setting: Setting) -> Measured:
     t = np.arange(2, 41)
@@ -87,7 +87,7 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     why="derivatives by machine; the slope is 0 to rounding",
     functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.reverse_steps.Optimal"),
     amplification=50,
-    test="tests/diffusion/test_reverse_steps.py",
+    test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _lowest(setting: Setting) -> Measured:
     x_0, x_1, x_2 = np.random.default_rng(0).standard_t(4, size=(3, 50, setting.dim))
@@ -158,7 +158,7 @@ def _by_quadrature(setting: Setting, name: str) -> tuple[dict[str, np.ndarray], 
     functions=("diffusion.ddpm.analytic_variance.covariance_samples",),
     amplification=150,
     answers=True,
-    test="tests/diffusion/test_analytic_variance.py",
+    test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
 def _three_ways(setting: Setting) -> Measured:
     errors = {}
@@ -183,7 +183,7 @@ def _three_ways(setting: Setting) -> Measured:
     functions=("diffusion.eps_from_x0", "diffusion.score"),
     amplification=80,
     answers=True,
-    test="tests/diffusion/test_analytic_variance.py",
+    test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
 def _least(setting: Setting) -> Measured:
     errors, lines = {}, {}
@@ -217,7 +217,7 @@ def _least(setting: Setting) -> Measured:
         "diffusion.ddpm.reverse_steps.FixedSmall",
     ),
     amplification=150,
-    test="tests/diffusion/test_analytic_variance.py",
+    test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
 def _bounds(setting: Setting) -> Measured:
     t = np.arange(2, 41)
@@ -276,7 +276,7 @@ def _denoiser(setting: Setting, process: Process, center: np.ndarray) -> Partial
     functions=("diffusion.ddpm.reverse_steps.step", "diffusion.ddpm.reverse_steps.Optimal"),
     amplification=20,
     answers=True,
-    test="tests/diffusion/test_chains.py",
+    test="tests/diffusion/ddpm/test_chains.py",
 )
 def _kernel(setting: Setting) -> Measured:
     found, rng = {}, np.random.default_rng(0)
@@ -311,7 +311,7 @@ def _kernel(setting: Setting) -> Measured:
     functions=("diffusion.ddpm.reverse_steps.step", "diffusion.ddpm.reverse_steps.Optimal"),
     amplification=40,
     answers=True,
-    test="tests/diffusion/test_chains.py",
+    test="tests/diffusion/ddpm/test_chains.py",
 )
 def _any_length(setting: Setting) -> Measured:
     lengths, center, process = 2 ** np.arange(7), 0.6 * np.ones(setting.dim), STEPS["VP"][0]

@@ -47,7 +47,7 @@ def _families(setting: Setting) -> dict[str, TestFunctions]:
     functions=("diffusion.fokker_planck.weak_residual", "diffusion.fokker_planck.generator"),
     kind="statistical",
     detects=0.05,
-    test="tests/diffusion/test_weak_form.py",
+    test="tests/diffusion/fokker_planck/test_weak.py",
 )
 def _weak(setting: Setting) -> Measured:
     law, found = mixture(setting.dim), {}
@@ -79,7 +79,7 @@ def _weak(setting: Setting) -> Measured:
     why="Gauss-Hermite quadrature is exact here to rounding",
     functions=("diffusion.fokker_planck.generator",),
     amplification=200,
-    test="tests/diffusion/test_weak_form.py",
+    test="tests/diffusion/fokker_planck/test_weak.py",
 )
 def _weak_gaussian(setting: Setting) -> Measured:
     mean, variance, found = 0.7, 0.3, {}

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import BATCH, SHAPE, TinyBatches, tiny_config, tiny_data
 
 from diffusion import EDM
 from diffusion import keys as keys_lib
@@ -33,6 +32,7 @@ from experiments.training.potential import level_potential, potential
 from experiments.training.replicas import Replicas
 from experiments.training.state import initial_state
 from experiments.training.step import make_step
+from tests.experiments.training.tiny_run import BATCH, SHAPE, TinyBatches, tiny_config, tiny_data
 
 PLAIN = MLPConfig(hidden=8, layers=1, embedding=4)
 RULES = {"conditional": False, "network": PLAIN, "schedule": EDM(sigma_min=0.1, sigma_max=5.0)}

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian_chain import CASES, Case, build, flat, solved
 from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process, StudentT
@@ -12,6 +11,7 @@ from diffusion.ddpm.chains import EncoderChain, GeneratorChain
 from diffusion.ddpm.decoders import DiscretisedDecoder, GaussianDecoder
 from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall
 from diffusion.process import posterior_coefficients
+from tests.diffusion.ddpm.gaussian_chain import CASES, Case, build, flat, solved
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

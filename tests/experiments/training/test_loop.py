@@ -7,7 +7,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-from tiny_run import BATCH, TinyBatches, tiny_config, tiny_data
 
 from experiments.errors import BusyError, DataError, DivergedError, UsageError
 from experiments.training import loop
@@ -16,6 +15,7 @@ from experiments.training.lock import run_lock
 from experiments.training.loop import TrainResult, dispatches, train
 from experiments.training.manifest import verify
 from experiments.training.replicas import Replicas
+from tests.experiments.training.tiny_run import BATCH, TinyBatches, tiny_config, tiny_data
 
 ONE, FOUR = tuple(jax.devices()[:1]), tuple(jax.devices()[:4])
 

@@ -5,11 +5,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from mutants import OPERATORS, mutants_of, sources
-from mutation import TABLE, key, sample
-from mutation_forks import instrumented
 
-ROOT = Path(__file__).parents[1]
+from tests.mutation.__main__ import TABLE, key, sample
+from tests.mutation.forks import instrumented
+from tests.mutation.mutants import OPERATORS, mutants_of, sources
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian_chain import Gaussian, corners, covariances, data, denoiser, encoder_joint, levels
 from jax.tree_util import Partial
 
 from diffusion import (
@@ -37,6 +36,7 @@ from diffusion.ddpm.reverse_steps import (
     step,
 )
 from diffusion.process import posterior_coefficients
+from tests.diffusion.ddpm.gaussian_chain import Gaussian, corners, covariances, data, denoiser, encoder_joint, levels
 
 CHAIN = Betas.ramp(40, 0.3)
 PAIRS = {

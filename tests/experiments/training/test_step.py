@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_run import BATCH, SHAPE, TinyBatches, tiny_config
 
 from diffusion import keys as keys_lib
 from diffusion.prediction import Preconditioning
@@ -20,6 +19,7 @@ from experiments.training.objective import make_objective
 from experiments.training.optimizer import learning_rate, make_optimizer
 from experiments.training.state import PRNG, initial_state
 from experiments.training.step import make_step, repeat
+from tests.experiments.training.tiny_run import BATCH, SHAPE, TinyBatches, tiny_config
 
 
 def network(params, x, c_noise, labels, keys=None):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_run import tiny_config, tiny_data
 
 from experiments.errors import CheckpointError, UsageError
 from experiments.runs.load import load_model
@@ -23,6 +22,7 @@ from experiments.training.manifest import verify, write_manifest
 from experiments.training.model import make_network
 from experiments.training.optimizer import make_optimizer
 from experiments.training.state import from_tree, initial_state, to_tree
+from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
 
 @pytest.fixture(scope="module")

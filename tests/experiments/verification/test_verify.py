@@ -16,7 +16,7 @@ from experiments.verification.report import page
 from experiments.verification.report.html import equation, table_page
 from experiments.verification.report.plots import draw
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ALL = identities()
 NAMES = [one.name for one in ALL]
 STATISTICAL = [one for one in ALL if one.kind == "statistical"]

@@ -13,14 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import tiny_run
-from tiny_run import tiny_config, tiny_data
 
 from experiments.errors import BusyError, UsageError
 from experiments.training import distributed
 from experiments.training.checkpoint import find_checkpoints, load
 from experiments.training.distributed import initialize
 from experiments.training.loop import train
+from tests.experiments.training import tiny_run
+from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
 ROOT, ONE = Path(__file__).parents[3], tuple(jax.devices()[:1])
 

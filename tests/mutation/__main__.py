@@ -1,9 +1,9 @@
 """Does the suite notice a wrong formula? Seeds faults into `diffusion/` and `samplers/` and counts those that it finds.
 
-    python tests/mutation.py                                       240 mutants, two at a time
-    python tests/mutation.py --only diffusion/process.py --list    what they would be
-    python tests/mutation.py --json run.json                       what became of each
-    python tests/mutation.py --survivors-only run.json             those that lived, again
+    python -m tests.mutation                                       240 mutants, two at a time
+    python -m tests.mutation --only diffusion/process.py --list    what they would be
+    python -m tests.mutation --json run.json                       what became of each
+    python -m tests.mutation --survivors-only run.json             those that lived, again
 
 The suite is run once without a fault, to learn which blocks of the code each test enters and how long it takes; that
 is kept beside pytest's cache and learnt again where files have changed. A mutant is judged in a fork of a process that
@@ -36,14 +36,23 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mutants import OPERATORS, Mutant, mutants_of, sources
-from mutation_forks import Case, Run, forked, judge, record
+from tests.mutation.forks import Case, Run, forked, judge, record
+from tests.mutation.mutants import OPERATORS, Mutant, mutants_of, sources
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".pytest_cache" / "mutation"
-TABLE = ROOT / "tests" / "mutation_survivors.toml"
+TABLE = ROOT / "tests" / "mutation" / "survivors.toml"
 SUITES = ("tests/diffusion", "tests/samplers")
-COPIED = ("diffusion", "samplers", "experiments", *SUITES, "tests/conftest.py", "pyproject.toml", "README.md")
+COPIED = (
+    "diffusion",
+    "samplers",
+    "experiments",
+    *SUITES,
+    "tests/__init__.py",
+    "tests/conftest.py",
+    "pyproject.toml",
+    "README.md",
+)
 IMPORTED = ("beartype", "diffrax", "flax.nnx", "hypothesis.strategies", "jaxtyping", "scipy.integrate", "scipy.stats")
 """What takes long to import, and knows nothing of the code."""
 RATE = 0.9
@@ -95,7 +104,7 @@ def sample(found: Mapping[str, Sequence[Mutant]], count: int, seed: int) -> list
     shares = dict.fromkeys(left, 1)
     while sum(shares.values()) < min(count, sum(map(len, left.values()))):
         open_files = [path for path in left if shares[path] < len(left[path])]
-        shares[max(open_files, key=lambda path: sqrt(len(left[path])) / shares[path])] += 1
+        shares[max(open_files, key=lambda path: (sqrt(len(left[path])) / shares[path], path))] += 1
     chosen = [mutant for path, share in shares.items() for mutant in left[path][:share]]
     return sorted(chosen, key=lambda mutant: (mutant.path, mutant.edit))
 

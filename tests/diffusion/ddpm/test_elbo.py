@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian_chain import CASES, GRIDS, Case, Gaussian, build, solved
 from jax.tree_util import Partial
 
 from diffusion import EDM, Betas, Process
 from diffusion.ddpm.chains import GeneratorChain
 from diffusion.ddpm.elbo import elbo_estimate, elbo_term, elbo_terms, joint_kl, log_ratio, step_probabilities
 from diffusion.ddpm.reverse_steps import FixedLarge, Learned
+from tests.diffusion.ddpm.gaussian_chain import CASES, GRIDS, Case, Gaussian, build, solved
 
 ISOTROPIC = [case for case in CASES if case.isotropic]
 

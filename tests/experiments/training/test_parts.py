@@ -11,7 +11,6 @@ import types
 import jax
 import numpy as np
 import pytest
-from tiny_run import tiny_config, tiny_data
 
 from experiments.config.file import save_config
 from experiments.config.tree import DataConfig, SamplingConfig
@@ -24,6 +23,7 @@ from experiments.training.logging import Recorder, RichDisplay, StepRecord, make
 from experiments.training.prefetch import prefetch
 from experiments.training.replicas import make_replicas
 from experiments.training.resume import check_config, differences
+from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
 
 def test_prefetch_keeps_the_order_and_runs_ahead_and_not_further():

@@ -13,7 +13,7 @@ from diffusion.oracles import GaussianMixture, flow_map_1d
 from samplers import DDIM
 from samplers.registry import SAMPLERS
 
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path.append(str(Path(__file__).parents[2]))
 from benchmarks import accuracy, others, plots, problems
 
 FEW, MANY = 6, 24
@@ -106,7 +106,7 @@ def test_a_library_that_is_missing_is_reported_and_left_out(monkeypatch):
 @pytest.mark.parametrize("script", ["orders.py", "samplers.py"])
 def test_the_scripts_find_the_packages(script):
     """One of them has the name of a package, and Python looks in a script's own folder first."""
-    path = str(Path(__file__).parents[1] / "benchmarks" / script)
+    path = str(Path(__file__).parents[2] / "benchmarks" / script)
     code = f"import runpy, sys; sys.argv = [{path!r}, '--help']; sys.path[0] = {str(Path(path).parent)!r}; "
     code += f"runpy.run_path({path!r}, run_name='not main'); import samplers; assert samplers.DDIM"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from mutants import Function, Mutant, sources
+
+from tests.mutation.mutants import Function, Mutant, sources
 
 BATCHES = (6, 40)
 """A mutant's first tests are collected alone: most need no more, and to collect all of them takes seconds."""
