@@ -41,6 +41,11 @@ class Facts:
         return Facts(shape, value["num_classes"], names, value["fingerprint"])
 
 
+def num_classes(config: Config, facts: Facts) -> int:
+    """The number of classes that the network of `config` knows: that of the data, or 0 unless it is conditional."""
+    return facts.num_classes if config.conditional else 0
+
+
 class Batches(Protocol):
     """This process's share of every batch: `image` uint8 (b, H, W, C), `label` and `slot` int32 (b,).
 
