@@ -1,4 +1,4 @@
-"""From a configuration, or a checkpoint, to a network with its parameters."""
+"""From a configuration and the facts of its data to a network, and to its initial parameters."""
 
 from __future__ import annotations
 
