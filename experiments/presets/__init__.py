@@ -28,3 +28,7 @@ def load(name: str) -> Config:
 def describe(name: str) -> str:
     """The docstring of a preset's module."""
     return (importlib.import_module(f"{__name__}.{name.replace('-', '_')}").__doc__ or "").strip()
+
+
+# Their names in `scorefield`.
+preset, presets = load, names
