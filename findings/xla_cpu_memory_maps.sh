@@ -5,7 +5,7 @@
 # ten for a small loop. One jitted function holds them anew for every shape that it is called with, and so does every
 # operation outside jit. Linux allows a process 65,530 maps by default (vm.max_map_count), far below what memory would:
 # a process that has met some thousand shapes or programs ends while it compiles the next, without a Python error.
-# The function's own `clear_cache()` gives its maps back, `jax.clear_caches()` all, dropping the last reference to the
+# The function's own `clear_cache()` gives its maps back, `jax.clear_caches()` all, dropping the last reference to
 # the function most.
 set -euo pipefail
 folder=$(mktemp -d)
