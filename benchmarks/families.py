@@ -16,19 +16,18 @@ sys.path[0] = str(pathlib.Path(__file__).parents[1])
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments.runs.load import load_model, model_of
+from experiments.runs.load import load_model
 from experiments.sampling import solver
 from experiments.sampling.draw import draw
-from experiments.sampling.guidance import Wish
 
 ROWS, COLUMNS = 8, 5
 
 
 def mosaic(run: pathlib.Path) -> np.ndarray:
     """The images of one run as one array (height, width) with a line between them."""
-    trained = load_model(run)
-    model, own = model_of(trained), solver.build_own(trained.config)
-    images = next(draw(model, own, range(ROWS * COLUMNS), batch=ROWS * COLUMNS, wish=Wish())).images[..., 0]
+    model = load_model(run)
+    own = solver.build_own(model.config)
+    images = next(draw(model, own, range(ROWS * COLUMNS), batch=ROWS * COLUMNS)).images[..., 0]
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1)), constant_values=96)
     height, width = padded.shape[1:]
     return padded.reshape(ROWS, COLUMNS, height, width).swapaxes(1, 2).reshape(ROWS * height, COLUMNS * width)

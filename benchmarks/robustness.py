@@ -39,7 +39,7 @@ from diffusion.process import Process
 from experiments.data.scaling import to_uint8
 from experiments.evaluation.distances import Estimate, frechet_at
 from experiments.evaluation.features import feature_space, source_features
-from experiments.runs.load import load_model, model_of, run_data
+from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model, make_denoiser
 from experiments.sampling import solver
 from samplers.sample import sample
@@ -75,9 +75,8 @@ def quantised(params: Any, bits: int) -> Any:
 
 def measure(run: Path, count: int, cache: Path, sizes: Sequence[float], depths: Sequence[int]) -> dict[str, Any]:
     """The distances of one run's samples."""
-    trained = load_model(run)
-    model = model_of(trained)
-    training, held_out = run_data(trained)
+    model = load_model(run)
+    training, held_out = run_data(model)
     assert held_out is not None
     space = feature_space(training, held_out, cache=cache)
     real = source_features(space, training, cache=cache)

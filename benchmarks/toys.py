@@ -23,10 +23,9 @@ from PIL import Image
 
 from experiments.data.sources.plane import law_of
 from experiments.pictures.plane import model_picture
-from experiments.runs.load import load_model, model_of
+from experiments.runs.load import load_model
 from experiments.sampling import solver
 from experiments.sampling.draw import draw
-from experiments.sampling.guidance import Wish
 
 WIDTH = 1100
 """Pixels: three panels of 300 and a colour bar."""
@@ -36,10 +35,10 @@ COLOURS = 96
 
 def row(run: pathlib.Path, samples: int) -> np.ndarray:
     """The picture of one run, of its first average and its own sampler, (height, WIDTH, 3)."""
-    trained = load_model(run)
-    model, chosen = model_of(trained), solver.build_own(trained.config)
-    points = next(draw(model, chosen, range(samples), batch=samples, wish=Wish())).images
-    picture = model_picture(model, law_of(trained.config.data.source), points)
+    model = load_model(run)
+    chosen = solver.build_own(model.config)
+    points = next(draw(model, chosen, range(samples), batch=samples)).images
+    picture = model_picture(model, law_of(model.config.data.source), points)
     print(run, picture.facts)
     image = Image.fromarray(picture.pixels).convert("RGB")
     height = round(image.height * WIDTH / image.width)

@@ -16,7 +16,8 @@ from experiments.data.source import Source
 from experiments.errors import UsageError, warn
 from experiments.evaluation.ranking import auroc, share_below
 from experiments.pictures import files
-from experiments.runs.load import CheckpointArguments, load_run, run_data
+from experiments.runs.load import CheckpointArguments, load_model, load_run, run_data
+from experiments.runs.provenance import checkpoint, origin
 
 if TYPE_CHECKING:
     from experiments.runs.energy import Energy
@@ -55,7 +56,7 @@ class OtherData:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnomalyArguments(CheckpointArguments):
-    """What `scorefield anomaly` is told."""
+    """The arguments of `scorefield anomaly`."""
 
     data: OtherData = OtherData()
     """Options of the source that `--data URI` names."""
@@ -87,37 +88,36 @@ class Scored:
         return np.full(len(self.rows), -1, np.int32) if known is None else known[self.rows]
 
 
-def run(arguments: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Score; returns the exit status."""
-    uri, arguments = take_flag(arguments, "--data")
-    told = parse(AnomalyArguments, arguments, "scorefield anomaly", DESCRIPTION, taken=("--data",))
-    if told.noised < 0 or told.images < 1:
-        raise UsageError(f"--noised is {told.noised} and --images {told.images}; give at least 0 and 1.")
-    if uri is None and told.data != OtherData():
+    uri, argv = take_flag(argv, "--data")
+    arguments = parse(AnomalyArguments, argv, "scorefield anomaly", DESCRIPTION, taken=("--data",))
+    if arguments.noised < 0 or arguments.images < 1:
+        raise UsageError(f"--noised is {arguments.noised} and --images {arguments.images}; give at least 0 and 1.")
+    if uri is None and arguments.data != OtherData():
         raise UsageError("--data.size, --data.crop and --data.channels are of another source; add --data URI.")
     from experiments.evaluation.strangeness import require_comparable
-    from experiments.runs.energy import energy_of, origin
-    from experiments.runs.load import load_model
+    from experiments.runs.energy import energy_of
 
-    start, trained = time.perf_counter(), load_run(told)
-    energy, other, report = energy_of(trained), None, {"run": str(told.run), **origin(told, trained)}
-    if told.against_run is not None:
-        second = load_model(told.against_run, warn=warn)
+    start, model = time.perf_counter(), load_run(arguments)
+    energy, other, report = energy_of(model), None, {"run": str(arguments.run), **origin(model)}
+    if arguments.against_run is not None:
+        second = load_model(arguments.against_run, warn=warn)
         other = energy_of(second, "--against-run")
         require_comparable(energy, other)
-        report["against_run"] = {"checkpoint": str(second.path), "step": second.step, "sha256": second.digest}
-    training, held_out = run_data(trained)
+        report["against_run"] = checkpoint(second)
+    training, held_out = run_data(model)
     if held_out is None:
         raise UsageError("this run holds no images out (--data.held-out 0), so there is nothing to measure against.")
     parts = {"training": training, "held-out": held_out}
     if uri is not None:
-        parts[uri] = _other(uri, told.data, training)
-    scored = _scored(told, energy, other, parts)
+        parts[uri] = _other(uri, arguments.data, training)
+    scored = _scored(arguments, energy, other, parts)
     report |= {"one_level": energy.high == energy.sigma, "kind": "point" if training.of_points else "image"}
-    report |= {"sigma": energy.sigma, "noisy_copies": told.noised, **summary(scored)}
-    files = [] if told.outdir is None else _write(told.outdir, scored, report)
+    report |= {"sigma": energy.sigma, "noisy_copies": arguments.noised, **summary(scored)}
+    files = [] if arguments.outdir is None else _write(arguments.outdir, scored, report)
     report |= {"files": [str(path) for path in files], "seconds": round(time.perf_counter() - start, 1)}
-    print(json.dumps(report) if told.json else "\n".join(_lines(report)))
+    print(json.dumps(report) if arguments.json else "\n".join(_lines(report)))
     return 0
 
 
@@ -137,17 +137,17 @@ def _other(uri: str, options: OtherData, training: Source) -> Source:
 
 
 def _scored(
-    told: AnomalyArguments, energy: Energy, other: Energy | None, parts: dict[str, Source]
+    arguments: AnomalyArguments, energy: Energy, other: Energy | None, parts: dict[str, Source]
 ) -> dict[str, Scored]:
     """Each part's scores and ratios, above the medians of the training images."""
     from experiments.evaluation.strangeness import log_ratio, strangeness
 
     result = {}
     for name, source in parts.items():
-        rows = np.sort(np.random.default_rng(0).permutation(len(source))[: told.images])
+        rows = np.sort(np.random.default_rng(0).permutation(len(source))[: arguments.images])
         pixels = source.images[rows]
-        scores = strangeness(energy, pixels, copies=told.noised)
-        ratio = None if other is None else log_ratio(energy, other, pixels, copies=told.noised)
+        scores = strangeness(energy, pixels, copies=arguments.noised)
+        ratio = None if other is None else log_ratio(energy, other, pixels, copies=arguments.noised)
         result[name] = Scored(source, rows, scores, ratio)
     first = next(iter(result.values()))
     middle, shift = np.median(first.scores), None if first.ratio is None else np.median(first.ratio)

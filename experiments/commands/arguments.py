@@ -11,16 +11,17 @@ import tyro
 
 from experiments.commands.options import parse, take_flag
 from experiments.config.file import load_config
+from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.runs.load import CheckpointArguments
-from experiments.sampling.solver import AncestralOptions, choose_name
+from experiments.sampling.choice import SamplerChoice, choose_name, default_options, options_type
 from samplers.grids import GridName
 from samplers.registry import SAMPLERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunArguments(CheckpointArguments):
-    """What every command is told that samples a run."""
+    """The arguments of every command that samples a run."""
 
     sampler: Any
     """Options of the sampler."""
@@ -38,8 +39,21 @@ class RunArguments(CheckpointArguments):
     json: bool = False
     """Print the result as JSON."""
 
+    def choice(self, name: str, config: Config) -> SamplerChoice:
+        """The sampler of this name with these options, and the grid, for a run of this configuration."""
+        limits = {key: getattr(self, key) for key in ("sigma_min", "sigma_max", "rho")}
+        return SamplerChoice.of(
+            config,
+            name,
+            options=self.sampler,
+            steps=self.steps,
+            grid=self.grid,
+            limits={key: value for key, value in limits.items() if value is not None},
+            run=self.run,
+        )
 
-Told = TypeVar("Told", bound=RunArguments)
+
+Arguments = TypeVar("Arguments", bound=RunArguments)
 
 
 def catalogue(columns: int = 6) -> list[list[str]]:
@@ -49,36 +63,32 @@ def catalogue(columns: int = 6) -> list[list[str]]:
 
 
 def read_arguments(
-    cls: type[Told], arguments: Sequence[str], prog: str, description: str, taken: Sequence[str] = ()
-) -> tuple[Told, str]:
-    """The arguments of a command, with the options of its sampler, and the sampler's name: the run's own unless told.
+    cls: type[Arguments], argv: Sequence[str], prog: str, description: str, taken: Sequence[str] = ()
+) -> tuple[Arguments, str]:
+    """(The arguments of a command with the options of its sampler, the sampler's name: the run's own unless given.)
 
     `taken` are flags that the command has read itself. Raises UsageError for anything that cannot be read,
     CheckpointError when the run cannot be.
     """
-    name, arguments = take_flag(arguments, "--sampler")
+    name, argv = take_flag(argv, "--sampler")
     name = None if name is None else choose_name(name, "--sampler")
-    asks_for_help = any(argument in ("-h", "--help") for argument in arguments)
-    place, _ = take_flag(arguments, "--run")
+    asks_for_help = any(word in ("-h", "--help") for word in argv)
+    place, _ = take_flag(argv, "--run")
     if place is None and not asks_for_help:
         raise UsageError("--run is missing; give the folder that `scorefield train` wrote.")
     if name is None and place is not None:  # a folder of one checkpoint has a config.json too
-        name = choose_name(load_config(Path(place) / "config.json").sampling.sampler)
-    told = parse(_with_options(cls, name or "heun"), arguments, prog, description, taken=("--sampler", *taken))
-    if told.steps is not None and told.steps < 1:
-        raise UsageError(f"--steps is {told.steps}; give at least 1.")
-    return told, name or "heun"
+        name = choose_name(load_config(Path(place) / "config.json").sampling.sampler, "--sampling.sampler")
+    name = name or "heun"
+    arguments = parse(_with_options(cls, name), argv, prog, description, taken=("--sampler", *taken))
+    if arguments.steps is not None and arguments.steps < 1:
+        raise UsageError(f"--steps is {arguments.steps}; give at least 1.")
+    return arguments, name
 
 
-def _with_options(cls: type[Told], name: str) -> type[Told]:
+def _with_options(cls: type[Arguments], name: str) -> type[Arguments]:
     """`cls` with the options of one sampler at its node."""
-    entry = SAMPLERS[name]
-    options, default = (AncestralOptions, AncestralOptions) if name == "ancestral" else (entry.make, entry.default)
-    field = dataclasses.field(default_factory=default)
+    options = Annotated[options_type(name), tyro.conf.arg(help=f"Options of {name}.")]
+    field = dataclasses.field(default_factory=lambda: default_options(name))
     return dataclasses.make_dataclass(  # type: ignore[return-value]
-        cls.__name__,
-        [("sampler", Annotated[options, tyro.conf.arg(help=f"Options of {name}.")], field)],
-        bases=(cls,),
-        frozen=True,
-        kw_only=True,
+        cls.__name__, [("sampler", options, field)], bases=(cls,), frozen=True, kw_only=True
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +19,13 @@ from experiments.config.tree import Generator
 from experiments.data.source import Source
 from experiments.data.sources.plane import law_of
 from experiments.errors import UsageError
-from experiments.runs.load import load_run, model_of, run_data
+from experiments.runs.load import load_run, run_data
 from experiments.runs.model import Model
+from experiments.runs.provenance import origin
 from experiments.sampling import solver
 from experiments.sampling.draw import draw
-from experiments.sampling.guidance import Wish
 from experiments.sampling.throughput import Throughput
-
-if TYPE_CHECKING:
-    from experiments.runs.load import TrainedModel
+from experiments.sampling.variance import VarianceName
 
 _COLUMNS = ("precision", "recall", "density", "coverage")
 _NEIGHBOURS = 5  # of density and coverage, the most that a distance looks at
@@ -48,7 +46,7 @@ beside the entropy, energy distance and sliced W2 with p-values.
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArguments(RunArguments):
-    """What `scorefield evaluate` is told."""
+    """The arguments of `scorefield evaluate`."""
 
     samples: int = 1000
     """Samples to draw; at most as many held-out images or points enter the distances, or the likelihood of points."""
@@ -62,97 +60,100 @@ class EvaluateArguments(RunArguments):
     """Held-out images in the ELBO."""
     elbo_draws: int = 16
     """Steps of the chain drawn for each image."""
-    variance: Literal["auto", "small", "large", "optimal", "learned"] = "auto"
+    variance: VarianceName = "auto"
     """Reverse variance in the ELBO: auto is learned where there is one, else optimal."""
     cache: Path | None = None
     """Folder for the feature network and reference features. [$XDG_CACHE_HOME/scorefield]"""
 
 
-def run(arguments: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Evaluate; returns the exit status."""
-    told, name = read_arguments(EvaluateArguments, arguments, "scorefield evaluate", DESCRIPTION)
-    if told.samples < 2 or told.batch < 1 or told.elbo_images < 1 or told.elbo_draws < 1:
+    arguments, name = read_arguments(EvaluateArguments, argv, "scorefield evaluate", DESCRIPTION)
+    if arguments.samples < 2 or arguments.batch < 1 or arguments.elbo_images < 1 or arguments.elbo_draws < 1:
         raise UsageError("--samples must be at least 2, and --batch, --elbo-images and --elbo-draws at least 1.")
-    if told.seed < 0 or told.seed + told.samples > 2**31:
-        raise UsageError(f"--seed is {told.seed}; give 0 or more, and below 2^31 less --samples.")
-    trained = load_run(told)
-    model = model_of(trained)
+    if arguments.seed < 0 or arguments.seed + arguments.samples > 2**31:
+        raise UsageError(f"--seed is {arguments.seed}; give 0 or more, and below 2^31 less --samples.")
+    model = load_run(arguments)
     if model.of_points:
-        return _points(told, name, trained, model)
-    if told.bits_per_dim and isinstance(model.config.objective, Generator):
+        return _points(arguments, name, model)
+    if arguments.bits_per_dim and isinstance(model.config.objective, Generator):
         raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
-    if told.bits_per_dim and not isinstance(model.process.noise, Gaussian):
+    if arguments.bits_per_dim and not isinstance(model.process.noise, Gaussian):
         raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
-    if told.variance == "learned" and not trained.config.learned_variance:
+    if arguments.variance == "learned" and not model.config.learned_variance:
         raise UsageError("--variance learned needs a run trained with --learned-variance; choose optimal.")
-    training, held_out = _data(trained)
-    chosen = solver.build(told, name, model, lambda: training, given_class=model.num_classes > 0)
+    training, held_out = _data(model)
+    chosen = solver.build(
+        arguments.choice(name, model.config), model, lambda: training, given_class=model.num_classes > 0
+    )
     start = time.perf_counter()
-    report = _head(told, trained, chosen)
-    few = min(told.samples, len(training), len(held_out))
+    report = _head(arguments, model, chosen)
+    few = min(arguments.samples, len(training), len(held_out))
     if few <= _NEIGHBOURS:
         raise UsageError(
-            f"only {few} images can be compared (--samples {told.samples}, {len(training)} trained on, {len(held_out)} "
-            f"held out) and {_NEIGHBOURS + 1} are needed; raise --samples, or train with a larger --data.held-out."
+            f"only {few} images can be compared (--samples {arguments.samples}, {len(training)} trained on, "
+            f"{len(held_out)} held out) and {_NEIGHBOURS + 1} are needed; raise --samples, or train with a larger "
+            "--data.held-out."
         )
     try:
-        report |= _distances(told, model, chosen, training, held_out)
-        if told.bits_per_dim:
-            report["bits_per_dim"] = _bits(told, model, training, held_out)
+        report |= _distances(arguments, model, chosen, training, held_out)
+        if arguments.bits_per_dim:
+            report["bits_per_dim"] = _bits(arguments, model, training, held_out)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(str(error)) from None
-    return _print(told, report, start, _image_lines)
+    return _print(arguments, report, start, _image_lines)
 
 
-def _points(told: EvaluateArguments, name: str, trained: TrainedModel, model: Model) -> int:
+def _points(arguments: EvaluateArguments, name: str, model: Model) -> int:
     """Evaluate a model of points."""
     from experiments.evaluation.plane import measures as evaluation
 
     for field in ("bits_per_dim", "elbo_images", "elbo_draws", "variance", "cache"):
-        if getattr(told, field) != EvaluateArguments.__dataclass_fields__[field].default:
+        if getattr(arguments, field) != EvaluateArguments.__dataclass_fields__[field].default:
             flag = field.replace("_", "-")
             raise UsageError(f"--{flag} goes with images, and this run was trained on points; leave it out.")
-    source = trained.config.data.source
+    source = model.config.data.source
     law = law_of(source)
     if law is None:
         raise UsageError(f"the law of {source} is not known; evaluate runs on plane:NAME, or on images.")
-    training, held_out = _data(trained)
-    chosen = solver.build(told, name, model, lambda: training, given_class=False)
+    training, held_out = _data(model)
+    chosen = solver.build(arguments.choice(name, model.config), model, lambda: training, given_class=False)
     start = time.perf_counter()
-    report = _head(told, trained, chosen)
+    report = _head(arguments, model, chosen)
     try:
         report |= evaluation.distances(
-            *(model, chosen, training, held_out), samples=told.samples, seed=told.seed, batch=told.batch
+            *(model, chosen, training, held_out), samples=arguments.samples, seed=arguments.seed, batch=arguments.batch
         )
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(str(error)) from None
-    report["likelihood"] = evaluation.likelihood(model, law, held_out, points=told.samples, seed=told.seed)
-    return _print(told, report, start, evaluation.table)
+    report["likelihood"] = evaluation.likelihood(model, law, held_out, points=arguments.samples, seed=arguments.seed)
+    return _print(arguments, report, start, evaluation.table)
 
 
-def _data(trained: TrainedModel) -> tuple[Source, Source]:
+def _data(model: Model) -> tuple[Source, Source]:
     """(Training, held-out) data. Raises UsageError when nothing was held out."""
-    training, held_out = run_data(trained)
+    training, held_out = run_data(model)
     if held_out is None:
         what = "points" if training.of_points else "images"
         raise UsageError(f"this run holds no {what} out (--data.held-out 0), so there is nothing to measure against.")
     return training, held_out
 
 
-def _head(told: EvaluateArguments, trained: TrainedModel, chosen: solver.Solver) -> dict[str, Any]:
+def _head(arguments: EvaluateArguments, model: Model, chosen: solver.Solver) -> dict[str, Any]:
     return {
-        "run": str(told.run),
-        **solver.provenance(told, trained, chosen),
-        "samples": told.samples,
-        "first_seed": told.seed,
+        "run": str(arguments.run),
+        **chosen.provenance,
+        **origin(model),
+        "samples": arguments.samples,
+        "first_seed": arguments.seed,
     }
 
 
 def _print(
-    told: EvaluateArguments, report: dict[str, Any], start: float, lines: Callable[[dict[str, Any]], list[str]]
+    arguments: EvaluateArguments, report: dict[str, Any], start: float, lines: Callable[[dict[str, Any]], list[str]]
 ) -> int:
     report["seconds"] = round(time.perf_counter() - start, 1)
-    if told.json:
+    if arguments.json:
         print(json.dumps(_finite(report), allow_nan=False))
         return 0
     head = [
@@ -172,28 +173,26 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cache(told: EvaluateArguments) -> Path:
+def _cache(arguments: EvaluateArguments) -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return told.cache or base / "scorefield"
+    return arguments.cache or base / "scorefield"
 
 
 def _distances(
-    told: EvaluateArguments, model: Model, chosen: solver.Solver, training: Source, held_out: Source
+    arguments: EvaluateArguments, model: Model, chosen: solver.Solver, training: Source, held_out: Source
 ) -> dict[str, Any]:
     from experiments.evaluation.comparison import compare
     from experiments.evaluation.features import feature_space, source_features
 
-    cache = _cache(told)
+    cache = _cache(arguments)
     space = feature_space(training, held_out, cache=cache)
-    seeds = range(told.seed, told.seed + told.samples)
+    seeds = range(arguments.seed, arguments.seed + arguments.samples)
     labels = None
     if model.num_classes:  # classes as often as in training
         assert training.labels is not None  # `run_data` has seen to it
-        labels = np.random.default_rng(told.seed).choice(training.labels, told.samples).tolist()
-    throughput, parts = Throughput(min(told.batch, told.samples)), []
-    wish = Wish()
-    wish.check(model, chosen.sampler, labels is not None)
-    for drawn in draw(model, chosen, seeds, batch=told.batch, label=labels, wish=wish):
+        labels = np.random.default_rng(arguments.seed).choice(training.labels, arguments.samples).tolist()
+    throughput, parts = Throughput(min(arguments.batch, arguments.samples)), []
+    for drawn in draw(model, chosen, seeds, batch=arguments.batch, label=labels):
         parts.append(drawn)
         throughput.add(len(drawn.seeds))
     generated = np.concatenate([part.images for part in parts])
@@ -209,24 +208,24 @@ def _distances(
         "feature_space": space.name,
         "feature_accuracy": space.accuracy,
         "feature_cache": str(cache),
-        "images_compared": min(told.samples, len(training), len(held_out)),
+        "images_compared": min(arguments.samples, len(training), len(held_out)),
         "nfe": parts[0].nfe,
         **{key: rate[key] for key in ("samples_per_second", "with_compilation")},
         "against_held_out": table,
     }
 
 
-def _bits(told: EvaluateArguments, model: Model, training: Source, held_out: Source) -> dict[str, Any]:
+def _bits(arguments: EvaluateArguments, model: Model, training: Source, held_out: Source) -> dict[str, Any]:
     from experiments.evaluation.bits_per_dim import held_out_bits_per_dim
 
     return held_out_bits_per_dim(
         model,
         held_out,
         training,
-        variance=told.variance,
-        draws=told.elbo_draws,
-        batch=told.batch,
-        limit=told.elbo_images,
+        variance=arguments.variance,
+        draws=arguments.elbo_draws,
+        batch=arguments.batch,
+        limit=arguments.elbo_images,
     )._asdict()
 
 

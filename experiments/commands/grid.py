@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,12 @@ import numpy as np
 from experiments.commands.arguments import RunArguments, read_arguments
 from experiments.errors import UsageError
 from experiments.runs import fitted_grids
-from experiments.runs.load import load_run, model_of, run_data
-from experiments.runs.model import make_denoiser
+from experiments.runs.load import load_run, run_data
+from experiments.runs.model import Model, make_denoiser
 from experiments.runs.provenance import versions
 from experiments.sampling import solver
 from samplers.grid_fit import optimised_grid
 from samplers.registry import SAMPLERS
-
-if TYPE_CHECKING:
-    from experiments.runs.load import TrainedModel
 
 DESCRIPTION = """\
 Fit the time grid of a sampler and a number of steps to a trained model, and keep it with the run.
@@ -38,7 +35,7 @@ them in turn, unguided.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GridArguments(RunArguments):
-    """What `scorefield grid` is told."""
+    """The arguments of `scorefield grid`."""
 
     images: int = 32
     """Samples that the grid is fitted to."""
@@ -50,25 +47,27 @@ class GridArguments(RunArguments):
     """Seed of the noise that is fitted to; no seed of `scorefield sample` has the same."""
 
 
-def run(arguments: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Fit a grid; returns the exit status."""
-    told, name = read_arguments(GridArguments, arguments, "scorefield grid", DESCRIPTION)
-    for flag, value in (("--images", told.images), ("--reference-steps", told.reference_steps)):
+    arguments, name = read_arguments(GridArguments, argv, "scorefield grid", DESCRIPTION)
+    for flag, value in (("--images", arguments.images), ("--reference-steps", arguments.reference_steps)):
         if value < 2:
             raise UsageError(f"{flag} is {value}; give at least 2.")
-    if told.rounds < 0:
-        raise UsageError(f"--rounds is {told.rounds}; give 0 for the best fixed grid, or more.")
+    if arguments.rounds < 0:
+        raise UsageError(f"--rounds is {arguments.rounds}; give 0 for the best fixed grid, or more.")
     if SAMPLERS[name].default().takes_pair:
         raise UsageError(f"--sampler {name} follows no flow that a grid could be fitted to; fit one for ddim.")
-    if told.grid is not None or any(limit is not None for limit in (told.sigma_min, told.sigma_max, told.rho)):
+    if arguments.grid is not None or any(
+        limit is not None for limit in (arguments.sigma_min, arguments.sigma_max, arguments.rho)
+    ):
         raise UsageError("--grid and its limits are what is to be found; leave them out.")
-    trained = load_run(told)
+    model = load_run(arguments)
     start = time.perf_counter()
-    kept = _fit(told, name, trained)
+    kept = _fit(arguments, name, model)
     kept["seconds"] = round(time.perf_counter() - start, 1)
-    kept |= {"parameters": told.ema, "checkpoint_sha256": trained.digest, **versions()}
-    path = fitted_grids.save(told.run, kept)
-    if told.json:
+    kept |= {"parameters": model.ema, "checkpoint_sha256": model.digest, **versions()}
+    path = fitted_grids.save(arguments.run, kept)
+    if arguments.json:
         print(json.dumps({**kept, "file": str(path)}))
     else:
         print(
@@ -78,20 +77,22 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _fit(told: GridArguments, name: str, trained: TrainedModel) -> dict[str, Any]:
-    model = model_of(trained)
-    chosen = solver.build(
-        *(told, name, model, lambda: run_data(trained)[0]), given_class=model.num_classes > 0, grid="auto"
-    )
-    labels = jnp.arange(told.images) % model.num_classes if model.num_classes else None
+def _fit(arguments: GridArguments, name: str, model: Model) -> dict[str, Any]:
+    choice = dataclasses.replace(arguments.choice(name, model.config), grid="auto")
+    chosen = solver.build(choice, model, lambda: run_data(model)[0], given_class=model.num_classes > 0)
+    labels = jnp.arange(arguments.images) % model.num_classes if model.num_classes else None
     # Not the key of `scorefield sample`: the grid is judged by images that it has not seen.
-    key = jax.random.fold_in(jax.random.key(told.seed), 0x6F16)
+    key = jax.random.fold_in(jax.random.key(arguments.seed), 0x6F16)
     try:
         fitted = optimised_grid(
-            *(key, model.process, make_denoiser(model, labels), chosen.sampler, chosen.provenance["steps"]),
-            (told.images, *model.event_shape),
-            reference_steps=told.reference_steps,
-            rounds=told.rounds,
+            key,
+            model.process,
+            make_denoiser(model, labels),
+            chosen.sampler,
+            choice.steps,
+            (arguments.images, *model.event_shape),
+            reference_steps=arguments.reference_steps,
+            rounds=arguments.rounds,
         )
     except (ValueError, TypeError) as error:
         raise UsageError(f"--sampler {name}: {error}") from None
@@ -99,11 +100,11 @@ def _fit(told: GridArguments, name: str, trained: TrainedModel) -> dict[str, Any
         "times": [float(time) for time in np.asarray(fitted.grid)],
         "sampler": name,
         "options": chosen.provenance["options"],
-        "steps": chosen.provenance["steps"],
+        "steps": choice.steps,
         "error": fitted.error,
         "error_of_best_fixed": fitted.error_before,
         "best_fixed": fitted.before,
-        "images": told.images,
-        "reference_steps": told.reference_steps,
-        "seed": told.seed,
+        "images": arguments.images,
+        "reference_steps": arguments.reference_steps,
+        "seed": arguments.seed,
     }

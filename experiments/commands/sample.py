@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from experiments.commands.arguments import RunArguments, catalogue, read_arguments
 from experiments.commands.options import take_flag
@@ -15,14 +13,12 @@ from experiments.commands.progress import progress
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.pictures.output import write
-from experiments.runs.load import load_run, model_of, run_data
-from experiments.sampling import solver
-from experiments.sampling.draw import draw
-from experiments.sampling.guidance import Clip, Wish
+from experiments.runs.load import load_model, load_run, run_data
+from experiments.runs.provenance import checkpoint, origin
+from experiments.sampling.draw import draw, gather
+from experiments.sampling.guidance import Clip, Guidance
+from experiments.sampling.solver import build
 from experiments.sampling.throughput import Throughput
-
-if TYPE_CHECKING:
-    from experiments.runs.load import TrainedModel
 
 DESCRIPTION = """\
 Draw images or points from a trained model. The image of a seed is the same in every batch.
@@ -41,7 +37,7 @@ the samples; --format npz writes the points.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SampleArguments(RunArguments):
-    """What `scorefield sample` is told."""
+    """The arguments of `scorefield sample`."""
 
     seeds: str = "0-63"
     """One seed for each image or point: 0-63, or 1,5,10-12."""
@@ -70,102 +66,96 @@ class SampleArguments(RunArguments):
     """One picture with all images or points, one PNG for each image, or one array file."""
 
 
-def run(arguments: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Sample; returns the exit status."""
-    kernel, arguments = take_flag(arguments, "--kernel")
+    kernel, argv = take_flag(argv, "--kernel")
     if kernel is not None:
         from experiments.commands import sample_energy
 
-        return sample_energy.run(kernel, arguments)
-    label, arguments = take_flag(arguments, "--class")
+        return sample_energy.run(kernel, argv)
+    label, argv = take_flag(argv, "--class")
     if label is not None and not (label.isascii() and label.isdecimal()):
         raise UsageError(f"--class {label!r} is not the number of a class; give 0, 1, ...")
     if label is not None:
-        arguments = [*arguments, "--label", label]
-    told, name = read_arguments(SampleArguments, arguments, "scorefield sample", DESCRIPTION, ("--class", "--kernel"))
-    if told.batch < 1:
-        raise UsageError(f"--batch is {told.batch}; give at least 1.")
-    seeds = parse_seeds(told.seeds)
-    trained = load_run(told)
-    return _sample(told, seeds, name, trained)
+        argv = [*argv, "--label", label]
+    arguments, name = read_arguments(SampleArguments, argv, "scorefield sample", DESCRIPTION, ("--class", "--kernel"))
+    if arguments.batch < 1:
+        raise UsageError(f"--batch is {arguments.batch}; give at least 1.")
+    return _sample(arguments, parse_seeds(arguments.seeds), name)
 
 
-def _sample(told: SampleArguments, seeds: list[int], name: str, trained: TrainedModel) -> int:
-    model = model_of(trained)
+def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
+    model = load_run(arguments)
     if model.of_points:
-        _check_points(told)
-    chosen = solver.build(
-        *(told, name, model, lambda: run_data(trained)[0]),
-        given_class=told.label is not None,
-        guided=told.guidance is not None,
+        _check_points(arguments)
+    solver = build(
+        arguments.choice(name, model.config),
+        model,
+        lambda: run_data(model)[0],
+        given_class=arguments.label is not None,
+        guided=arguments.guidance is not None,
     )
-    weak = _weak(told)
-    weak_model = None if weak is None else model_of(weak)
-    wish = Wish(*(told.guidance, told.guidance_low, told.guidance_high, weak_model), told.clip, told.percentile)
-    wish.check(model, chosen.sampler, told.label is not None)
-    parts, throughput = [], Throughput(min(told.batch, len(seeds)))
+    weak = None if arguments.weak is None else load_model(arguments.weak, warn=warn)
+    guidance = Guidance(
+        strength=arguments.guidance,
+        low=arguments.guidance_low,
+        high=arguments.guidance_high,
+        weak=weak,
+        clip=arguments.clip,
+        percentile=arguments.percentile,
+    )
+    throughput = Throughput(min(arguments.batch, len(seeds)))
     try:
-        for drawn in draw(
-            *(model, chosen, seeds),
-            **{"batch": told.batch, "label": told.label, "wish": wish, "brownian_tree": told.brownian_tree},
-        ):
-            parts.append(drawn)
-            throughput.add(len(drawn.seeds))
-            progress(throughput, len(seeds), told.json)
+        batches = draw(
+            model,
+            solver,
+            seeds,
+            batch=arguments.batch,
+            label=arguments.label,
+            guidance=guidance,
+            brownian_tree=arguments.brownian_tree,
+        )
+        samples = gather(batches, throughput, lambda now: progress(now, len(seeds), arguments.json))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(f"--sampler {name}: {error}") from None
-    pictures = np.concatenate([part.images for part in parts])
     provenance = {
-        **solver.provenance(told, trained, chosen),
-        "nfe": parts[0].nfe,
-        "seeds": told.seeds,
-        "class": told.label,
-        "guidance": told.guidance,
-        **_said(told, weak),
+        **solver.provenance,
+        **origin(model),
+        "nfe": samples.nfe,
+        "seeds": arguments.seeds,
+        "class": arguments.label,
+        "guidance": arguments.guidance,
+        **_beyond_defaults(arguments, guidance),
     }
-    paths = write(told.outdir, told.format, model, pictures, seeds, provenance, told.label)
-    if told.json:
+    paths = write(arguments.outdir, arguments.format, model, samples.images, seeds, provenance, arguments.label)
+    if arguments.json:
         print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
     else:
-        at_most = "at most " if wish.limited else ""
-        where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
-        print(f"{len(seeds)} samples, {at_most}{provenance['nfe']} network calls each, {throughput}: {where}")
+        at_most = "at most " if guidance.limited else ""
+        where = paths[0] if len(paths) == 1 else f"{arguments.outdir} ({len(paths)} files)"
+        print(f"{len(seeds)} samples, {at_most}{samples.nfe} network calls each, {throughput}: {where}")
     return 0
 
 
-def _check_points(told: SampleArguments) -> None:
+def _check_points(arguments: SampleArguments) -> None:
     """Raise UsageError for what is asked of images only."""
     for flag, value, remedy in (
-        ("--format png", told.format == "png", "take --format npz"),
-        (f"--clip {told.clip}", told.clip != "no", "leave it out"),
+        ("--format png", arguments.format == "png", "take --format npz"),
+        (f"--clip {arguments.clip}", arguments.clip != "no", "leave it out"),
     ):
         if value:
             raise UsageError(f"{flag} goes with images, and this run makes points; {remedy}.")
 
 
-def _weak(told: SampleArguments) -> TrainedModel | None:
-    """The model to be led away from: its first average."""
-    if told.weak is None:
-        return None
-    from experiments.runs.load import load_model
-
-    return load_model(told.weak, warn=warn)
-
-
-def _said(told: SampleArguments, weak: TrainedModel | None) -> dict[str, Any]:
+def _beyond_defaults(arguments: SampleArguments, guidance: Guidance) -> dict[str, Any]:
     """What was asked for beyond the defaults, as JSON values."""
-    said: dict[str, Any] = {}
-    if told.guidance_low > 0 or told.guidance_high < float("inf"):
-        said["guidance_interval"] = [told.guidance_low, told.guidance_high if told.guidance_high < 1e30 else "inf"]
-    if weak is not None:
-        said["weak"] = {
-            "checkpoint": str(weak.path),
-            "step": weak.step,
-            "sha256": weak.digest,
-            "parameters": "average 0",
-        }
-    if told.clip != "no":
-        said["clip"] = told.clip if told.clip == "range" else f"dynamic, percentile {told.percentile:g}"
-    if told.brownian_tree:
-        said["brownian_tree"] = True
-    return said
+    asked: dict[str, Any] = {}
+    if guidance.limited:
+        asked["guidance_interval"] = [guidance.low, guidance.high if guidance.high < 1e30 else "inf"]
+    if guidance.weak is not None:
+        asked["weak"] = {**checkpoint(guidance.weak), "parameters": guidance.weak.parameters}
+    if guidance.clip != "no":
+        asked["clip"] = "range" if guidance.clip == "range" else f"dynamic, percentile {guidance.percentile:g}"
+    if arguments.brownian_tree:
+        asked["brownian_tree"] = True
+    return asked

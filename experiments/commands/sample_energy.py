@@ -15,7 +15,8 @@ from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.names import choose
 from experiments.pictures.output import write
-from experiments.runs.load import CheckpointArguments, load_run, model_of
+from experiments.runs.load import CheckpointArguments, load_run
+from experiments.runs.provenance import origin
 from experiments.sampling.throughput import Throughput
 
 KERNELS = {name: name for name in ("langevin", "mala", "hmc")}
@@ -41,7 +42,7 @@ sampler of denoisers.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EnergySampleArguments(CheckpointArguments):
-    """What `scorefield sample --kernel` is told."""
+    """The arguments of `scorefield sample --kernel`."""
 
     steps: int = 200
     """Steps from the highest temperature to 1."""
@@ -65,51 +66,60 @@ class EnergySampleArguments(CheckpointArguments):
     """Print the result as JSON."""
 
 
-def run(kernel: str, arguments: list[str]) -> int:
+def run(kernel: str, argv: list[str]) -> int:
     """Sample by a kernel; returns the exit status."""
     name = choose("--kernel", kernel, KERNELS)
-    told = parse(
-        EnergySampleArguments, arguments, f"scorefield sample --kernel {name}", DESCRIPTION, taken=("--kernel",)
+    arguments = parse(
+        EnergySampleArguments, argv, f"scorefield sample --kernel {name}", DESCRIPTION, taken=("--kernel",)
     )
     for flag, value, fine in (
-        ("--batch", told.batch, told.batch >= 1),
-        ("--steps", told.steps, told.steps >= 1),
-        ("--hold", told.hold, told.hold >= 0),
-        ("--leapfrogs", told.leapfrogs, told.leapfrogs >= 1),
+        ("--batch", arguments.batch, arguments.batch >= 1),
+        ("--steps", arguments.steps, arguments.steps >= 1),
+        ("--hold", arguments.hold, arguments.hold >= 0),
+        ("--leapfrogs", arguments.leapfrogs, arguments.leapfrogs >= 1),
     ):
         if not fine:
             raise UsageError(f"{flag} is {value}; give at least {int(flag != '--hold')}.")
-    if told.temperature is not None and not 1 <= told.temperature < float("inf"):
-        raise UsageError(f"--temperature is {told.temperature}; give 1, for no cooling, or more.")
-    if told.step_size is not None and not 0 < told.step_size < 4:
-        raise UsageError(f"--step-size is {told.step_size}; give a number between 0 and 4, where steps are stable.")
-    return _sample(told, name, parse_seeds(told.seeds))
+    if arguments.temperature is not None and not 1 <= arguments.temperature < float("inf"):
+        raise UsageError(f"--temperature is {arguments.temperature}; give 1, for no cooling, or more.")
+    if arguments.step_size is not None and not 0 < arguments.step_size < 4:
+        raise UsageError(
+            f"--step-size is {arguments.step_size}; give a number between 0 and 4, where steps are stable."
+        )
+    return _sample(arguments, name, parse_seeds(arguments.seeds))
 
 
-def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
-    from experiments.runs.energy import energy_of, origin
-    from experiments.sampling.energy import SIZES, Chain, draw_energy
+def _sample(arguments: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
+    from experiments.runs.energy import energy_of
+    from experiments.sampling.energy import SIZES, EnergySampler, draw_energy
 
-    trained = load_run(told)
-    energy, model = energy_of(trained), model_of(trained)
-    if model.of_points and told.format == "png":
+    model = load_run(arguments)
+    energy = energy_of(model)
+    if model.of_points and arguments.format == "png":
         raise UsageError("--format png goes with images, and this run makes points; take --format npz.")
-    hottest = (energy.high / energy.sigma) ** 2 if told.temperature is None else told.temperature
-    if told.steps == 1 and hottest > 1:
+    hottest = (energy.high / energy.sigma) ** 2 if arguments.temperature is None else arguments.temperature
+    if arguments.steps == 1 and hottest > 1:
         raise UsageError(f"--steps 1 cannot lead from T = {hottest:.4g} to 1; give at least 2, or --temperature 1.")
-    size = SIZES[kernel] if told.step_size is None else told.step_size
-    chain = Chain(kernel, told.steps, told.hold, hottest, size, told.leapfrogs)
-    parts, throughput = [], Throughput(min(told.batch, len(seeds)))
-    for part in draw_energy(energy, chain, seeds, batch=told.batch):
+    size = SIZES[kernel] if arguments.step_size is None else arguments.step_size
+    sampler = EnergySampler(
+        kernel=kernel,
+        steps=arguments.steps,
+        hold=arguments.hold,
+        temperature=hottest,
+        size=size,
+        leapfrogs=arguments.leapfrogs,
+    )
+    parts, throughput = [], Throughput(min(arguments.batch, len(seeds)))
+    for part in draw_energy(energy, sampler, seeds, batch=arguments.batch):
         parts.append(part)
         throughput.add(len(part.drawn.seeds))
-        progress(throughput, len(seeds), told.json)
+        progress(throughput, len(seeds), arguments.json)
     pictures = np.concatenate([part.drawn.images for part in parts])
     counts = [len(part.drawn.seeds) for part in parts]
     accepted = np.average([part.acceptance for part in parts], axis=0, weights=counts)
     # The last step on the way down is at 1 already; without a way down all are.
-    first = 0 if hottest == 1 else told.steps - 1
-    acceptance = {"cooling": float(accepted[: told.steps].mean()), "end": float(accepted[first:].mean())}
+    first = 0 if hottest == 1 else arguments.steps - 1
+    acceptance = {"cooling": float(accepted[: arguments.steps].mean()), "end": float(accepted[first:].mean())}
     trained_at = (energy.high / energy.sigma) ** 2
     if hottest > trained_at * (1 + 1e-6):
         warn(
@@ -122,20 +132,20 @@ def _sample(told: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
             f"give a smaller --step-size than {size:g}."
         )
     provenance = {
-        **{"sampler": f"energy-{kernel}", **chain.report(), "sigma": energy.sigma, "acceptance": acceptance},
-        **origin(told, trained),
-        **{"nfe": chain.calls, "seeds": told.seeds},
+        **{"sampler": f"energy-{kernel}", **sampler.report(), "sigma": energy.sigma, "acceptance": acceptance},
+        **origin(model),
+        **{"nfe": sampler.calls, "seeds": arguments.seeds},
     }
-    paths = write(told.outdir, told.format, model, pictures, seeds, provenance)
-    if told.json:
+    paths = write(arguments.outdir, arguments.format, model, pictures, seeds, provenance)
+    if arguments.json:
         print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
         return 0
     done = (
-        f"{told.steps + told.hold} steps of {kernel} at T = 1, accepted {acceptance['end']:.1%}"
+        f"{arguments.steps + arguments.hold} steps of {kernel} at T = 1, accepted {acceptance['end']:.1%}"
         if hottest == 1
-        else f"{told.steps} steps of {kernel} from T = {hottest:.4g} to 1 and {told.hold} at 1, "
+        else f"{arguments.steps} steps of {kernel} from T = {hottest:.4g} to 1 and {arguments.hold} at 1, "
         f"accepted {acceptance['cooling']:.1%} on the way down, {acceptance['end']:.1%} at 1"
     )
-    where = paths[0] if len(paths) == 1 else f"{told.outdir} ({len(paths)} files)"
+    where = paths[0] if len(paths) == 1 else f"{arguments.outdir} ({len(paths)} files)"
     print(f"{len(seeds)} samples, {done}, {throughput}: {where}")
     return 0

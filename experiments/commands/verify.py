@@ -14,7 +14,7 @@ from typing import Any
 from experiments.commands.options import parse
 from experiments.compilation import compile_quickly
 from experiments.errors import UsageError, did_you_mean, reason, warn
-from experiments.runs.load import CheckpointArguments, load_run, model_of, run_data
+from experiments.runs.load import CheckpointArguments, load_run, run_data
 from experiments.verification.registry import Identity, Precision, Row, Setting, applicable, identities, shown
 from experiments.verification.registry import run as measure
 
@@ -119,7 +119,7 @@ def _trained(told: VerifyArguments) -> int:
     training, held_out = run_data(trained)
     start = time.perf_counter()
     findings = check_run(
-        *(model_of(trained), training, held_out),
+        *(trained, training, held_out),
         samples=told.samples,
         seed=told.seed,
         batch=told.batch,

@@ -12,7 +12,7 @@ import numpy as np
 from diffusion.ddpm.chains import GeneratorChain
 from diffusion.ddpm.decoders import DiscretisedDecoder, bits_per_dim
 from diffusion.ddpm.elbo import elbo_estimate
-from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Learned
+from diffusion.ddpm.reverse_steps import Learned
 from diffusion.noises import Gaussian
 from diffusion.prediction import Denoiser
 from experiments.config.tree import Generator
@@ -20,7 +20,7 @@ from experiments.data.scaling import to_model
 from experiments.data.source import Source
 from experiments.errors import UsageError
 from experiments.runs.model import Model, make_denoiser
-from experiments.sampling.variance import VarianceName, _sample_of, chain_times, reverse_variance
+from experiments.sampling.variance import VarianceName, _sample_of, chain_times, reverse_variance, variance_name
 
 
 class BitsPerDim(NamedTuple):
@@ -34,7 +34,7 @@ class BitsPerDim(NamedTuple):
     reconstruction: float
     images: int
     chain_steps: int
-    variance: str
+    variance: VarianceName
     given_class: bool
     """Whether the likelihood is that of an image given its class."""
 
@@ -85,9 +85,16 @@ def held_out_bits_per_dim(
     nats = np.concatenate(parts)
     bits = np.asarray(bits_per_dim(jnp.asarray(nats), dims), np.float64)
     total = bits.sum(1)
-    name = {Learned: "learned", FixedSmall: "small", FixedLarge: "large"}.get(type(chosen), "optimal")
     error = float(total.std(ddof=1) / math.sqrt(len(total))) if len(total) > 1 else math.nan
     prior, steps, reconstruction = (float(part) for part in bits.mean(0))
     return BitsPerDim(
-        float(total.mean()), error, prior, steps, reconstruction, len(total), len(times) - 1, name, conditional
+        bits=float(total.mean()),
+        standard_error=error,
+        prior=prior,
+        steps=steps,
+        reconstruction=reconstruction,
+        images=len(total),
+        chain_steps=len(times) - 1,
+        variance=variance_name(chosen),
+        given_class=conditional,
     )

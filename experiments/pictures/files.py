@@ -29,7 +29,7 @@ SHORTEST, SEPARATOR = 600, 64  # pixels that a grid's longer side is enlarged to
 Images = UInt8[np.ndarray, "n height width channels"]
 
 
-def grid(
+def contact_sheet(
     images: Images, columns: int | None = None, pad: int = 8, scale: int | Literal["auto"] = "auto"
 ) -> UInt8[np.ndarray, "rows cols channels"]:
     """One picture of all the images, row by row, with `pad` grey pixels around each.

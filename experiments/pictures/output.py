@@ -32,7 +32,7 @@ def write(
         files.save_npz(path, pictures, provenance, seeds=np.asarray(seeds), **labels)
     else:
         path = outdir / "samples.png"
-        files.save_png(path, files.grid(pictures), provenance)
+        files.save_png(path, files.contact_sheet(pictures), provenance)
     return [path]
 
 

@@ -7,9 +7,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import jax
+from typing import Any
 
 from experiments.config.file import to_json
 from experiments.config.tree import Config
@@ -17,12 +15,10 @@ from experiments.data.sources.plane import law_of
 from experiments.pictures import files
 from experiments.runs.model import Model
 from experiments.runs.provenance import versions
-from experiments.sampling import solver
 from experiments.sampling.draw import draw
-from experiments.sampling.guidance import Wish
-
-if TYPE_CHECKING:
-    from experiments.training.data import Facts
+from experiments.sampling.solver import build_own
+from experiments.training.data import Facts
+from experiments.training.model import network_of
 
 _IMAGES = 64  # in the picture that the training loop writes
 _POINTS = 2000
@@ -33,15 +29,8 @@ class GridWriter:
 
     def __init__(self, config: Config, facts: Facts, outdir: Path) -> None:
         """Raises UsageError when the run's own sampler cannot sample its process."""
-        from experiments.training.model import make_network
-
-        networks: list[Any] = []
-        jax.eval_shape(
-            lambda key: networks.append(made := make_network(config, facts, key)) or made[1], jax.random.key(0)
-        )
-        classes = facts.num_classes if config.conditional else 0
-        self.model = Model(config, networks[0][0], None, facts.event_shape, classes)
-        self.solver = solver.build_own(config)
+        self.model = Model(config, facts, network_of(config, facts), None)
+        self.solver = build_own(config)
         self.digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()
         self.folder = outdir / "samples"
 
@@ -50,13 +39,13 @@ class GridWriter:
         start, seeds = time.perf_counter(), range(_POINTS if self.model.of_points else _IMAGES)
         model = dataclasses.replace(self.model, params=params)
         label = [i % model.num_classes for i in seeds] if model.num_classes else None
-        drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label, wish=Wish()))
+        drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label))
         provenance = {
             **self.solver.provenance,
             "nfe": drawn.nfe,
             "seeds": f"0-{len(seeds) - 1}",
             "class": None if label is None else "the seed modulo the number of classes",
-            "parameters": "average 0",
+            "parameters": model.parameters,
             "step": step,
             "config_sha256": self.digest,
             "seconds": round(time.perf_counter() - start, 2),
@@ -64,7 +53,7 @@ class GridWriter:
         }
         path = self.folder / f"step-{step:07d}.png"
         if not model.of_points:
-            files.save_png(path, files.grid(drawn.images), provenance)
+            files.save_png(path, files.contact_sheet(drawn.images), provenance)
             return
         from experiments.pictures.plane import model_picture
 

@@ -13,18 +13,14 @@ changes of digits the two agree.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 from diffusion.energy.residual import Potential
 from diffusion.noises import Gaussian
 from diffusion.score_matching.times import LogUniformSigma
 from experiments.config.tree import Generator
 from experiments.errors import UsageError
-from experiments.runs.load import CheckpointArguments
-from experiments.runs.provenance import versions
-
-if TYPE_CHECKING:
-    from experiments.runs.load import TrainedModel
+from experiments.runs.model import Model
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Energy:
     event_shape: tuple[int, ...]
 
 
-def energy_of(trained: TrainedModel, flag: str = "--run") -> Energy:
+def energy_of(model: Model, flag: str = "--run") -> Energy:
     """The energy of a run: of a conservative denoiser that is blind to the level, or of a generator's estimator.
 
     Raises UsageError, naming the run as `flag` gave it, for every other run.
@@ -51,37 +47,26 @@ def energy_of(trained: TrainedModel, flag: str = "--run") -> Energy:
     from experiments.training.generator import Game, data_potential
     from experiments.training.potential import potential
 
-    config, network, shape = trained.config, trained.network, tuple(trained.facts.event_shape)
+    config, network, shape = model.config, model.network, model.event_shape
     if isinstance(config.objective, Generator) and isinstance(network, Game):
         sigma = config.objective.sigma
-        psi = data_potential(network, trained.params, config)
+        psi = data_potential(network, model.params, config)
         return Energy(psi, sigma, sigma, config.preconditioning.sigma_data, shape)
     if not (config.conservative and config.preconditioning.kind == "residual"):
         raise UsageError(
-            f"{flag} {trained.path} has no energy: its denoiser is no gradient of one scalar for all noise levels; "
+            f"{flag} {model.path} has no energy: its denoiser is no gradient of one scalar for all noise levels; "
             "train with --conservative --preconditioning.kind residual, such as --preset digits-mdsm."
         )
     if not (isinstance(config.times, LogUniformSigma) and isinstance(config.noise, Gaussian)):
         raise UsageError(
-            f"{flag} {trained.path} has no smallest level σ_0 of Gaussian noise that its energy is of; "
+            f"{flag} {model.path} has no smallest level σ_0 of Gaussian noise that its energy is of; "
             "train with --times log-uniform and --noise gaussian, such as --preset digits-mdsm."
         )
     if config.conditional and config.label_dropout == 0:
         raise UsageError(
-            f"{flag} {trained.path} has no energy for images whose class is not told, for it was trained with "
+            f"{flag} {model.path} has no energy for images whose class is not told, for it was trained with "
             "--label-dropout 0; train with --no-conditional, or with a --label-dropout above 0."
         )
     sigma_data = config.preconditioning.sigma_data
-    psi = potential(cast(Conservative, network), trained.params, sigma_data)
+    psi = potential(cast(Conservative, network), model.params, sigma_data)
     return Energy(psi, float(config.times.low), float(config.times.high), sigma_data, shape)
-
-
-def origin(told: CheckpointArguments, trained: TrainedModel) -> dict[str, Any]:
-    """Which parameters an energy has, as JSON values."""
-    return {
-        "parameters": told.ema if told.ema == "raw" else f"average {told.ema}",
-        "checkpoint": str(trained.path),
-        "checkpoint_step": trained.step,
-        "checkpoint_sha256": trained.digest,
-        **versions(),
-    }

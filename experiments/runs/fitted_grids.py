@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from experiments.errors import UsageError
+from experiments.files import replacing
 
 
 def save(run: Path, kept: dict[str, Any]) -> Path:
     """Keep a fitted grid with the run; returns its file, which replaces an older one whole."""
     path = _file(run, kept["sampler"], kept["options"], kept["steps"])
-    path.parent.mkdir(exist_ok=True)
-    scratch = path.with_suffix(".partial")
-    scratch.write_text(json.dumps(kept, indent=1) + "\n")
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(kept, indent=1) + "\n")
     return path
 
 

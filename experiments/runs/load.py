@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import jax
+from typing import TYPE_CHECKING
 
 from experiments.config.file import load_config
-from experiments.config.tree import Config
 from experiments.errors import CheckpointError, DataError, UsageError, warn
 from experiments.runs.model import Model
 from experiments.training import checkpoint as checkpoints
-from experiments.training.data import Facts
 from experiments.training.manifest import NAME as MANIFEST
-from experiments.training.model import AnyNetwork, make_network
-from experiments.training.state import Params
+from experiments.training.model import network_of
 
 if TYPE_CHECKING:
     from experiments.data.source import Source
@@ -36,14 +30,16 @@ class CheckpointArguments:
     """Take the checkpoint of the lowest held-out loss, not the newest."""
 
 
-def load_run(told: CheckpointArguments) -> TrainedModel:
+def load_run(arguments: CheckpointArguments) -> Model:
     """The run's checkpoint that was asked for; a line on standard error for each that is passed over."""
-    if told.ema != "raw" and not (told.ema.isascii() and told.ema.isdecimal()):
-        raise UsageError(f"--ema {told.ema!r} is neither raw nor the number of an average, counted from 0.")
-    return load_model(told.run, None if told.ema == "raw" else int(told.ema), use_best=told.best, warn=warn)
+    if arguments.ema != "raw" and not (arguments.ema.isascii() and arguments.ema.isdecimal()):
+        raise UsageError(f"--ema {arguments.ema!r} is neither raw nor the number of an average, counted from 0.")
+    return load_model(
+        arguments.run, None if arguments.ema == "raw" else int(arguments.ema), use_best=arguments.best, warn=warn
+    )
 
 
-def run_data(trained: TrainedModel) -> tuple[Source, Source | None]:
+def run_data(model: Model) -> tuple[Source, Source | None]:
     """The run's data as they are now: (training, held out).
 
     Raises DataError when their images or classes are not those that the run was trained on; a line on standard error
@@ -51,7 +47,7 @@ def run_data(trained: TrainedModel) -> tuple[Source, Source | None]:
     """
     from experiments.data import open_source, split
 
-    config, facts = trained.config.data, trained.facts
+    config, facts = model.config.data, model.facts
     training, held_out = split(open_source(config), config.held_out, config.seed)
     now, then = (training.event_shape, training.num_classes), (tuple(facts.event_shape), facts.num_classes)
     if now != then:
@@ -64,30 +60,9 @@ def run_data(trained: TrainedModel) -> tuple[Source, Source | None]:
     return training, held_out
 
 
-def model_of(trained: TrainedModel) -> Model:
-    """What sampling needs of a loaded run."""
-    classes = trained.facts.num_classes if trained.config.conditional else 0
-    return Model(trained.config, trained.network, trained.params, trained.facts.event_shape, classes)
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A network with trained parameters, and where they come from."""
-
-    config: Config
-    facts: Facts
-    network: AnyNetwork
-    params: Params
-    path: Path
-    """The checkpoint's folder."""
-    step: int
-    digest: str
-    """SHA-256 of the checkpoint's manifest, and so of every byte in it."""
-
-
 def load_model(
     place: Path, average: int | None = 0, *, use_best: bool = False, warn: Callable[[str], None] = print
-) -> TrainedModel:
+) -> Model:
     """The model of a run's folder, or of one checkpoint's folder.
 
     Of a run it is the newest checkpoint that can be trusted (`warn` is told a line for each that cannot), or with
@@ -110,10 +85,8 @@ def load_model(
             f"--ema {average} does not exist; {path} has {len(tree['ema'])} average(s), counted from 0, and raw."
         )
     params = tree["params"] if average is None else tree["ema"][str(average)]
-    # The shapes alone: a checkpoint holds the values.
-    networks: list[Any] = []
-    jax.eval_shape(lambda key: networks.append(made := make_network(config, facts, key)) or made[1], jax.random.key(0))
-    return TrainedModel(config, facts, networks[0][0], params, path, int(tree["step"]), digest)
+    network = network_of(config, facts)
+    return Model(config, facts, network, params, path, int(tree["step"]), digest, average)
 
 
 def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> checkpoints.Checkpoint:

@@ -1,11 +1,13 @@
-"""A network, its parameters and its run's configuration, and the denoiser that they make."""
+"""A trained network with all that it takes to use it, and the denoiser that it makes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+import jax
 from jaxtyping import Array
 
 from diffusion.ddpm.reverse_steps import learned_denoiser, mean_denoiser
@@ -13,17 +15,27 @@ from diffusion.prediction import Denoiser, network_denoiser
 from diffusion.process import Process
 from experiments.config.tree import Config
 from experiments.errors import UsageError
+from experiments.training.data import Facts
+from experiments.training.model import AnyNetwork, classes_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Model:
-    """What is needed to sample: a network, its parameters, its run's configuration."""
+    """A network with its parameters, and where they come from: a run's checkpoint, or a training in progress."""
 
     config: Config
-    network: Callable[..., Array]
+    facts: Facts
+    """What the network knows of its data."""
+    network: AnyNetwork
     params: Any
-    event_shape: tuple[int, ...]
-    num_classes: int = 0
+    path: Path | None = None
+    """The checkpoint's folder."""
+    step: int | None = None
+    """The number of updates behind the checkpoint."""
+    digest: str | None = None
+    """SHA-256 of the checkpoint's manifest, and so of every byte in it."""
+    average: int | None = 0
+    """Which average the parameters are, counted from 0; None for the raw ones."""
 
     @property
     def process(self) -> Process:
@@ -31,9 +43,37 @@ class Model:
         return self.config.process()
 
     @property
+    def event_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of an image, (d,) of a point."""
+        return self.facts.event_shape
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that the network knows, 0 if it is not conditional."""
+        return classes_of(self.config, self.facts)
+
+    @property
     def of_points(self) -> bool:
         """Whether it makes points, not images."""
         return len(self.event_shape) == 1
+
+    @property
+    def ema(self) -> str:
+        """Which parameters these are, as `--ema` names them: "raw", "0"."""
+        return "raw" if self.average is None else str(self.average)
+
+    @property
+    def parameters(self) -> str:
+        """Which parameters these are, in words: "raw", "average 0"."""
+        return "raw" if self.average is None else f"average {self.average}"
+
+    def __repr__(self) -> str:
+        """One line: where it comes from, what it makes, how large it is."""
+        place = "in training" if self.path is None else f"{self.path}, step {self.step}"
+        count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params) if hasattr(leaf, "shape"))
+        kind, shape = type(self.config.network).__name__.removesuffix("Config"), "×".join(map(str, self.event_shape))
+        classes = f" in {self.num_classes} classes" if self.num_classes else ""
+        return f"Model({place}, {self.parameters}: {kind} of {count:,} parameters for {shape}{classes})"
 
 
 def make_denoiser(model: Model, labels: Array | None, *, with_variance: bool = False) -> Denoiser:

@@ -1,12 +1,32 @@
-"""What had a part in the numbers."""
+"""What had a part in the numbers: the versions, the checkpoint, its parameters."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import jax
+
+if TYPE_CHECKING:
+    from experiments.runs.model import Model
 
 
 def versions() -> dict[str, str]:
     """The versions of what has a part in the numbers."""
     return {"version": version("scorefield"), "jax": jax.__version__}
+
+
+def origin(model: Model) -> dict[str, Any]:
+    """Where the model that made the numbers comes from, and by which versions, as JSON values."""
+    return {
+        "parameters": model.parameters,
+        "checkpoint": str(model.path),
+        "checkpoint_step": model.step,
+        "checkpoint_sha256": model.digest,
+        **versions(),
+    }
+
+
+def checkpoint(model: Model) -> dict[str, Any]:
+    """The checkpoint of a second model that had a part, such as the one that guidance leads away from."""
+    return {"checkpoint": str(model.path), "step": model.step, "sha256": model.digest}

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, UInt8
 
 from diffusion.ddpm.reverse_steps import Learned
 from experiments.data.scaling import to_uint8
+from experiments.data.source import Events
 from experiments.errors import DivergedError, UsageError
 from experiments.runs.model import Model
+from experiments.sampling.guidance import UNGUIDED, Guidance
+from experiments.sampling.throughput import Throughput
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
 from samplers.sample import Sampler, sample
-
-if TYPE_CHECKING:
-    from experiments.sampling.guidance import Wish
 
 # One key for all samples of all runs: sample i is told apart by its seed, its id.
 KEY_SEED = 0
@@ -31,7 +30,7 @@ class Drawn:
     """A batch of samples."""
 
     seeds: list[int]
-    images: UInt8[np.ndarray, "b height width channels"] | Float32[np.ndarray, "b d"]
+    images: Events
     """Images; of a model of points the points, as they come."""
     nfe: int
     """Network calls for each; under guidance two for each call of the denoiser."""
@@ -56,30 +55,48 @@ def draw(
     solver: Sampling,
     seeds: Sequence[int],
     *,
-    batch: int,
+    batch: int = 64,
     label: int | Sequence[int] | None = None,
-    wish: Wish,
+    guidance: Guidance = UNGUIDED,
     brownian_tree: bool = False,
 ) -> Iterator[Drawn]:
     """Images or points of the seeds, batch by batch; what a seed gives does not depend on the others.
 
-    `label` is one class for all, or one for each seed; `wish` changes the model's answers, by guidance or clipping;
-    `brownian_tree` is as in `sample`. Every batch has the same shape, so there is one compilation.
-    Raises UsageError for a label that the model does not know.
+    `label` is one class for all, or one for each seed; `guidance` changes the model's answers; `brownian_tree` is as in
+    `samplers.sample`. Every batch has the same shape, so there is one compilation.
+    Raises UsageError for a label that the model does not know and for guidance that does not go with it, DivergedError
+    for a sample that is not finite.
     """
-    process, sampler, batch = model.process, solver.sampler, min(batch, len(seeds))
+    guidance.check(model, paired=solver.sampler.takes_pair, given_class=label is not None)
     labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
     if labels is not None and model.num_classes and not (labels.min() >= 0 and labels.max() < model.num_classes):
         wrong = int(labels.min() if labels.min() < 0 else labels.max())
         raise UsageError(f"--class {wrong} does not exist; this model knows the classes 0 to {model.num_classes - 1}.")
+    return _batches(model, solver, seeds, min(batch, len(seeds)), labels, guidance, brownian_tree)
+
+
+def _batches(
+    model: Model,
+    solver: Sampling,
+    seeds: Sequence[int],
+    batch: int,
+    labels: np.ndarray | None,
+    guidance: Guidance,
+    brownian_tree: bool,
+) -> Iterator[Drawn]:
+    process, sampler, paired = model.process, solver.sampler, solver.sampler.takes_pair
     with_variance = isinstance(sampler, Ancestral) and isinstance(sampler.variance, Learned)
     for start in range(0, len(seeds), batch):
         part = list(seeds[start : start + batch])
         padded = np.asarray(part + [part[-1]] * (batch - len(part)))
         now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch), jnp.int32)
-        denoise = wish.denoiser(model, sampler, now, with_variance=with_variance)
         result = sample(
-            *(jax.random.key(KEY_SEED), process, denoise, sampler, solver.grid, (batch, *model.event_shape)),
+            jax.random.key(KEY_SEED),
+            process,
+            guidance.denoiser(model, now, paired=paired, with_variance=with_variance),
+            sampler,
+            solver.grid,
+            (batch, *model.event_shape),
             ids=padded,
             brownian_tree=brownian_tree,
         )
@@ -87,6 +104,29 @@ def draw(
         if not np.all(finite):
             wrong = padded[int(np.argmin(finite))]
             raise DivergedError(f"the sample of seed {wrong} is not finite; use more steps, or less guidance.")
-        calls = wish.calls(sampler, result.nfe)
         made = np.asarray(result.x, np.float32) if model.of_points else np.asarray(to_uint8(result.x))
-        yield Drawn(part, made[: len(part)], calls)
+        yield Drawn(part, made[: len(part)], guidance.calls(result.nfe, paired=paired))
+
+
+class Samples(NamedTuple):
+    """All samples of a list of seeds."""
+
+    images: Events
+    """Images uint8 (n, height, width, channels), or points float32 (n, d), in the order of the seeds."""
+    nfe: int
+    """Network calls for each."""
+    throughput: Throughput
+    """How fast they came."""
+
+
+def gather(
+    batches: Iterable[Drawn], throughput: Throughput, tell: Callable[[Throughput], None] | None = None
+) -> Samples:
+    """All samples of `draw`, timed by `throughput`, which `tell` is shown after each batch."""
+    parts = []
+    for drawn in batches:
+        parts.append(drawn)
+        throughput.add(len(drawn.seeds))
+        if tell is not None:
+            tell(throughput)
+    return Samples(np.concatenate([part.images for part in parts]), parts[0].nfe, throughput)

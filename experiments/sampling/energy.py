@@ -31,7 +31,7 @@ SIZES: dict[str, float] = {"langevin": 0.1, "mala": 0.3, "hmc": 0.1}
 
 
 @dataclass(frozen=True)
-class Chain:
+class EnergySampler:
     """How an energy is sampled."""
 
     kernel: Kernel
@@ -54,11 +54,14 @@ class Chain:
 
     def report(self) -> dict[str, Any]:
         """As JSON values."""
-        told: dict[str, Any] = {
-            **{"kernel": self.kernel, "steps": self.steps, "hold": self.hold, "temperature": self.temperature},
+        values: dict[str, Any] = {
+            "kernel": self.kernel,
+            "steps": self.steps,
+            "hold": self.hold,
+            "temperature": self.temperature,
             "step_size": self.size,
         }
-        return told | ({"leapfrogs": self.leapfrogs} if self.kernel == "hmc" else {})
+        return values | ({"leapfrogs": self.leapfrogs} if self.kernel == "hmc" else {})
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,13 @@ class Part:
     acceptance: np.ndarray
 
 
-def draw_energy(energy: Energy, chain: Chain, seeds: Sequence[int], *, batch: int) -> Iterator[Part]:
+def draw_energy(energy: Energy, sampler: EnergySampler, seeds: Sequence[int], *, batch: int) -> Iterator[Part]:
     """Samples of the seeds, batch by batch, each from N(0, (σ_max² + σ_d²) I); a seed's depends on no other.
 
     Raises ValueError for a chain that cannot be run, DivergedError for a sample that is not finite.
     """
     density, key = log_density(energy.psi, energy.sigma), jax.random.key(KEY_SEED)
-    temperatures = cooling(chain.temperature, chain.steps, chain.hold)
+    temperatures = cooling(sampler.temperature, sampler.steps, sampler.hold)
     spread = float(np.hypot(energy.high, energy.sigma_data))
     batch = min(batch, len(seeds))
     for start in range(0, len(seeds), batch):
@@ -83,11 +86,13 @@ def draw_energy(energy: Energy, chain: Chain, seeds: Sequence[int], *, batch: in
         ids = jnp.asarray(part + [part[-1]] * (batch - len(part)))  # one shape, one compilation
         keys = keys_lib.sample_keys(jax.random.fold_in(key, _START), ids)
         result = sample_energy(
-            *(key, density, spread * keys_lib.normal(keys, energy.event_shape)),
-            kernel=chain.kernel,
+            key,
+            density,
+            spread * keys_lib.normal(keys, energy.event_shape),
+            kernel=sampler.kernel,
             temperatures=temperatures,
-            size=chain.size * energy.sigma**2,
-            leapfrogs=chain.leapfrogs,
+            size=sampler.size * energy.sigma**2,
+            leapfrogs=sampler.leapfrogs,
             jump=energy.sigma,
             ids=ids,
         )
@@ -98,6 +103,6 @@ def draw_energy(energy: Energy, chain: Chain, seeds: Sequence[int], *, batch: in
                 f"the sample of seed {part[int(np.argmin(finite))]} is not finite; give a smaller --step-size."
             )
         yield Part(
-            Drawn(part, to_uint8(x) if x.ndim > 2 else x, chain.calls),
+            Drawn(part, to_uint8(x) if x.ndim > 2 else x, sampler.calls),
             np.asarray(result.accepted)[:, : len(part)].mean(1),
         )

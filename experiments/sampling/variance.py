@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from diffusion.betas import Betas
 from diffusion.ddpm.analytic_variance import estimate_optimal_variance
 from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal, ReverseVariance
 from diffusion.process import Process
+from experiments.config.tree import Config
 from experiments.data.scaling import to_model
 from experiments.data.source import Source
 from experiments.errors import UsageError
@@ -19,6 +20,34 @@ from experiments.runs.model import Model, make_denoiser
 from samplers.grids import uniform_log_snr, uniform_time
 
 VarianceName = Literal["auto", "small", "large", "optimal", "learned"]
+"""How a reverse variance is called on the command line; what auto means depends on what it is for."""
+
+_BY_NAME: dict[str, type[ReverseVariance]] = {
+    "small": FixedSmall,
+    "large": FixedLarge,
+    "learned": Learned,
+    "optimal": Optimal,
+}
+
+
+def variance_name(variance: ReverseVariance) -> VarianceName:
+    """The name of a reverse variance."""
+    return cast(VarianceName, next(name for name, kind in _BY_NAME.items() if isinstance(variance, kind)))
+
+
+def variance_without_data(
+    name: VarianceName, config: Config, *, auto: Literal["small", "optimal"], flag: str
+) -> ReverseVariance | None:
+    """The reverse variance of this name, or None for the optimal one, which is estimated from data.
+
+    "auto" is the learned variance where the run has learned one, else `auto`.
+    Raises UsageError, naming `flag`, for the learned variance of a run without one.
+    """
+    if name == "auto":
+        name = "learned" if config.learned_variance else auto
+    if name == "learned" and not config.learned_variance:
+        raise UsageError(f"{flag} learned needs a run trained with --learned-variance; choose optimal.")
+    return None if name == "optimal" else _BY_NAME[name]()
 
 
 def chain_times(process: Process, steps: int) -> np.ndarray:
@@ -64,12 +93,7 @@ def reverse_variance(name: VarianceName, model: Model, times: np.ndarray, traini
 
     Raises UsageError for the learned variance of a model without one.
     """
-    if name == "learned" and not model.config.learned_variance:
-        raise UsageError("--variance learned needs a run trained with --learned-variance; choose optimal.")
-    if name == "learned" or (name == "auto" and model.config.learned_variance):
-        return Learned()
-    if name == "small":
-        return FixedSmall()
-    if name == "large":
-        return FixedLarge()
+    variance = variance_without_data(name, model.config, auto="optimal", flag="--variance")
+    if variance is not None:
+        return variance
     return optimal_variance(model, times, training, given_class=model.num_classes > 0)

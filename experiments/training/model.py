@@ -1,4 +1,4 @@
-"""From a configuration, or a checkpoint, to a network with its parameters."""
+"""From a configuration and the facts of its data to a network, and to its initial parameters."""
 
 from __future__ import annotations
 
@@ -16,19 +16,30 @@ AnyNetwork = Network | Conservative | Game
 """What is called as F(params, x, c_noise, labels, keys)."""
 
 
+def classes_of(config: Config, facts: Facts) -> int:
+    """The number of classes that a network of `config` is told apart: the data's if it is conditional, else 0."""
+    return facts.num_classes if config.conditional else 0
+
+
+def network_of(config: Config, facts: Facts) -> AnyNetwork:
+    """The network of `config` for data of these facts; it holds no parameters.
+
+    Raises UsageError when the network cannot have the shape of the data.
+    """
+    outputs = 2 if config.learned_variance else 1
+    try:
+        plain = Network(config.network, facts.event_shape, classes_of(config, facts), outputs)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the network does not fit the data: {error}") from None
+    if isinstance(config.objective, Generator):
+        return Game(plain)
+    return Conservative(plain) if config.conservative else plain
+
+
 def make_network(config: Config, facts: Facts, key: Key[Array, ""]) -> tuple[AnyNetwork, Params]:
     """The network of `config` for data of these facts, and its initial parameters.
 
     Raises UsageError when the network cannot have the shape of the data.
     """
-    classes, outputs = facts.num_classes if config.conditional else 0, 2 if config.learned_variance else 1
-    try:
-        plain = Network(config.network, facts.event_shape, classes, outputs)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"the network does not fit the data: {error}") from None
-    network = plain
-    if isinstance(config.objective, Generator):
-        network = Game(plain)
-    elif config.conservative:
-        network = Conservative(plain)
+    network = network_of(config, facts)
     return network, network.init(key)

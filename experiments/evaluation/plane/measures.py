@@ -21,7 +21,6 @@ from experiments.evaluation.plane.density import (
 )
 from experiments.runs.model import Model
 from experiments.sampling.draw import Sampling, draw
-from experiments.sampling.guidance import Wish
 from experiments.sampling.throughput import Throughput
 
 _PERMUTATIONS = 199
@@ -46,7 +45,7 @@ def distances(
     probability, at most, of a distance as large when the laws are the same.
     """
     throughput, parts = Throughput(min(batch, samples)), []
-    for drawn in draw(model, solver, range(seed, seed + samples), batch=batch, wish=Wish()):
+    for drawn in draw(model, solver, range(seed, seed + samples), batch=batch):
         parts.append(drawn)
         throughput.add(len(drawn.seeds))
     n = min(samples, len(training), len(held_out))

@@ -25,8 +25,9 @@ from experiments.evaluation.strangeness import log_ratio, strangeness
 from experiments.pictures import files
 from experiments.runs import energy as energy_runs
 from experiments.runs.energy import Energy, energy_of
-from experiments.runs.load import CheckpointArguments, TrainedModel, load_run
-from experiments.sampling.energy import Chain, draw_energy
+from experiments.runs.load import CheckpointArguments, load_run
+from experiments.runs.model import Model
+from experiments.sampling.energy import EnergySampler, draw_energy
 from experiments.training.data import Facts
 from experiments.training.model import make_network
 from samplers.energy import _run
@@ -113,7 +114,7 @@ def test_ratios_are_of_the_two_densities(points):
 @pytest.mark.parametrize("kernel", ["mala", "hmc"])
 def test_chains_end_in_the_law_that_the_jump_makes_of_the_noisy_one(kernel):
     """y ~ N(m, s² + σ²) jumps to N(m, s⁴/(s² + σ²)), to 4 standard errors of both moments."""
-    chain = Chain(kernel, steps=30, hold=40, temperature=4.0, size=0.8, leapfrogs=4)
+    chain = EnergySampler(kernel, steps=30, hold=40, temperature=4.0, size=0.8, leapfrogs=4)
     parts = list(draw_energy(gaussian(1.0), chain, range(3000), batch=1500))
     x = np.concatenate([part.drawn.images for part in parts])
     variance = 0.7**4 / (0.7**2 + SIGMA**2)
@@ -126,7 +127,7 @@ def test_chains_end_in_the_law_that_the_jump_makes_of_the_noisy_one(kernel):
 
 def test_chains_begin_as_wide_as_data_under_the_largest_noise():
     """Steps of next to no length leave y ~ N(0, σ_max² + σ_d²), and the jump makes s²/(s² + σ²) y of it."""
-    chain = Chain("langevin", steps=1, hold=0, temperature=1.0, size=1e-12, leapfrogs=1)
+    chain = EnergySampler("langevin", steps=1, hold=0, temperature=1.0, size=1e-12, leapfrogs=1)
     x = next(draw_energy(gaussian(0.0, high=2.0), chain, range(3000), batch=3000)).drawn.images
     std = np.hypot(2.0, 0.5) * 0.7**2 / (0.7**2 + SIGMA**2)
     assert abs(x.std() / std - 1) < 4 / np.sqrt(2 * x.size)
@@ -135,7 +136,7 @@ def test_chains_begin_as_wide_as_data_under_the_largest_noise():
 def test_a_short_last_batch_is_filled_up_and_counts_for_itself():
     """Five seeds in threes: one compilation, two parts; the third place of the last counts for nothing."""
     chain, compiled = (
-        Chain("mala", steps=6, hold=0, temperature=2.0, size=3.5, leapfrogs=1),
+        EnergySampler("mala", steps=6, hold=0, temperature=2.0, size=3.5, leapfrogs=1),
         cast(Any, _run)._cache_size,
     )
     before = compiled()
@@ -151,7 +152,7 @@ def test_a_short_last_batch_is_filled_up_and_counts_for_itself():
 def untrained(config):
     facts = Facts((4, 4, 1), 0)
     network, params = make_network(config, facts, jax.random.key(0))
-    return TrainedModel(config, facts, network, params, Path("runs/x"), 0, "")
+    return Model(config, facts, network, params, Path("runs/x"), 0, "")
 
 
 NETWORK = MLPConfig(hidden=8, layers=1, embedding=4)

@@ -14,7 +14,6 @@ from PIL import Image
 
 from diffusion.schedules import VP
 from experiments import compilation
-from experiments.commands.arguments import RunArguments
 from experiments.commands.train import read
 from experiments.config.file import load_config
 from experiments.data import Source
@@ -22,8 +21,9 @@ from experiments.errors import DataError
 from experiments.evaluation import bits_per_dim
 from experiments.pictures.files import read_provenance
 from experiments.presets import load
-from experiments.runs.load import load_run, model_of, run_data
+from experiments.runs.load import CheckpointArguments, load_run, run_data
 from experiments.sampling import solver
+from experiments.sampling.choice import AncestralOptions, SamplerChoice
 from experiments.sampling.throughput import Throughput
 from experiments.sampling.variance import _sample_of, optimal_variance
 
@@ -291,26 +291,26 @@ def test_guidance_costs_two_calls_and_changes_the_image(run_command, conditional
 
 def test_the_optimal_variance_is_that_of_what_is_sampled(conditional_run):
     """Given the class, or not: the network is told the classes or none, and the table is another."""
-    trained = load_run(RunArguments(run=conditional_run, sampler=None))
+    trained = load_run(CheckpointArguments(run=conditional_run))
     seen = []
 
     def recording(params, x, c_noise, labels):
         seen.append(labels is None)
         return trained.network(params, x, c_noise, labels)
 
-    model = dataclasses.replace(model_of(trained), network=recording)
+    model = dataclasses.replace(trained, network=recording)
     training, _ = run_data(trained)
     for given in (True, False):
         seen.clear()
-        options = solver.AncestralOptions(variance="optimal")
-        told = RunArguments(run=conditional_run, sampler=options, steps=3)
-        built = solver.build(told, "ancestral", model, lambda: training, given_class=given)
+        options = AncestralOptions(variance="optimal")
+        choice = SamplerChoice.of(model.config, "ancestral", options=options, steps=3)
+        built = solver.build(choice, model, lambda: training, given_class=given)
         assert set(seen) == {not given}
         assert built.provenance["options"] == {"variance": "optimal"}
 
 
 def test_data_of_another_kind_are_refused(conditional_run, monkeypatch):
-    trained = load_run(RunArguments(run=conditional_run, sampler=None))
+    trained = load_run(CheckpointArguments(run=conditional_run))
     other = dataclasses.replace(trained, facts=dataclasses.replace(trained.facts, num_classes=11))
     with pytest.raises(DataError, match=r"in 10 classes now, and this run was trained on .* in 11; put the data"):
         run_data(other)
@@ -326,14 +326,14 @@ def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditiona
 
 
 def test_each_image_is_measured_given_its_own_class(run_command, conditional_run):
-    trained = load_run(RunArguments(run=conditional_run, sampler=None))
+    trained = load_run(CheckpointArguments(run=conditional_run))
     seen = []
 
     def recording(params, x, c_noise, labels):
         jax.debug.callback(lambda rows: seen.append(np.asarray(rows).tolist()), labels)
         return trained.network(params, x, c_noise, labels)
 
-    model = dataclasses.replace(model_of(trained), network=recording)
+    model = dataclasses.replace(trained, network=recording)
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
     source = Source(images=images, labels=np.asarray([3, 1, 4, 1, 5, 9], np.int32), class_names=tuple("0123456789"))
     options = {"variance": "large", "chain_steps": 5, "draws": 1, "batch": 4}
@@ -342,20 +342,21 @@ def test_each_image_is_measured_given_its_own_class(run_command, conditional_run
     assert bits.given_class
     # Two batches, the second filled up with the last image.
     assert {tuple(rows) for rows in seen} == {(3, 1, 4, 1), (5, 9, 9, 9)}
-    free = dataclasses.replace(model, num_classes=0, network=trained.network)
+    unconditional = dataclasses.replace(model.config, conditional=False)
+    free = dataclasses.replace(model, config=unconditional, network=trained.network)
     assert not bits_per_dim.held_out_bits_per_dim(free, source, source, **options).given_class
 
 
 def test_the_bound_and_the_variance_use_a_part_of_all_classes(conditional_run):
     """Of data sorted by class, as a folder is read, the network is asked about those that were drawn, not the first."""
-    trained = load_run(RunArguments(run=conditional_run, sampler=None))
+    trained = load_run(CheckpointArguments(run=conditional_run))
     seen = []
 
     def recording(params, x, c_noise, labels):
         jax.debug.callback(lambda rows: seen.append(tuple(np.asarray(rows).tolist())), labels)
         return trained.network(params, x, c_noise, labels)
 
-    model = dataclasses.replace(model_of(trained), network=recording)
+    model = dataclasses.replace(trained, network=recording)
     labels = np.repeat(np.arange(10, dtype=np.int32), 30)
     images = np.zeros((300, 8, 8, 1), np.uint8)
     source = Source(images=images, labels=labels)

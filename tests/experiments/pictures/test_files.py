@@ -22,7 +22,7 @@ def some(n, height=3, width=5, channels=1):
 @pytest.mark.parametrize(("n", "columns", "pad", "scale"), [(6, 3, 2, 4), (7, 3, 1, 1), (5, 1, 0, 2), (2, 9, 3, 3)])
 def test_each_tile_is_in_its_place_and_all_else_is_separator(n, columns, pad, scale, channels):
     images = some(n, channels=channels)
-    picture = files.grid(images, columns, pad, scale)
+    picture = files.contact_sheet(images, columns, pad, scale)
     columns = min(columns, n)
     height, width = 3 * scale, 5 * scale
     assert picture.shape == (pad + -(-n // columns) * (height + pad), pad + columns * (width + pad), channels)
@@ -42,25 +42,25 @@ def test_each_tile_is_in_its_place_and_all_else_is_separator(n, columns, pad, sc
 def test_automatic_grids_are_readable(n, shape):
     """Between 600 and 1200 pixels on the longer side, or not enlarged because more pixels than that were given."""
     images = some(n, *shape)
-    longer = max(files.grid(images).shape)
-    plain = max(files.grid(images, scale=1).shape)
+    longer = max(files.contact_sheet(images).shape)
+    plain = max(files.contact_sheet(images, scale=1).shape)
     assert 600 <= longer < 1200 or longer == plain >= 600
 
 
 @pytest.mark.parametrize("columns", [1, 2, 40])
 def test_automatic_scale_knows_the_columns(columns):
-    assert 600 <= max(files.grid(some(40, 8, 8), columns).shape) < 1200
+    assert 600 <= max(files.contact_sheet(some(40, 8, 8), columns).shape) < 1200
 
 
 def test_the_automatic_scale_is_the_smallest_that_will_do():
     images = some(5, 8, 8)
-    scales = (scale for scale in range(1, 99) if max(files.grid(images, scale=scale).shape) >= 600)
-    assert files.grid(images).shape == files.grid(images, scale=next(scales)).shape
+    scales = (scale for scale in range(1, 99) if max(files.contact_sheet(images, scale=scale).shape) >= 600)
+    assert files.contact_sheet(images).shape == files.contact_sheet(images, scale=next(scales)).shape
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 16), (16, 4)])
 def test_a_grid_is_about_square(shape):
-    rows, cols, _ = files.grid(some(64, *shape), pad=0).shape
+    rows, cols, _ = files.contact_sheet(some(64, *shape), pad=0).shape
     assert rows == cols
 
 
@@ -75,7 +75,7 @@ def test_a_grid_is_about_square(shape):
 )
 def test_what_is_no_picture_is_refused(images, error, word, tmp_path):
     with pytest.raises(error, match=word):
-        files.grid(images)
+        files.contact_sheet(images)
     with pytest.raises(error, match=word):
         files.save_npz(tmp_path / "a.npz", images, {})
     assert not list(tmp_path.iterdir())
@@ -84,7 +84,7 @@ def test_what_is_no_picture_is_refused(images, error, word, tmp_path):
 @pytest.mark.parametrize("arguments", [{"columns": 0}, {"pad": -1}, {"scale": 0}])
 def test_grids_that_cannot_be_drawn_are_refused(arguments):
     with pytest.raises(UsageError, match="columns"):
-        files.grid(some(2), **arguments)
+        files.contact_sheet(some(2), **arguments)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])

@@ -2,20 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from diffusion.ddpm.reverse_steps import Learned
 from diffusion.prediction import Preconditioning
 from experiments.config.tree import Chain, Config
 from experiments.errors import UsageError
 from experiments.runs.model import Model
-from experiments.sampling.guidance import Wish
-from samplers import Ancestral
+from experiments.sampling.guidance import Guidance
+from experiments.training.data import Facts
 
-CHAIN = Config(schedule=Chain(), preconditioning=Preconditioning("eps"), learned_variance=True)
-LEARNED = Model(CHAIN, lambda *_: None, None, (2, 2, 1), num_classes=10)
+CHAIN = Config(schedule=Chain(), preconditioning=Preconditioning("eps"), learned_variance=True, conditional=True)
+LEARNED = Model(CHAIN, Facts((2, 2, 1), 10), cast(Any, lambda *_: None), None)
 """A model that is only asked for what it cannot do."""
 
 
@@ -177,7 +177,7 @@ def test_grids_that_cannot_be_fitted_are_refused(run_command, conditional_run, a
     assert words in outcome.err
 
 
-@pytest.mark.parametrize("wish", [Wish(2.0), Wish(2.0, low=0.3, high=3.0), Wish(2.0, weak=LEARNED)])
-def test_guidance_has_no_learned_variance(wish):
+@pytest.mark.parametrize("guidance", [Guidance(2.0), Guidance(2.0, low=0.3, high=3.0), Guidance(2.0, weak=LEARNED)])
+def test_guidance_has_no_learned_variance(guidance):
     with pytest.raises(UsageError, match="--guidance has no learned variance; choose"):
-        wish.denoiser(LEARNED, Ancestral(Learned()), np.zeros(2, int), with_variance=True)
+        guidance.denoiser(LEARNED, np.zeros(2, int), with_variance=True)

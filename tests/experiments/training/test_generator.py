@@ -19,10 +19,8 @@ from experiments.config.tree import Denoising, Generator
 from experiments.data.scaling import to_model
 from experiments.errors import UsageError
 from experiments.runs.load import load_model
-from experiments.runs.model import Model
 from experiments.sampling import solver
 from experiments.sampling.draw import draw
-from experiments.sampling.guidance import Wish
 from experiments.training.data import REFERENCE, _WithReference, open_data
 from experiments.training.generator import DATA, GENERATOR, SAMPLES, alternating, data_potential, game_losses
 from experiments.training.loop import train
@@ -160,11 +158,10 @@ def test_a_generator_run_trains_resumes_and_samples_in_one_call(tmp_path):
     whole = load_model(tmp_path)
     early = load_model(tmp_path / "checkpoints" / "00000003")
     assert not np.array_equal(*(jax.tree.leaves(m.params[GENERATOR])[0] for m in (whole, early)))
-    model = Model(config, whole.network, whole.params, SHAPE)
     own = solver.build_own(
         dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, sampler="euler", steps=1))
     )
-    drawn = next(draw(model, own, range(4), batch=4, wish=Wish()))
+    drawn = next(draw(whole, own, range(4), batch=4))
     assert drawn.nfe == 1
     assert drawn.images.shape == (4, *SHAPE)
     assert len(np.unique(drawn.images.reshape(4, -1), axis=0)) == 4

@@ -18,7 +18,7 @@ from diffusion.oracles import Atoms, GaussianMixture
 from diffusion.prediction import Preconditioning
 from experiments.config.tree import Chain, Config, DataConfig, EMAConfig, SamplingConfig
 from experiments.data import open_source, split
-from experiments.runs.load import load_model, model_of, run_data
+from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
 from experiments.training.data import Facts
 from experiments.training.model import make_network
@@ -368,7 +368,7 @@ def test_a_run(tiny_run):
     """A DDPM after 12 steps: everything appears, and it knows less than means and covariances do."""
     loaded, told = load_model(tiny_run), []
     data = run_data(loaded)
-    findings = check_run(model_of(loaded), *data, samples=16, seed=3, batch=32, tell=told.append)
+    findings = check_run(loaded, *data, samples=16, seed=3, batch=32, tell=told.append)
     assert told == findings
     assert [one.name for one in findings] == list(CHECKS)
     spoken(findings)
@@ -382,7 +382,7 @@ def untrained(**fields):
     training, held_out = split(open_source(config.data), 0.1, 0)
     facts = Facts(training.event_shape, training.num_classes)
     network, params = make_network(config, facts, jax.random.key(0))
-    model = Model(config, network, params, facts.event_shape, facts.num_classes if config.conditional else 0)
+    model = Model(config, facts, network, params)
     return subject_of(model, training, held_out, samples=16, seed=0, batch=64), training
 
 

@@ -1,6 +1,7 @@
 """A model that is exact, put through the picture and the evaluation: they must find that it is."""
 
 import math
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +23,11 @@ from experiments.evaluation.plane import measures as evaluation
 from experiments.evaluation.plane.density import energy_density, exact_log_prob, has_flow, model_log_prob
 from experiments.pictures import plane as figure
 from experiments.runs.model import Model
+from experiments.training.data import Facts
 from samplers.ode import Heun
 from samplers.registry import make_grid
+
+POINTS = Facts((2,), 0)
 
 
 class ExactNetwork:
@@ -58,7 +62,7 @@ def exact_model(law, noise=None):
         noise=noise or Gaussian(),
         preconditioning=Preconditioning("x0", 0.5),
     )
-    return Model(config, ExactNetwork(law, config), (), (2,))
+    return Model(config, POINTS, cast(Any, ExactNetwork(law, config)), ())
 
 
 class ExactEnergy(Conservative):
@@ -79,7 +83,7 @@ def exact_energy(law, sigma=0.1, high=None, **changes):
     }
     config = Config(**{**values, **changes})
     network = ExactEnergy(Network(MLPConfig(hidden=2, layers=1, embedding=2), (2,)))
-    return Model(config, network, (law, sigma, 0.4), (2,))
+    return Model(config, POINTS, network, (law, sigma, 0.4))
 
 
 LAW = eight_gaussians()
@@ -205,7 +209,7 @@ def test_a_chain_has_no_flow_and_its_picture_two_panels():
     config = Config(
         data=DataConfig(source="plane:gaussians"), schedule=Chain(steps=10), preconditioning=Preconditioning("x0")
     )
-    model = Model(config, ExactNetwork(LAW, config), (), (2,))
+    model = Model(config, POINTS, cast(Any, ExactNetwork(LAW, config)), ())
     assert evaluation.likelihood(model, LAW, Source(images=draw_points(LAW, 8)), points=8, seed=0) is None
     points = draw_points(LAW, 50)
     points[0] = 5.0
