@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.betas import Betas
 from diffusion.process import Process
 from samplers.adams import DEIS, IPNDM
 from samplers.ancestral import Ancestral
@@ -17,7 +16,7 @@ from samplers.cfgpp import CFGPP
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.er_sde import ERSDE
-from samplers.grids import GRIDS, Grid, host_float64
+from samplers.grids import GRIDS, Grid
 from samplers.langevin import AnnealedLangevin, PredictorCorrector
 from samplers.ode import RK4, Euler, Heun
 from samplers.restart import Restart
@@ -74,10 +73,9 @@ def default_grid(process: Process, sampler: Sampler) -> str:
 
     The discrete chain's own samplers visit it in even strides.
     """
-    if isinstance(process.schedule, Betas):
+    if process.schedule.discrete:
         return "uniform-time" if sampler.stochastic or isinstance(sampler, DDIM) else "karras"
-    with host_float64():
-        return "karras" if float(process.alpha(process.t_max)) > 0 else "uniform-time"
+    return "uniform-time" if process.schedule.ends_in_noise else "karras"
 
 
 def make_grid(process: Process, sampler: Sampler, name: str, steps: int) -> Grid:
@@ -88,8 +86,6 @@ def make_grid(process: Process, sampler: Sampler, name: str, steps: int) -> Grid
     name = default_grid(process, sampler) if name == "auto" else name
     if name not in GRIDS:
         raise ValueError(f"grid = {name!r}; choose auto, {', '.join(GRIDS)}.")
-    if isinstance(sampler, EulerMaruyama) and name in ("uniform-time", "quadratic"):
-        with host_float64():
-            if float(process.alpha(process.t_max)) == 0:
-                return GRIDS[name](process, steps, t_start=0.999 * float(np.asarray(process.t_max)))
+    if isinstance(sampler, EulerMaruyama) and name in ("uniform-time", "quadratic") and process.schedule.ends_in_noise:
+        return GRIDS[name](process, steps, t_start=0.999 * float(np.asarray(process.t_max)))
     return GRIDS[name](process, steps)

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
+from diffusion.host import host_float64
 from diffusion.keys import Draws
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, transition
 from diffusion.pytree import is_concrete, pytree, static
 from samplers.exponential import half_log_snr
-from samplers.grids import host_float64
 from samplers.ode import Heun
 from samplers.sample import Sampler, require_continuous
 

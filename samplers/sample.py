@@ -22,13 +22,13 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from diffusion import keys as keys_lib
-from diffusion.betas import Betas
 from diffusion.brownian import DEPTH, BrownianIncrement
+from diffusion.host import host_float64
 from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_partial, as_traced, pytree, static
-from samplers.grids import check_grid, host_float64
+from samplers.grids import check_grid
 
 PATH_STREAM = 1_000_099
 """What the keys of Brownian paths are folded with: no number of a step."""
@@ -231,7 +231,7 @@ def _check_path(process: Process, sampler: Sampler, grid: np.ndarray) -> None:
 
 def require_continuous(process: Process, what: str) -> None:
     """Raise TypeError on a discrete chain: `what` is the thing that needs α' and σ'."""
-    if isinstance(process.schedule, Betas):
+    if process.schedule.discrete:
         raise TypeError(
             f"{what} needs a velocity, and a discrete chain has no derivative in t; use DDIM, an exponential method, "
             "or a continuous schedule."

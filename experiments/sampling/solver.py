@@ -20,7 +20,7 @@ from experiments.runs.fitted_grids import options_as_json
 from experiments.runs.model import Model
 from experiments.runs.provenance import versions
 from samplers.ancestral import Ancestral
-from samplers.grids import LIMITS, check_grid, host_float64
+from samplers.grids import LIMITS, check_grid
 from samplers.registry import GRIDS, SAMPLERS, default_grid, make_grid
 from samplers.sample import Sampler
 
@@ -207,13 +207,10 @@ def _grid(flag: str, process: Process, sampler: Sampler, name: str, steps: int, 
     for key in limits.keys() - LIMITS.get(name, frozenset()):
         option = "--" + key.replace("_", "-")
         raise UsageError(f"{option} does not go with the grid {name}; add --grid karras, or leave it out.")
-    if name in LIMITS and name != "cosine" and "sigma_max" not in limits:
-        with host_float64():
-            endless = float(process.alpha(process.t_max)) == 0
-        if endless:
-            remedy = "--sigma-max 80, or --grid uniform-time" if flag == "--sampler" else "--sampling.grid uniform-time"
-            raise UsageError(
-                f"the grid {name} has no end, for σ/α is infinite at the prior of {type(process.schedule).__name__}; "
-                f"give {remedy}."
-            )
+    if name in LIMITS and name != "cosine" and "sigma_max" not in limits and process.schedule.ends_in_noise:
+        remedy = "--sigma-max 80, or --grid uniform-time" if flag == "--sampler" else "--sampling.grid uniform-time"
+        raise UsageError(
+            f"the grid {name} has no end, for σ/α is infinite at the prior of {type(process.schedule).__name__}; "
+            f"give {remedy}."
+        )
     return GRIDS[name](process, steps, **limits) if limits else make_grid(process, sampler, name, steps)
