@@ -4,9 +4,9 @@ Importing this package imports NumPy alone; each source imports what it needs wh
 """
 
 from experiments.data.config import DataConfig
-from experiments.data.pipeline import iterate, pipeline
+from experiments.data.pipeline import pipeline
 from experiments.data.registry import SOURCES, open_source
 from experiments.data.scaling import to_model, to_uint8
 from experiments.data.source import Source, split
 
-__all__ = ["SOURCES", "DataConfig", "Source", "iterate", "open_source", "pipeline", "split", "to_model", "to_uint8"]
+__all__ = ["SOURCES", "DataConfig", "Source", "open_source", "pipeline", "split", "to_model", "to_uint8"]

@@ -12,9 +12,8 @@ fewer than about 500 images, and its order of (seed, epoch + 1) is that of (seed
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
 from functools import lru_cache
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -26,23 +25,18 @@ from experiments.errors import UsageError
 Batch = dict[str, np.ndarray]
 
 
-@runtime_checkable
 class Batches(Protocol):
-    """Batches by step; `pipeline` returns a `grain.MapDataset`, which has more methods than these two."""
-
-    def __len__(self) -> int:
-        """Number of steps."""
-        ...
+    """A process's share of every batch, by step: `image`, `label` and `slot` as in `pipeline`."""
 
     def __getitem__(self, step: int, /) -> Batch:
-        """The batch of a step, counted from 0."""
+        """The share of the batch of step `step`, counted from 0: a pure function of the seed and the step."""
         ...
 
 
 def pipeline(
     source: Source, *, seed: int, batch_size: int, flip: bool = False, process_index: int = 0, process_count: int = 1
 ) -> Batches:
-    """This process's share of every batch of `batch_size` images over all processes.
+    """This process's share of every batch of `batch_size` images over all processes, a `grain.MapDataset`.
 
     `batches[step]`, step = 0, 1, …, is a new dict of b = batch_size / process_count rows:
     `image` uint8 (b, height, width, channels), or float32 (b, d) of points, `label` int32 (b,), zeros without labels,
@@ -65,23 +59,6 @@ def pipeline(
     share = batch_size // process_count
     slots = np.arange(process_index * share, (process_index + 1) * share)
     return cast(Batches, grain.MapDataset.source(_Stream(source, seed, batch_size, flip, slots)))
-
-
-def iterate(
-    batches: Batches, start: int = 0, stop: int | None = None, prefetch: int = 2
-) -> Generator[Batch, None, None]:
-    """`batches[start]`, … up to, not including, `stop` (or without end), read up to `prefetch` ahead on one thread.
-
-    An error in reading is raised where its batch would have come. Closing the iterator ends the thread.
-    """
-    import grain
-
-    reading = grain.ReadOptions(num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch)
-    ahead: Any = iter(grain.MapDataset.source(cast(Any, batches))[start:stop].to_iter_dataset(reading))
-    try:
-        yield from ahead
-    finally:
-        ahead.close()
 
 
 class _Stream:

@@ -15,8 +15,8 @@ from diffusion.prediction import Denoiser, network_denoiser
 from diffusion.process import Process
 from experiments.config.tree import Config
 from experiments.errors import UsageError
-from experiments.training.data import Facts
-from experiments.training.model import AnyNetwork, classes_of
+from experiments.training.data import Facts, num_classes
+from experiments.training.model import AnyNetwork
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +50,7 @@ class Model:
     @property
     def num_classes(self) -> int:
         """The number of classes that the network knows, 0 if it is not conditional."""
-        return classes_of(self.config, self.facts)
+        return num_classes(self.config, self.facts)
 
     @property
     def of_points(self) -> bool:

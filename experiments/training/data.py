@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any
 
 import jax
 import numpy as np
 
 from experiments.config.tree import Config, Denoising
+from experiments.data.pipeline import Batches, pipeline
 from experiments.errors import DataError, UsageError
 
 REFERENCE = "reference"
@@ -41,15 +42,9 @@ class Facts:
         return Facts(shape, value["num_classes"], names, value["fingerprint"])
 
 
-class Batches(Protocol):
-    """This process's share of every batch: `image` uint8 (b, H, W, C), `label` and `slot` int32 (b,).
-
-    With a stable target `reference` uint8 (n, H, W, C) too, whole on every process.
-    """
-
-    def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
-        """The share of the batch of step `step`, counted from 0; a pure function of the seed and the step."""
-        ...
+def num_classes(config: Config, facts: Facts) -> int:
+    """The number of classes that the network of `config` knows: that of the data, or 0 unless it is conditional."""
+    return facts.num_classes if config.conditional else 0
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,6 @@ def open_data(config: Config) -> RunData:
     Raises DataError for a source that cannot be read, UsageError for a conditional run on data without classes.
     """
     from experiments.data import open_source
-    from experiments.data.pipeline import pipeline
     from experiments.data.source import Source, split
 
     source = open_source(config.data)
@@ -93,13 +87,12 @@ def open_data(config: Config) -> RunData:
 
     def batches(part: Source, flip: bool) -> Batches:
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-        # Grain says that an element may be None; ours are not.
-        return cast(Batches, pipeline(part, seed=seed, batch_size=batch_size, flip=flip, **place))
+        return pipeline(part, seed=seed, batch_size=batch_size, flip=flip, **place)
 
     stream = batches(training, config.data.flip)
     if isinstance(config.objective, Denoising) and config.objective.reference:
         others = {"seed": seed + _REFERENCE_SEED, "batch_size": config.objective.reference, "flip": config.data.flip}
-        stream = _WithReference(stream, cast(Batches, pipeline(training, **others)))
+        stream = _WithReference(stream, pipeline(training, **others))
     if held_out is None:
         return RunData(facts, stream)
     fixed, count = batches(held_out, False), min(max(1, len(held_out) // batch_size), _HELD_OUT_BATCHES)

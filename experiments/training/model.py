@@ -8,7 +8,7 @@ from diffusion.networks import Network
 from diffusion.networks.conservative import Conservative
 from experiments.config.tree import Config, Generator
 from experiments.errors import UsageError
-from experiments.training.data import Facts
+from experiments.training.data import Facts, num_classes
 from experiments.training.generator import Game
 from experiments.training.state import Params
 
@@ -16,19 +16,14 @@ AnyNetwork = Network | Conservative | Game
 """What is called as F(params, x, c_noise, labels, keys)."""
 
 
-def classes_of(config: Config, facts: Facts) -> int:
-    """The number of classes that a network of `config` is told apart: the data's if it is conditional, else 0."""
-    return facts.num_classes if config.conditional else 0
-
-
 def network_of(config: Config, facts: Facts) -> AnyNetwork:
-    """The network of `config` for data of these facts; it holds no parameters.
+    """The network of `config` for data of these facts: shapes alone, no parameters.
 
     Raises UsageError when the network cannot have the shape of the data.
     """
     outputs = 2 if config.learned_variance else 1
     try:
-        plain = Network(config.network, facts.event_shape, classes_of(config, facts), outputs)
+        plain = Network(config.network, facts.event_shape, num_classes(config, facts), outputs)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the network does not fit the data: {error}") from None
     if isinstance(config.objective, Generator):
@@ -37,9 +32,6 @@ def network_of(config: Config, facts: Facts) -> AnyNetwork:
 
 
 def make_network(config: Config, facts: Facts, key: Key[Array, ""]) -> tuple[AnyNetwork, Params]:
-    """The network of `config` for data of these facts, and its initial parameters.
-
-    Raises UsageError when the network cannot have the shape of the data.
-    """
+    """`network_of`, and its initial parameters. Raises as it does."""
     network = network_of(config, facts)
     return network, network.init(key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from experiments.errors import CheckpointError, UsageError
 from experiments.training.checkpoint import checkpoint_path, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data
 from experiments.training.distributed import from_process_0
-from experiments.training.model import make_network
+from experiments.training.model import AnyNetwork, make_network
 from experiments.training.state import INITIAL, TrainState, from_tree, initial_state, seed_key, to_tree
 
 # What may change when a run goes on: nothing here has a part in what step n computes. The data may have moved; that
@@ -68,7 +67,7 @@ def _set_samples_aside(folder: Path) -> None:
 
 def starting_point(
     config: Config, optimizer: optax.GradientTransformation, directory: Path, facts: Facts
-) -> tuple[Callable[..., Any], TrainState]:
+) -> tuple[AnyNetwork, TrainState]:
     """The network, and the newest state that can be trusted, or the initial one: numpy arrays, which take no device.
 
     Process 0 chooses for all. A line on standard error tells of each checkpoint that is passed over; it is set aside.

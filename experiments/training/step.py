@@ -39,7 +39,7 @@ class Metrics(NamedTuple):
     """Whether loss, gradient and update were; the state changes only if they were."""
 
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_step(
@@ -49,7 +49,7 @@ def make_step(
     *,
     reduce: Callable[[Any], Any] = lambda tree: tree,
     unroll: bool = True,
-) -> Step:
+) -> Update:
     """The update for batches of `image`, `label`, `slot`, each (share, ...), the share a multiple of `accumulate`.
 
     Reference images, if there are any, are the same for every micro-batch.
@@ -93,7 +93,7 @@ def make_step(
     return step
 
 
-def repeat(step: Step, unroll: bool = True) -> Step:
+def repeat(step: Update, unroll: bool = True) -> Update:
     """`step` over k batches stacked along a first axis; its metrics are stacked likewise."""
 
     def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:

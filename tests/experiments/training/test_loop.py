@@ -1,8 +1,10 @@
 """The loop in one process: devices, dispatches and interruptions change nothing but the time it takes."""
 
+import contextlib
 import dataclasses
 import json
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -12,8 +14,9 @@ from experiments.errors import BusyError, DataError, DivergedError, UsageError
 from experiments.training import loop
 from experiments.training.checkpoint import find_checkpoints, load
 from experiments.training.lock import run_lock
-from experiments.training.loop import TrainResult, dispatches, train
+from experiments.training.loop import TrainResult, train, training
 from experiments.training.manifest import verify
+from experiments.training.plan import dispatches
 from experiments.training.replicas import Replicas
 from tests.experiments.training.tiny_run import BATCH, TinyBatches, tiny_config, tiny_data
 
@@ -217,3 +220,96 @@ def test_an_error_in_the_data_is_raised_as_it_is(tmp_path):
 
     with pytest.raises(DataError, match="image 3 is torn"):
         train(tiny_config(), tmp_path, data=dataclasses.replace(tiny_data(), batches=Broken()), devices=ONE, quiet=True)
+
+
+def test_a_loop_whose_body_is_the_callers_makes_the_parameters_of_one_call(straight, tmp_path):
+    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    steps = training(tiny_config(), str(tmp_path), data=tiny_data(), devices=ONE)
+    assert not list(tmp_path.iterdir())  # nothing has begun
+    seen, kept, held_out = [], {}, {}
+    for step in steps:
+        seen.append(step.loss)
+        held_out[step.step] = step.held_out_loss
+        if step.step % 4 == 0:
+            kept[step.step] = (step.params, step.ema)
+        assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+        assert step.is_checkpoint == (step.step in (10, 20))
+    assert len(seen) == 20
+    same(final(tmp_path), final(straight))
+    assert steps.result == dataclasses.replace(steps.result, step=20, signum=None, loss=lines(straight)[-2]["loss"])
+    assert repr(steps) == f"Training({tmp_path}, step 20 of 20)"
+    # What was kept outlives the steps that followed.
+    assert sorted(kept) == [4, 8, 12, 16, 20]
+    same(kept[20][0], final(straight)["params"])
+    same(kept[20][1][1], final(straight)["ema"]["1"])
+    assert not np.allclose(kept[4][0]["out"]["kernel"], kept[20][0]["out"]["kernel"])
+    means = [line["loss"] for line in lines(straight) if "loss" in line]
+    same(np.mean(np.reshape(seen, (4, 5)), axis=1), means, rtol=1e-12)
+    measured = {line["step"]: line["held_out_loss"] for line in lines(straight) if "held_out_loss" in line}
+    assert {step: loss for step, loss in held_out.items() if loss is not None} == measured
+
+
+class Enough(Exception):
+    """Of the loop's body."""
+
+
+@pytest.mark.parametrize("way", ["break", "error"])
+def test_a_loop_that_was_left_early_goes_on_to_the_bit(straight, tmp_path, way):
+    def leave_at_7():
+        for step in training(tiny_config(), tmp_path, data=tiny_data(), devices=ONE):
+            if step.step == 7 and way == "error":
+                raise Enough
+            if step.step == 7:
+                break
+
+    with pytest.raises(Enough) if way == "error" else contextlib.nullcontext():
+        leave_at_7()
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "checkpoints")] == [7]
+    verify(tmp_path / "checkpoints" / "00000007")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("prefetch", "checkpoint"))]
+    with run_lock(tmp_path):  # the folder is free
+        pass
+    with training(tiny_config(), tmp_path, data=tiny_data(), devices=ONE) as steps:
+        assert next(steps).step == 8
+        first = steps.last
+    assert first.is_checkpoint
+    assert steps.result is None
+    for step in training(tiny_config(), tmp_path, data=tiny_data(), devices=ONE):
+        if step.step == 13:
+            step.save()
+            assert step.is_checkpoint
+    same(final(tmp_path), final(straight))
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "checkpoints")][-3:] == [10, 13, 20]
+
+
+def test_a_step_waits_for_the_device_when_it_is_read_and_ends_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(Replicas, "on_cpu", False)  # the host runs ahead of the device
+    config = tiny_config(training={"steps": 8, "steps_per_dispatch": 4, "validate_every": 0})
+    steps = training(config, tmp_path, data=tiny_data(), devices=ONE)
+    first = next(steps)
+    assert repr(first) == "Step(4 of 8)"
+    assert len(first.records) == 4
+    assert (first.metrics, first.loss) == (first.records[-1], first.records[-1].loss)
+    assert repr(first) == f"Step(4 of 8, loss {first.loss:.4g})"
+    ema = first.ema
+    second = next(steps)
+    assert repr(second) == "Step(8 of 8, checkpoint)"
+    assert first.ema is ema  # what was read is kept
+    with pytest.raises(RuntimeError, match="step 4 is over; use its params in the loop's body, before the next step"):
+        _ = first.params
+    with pytest.raises(RuntimeError, match="step 4 is over; use its save"):
+        first.save()
+    assert list(steps) == []
+    assert steps.result.step == 8
+
+
+def test_a_loop_that_was_left_after_a_step_that_is_not_finite_saves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Replicas, "on_cpu", False)
+    data = dataclasses.replace(tiny_data(), batches=Poisoned())
+    with training(tiny_config(training={"steps": 40}), tmp_path, data=data, devices=ONE) as steps:
+        for step in steps:
+            if step.step == 14:  # the device has not told yet
+                break
+        with pytest.raises(DivergedError, match="step 14 is not finite"):
+            steps.close()
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "checkpoints")] == [10]

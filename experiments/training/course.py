@@ -1,0 +1,194 @@
+"""The course of a training: dispatch, collect, do what is due, hand over the step.
+
+The host stays ahead of the device: batches are read and sent while earlier ones are used, and metrics are fetched a
+few dispatches late, so that the device never waits for Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.errors import DivergedError
+from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
+from experiments.training.data import RunData
+from experiments.training.distributed import from_process_0
+from experiments.training.interrupt import SIGNALS, Interruption
+from experiments.training.logging import Recorder, StepRecord
+from experiments.training.plan import dispatches, due
+from experiments.training.prefetch import prefetch
+from experiments.training.programs import Programs
+from experiments.training.progress import Setting, Step
+from experiments.training.replicas import Replicas
+from experiments.training.state import TrainState, to_tree
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended, all but by an error."""
+
+    step: int
+    """Updates done."""
+    loss: float | None
+    """The loss of the last line of metrics; None when there is none."""
+    held_out_loss: float | None
+    """The last held-out loss, if one was measured."""
+    checkpoint: Path | None
+    """The newest checkpoint."""
+    signum: int | None
+    """The signal that ended the run early."""
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 128 + the signal's number."""
+        return 0 if self.signum is None else 128 + self.signum
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What a training works with."""
+
+    setting: Setting
+    data: RunData
+    replicas: Replicas
+    programs: Programs
+    held_out: tuple[tuple[Any, Any], ...]
+    recorder: Recorder
+    writer: CheckpointWriter
+    directory: Path
+    """Folder of the checkpoints."""
+    request: Interruption
+    step_type: type[Step]
+
+
+class Course:
+    """A training under way: its state on the devices, and the reports that are not fetched yet."""
+
+    def __init__(self, equipment: Equipment, state: TrainState, step: int) -> None:
+        """`state`, after `step` updates, is on the devices; every update takes its arrays."""
+        self._with, self._config = equipment, equipment.setting.config
+        self._state, self._step = state, step
+        self._pending: deque[tuple[int, jax.Array]] = deque()
+        self._signum, self._held_out_loss = 0, None
+
+    def steps(self) -> Generator[Step, None, TrainResult]:
+        """Advance until the last step or a signal; gives every step, and in the end returns how the run ended.
+
+        Closed early, in a run of one process, it saves the step that it gave last.
+        """
+        share, local = self._with.replicas.share, len(self._with.replicas.local)
+        requests = {signum: share(np.full(local, signum, np.float32)) for signum in (0, *SIGNALS)}
+        reading = prefetch(self._read, dispatches(self._config, self._step))
+        with contextlib.closing(reading) as feed:
+            for (first, length), batches in zip(dispatches(self._config, self._step), feed, strict=True):
+                signum = requests[self._with.request.signum or 0]
+                self._state, report = self._with.programs.advance(self._state, batches, signum)
+                self._pending.append((first, report))
+                self._step = first + length
+                # Queued collectives of several virtual CPU devices deadlock: there the host waits for each dispatch.
+                self._collect(0 if self._with.replicas.on_cpu else 2)
+                yield from self._give(report)
+                if self._stopped:
+                    break
+        return self._finish()
+
+    @property
+    def _stopped(self) -> int:
+        """The signal that stops the run at this step, or 0; after the last step there is nothing to stop."""
+        return self._signum if self._step < self._config.training.steps else 0
+
+    def _give(self, report: jax.Array) -> Generator[Step]:
+        """Do what is due, and give the step to the loop's body."""
+        now = due(self._config, self._step, has_held_out=bool(self._with.held_out))
+        attended = bool(self._stopped) or now.anything
+        if attended:
+            self._collect(0)
+        loss = self._validate() if now.validate and not self._stopped else None
+        step = self._with.step_type(
+            self._step,
+            self._with.setting,
+            self._state,
+            report,
+            held_out_loss=loss,
+            is_sample_due=now.sample and not self._stopped,
+            save=self._save,
+        )
+        if now.save or self._stopped:
+            step.save()
+        try:
+            yield step
+            if self._stopped:  # as a save in the body has found out
+                step.save()
+        except GeneratorExit:
+            if jax.process_count() == 1:  # several processes would wait for one another
+                step.save()
+            raise
+        finally:
+            step.end()
+        if attended:  # what was due, and what the body made of it, is no part of the training's speed
+            self._with.recorder.restart_clock()
+
+    def _save(self, held_out_loss: float | None) -> None:
+        self._collect(0)  # no state is saved before it is known to be finite
+        self._with.writer.save(self._step, to_tree(self._state), held_out_loss)
+
+    def _collect(self, leave: int) -> None:
+        """Fetch and record the reports of all dispatches but the last `leave`, and the signal that they tell of.
+
+        Raises DivergedError for the first step that was not finite.
+        """
+        while len(self._pending) > leave:
+            first, report = self._pending.popleft()
+            for step, row in enumerate(np.asarray(report).tolist(), first + 1):
+                record = StepRecord(*row[:-1])
+                self._signum = self._signum or int(row[-1])
+                if not record.finite:
+                    raise self._diverged(step, record)
+                self._with.recorder.record(step, record)
+
+    def _diverged(self, step: int, record: StepRecord) -> DivergedError:
+        self._with.writer.wait()
+        saved = find_checkpoints(self._with.directory)
+        last = f"the last good checkpoint is {saved[-1].path}" if saved else "there is no checkpoint yet"
+        clip = "a lower --optimizer.clip-norm" if self._config.optimizer.clip_norm > 0 else "--optimizer.clip-norm 1"
+        return DivergedError(
+            f"step {step} is not finite (loss {record.loss:g}, gradient norm {record.grad_norm:g}, learning rate "
+            f"{record.learning_rate:g}) and was not made; {last}; train in another --outdir with a lower "
+            f"--optimizer.learning-rate, {clip}, or a longer --optimizer.warmup-steps."
+        )
+
+    def _read(self, dispatch: tuple[int, int]) -> Any:
+        first, length = dispatch
+        return self._with.replicas.split([self._with.data.batches[step] for step in range(first, first + length)])
+
+    def _validate(self) -> float:
+        """The mean loss of the first average on the held-out batches."""
+        average, held_out = self._state.ema[0], self._with.held_out
+        losses = [float(self._with.programs.held_out_loss(average, key, batch)) for key, batch in held_out]
+        loss = sum(losses) / len(losses)
+        if math.isfinite(loss):
+            self._with.recorder.write(self._step, held_out_loss=loss)
+        self._with.recorder.say(f"step {self._step}: held-out loss {loss:.4g}")
+        self._held_out_loss = loss
+        return loss
+
+    def _finish(self) -> TrainResult:
+        """Wait for what is under way, and say how the run ended."""
+        self._with.writer.wait()
+        from_process_0(np.zeros(()))  # No process is done before the last checkpoint is.
+        saved = find_checkpoints(self._with.directory)
+        latest = saved[-1].path if saved else None
+        signum = self._stopped or None
+        if signum is not None:
+            name = signal.Signals(signum).name
+            self._with.recorder.say(f"stopped by {name} after step {self._step}; the same command resumes.")
+        return TrainResult(self._step, self._with.recorder.loss, self._held_out_loss, latest, signum)

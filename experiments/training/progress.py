@@ -1,0 +1,118 @@
+"""Where a training stands: what `for step in training(...)` gives to the loop's body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config.tree import Config
+from experiments.training.data import Facts
+from experiments.training.logging import StepRecord
+from experiments.training.model import AnyNetwork
+from experiments.training.state import Params, TrainState
+
+# One program for all arrays; inside `jit` a copy is a copy, and not the array that was given.
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stays the same throughout a training."""
+
+    config: Config
+    facts: Facts
+    network: AnyNetwork
+    outdir: Path
+
+
+class Step:
+    """A training after an update, or after the `steps_per_dispatch` updates of one call to the device.
+
+    Reading `loss`, `metrics` or `records` waits for the device; nothing else does. `params` and `ema` are copies on
+    the first device, which are the caller's to keep; they are made when they are first read, and that must be before
+    the next step, which takes the arrays of this one.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        setting: Setting,
+        state: TrainState,
+        report: jax.Array,
+        *,
+        held_out_loss: float | None,
+        is_sample_due: bool,
+        save: Callable[[float | None], None],
+    ) -> None:
+        """`report` holds a row of numbers for each update; `save(held_out_loss)` saves the state as it stands."""
+        self.step = step
+        """Updates done."""
+        self.setting = setting
+        """What stays the same throughout the training."""
+        self.held_out_loss = held_out_loss
+        """Mean loss on the held-out data, at the steps at which it is measured; else None."""
+        self.is_checkpoint = False
+        """Whether this step is saved as a checkpoint, or is being saved in the background."""
+        self.is_sample_due = is_sample_due
+        """Whether `sample_every` divides this step."""
+        self._state: TrainState | None = state
+        self._report, self._save = report, save
+
+    @cached_property
+    def records(self) -> list[StepRecord]:
+        """The metrics of every update since the last step, oldest first."""
+        return [StepRecord(*row[:-1]) for row in np.asarray(self._report).tolist()]
+
+    @property
+    def metrics(self) -> StepRecord:
+        """Loss, gradient norm and learning rate of the last update, as Python numbers."""
+        return self.records[-1]
+
+    @property
+    def loss(self) -> float:
+        """Mean of the objective over the last batch, before the update."""
+        return self.metrics.loss
+
+    @cached_property
+    def params(self) -> Params:
+        """The parameters. Raises RuntimeError once the next step has begun."""
+        return self._copy("params", lambda state: state.params)
+
+    @cached_property
+    def ema(self) -> tuple[Params, ...]:
+        """The averages of the parameters, one for each decay. Raises RuntimeError once the next step has begun."""
+        return self._copy("ema", lambda state: state.ema)
+
+    def save(self) -> None:
+        """Save this step as a checkpoint, in the background, unless it is one; in every process of a run.
+
+        Raises RuntimeError once the next step has begun, CheckpointError when this save, or the one before, failed.
+        """
+        self._living("save")
+        if not self.is_checkpoint:
+            self._save(self.held_out_loss)
+            self.is_checkpoint = True
+
+    def end(self) -> None:
+        """Let go of the state, whose arrays the next step takes."""
+        self._state = None
+
+    def __repr__(self) -> str:
+        loss = f", loss {self.loss:.4g}" if "records" in self.__dict__ else ""  # a look does not wait for the device
+        saved = ", checkpoint" if self.is_checkpoint else ""
+        return f"Step({self.step} of {self.setting.config.training.steps}{loss}{saved})"
+
+    def _copy(self, name: str, part: Callable[[TrainState], Any]) -> Any:
+        return _copied(jax.tree.map(lambda leaf: leaf.addressable_data(0), part(self._living(name))))
+
+    def _living(self, name: str) -> TrainState:
+        if self._state is None:
+            raise RuntimeError(f"step {self.step} is over; use its {name} in the loop's body, before the next step.")
+        return self._state
