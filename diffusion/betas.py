@@ -93,6 +93,16 @@ class Betas(Schedule):
         """1, the first noisy time."""
         return 1.0
 
+    @property
+    def discrete(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """False for every β_t < 1; True where the table ends in ln α_T = −∞."""
+        return bool(np.isneginf(self.log_alphas[-1]))
+
     def _index(self, t: Times) -> Int[Array, "..."]:
         t = jnp.asarray(t)
         t = t if jnp.issubdtype(t.dtype, jnp.integer) else _nearest_integer(t).astype(jnp.int32)

@@ -17,9 +17,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import safe_sqrt
+from diffusion.host import host_float64
 from diffusion.pytree import is_concrete, pytree
 
 Times = ArrayLike
@@ -43,6 +45,26 @@ class Schedule:
     def t_min(self) -> int | float | Array:
         """The smallest time worth training at or dividing by σ at; not the time of the data, which is 0."""
         return 1e-4
+
+    @property
+    def discrete(self) -> bool:
+        """Whether time is the integers 0, 1, ..., t_max alone, so that nothing has a derivative in t."""
+        return False
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether nothing of the data is left at the prior, α(t_max)/σ(t_max) = 0: a signal-to-noise ratio of zero.
+
+        There σ/α is infinite, and a prediction of the noise does not determine x_0. Found from `alpha` and `sigma` in
+        float64 on the host, where 0 means 0 to rounding, cos(π/2) = 6e-17; a schedule that knows the answer may
+        override this and return it.
+        """
+        return self.is_noise_at(self.t_max)
+
+    def is_noise_at(self, t: Times) -> bool:
+        """Whether α(t)/σ(t) = 0, to the rounding of float64, for one concrete time t."""
+        with host_float64():
+            return bool(self.alpha(t) <= np.finfo(np.float64).eps * self.sigma(t))
 
     def log_alpha(self, t: Times) -> Float[Array, "..."]:
         """ln α(t). A subclass defines this or `alpha`."""
@@ -115,6 +137,11 @@ class _LinearBeta(Schedule):
                 "0 < beta_min <= beta_max; the usual pair is 0.1 and 20."
             )
 
+    @property
+    def ends_in_noise(self) -> bool:
+        """False: α = e^{−B/2} > 0."""
+        return False
+
     def integrated_beta(self, t: Times) -> Float[Array, "..."]:
         """B(t) = β_min t + ½ (β_max − β_min) t²."""
         t = jnp.asarray(t)
@@ -180,6 +207,11 @@ class SubVP(_LinearBeta):
 class Cosine(Schedule):
     """Cosine: α = cos(πt/2), σ = sin(πt/2); SNR is 0 at t = 1 (Nichol & Dhariwal 2021, without the offset)."""
 
+    @property
+    def ends_in_noise(self) -> bool:
+        """True: α(1) = 0."""
+        return True
+
     def alpha(self, t: Times) -> Float[Array, "..."]:
         """cos(πt/2), written as a sine so that α(1) is 0 and not a rounding error."""
         return jnp.sin(0.5 * jnp.pi * (1 - jnp.asarray(t)))
@@ -217,6 +249,11 @@ class VE(Schedule):
                 "0 < sigma_min < sigma_max; the usual pair is 0.01 and 50."
             )
 
+    @property
+    def ends_in_noise(self) -> bool:
+        """False: α = 1, and σ is finite."""
+        return False
+
     def _log_ratio(self) -> Array:
         return jnp.log(jnp.asarray(self.sigma_max) / self.sigma_min)
 
@@ -251,6 +288,11 @@ class EDM(Schedule):
             )
 
     @property
+    def ends_in_noise(self) -> bool:
+        """False: α = 1, and σ is finite."""
+        return False
+
+    @property
     def t_max(self) -> int | float | Array:
         """σ_max."""
         return self.sigma_max
@@ -281,6 +323,11 @@ class RectifiedFlow(Schedule):
     def t_min(self) -> int | float | Array:
         """1e-3: the interpolant's noise there is a quarter of an 8-bit grey level."""
         return 1e-3
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """True: α(1) = 0."""
+        return True
 
     def alpha(self, t: Times) -> Float[Array, "..."]:
         """1 − t."""

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffusion.arrays import safe_sqrt
-from diffusion.betas import Betas
 from diffusion.pytree import is_concrete, pytree
 from diffusion.schedules import Cosine, Schedule, Times
 
@@ -37,7 +36,7 @@ class Shifted(Schedule):
     def __post_init__(self) -> None:
         if is_concrete(self.factor) and not self.factor > 0:
             raise ValueError(f"factor = {self.factor}; it must be positive, such as 4 for images of 4 times the side.")
-        if isinstance(self.schedule, Betas):
+        if self.schedule.discrete:
             raise ValueError(
                 "schedule is a discrete chain, which is its β's; shift a continuous one, such as Cosine()."
             )
@@ -57,6 +56,11 @@ class Shifted(Schedule):
     def t_min(self) -> int | float | Array:
         """That of the schedule."""
         return self.schedule.t_min
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """That of the schedule: c is neither 0 nor infinite."""
+        return self.schedule.ends_in_noise
 
     def log_alpha(self, t: Times) -> Float[Array, "..."]:
         """ln α + ln c."""

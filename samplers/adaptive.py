@@ -22,11 +22,11 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from diffusion import keys as keys_lib
 from diffusion.arrays import expand
 from diffusion.dynamics import reverse_drift_from_x0, velocity_from_x0
+from diffusion.host import host_float64
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import as_partial, as_traced, is_concrete, pytree
-from samplers.grids import host_float64
 from samplers.sample import PATH_STREAM, check_batch, initial_state, require_continuous
 from samplers.sde import check_level
 
@@ -123,14 +123,14 @@ def _ends(process: Process, t_start: float | None, t_end: float | None, level: f
     if not 0 <= end < start <= t_max * (1 + 1e-6):
         raise ValueError(f"t_start = {start:g} and t_end = {end:g}; give times of [0, {t_max:g}], t_end the smaller.")
     with host_float64():
-        blank, clean = float(process.alpha(start)) == 0, float(process.sigma(end)) == 0
+        clean = float(process.sigma(end)) == 0
     if clean:
         raise ValueError(
             f"t_end = {end:g} is the data, where the score is infinite; end just above, at {t_max / 1000:g}."
         )
     if level > 0:
         require_gaussian(process.noise, "the reverse SDE")
-        if blank:
+        if process.schedule.is_noise_at(start):
             raise ValueError(
                 f"t_start = {start:g} has α = 0 and an infinite g; start just below, at t_start={0.999 * start:g}."
             )

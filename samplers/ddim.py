@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import safe_sqrt
+from diffusion.host import host_float64
 from diffusion.keys import Draws
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.prediction import Denoiser, eps_from_x0
 from diffusion.process import Process, posterior_coefficients
 from diffusion.pytree import is_concrete, pytree
-from samplers.grids import host_float64
 from samplers.sample import Sampler
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from diffusion import keys as keys_lib
+from diffusion.host import host_float64
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_partial, as_traced
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.exponential import half_log_snr
-from samplers.grids import Grid, check_grid, cosine, host_float64, karras, uniform_log_snr, uniform_time
+from samplers.grids import Grid, check_grid, cosine, karras, uniform_log_snr, uniform_time
 from samplers.sample import Sampler, require_continuous, run_steps
 
 # The densities: degree of the polynomial, bound of its coefficients, and what keeps y finite where α = 0.
@@ -117,8 +118,7 @@ def fixed_grids(process: Process, steps: int) -> dict[str, Grid]:
     """The fixed grids that a search begins from, those that the process has."""
     makers: dict[str, Callable[[], Grid]] = {"uniform-time": lambda: uniform_time(process, steps)}
     makers["cosine"] = lambda: cosine(process, steps)
-    with host_float64():
-        endless = float(process.alpha(process.t_max)) == 0
+    endless = process.schedule.ends_in_noise
     # Where σ/α is infinite at the prior, these begin at the data's 80 times, and the prior's own time is put before.
     limit = {"sigma_max": 80.0} if endless else {}
     count = steps - 1 if endless else steps
@@ -134,10 +134,9 @@ def fixed_grids(process: Process, steps: int) -> dict[str, Grid]:
 
 def reference_grid(process: Process, steps: int) -> Grid:
     """Even steps in ln(α/σ), fine enough to stand for the flow; the prior's own time first."""
-    with host_float64():
-        endless = float(process.alpha(process.t_max)) == 0
-    grid = uniform_log_snr(process, steps, **({"sigma_max": 1000.0} if endless else {}))
-    return np.concatenate([[float(process.t_max)], grid]) if endless else grid
+    if not process.schedule.ends_in_noise:
+        return uniform_log_snr(process, steps)
+    return np.concatenate([[float(process.t_max)], uniform_log_snr(process, steps, sigma_max=1000.0)])
 
 
 class _Problem(NamedTuple):

@@ -6,29 +6,16 @@ On the discrete chain every grid is rounded to distinct integers.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
-from diffusion.betas import Betas
+from diffusion.host import host_float64
 from diffusion.process import Process
 
 Grid = np.ndarray
-
-
-@contextlib.contextmanager
-def host_float64() -> Iterator[None]:
-    """Compute in float64 on the CPU, whatever the accelerator, the precision, or a surrounding jit."""
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # a build without the CPU back-end: the default device is all there is
-        cpu = None
-    with jax.ensure_compile_time_eval(), jax.enable_x64(True), jax.default_device(cpu):
-        yield
 
 
 def karras(
@@ -166,7 +153,7 @@ def check_grid(process: Process, grid: Grid) -> None:
         raise ValueError(f"grid has shape {grid.shape}; give at least two times, such as karras(process, 18).")
     if not np.all(np.isfinite(grid)):
         raise ValueError(f"grid contains {grid[~np.isfinite(grid)][0]}; every time must be finite.")
-    if isinstance(process.schedule, Betas) and np.any(grid != np.rint(grid)):
+    if process.schedule.discrete and np.any(grid != np.rint(grid)):
         place = float(grid[grid != np.rint(grid)][0])
         raise ValueError(f"grid contains {place:g}, and the discrete chain has integer times only; round the grid.")
     if not np.all(np.diff(grid) < 0):
@@ -186,17 +173,22 @@ def _ramp(steps: int) -> np.ndarray:
 def _check_steps(process: Process, steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps = {steps}; a grid needs at least one step.")
-    if isinstance(process.schedule, Betas) and steps > process.schedule.steps:
-        raise ValueError(f"steps = {steps}; this chain has {process.schedule.steps}, use at most as many.")
+    if process.schedule.discrete and steps > _length(process):
+        raise ValueError(f"steps = {steps}; this chain has {_length(process)}, use at most as many.")
 
 
 def _chain_length(process: Process, steps: int, name: str) -> int:
     """T. Raises ValueError for a process that is no chain, or a number of steps that does not fit."""
     _check_steps(process, steps)
-    if not isinstance(process.schedule, Betas):
+    if not process.schedule.discrete:
         kind = type(process.schedule).__name__
         raise ValueError(f"{name}: {kind} is no discrete chain; use uniform_time, which goes from t_max in even steps.")
-    return process.schedule.steps
+    return _length(process)
+
+
+def _length(process: Process) -> int:
+    """T of a discrete chain."""
+    return int(process.t_max)
 
 
 def _noise_range(
@@ -207,7 +199,7 @@ def _noise_range(
         if value is not None and not 0 < float(value) < math.inf:
             raise ValueError(f"{name}: {option} = {value}; give a positive number.")
     with host_float64():
-        top = _noise_to_signal(process, process.t_max)
+        top = _prior_level(process)
         low = _noise_to_signal(process, process.t_min) if sigma_min is None else float(sigma_min)
         high = top if sigma_max is None else float(sigma_max)
     if high > top * (1 + 1e-6):
@@ -231,11 +223,16 @@ def _noise_to_signal(process: Process, t: Any) -> float:
     return float(np.exp(-0.5 * np.asarray(process.schedule.log_snr(np.float64(t)))))
 
 
+def _prior_level(process: Process) -> float:
+    """σ/α at the prior, infinite where nothing of the data is left there."""
+    return math.inf if process.schedule.ends_in_noise else _noise_to_signal(process, process.t_max)
+
+
 def _from_sigmas(process: Process, sigmas: np.ndarray) -> Grid:
     with host_float64():
         with np.errstate(divide="ignore"):
             times = np.asarray(process.schedule.time_from_log_snr(-2 * np.log(sigmas)))
-        t_max, pinned = float(process.t_max), _noise_to_signal(process, process.t_max)
+        t_max, pinned = float(process.t_max), _prior_level(process)
     if sigmas[0] == pinned or math.isclose(sigmas[0], pinned, rel_tol=1e-12):
         times = np.concatenate([[t_max], times[1:]])
     return _on_chain(process, np.concatenate([np.minimum(times, t_max), [0.0]]))
@@ -255,9 +252,9 @@ def _powers(process: Process, steps: int, t_start: float | None, power: float, s
 
 def _on_chain(process: Process, times: np.ndarray) -> Grid:
     """Round to distinct integers on the discrete chain, from the data upwards; leave other processes alone."""
-    if not isinstance(process.schedule, Betas):
+    if not process.schedule.discrete:
         return times
-    steps, length = len(times) - 1, process.schedule.steps
+    steps, length = len(times) - 1, _length(process)
     rising = np.rint(times[::-1])
     rising[0] = 0
     for i in range(1, steps + 1):  # push crowded times up, then back below the top

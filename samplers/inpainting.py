@@ -11,19 +11,19 @@ from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
 from diffusion.keys import Draws
-from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb, transition
 from diffusion.pytree import pytree, static
 from samplers.inverse import for_each
 from samplers.sample import Sampler
+from samplers.wrapped import Wrapped
 
 # What the draws of a wrapper are folded with: no small number, so that they are not those of the sampler inside.
 _OBSERVATION, _JUMP, _RENOISE = 1_000_003, 1_000_033, 1_000_037
 
 
 @pytree
-class Replacement(Sampler):
+class Replacement(Wrapped):
     """The step of `sampler`, then the known part of x_s replaced by α_s y + σ_s n (Song et al. 2021, appendix I.2).
 
     (arXiv:2011.13456.) `observed` y and `mask`, True where y is known, have the shape of the event, or of the batch;
@@ -47,33 +47,6 @@ class Replacement(Sampler):
 
     order: ClassVar[float] = 1
     """To its own limit, which is not the posterior."""
-
-    @property
-    def stochastic(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def remembers(self) -> bool:
-        """As the sampler inside."""
-        return self.sampler.remembers
-
-    def nfe(self, steps: int, to_data: bool) -> int:
-        """That of the sampler inside."""
-        return self.sampler.nfe(steps, to_data)
-
-    def check_noise(self, process: Process) -> None:
-        """Raise TypeError when the noise is not Gaussian."""
-        require_gaussian(process.noise, type(self).__name__)
-        self.sampler.check_noise(process)
-
-    def check(self, process: Process, grid: np.ndarray) -> None:
-        """Raise ValueError as the sampler inside does."""
-        self.sampler.check(process, grid)
-
-    def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
-        """The carry of the sampler inside."""
-        return self.sampler.init(x, grid)
 
     def step(
         self,

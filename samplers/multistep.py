@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from diffusion.betas import Betas
 from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
@@ -80,7 +79,7 @@ class Multistep(Sampler):
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for fewer steps than the order needs, or a chain without room for the start's stages."""
         check_steps(self.order, grid)
-        if self.extra > 0 and isinstance(process.schedule, Betas) and grid[0] - grid[1] <= self.extra:
+        if self.extra > 0 and process.schedule.discrete and grid[0] - grid[1] <= self.extra:
             raise ValueError(
                 f"the chain has no {self.extra} time(s) between {grid[0]:g} and {grid[1]:g} for the start of order "
                 f'{self.order}; use fewer steps, a lower order, or start="lower-order".'

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.betas import Betas
 from diffusion.process import Process
 from samplers.adams import DEIS, IPNDM
 from samplers.ancestral import Ancestral
@@ -17,7 +16,7 @@ from samplers.cfgpp import CFGPP
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.er_sde import ERSDE
-from samplers.grids import GRIDS, Grid, host_float64
+from samplers.grids import GRIDS, Grid
 from samplers.langevin import AnnealedLangevin, PredictorCorrector
 from samplers.ode import RK4, Euler, Heun
 from samplers.restart import Restart
@@ -33,8 +32,6 @@ class Entry:
 
     make: Callable[..., Sampler]
     """Its constructor; the keyword arguments are its options."""
-    evaluations: int
-    """Denoiser calls a step."""
     source: str
     """The paper."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -46,26 +43,26 @@ class Entry:
 
 
 SAMPLERS: dict[str, Entry] = {
-    "ancestral": Entry(Ancestral, 1, "Ho et al. 2020, arXiv:2006.11239, algorithm 2"),
-    "ddim": Entry(DDIM, 1, "Song et al. 2021, arXiv:2010.02502, eq. 12"),
-    "euler": Entry(Euler, 1, "Song et al. 2021, arXiv:2011.13456, eq. 13"),
-    "heun": Entry(Heun, 2, "Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2"),
-    "euler-maruyama": Entry(EulerMaruyama, 1, "Song et al. 2021, arXiv:2011.13456, eq. 6"),
-    "rk4": Entry(RK4, 4, "Kutta 1901, on the field of Song et al. 2021, arXiv:2011.13456, eq. 13"),
-    "midpoint": Entry(Midpoint, 2, "Lu et al. 2022, arXiv:2206.00927, algorithm 1 (DPM-Solver-2, KDPM2)"),
-    "dpm-singlestep": Entry(DPMSolverSinglestep, 2, "Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095 (2S, 3S)"),
-    "dpmpp-2m": Entry(DPMSolverMultistep, 1, "Lu et al. 2022, arXiv:2211.01095, algorithm 2"),
-    "dpmpp-3m": Entry(DPMSolverMultistep, 1, "Lu et al. 2022, arXiv:2211.01095, coefficients exact", {"order": 3}),
-    "deis": Entry(DEIS, 1, "Zhang & Chen 2023, arXiv:2204.13902, eq. 15"),
-    "ipndm": Entry(IPNDM, 1, "Zhang & Chen 2023, arXiv:2204.13902, section 3.3"),
-    "unipc": Entry(UniPC, 1, "Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8"),
-    "stochastic-heun": Entry(StochasticHeun, 2, "Kloeden & Platen 1992, section 15.1, with exact linear part"),
-    "predictor-corrector": Entry(PredictorCorrector, 2, "Song et al. 2021, arXiv:2011.13456, algorithms 2 and 4"),
-    "annealed-langevin": Entry(AnnealedLangevin, 5, "Song & Ermon 2019, arXiv:1907.05600, algorithm 1"),
-    "cfgpp": Entry(CFGPP, 1, "Chung et al. 2024, arXiv:2406.08070, algorithm 2; for a model with classes"),
-    "restart": Entry(Restart, 2, "Xu et al. 2023, arXiv:2306.14878, algorithm 1"),
-    "er-sde": Entry(ERSDE, 1, "Cui et al. 2023, arXiv:2309.06169, ER-SDE-Solver-1 to -3"),
-    "sde-dpmpp": Entry(SDEDPMSolver, 1, "Lu et al. 2022, arXiv:2211.01095, appendix A"),
+    "ancestral": Entry(Ancestral, "Ho et al. 2020, arXiv:2006.11239, algorithm 2"),
+    "ddim": Entry(DDIM, "Song et al. 2021, arXiv:2010.02502, eq. 12"),
+    "euler": Entry(Euler, "Song et al. 2021, arXiv:2011.13456, eq. 13"),
+    "heun": Entry(Heun, "Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2"),
+    "euler-maruyama": Entry(EulerMaruyama, "Song et al. 2021, arXiv:2011.13456, eq. 6"),
+    "rk4": Entry(RK4, "Kutta 1901, on the field of Song et al. 2021, arXiv:2011.13456, eq. 13"),
+    "midpoint": Entry(Midpoint, "Lu et al. 2022, arXiv:2206.00927, algorithm 1 (DPM-Solver-2, KDPM2)"),
+    "dpm-singlestep": Entry(DPMSolverSinglestep, "Lu et al. 2022, arXiv:2206.00927 and arXiv:2211.01095 (2S, 3S)"),
+    "dpmpp-2m": Entry(DPMSolverMultistep, "Lu et al. 2022, arXiv:2211.01095, algorithm 2"),
+    "dpmpp-3m": Entry(DPMSolverMultistep, "Lu et al. 2022, arXiv:2211.01095, coefficients exact", {"order": 3}),
+    "deis": Entry(DEIS, "Zhang & Chen 2023, arXiv:2204.13902, eq. 15"),
+    "ipndm": Entry(IPNDM, "Zhang & Chen 2023, arXiv:2204.13902, section 3.3"),
+    "unipc": Entry(UniPC, "Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8"),
+    "stochastic-heun": Entry(StochasticHeun, "Kloeden & Platen 1992, section 15.1, with exact linear part"),
+    "predictor-corrector": Entry(PredictorCorrector, "Song et al. 2021, arXiv:2011.13456, algorithms 2 and 4"),
+    "annealed-langevin": Entry(AnnealedLangevin, "Song & Ermon 2019, arXiv:1907.05600, algorithm 1"),
+    "cfgpp": Entry(CFGPP, "Chung et al. 2024, arXiv:2406.08070, algorithm 2; for a model with classes"),
+    "restart": Entry(Restart, "Xu et al. 2023, arXiv:2306.14878, algorithm 1"),
+    "er-sde": Entry(ERSDE, "Cui et al. 2023, arXiv:2309.06169, ER-SDE-Solver-1 to -3"),
+    "sde-dpmpp": Entry(SDEDPMSolver, "Lu et al. 2022, arXiv:2211.01095, appendix A"),
 }
 
 
@@ -74,10 +71,9 @@ def default_grid(process: Process, sampler: Sampler) -> str:
 
     The discrete chain's own samplers visit it in even strides.
     """
-    if isinstance(process.schedule, Betas):
+    if process.schedule.discrete:
         return "uniform-time" if sampler.stochastic or isinstance(sampler, DDIM) else "karras"
-    with host_float64():
-        return "karras" if float(process.alpha(process.t_max)) > 0 else "uniform-time"
+    return "uniform-time" if process.schedule.ends_in_noise else "karras"
 
 
 def make_grid(process: Process, sampler: Sampler, name: str, steps: int) -> Grid:
@@ -88,8 +84,6 @@ def make_grid(process: Process, sampler: Sampler, name: str, steps: int) -> Grid
     name = default_grid(process, sampler) if name == "auto" else name
     if name not in GRIDS:
         raise ValueError(f"grid = {name!r}; choose auto, {', '.join(GRIDS)}.")
-    if isinstance(sampler, EulerMaruyama) and name in ("uniform-time", "quadratic"):
-        with host_float64():
-            if float(process.alpha(process.t_max)) == 0:
-                return GRIDS[name](process, steps, t_start=0.999 * float(np.asarray(process.t_max)))
+    if isinstance(sampler, EulerMaruyama) and name in ("uniform-time", "quadratic") and process.schedule.ends_in_noise:
+        return GRIDS[name](process, steps, t_start=0.999 * float(np.asarray(process.t_max)))
     return GRIDS[name](process, steps)

@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
+from diffusion.host import host_float64
 from diffusion.keys import Draws
-from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, transition
 from diffusion.pytree import is_concrete, pytree, static
 from samplers.exponential import half_log_snr
-from samplers.grids import host_float64
 from samplers.ode import Heun
 from samplers.sample import Sampler, require_continuous
+from samplers.wrapped import Wrapped
 
 # What the draws of a restart are folded with: no small number, so that they are not those of the sampler inside.
 _UP, _DOWN = 1_000_117, 1_000_121
@@ -47,7 +47,7 @@ class Interval:
 
 
 @pytree
-class Restart(Sampler):
+class Restart(Wrapped):
     """The steps of `sampler`; where it arrives below an interval, noise up to its top and `steps` steps down, K times.
 
     The noise is that of the forward process, x_high ~ q(x_high | x_low); the steps down have Karras's spacing with
@@ -64,25 +64,10 @@ class Restart(Sampler):
     order: ClassVar[float] = 0
     """The steps within an interval do not become finer with the grid."""
 
-    @property
-    def stochastic(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def remembers(self) -> bool:
-        """As the sampler inside."""
-        return self.sampler.remembers
-
     def nfe(self, steps: int, to_data: bool) -> int:
         """Those of the sampler inside, and of every restart."""
         again = sum(interval.repeats * self.sampler.nfe(interval.steps, False) for interval in self.intervals)
-        return self.sampler.nfe(steps, to_data) + again
-
-    def check_noise(self, process: Process) -> None:
-        """Raise TypeError when the noise is not Gaussian."""
-        require_gaussian(process.noise, "Restart")
-        self.sampler.check_noise(process)
+        return super().nfe(steps, to_data) + again
 
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for an interval that the grid does not reach, TypeError on a discrete chain."""
@@ -92,7 +77,7 @@ class Restart(Sampler):
                 f"Restart around {type(self.sampler).__name__} with these options, which is stochastic; the noise is "
                 "Restart's own, so take a deterministic sampler, such as Heun() or DPMSolverMultistep()."
             )
-        self.sampler.check(process, grid)
+        super().check(process, grid)
         with host_float64():
             levels = np.exp(-np.asarray(half_log_snr(process, grid[grid > 0])))
         for interval in self.intervals:
@@ -108,10 +93,6 @@ class Restart(Sampler):
                 )
             inner = np.linspace(grid[0], grid[-1], interval.steps + 1)
             self.sampler.check(process, inner)
-
-    def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
-        """That of the sampler inside."""
-        return self.sampler.init(x, grid)
 
     def step(
         self,

@@ -22,13 +22,13 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from diffusion import keys as keys_lib
-from diffusion.betas import Betas
 from diffusion.brownian import DEPTH, BrownianIncrement
+from diffusion.host import host_float64
 from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_partial, as_traced, pytree, static
-from samplers.grids import check_grid, host_float64
+from samplers.grids import check_grid
 
 PATH_STREAM = 1_000_099
 """What the keys of Brownian paths are folded with: no number of a step."""
@@ -142,16 +142,16 @@ def sample(
     if brownian_tree and not _is_traced((process, sampler, grid)):
         _check_path(process, sampler, np.asarray(grid, np.float64))
     x, states = _run(
-        key,
-        ids,
-        as_traced(process),
-        as_traced(as_partial(denoise)),
-        as_traced(sampler),
-        times,
-        x_init,
-        shape,
-        keep_every,
-        brownian_tree,
+        key=key,
+        ids=ids,
+        process=as_traced(process),
+        denoise=as_traced(as_partial(denoise)),
+        sampler=as_traced(sampler),
+        grid=times,
+        x_init=x_init,
+        shape=shape,
+        keep_every=keep_every,
+        brownian_tree=brownian_tree,
     )
     # On a traced grid the last time is unknown here; count as if it were the data's.
     to_data = True if _is_traced(grid) else bool(np.asarray(grid)[-1] == 0)
@@ -231,7 +231,7 @@ def _check_path(process: Process, sampler: Sampler, grid: np.ndarray) -> None:
 
 def require_continuous(process: Process, what: str) -> None:
     """Raise TypeError on a discrete chain: `what` is the thing that needs α' and σ'."""
-    if isinstance(process.schedule, Betas):
+    if process.schedule.discrete:
         raise TypeError(
             f"{what} needs a velocity, and a discrete chain has no derivative in t; use DDIM, an exponential method, "
             "or a continuous schedule."
@@ -266,9 +266,8 @@ def _run(
         if paths is not None:
             draws = BrownianIncrement(draws, paths, path_clock(process, t), path_clock(process, s))
         x, carry = sampler.step(draws, x, carry, t, s, process, denoise)
-        if (
-            kept is not None and keep_every is not None
-        ):  # the last state written to a slot stays: those after k, 2k, ... steps, and the final one
+        # The last state written to a slot stays: those after k, 2k, ... steps, and the final one.
+        if kept is not None and keep_every is not None:
             kept = jax.lax.dynamic_update_index_in_dim(kept, x, 1 + i // keep_every, 0)
         return (x, carry, kept), None
 
@@ -281,9 +280,18 @@ def _run(
 
 def run_steps(process: Process, denoise: Partial, sampler: Sampler, times: Array, x: Array) -> Array:
     """x after the steps of a deterministic sampler along any times, upwards too; nothing is checked."""
-    key, ids = jax.random.key(0), jnp.arange(x.shape[0])
-    arguments = (as_traced(process), as_traced(denoise), as_traced(sampler), times.astype(x.dtype), x)
-    return _run(key, ids, *arguments, shape=x.shape, keep_every=None, brownian_tree=False)[0]
+    return _run(
+        key=jax.random.key(0),
+        ids=jnp.arange(x.shape[0]),
+        process=as_traced(process),
+        denoise=as_traced(denoise),
+        sampler=as_traced(sampler),
+        grid=times.astype(x.dtype),
+        x_init=x,
+        shape=x.shape,
+        keep_every=None,
+        brownian_tree=False,
+    )[0]
 
 
 def _kept(steps: int, every: int) -> np.ndarray:

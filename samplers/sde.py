@@ -18,7 +18,6 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree
 from samplers.exponential import exponential_step, half_log_snr, integral_weights, reverse_noise, transfer
-from samplers.grids import host_float64
 from samplers.sample import Sampler, require_continuous
 
 
@@ -69,9 +68,7 @@ class EulerMaruyama(ReverseSDE):
         require_continuous(process, "EulerMaruyama")
         if self.level == 0:
             return
-        with host_float64():
-            start = float(process.alpha(grid[0]))
-        if start == 0:
+        if process.schedule.is_noise_at(grid[0]):
             raise ValueError(
                 f"grid starts at t = {grid[0]:g}, where α = 0 and g is infinite; "
                 f"start just below, such as uniform_time(process, {len(grid) - 1}, t_start={0.999 * grid[0]:g})."

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffusion.betas import Betas
+from diffusion.host import host_float64
 from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import pytree, static
 from samplers.exponential import Form, exponential_step, half_log_snr, in_form, single_step, time_between
-from samplers.grids import host_float64
 from samplers.sample import Sampler
 
 
@@ -31,7 +30,7 @@ class _SingleStep(Sampler):
 
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError on a discrete chain without times between those of the grid."""
-        if not isinstance(process.schedule, Betas):
+        if not process.schedule.discrete:
             return
         with host_float64():
             for t, s in itertools.pairwise(grid[grid > 0]):

@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from diffusion import keys as keys_lib
-from diffusion.betas import Betas
 from diffusion.ddpm.decoders import Decoder, DiscretisedNormal, GaussianDecoder
 from diffusion.ddpm.reverse_steps import Denoised, FixedSmall, ReverseVariance, split_denoised, step
 from diffusion.distributions import Normal
@@ -43,7 +42,7 @@ def _require_grid(process: Process, times: Times) -> None:
     if times.ndim != 1 or times.size < 2 or times[0] != 0 or not np.all(np.diff(times) > 0):
         raise ValueError(f"times = {times} is not a grid; give at least two ascending times, the first of them 0.")
     schedule = getattr(process, "schedule", None)
-    if isinstance(schedule, Betas) and not np.all(times == np.rint(times)):
+    if getattr(schedule, "discrete", False) and not np.all(times == np.rint(times)):
         raise ValueError(f"times = {times} are not integers, and the discrete chain has no others; round them.")
     t_max = getattr(schedule, "t_max", None)
     if is_concrete(t_max) and times[-1] > t_max * (1 + 1e-6):  # type: ignore[operator]

@@ -20,7 +20,6 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from diffusion.arrays import expand
-from diffusion.betas import Betas
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree, static
 from diffusion.schedules import Cosine
@@ -78,10 +77,10 @@ class Solver:
 
 def require_span(process: Process, t_start: Any, t_end: Any) -> None:
     """Raise unless 0 <= t_start < t_end <= t_max: ValueError, or TypeError for a chain without an ODE."""
-    if isinstance(process.schedule, Betas):
+    if process.schedule.discrete:
         raise TypeError(
-            "the schedule is Betas, a discrete chain without an ODE; use a continuous schedule, or the ELBO of "
-            "diffusion.ddpm."
+            f"the schedule is {type(process.schedule).__name__}, a discrete chain without an ODE; use a continuous "
+            "schedule, or the ELBO of diffusion.ddpm."
         )
     if not is_concrete(t_start, t_end):
         return

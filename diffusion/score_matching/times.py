@@ -15,7 +15,6 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int, Key
 
 from diffusion import keys as keys_lib
-from diffusion.betas import Betas
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree
 
@@ -65,7 +64,7 @@ class UniformTime(TimeDistribution):
 
     def quantile(self, process: Process, u: Float[Array, " b"]) -> Float[Array, " b"]:
         """t_min + u (t_max − t_min), or ⌈u T⌉."""
-        if isinstance(process.schedule, Betas):
+        if process.schedule.discrete:
             return jnp.clip(jnp.ceil(u * process.t_max), 1, process.t_max)
         return process.t_min + u * (process.t_max - process.t_min)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from diffusion.noises import StudentT
-from diffusion.schedules import EDM, Cosine, RectifiedFlow
+from diffusion.schedules import EDM
 from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma
 from diffusion.score_matching.weightings import EDMWeighting, LikelihoodWeighting, VelocityWeighting
 from experiments.config.nodes import Chain, Generator
@@ -92,7 +92,8 @@ def _refused_numbers(config: Config) -> Refusals:
 
 
 def _refused_combinations(config: Config) -> Refusals:
-    discrete = isinstance(config.schedule, Chain)
+    discrete, kind = isinstance(config.schedule, Chain), config.preconditioning.kind
+    blank = config.process().schedule.ends_in_noise
     return [
         *_refused_objectives(config),
         *_refused_levels(config),
@@ -119,17 +120,17 @@ def _refused_combinations(config: Config) -> Refusals:
             "--noise student_t has no score and no likelihood weighting; use another prediction and weighting.",
         ),
         (
-            config.preconditioning.kind in ("eps", "score") and isinstance(config.schedule, (RectifiedFlow, Cosine)),
+            kind in ("eps", "score") and blank,
             f"--preconditioning.kind {config.preconditioning.kind} does not determine the image at the prior of "
             f"{type(config.schedule).__name__}, where there is none in x_t; use velocity, v or x0.",
         ),
         (
-            config.preconditioning.kind == "edm" and isinstance(config.schedule, (RectifiedFlow, Cosine)),
+            kind == "edm" and blank,
             f"--preconditioning.kind edm is told ln(σ/α), which is infinite at the prior of "
             f"{type(config.schedule).__name__}; use velocity, v or x0.",
         ),
         (
-            config.preconditioning.kind == "residual" and isinstance(config.schedule, (RectifiedFlow, Cosine)),
+            kind == "residual" and blank,
             f"--preconditioning.kind residual adds to x/α, which is infinite at the prior of "
             f"{type(config.schedule).__name__}; use velocity, v or x0.",
         ),

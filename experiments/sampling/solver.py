@@ -19,7 +19,7 @@ from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions, SamplerChoice
 from experiments.sampling.variance import chain_times, optimal_variance, variance_name, variance_without_data
 from samplers.ancestral import Ancestral
-from samplers.grids import LIMITS, check_grid, host_float64
+from samplers.grids import LIMITS, check_grid
 from samplers.registry import GRIDS, default_grid, make_grid
 from samplers.sample import Sampler
 
@@ -148,16 +148,13 @@ def _grid(choice: SamplerChoice, process: Process, sampler: Sampler, name: str) 
     for key in limits.keys() - LIMITS.get(name, frozenset()):
         option = "--" + key.replace("_", "-")
         raise UsageError(f"{option} does not go with the grid {name}; add --grid karras, or leave it out.")
-    if name in LIMITS and name != "cosine" and "sigma_max" not in limits:
-        with host_float64():
-            endless = float(process.alpha(process.t_max)) == 0
-        if endless:
-            by_run = choice.flag == "--sampling.sampler"
-            remedy = "--sampling.grid uniform-time" if by_run else "--sigma-max 80, or --grid uniform-time"
-            raise UsageError(
-                f"the grid {name} has no end, for σ/α is infinite at the prior of {type(process.schedule).__name__}; "
-                f"give {remedy}."
-            )
+    if name in LIMITS and name != "cosine" and "sigma_max" not in limits and process.schedule.ends_in_noise:
+        by_run = choice.flag == "--sampling.sampler"
+        remedy = "--sampling.grid uniform-time" if by_run else "--sigma-max 80, or --grid uniform-time"
+        raise UsageError(
+            f"the grid {name} has no end, for σ/α is infinite at the prior of {type(process.schedule).__name__}; "
+            f"give {remedy}."
+        )
     if limits:
         return GRIDS[name](process, choice.steps, **limits)
     return make_grid(process, sampler, name, choice.steps)

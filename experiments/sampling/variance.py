@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.betas import Betas
 from diffusion.ddpm.analytic_variance import estimate_optimal_variance
 from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal, ReverseVariance
 from diffusion.process import Process
@@ -55,9 +54,9 @@ def chain_times(process: Process, steps: int) -> np.ndarray:
 
     Where the SNR is 0 at the prior, the last step leads there from a noise-to-signal ratio of 1000.
     """
-    if isinstance(process.schedule, Betas):
-        return uniform_time(process, process.schedule.steps)[::-1].copy()
-    if float(process.alpha(process.t_max)) > 0:
+    if process.schedule.discrete:
+        return uniform_time(process, int(process.t_max))[::-1].copy()
+    if not process.schedule.ends_in_noise:
         return uniform_log_snr(process, steps)[::-1].copy()
     below = uniform_log_snr(process, steps - 1, sigma_max=1000.0)[::-1]
     return np.append(below, float(process.t_max))

@@ -7,6 +7,8 @@ import pytest
 
 from diffusion import EDM, VE, VP, Betas, Cosine, RectifiedFlow, SubVP
 from diffusion.schedules import Schedule
+from diffusion.shifted import Shifted
+from tests.diffusion.own_schedules import ENDLESS, Parabola, RoundedCosine, ShortOfNoise
 
 CONTINUOUS = [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()]
 PRESERVING = [VP(), Cosine(), Betas.linear(100), Betas.cosine(100), Betas.ramp(100)]
@@ -171,3 +173,21 @@ def test_a_gradient_in_a_schedule_is_no_schedule():
     """Its leaves may be anything: nothing is refused when its tree is rebuilt, here or on the host."""
     slope = jax.device_get(jax.grad(lambda schedule: schedule.alpha(0.5) + schedule.sigma(0.3))(VP()))
     assert slope.beta_min > slope.beta_max
+
+
+EVERY = [*CONTINUOUS, Betas.linear(100), Betas.cosine(100), Shifted(Cosine(), 4.0), Shifted(VP(), 4.0)]
+
+
+@pytest.mark.parametrize("schedule", EVERY, ids=name)
+def test_a_schedule_that_says_where_it_ends_says_what_its_functions_do(schedule):
+    derived = schedule.is_noise_at(schedule.t_max)
+    assert schedule.ends_in_noise == derived == (schedule in (Cosine(), RectifiedFlow(), Shifted(Cosine(), 4.0)))
+    assert schedule.discrete == isinstance(schedule, Betas)
+
+
+def test_the_end_of_a_users_schedule_is_derived():
+    for schedule in (*ENDLESS, Shifted(Parabola(), 4.0), Shifted(RoundedCosine(), 0.01)):
+        assert schedule.ends_in_noise, schedule
+        assert not schedule.discrete
+    assert not ShortOfNoise().ends_in_noise
+    assert Betas(np.append(Betas.linear(9).log_alphas, -np.inf)).ends_in_noise

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP
 from samplers import (
     EulerMaruyama,
+    Heun,
     cosine,
     karras,
     leading,
@@ -18,8 +19,10 @@ from samplers import (
     uniform_sigma,
     uniform_time,
 )
+from samplers.grid_fit import fixed_grids, reference_grid
 from samplers.grids import check_grid, host_float64
-from samplers.registry import make_grid
+from samplers.registry import default_grid, make_grid
+from tests.diffusion.own_schedules import ENDLESS
 
 
 def sigmas(process, grid):
@@ -146,3 +149,19 @@ def test_sigma_and_cosine_grids_are_even_in_what_they_say():
     assert even[0] == 1.0
     np.testing.assert_allclose(np.diff(even[:-1]), np.diff(even)[0], rtol=1e-9)
     assert cosine(Process(RectifiedFlow()), 5)[0] == 1.0
+
+
+@pytest.mark.parametrize("schedule", ENDLESS, ids=lambda s: type(s).__name__)
+def test_a_users_schedule_that_ends_in_noise_is_treated_as_cosine_is(schedule):
+    own, known = Process(schedule), Process(Cosine())
+    assert default_grid(own, Heun()) == default_grid(known, Heun()) == "uniform-time"
+    assert make_grid(own, EulerMaruyama(), "uniform-time", 5)[0] == 0.999
+    with pytest.raises(ValueError, match="α = 0 and g is infinite"):
+        EulerMaruyama().check(own, uniform_time(own, 5))
+    for build in (karras, uniform_log_snr, uniform_sigma):
+        with pytest.raises(ValueError, match="σ/α is infinite at the prior"):
+            build(own, 5)
+    assert fixed_grids(own, 8).keys() == fixed_grids(known, 8).keys()
+    for grid in (*fixed_grids(own, 8).values(), reference_grid(own, 50)):
+        assert grid[0] == 1.0
+        check_grid(own, grid)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from diffusion.betas import Betas
 from diffusion.energy import log_density
 from diffusion.likelihood import Adaptive, log_likelihood
 from diffusion.noises import Gaussian
@@ -41,7 +40,7 @@ class ModelDensity(NamedTuple):
 
 def has_flow(model: Model) -> bool:
     """Whether there is an ODE to follow: not on a discrete chain, nor for a denoiser that is not told the time."""
-    return not isinstance(model.process.schedule, Betas) and model.config.preconditioning.kind != "residual"
+    return not model.process.schedule.discrete and model.config.preconditioning.kind != "residual"
 
 
 def exact_log_prob(law: GaussianMixture, points: Points, blur: float = 0.0) -> Float[np.ndarray, "n"]:

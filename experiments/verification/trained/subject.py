@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion import keys as keys_lib
-from diffusion.betas import Betas
 from diffusion.noises import Gaussian
 from diffusion.oracles import GaussianLaw
 from diffusion.prediction import Denoiser
@@ -112,7 +111,7 @@ class Subject:
     @property
     def chain(self) -> bool:
         """Whether time is discrete."""
-        return isinstance(self.process.schedule, Betas)
+        return self.process.schedule.discrete
 
     @property
     def labels(self) -> np.ndarray | None:

@@ -24,6 +24,7 @@ from experiments.config.tree import (
     TrainingConfig,
 )
 from experiments.errors import CheckpointError, UsageError
+from tests.diffusion.own_schedules import ENDLESS, ShortOfNoise
 
 POSITIVE = st.floats(1e-300, 1e300, allow_nan=False)
 
@@ -85,6 +86,15 @@ def test_presets_come_back_exactly_and_say_what_they_cost(name):
 def test_what_cannot_be_trained_is_refused(change, words):
     with pytest.raises(UsageError, match=words):
         dataclasses.replace(Config(), **change)
+
+
+@pytest.mark.parametrize("schedule", ENDLESS, ids=lambda schedule: type(schedule).__name__)
+@pytest.mark.parametrize("kind", ["eps", "score", "edm", "residual"])
+def test_a_users_schedule_that_ends_in_noise_is_refused_where_cosine_is(schedule, kind):
+    with pytest.raises(UsageError, match=f"kind {kind} .* prior of {type(schedule).__name__}"):
+        dataclasses.replace(Config(), schedule=schedule, preconditioning=Preconditioning(kind))
+    assert dataclasses.replace(Config(), schedule=schedule, preconditioning=Preconditioning("v")).schedule == schedule
+    assert dataclasses.replace(Config(), schedule=ShortOfNoise()).preconditioning.kind == "edm"
 
 
 def test_chain_builds_its_schedule():

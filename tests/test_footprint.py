@@ -1,0 +1,73 @@
+"""The tests give their programs back: neither maps nor memory grow with the suite."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests import footprint
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = 40
+MAPS = 2 * PROGRAMS
+"""Fewer than any so many programs hold."""
+
+pytestmark = pytest.mark.skipif(footprint.maps() == 0, reason="the system does not tell a process its memory maps")
+
+
+def test_programs_hold_maps_until_they_are_given_back():
+    jax.jit(lambda x: x)(np.ones(3, np.float32))  # whose first call starts the device
+    footprint.give_back()
+    before = footprint.maps()
+    functions = [jax.jit(lambda x, n=n: x * n + n) for n in range(PROGRAMS)]
+    for function in functions:
+        function(np.ones(3, np.float32))
+    assert footprint.maps() - before > MAPS
+    footprint.give_back()
+    assert footprint.maps() - before < MAPS / 4, "the functions live on, but their programs do not"
+
+
+CONFTEST = """
+import jax, numpy, pytest
+from tests import footprint
+
+footprint.PROGRAMS = {bound}
+kept = []
+
+def pytest_configure(config):
+    footprint.register(config)
+
+@pytest.mark.parametrize("n", range({programs}))
+def test_a_program(n):
+    kept.append(jax.jit(lambda x: x * n + n))
+    kept[-1](numpy.ones(3, numpy.float32))
+"""
+
+
+def most_held(folder, bound, workers):
+    """(maps, MiB) that the last line of a run of small programs tells of."""
+    folder.mkdir()
+    (folder / "conftest.py").write_text(CONFTEST.format(bound=bound, programs=PROGRAMS + 10))
+    (folder / "test_programs.py").write_text("from conftest import test_a_program")
+    command = (sys.executable, "-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider", str(folder))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    said = re.search(
+        r"^Most that a process of the tests held: ([\d,]+) maps, ([\d,]+) MiB\.$", run.stdout, re.MULTILINE
+    )
+    assert said is not None, run.stdout
+    return tuple(int(number.replace(",", "")) for number in said.groups())
+
+
+def test_a_run_holds_few_programs_and_says_so(tmp_path):
+    alone, memory = most_held(tmp_path / "alone", bound=10, workers="0")
+    worker, _ = most_held(tmp_path / "worker", bound=10, workers="1")
+    unbound, _ = most_held(tmp_path / "unbound", bound=1000, workers="0")
+    assert 0 < memory < 2048
+    assert unbound - max(alone, worker) > MAPS
