@@ -49,7 +49,9 @@ def __getattr__(name: str) -> Any:
     compile_as_the_command()
     module, original = _homes()[name]
     try:
-        value = getattr(importlib.import_module(module), original)
+        home = importlib.import_module(module)
+        # Of `register`, a module, the home is a package that need not have imported it.
+        value = getattr(home, original) if hasattr(home, original) else importlib.import_module(f"{module}.{original}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("", "diffusion", "samplers", "experiments"):

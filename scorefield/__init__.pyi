@@ -72,6 +72,9 @@ from diffusion.score_matching import (
     UniformWeighting as UniformWeighting,
     VelocityWeighting as VelocityWeighting,
 )
+from experiments import (
+    register as register,
+)
 from experiments.config import (
     Chain as Chain,
     Config as Config,

@@ -17,7 +17,8 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from experiments.config.tree import Config
 from experiments.data.source import Events, Source
-from experiments.errors import UsageError, warn
+from experiments.errors import UsageError, did_you_mean, warn
+from experiments.evaluation.report import EvaluationOptions, evaluate, with_null
 from experiments.interface import flow
 from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
@@ -201,6 +202,28 @@ class Run:
                 )
                 made.append(next(drawn).images)
         return np.concatenate(made)[: len(seeds)]
+
+    def evaluate(
+        self,
+        sampler: SamplerLike = None,
+        steps: int | None = None,
+        *,
+        grid: str | None = None,
+        limits: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """The report on this run against its held-out data that `scorefield evaluate --json` prints, as a dictionary.
+
+        `options` are those of `EvaluationOptions`, the flags of the command: samples, batch, seed, bits_per_dim,
+        elbo_images, elbo_draws, variance, cache. The sampler is given as to `sample`. Numbers that are not defined are
+        None. Raises UsageError for an option that there is none of and for what cannot be measured of this run,
+        DataError when its data are not there, DivergedError for a sample that is not finite.
+        """
+        known = {field.name for field in dataclasses.fields(EvaluationOptions)}
+        for name in options.keys() - known:
+            raise UsageError(f"evaluate has no option {name}{did_you_mean(name, known)}; choose {', '.join(known)}.")
+        choice = _choice(self, sampler, steps, grid, limits)
+        return {"run": str(self.path), **with_null(evaluate(self.model, choice, EvaluationOptions(**options)))}
 
     def log_likelihood(
         self,

@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 
 import jax
 
+from experiments.config.checks import check
 from experiments.config.file import save_config
 from experiments.config.tree import Config
 from experiments.config.tree import Generator as GeneratorObjective
@@ -154,6 +155,7 @@ def _steps(
     quiet: bool,
     signals: bool,
 ) -> Generator[Step, None, TrainResult]:
+    check(config)
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:

@@ -113,6 +113,19 @@ def test_latents_lead_back_to_the_images(run, images):
     np.testing.assert_allclose(latents, exact.latent, rtol=1e-3, atol=0.05)
 
 
+def test_the_report_is_the_commands(run, conditional_run, run_command, tmp_path):
+    flags = ("--samples", "12", "--elbo-images", "4", "--elbo-draws", "2", "--cache", str(tmp_path), "--json")
+    outcome = run_command("evaluate", "--run", conditional_run, "--sampler", "ddim", "--steps", "3", *flags)
+    assert outcome.status == 0, outcome.err
+    ours = run.evaluate("ddim", 3, samples=12, elbo_images=4, elbo_draws=2, cache=tmp_path)
+    clock = ("seconds", "samples_per_second")
+    assert {key: value for key, value in ours.items() if key not in clock} == {
+        key: value for key, value in outcome.value.items() if key not in clock
+    }
+    with pytest.raises(UsageError, match="evaluate has no option smaples; did you mean 'samples'"):
+        run.evaluate(smaples=3)
+
+
 def test_a_chain_has_no_flow(tiny_run, images):
     for method in ("log_likelihood", "latents"):
         with pytest.raises(UsageError, match="no probability-flow ODE, for it was trained on a discrete chain"):
