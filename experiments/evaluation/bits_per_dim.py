@@ -15,6 +15,7 @@ from diffusion.ddpm.elbo import elbo_estimate
 from diffusion.ddpm.reverse_steps import Learned
 from diffusion.noises import Gaussian
 from diffusion.prediction import Denoiser
+from experiments import streams
 from experiments.config.tree import Generator
 from experiments.data.scaling import to_model
 from experiments.data.source import Source
@@ -77,7 +78,7 @@ def held_out_bits_per_dim(
     @jax.jit
     def terms(denoise: Denoiser, x_0: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         chain = GeneratorChain(process, denoise, jnp.asarray(times, jnp.float32), chosen, DiscretisedDecoder())
-        elbo = elbo_estimate(jax.random.key(7), chain, x_0, draws=draws, ids=ids)
+        elbo = elbo_estimate(jax.random.key(streams.ELBO), chain, x_0, draws=draws, ids=ids)
         return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
 
     parts = []

@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float32, Float64
 
 from diffusion import likelihood
 from diffusion.likelihood import Adaptive, Divergence, Exact, Hutchinson, Solver
+from experiments import streams
 from experiments.data.scaling import to_model
 from experiments.data.source import Events
 from experiments.errors import UsageError
@@ -37,7 +38,9 @@ def log_likelihood(
     solver = Adaptive() if solver is None else solver
     if method is None:
         method = Exact() if images[0].size <= _EXACT else Hutchinson()
-    noise_key, probe_key = (jax.random.fold_in(jax.random.key(seed), i) for i in range(2))
+    noise_key, probe_key = (
+        jax.random.fold_in(jax.random.key(seed), stream) for stream in (streams.DEQUANTISATION, streams.PROBES)
+    )
     found = []
     for rows, count in _rows(len(images), batch):
         x, log_q, ids = jnp.asarray(to_model(images[rows])), 0.0, jnp.asarray(rows)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import streams
 from experiments.errors import UsageError
 from experiments.runs.load import run_data
 from experiments.runs.model import Model, make_denoiser
@@ -19,9 +20,6 @@ from experiments.sampling.choice import SamplerChoice
 from experiments.sampling.solver import build
 from samplers.grid_fit import optimised_grid
 from samplers.sample import Sampler
-
-_FIT = 0x6F16
-"""Folded into the key, so that no sample of `scorefield sample` is among those that the grid is fitted to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,7 @@ def fit_grid(model: Model, choice: SamplerChoice, options: FitOptions) -> dict[s
     labels = jnp.arange(options.images) % model.num_classes if model.num_classes else None
     try:
         fitted = optimised_grid(
-            jax.random.fold_in(jax.random.key(options.seed), _FIT),
+            jax.random.fold_in(jax.random.key(options.seed), streams.GRID_FIT),
             model.process,
             make_denoiser(model, labels),
             solver.sampler,

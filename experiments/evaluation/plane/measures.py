@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion.distances import energy_test, sliced_wasserstein_test
 from diffusion.oracles import GaussianMixture
+from experiments import streams
 from experiments.data.source import Source
 from experiments.evaluation.plane.density import (
     ModelDensity,
@@ -64,7 +65,7 @@ def distances(
 
 
 def _row(points: Points, real: Points) -> dict[str, Any]:
-    key = jax.random.key(0)
+    key = jax.random.key(streams.PERMUTATIONS)
     energy = energy_test(key, points, real, permutations=_PERMUTATIONS)
     sliced = sliced_wasserstein_test(key, points, real, projections=_PROJECTIONS, permutations=_PERMUTATIONS)
     return {
