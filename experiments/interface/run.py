@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float32, Float64
@@ -45,6 +46,7 @@ def load(place: Path | str, *, average: int | None = 0, best: bool = False) -> R
     """
     model = load_model(Path(place), average, use_best=best, warn=warn)
     assert model.path is not None
+    model = dataclasses.replace(model, params=jax.device_put(model.params))  # once, not with every call
     return Run(model, model.path.parent.parent if model.path.parent.name == "checkpoints" else model.path)
 
 

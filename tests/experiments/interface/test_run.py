@@ -113,11 +113,11 @@ def test_latents_lead_back_to_the_images(run, images):
     np.testing.assert_allclose(latents, exact.latent, rtol=1e-3, atol=0.05)
 
 
-def test_the_report_is_the_commands(run, conditional_run, run_command, tmp_path):
-    flags = ("--samples", "12", "--elbo-images", "4", "--elbo-draws", "2", "--cache", str(tmp_path), "--json")
+def test_the_report_is_the_commands(run, conditional_run, run_command, feature_cache):
+    flags = ("--samples", "12", "--elbo-images", "4", "--elbo-draws", "2", "--cache", feature_cache, "--json")
     outcome = run_command("evaluate", "--run", conditional_run, "--sampler", "ddim", "--steps", "3", *flags)
     assert outcome.status == 0, outcome.err
-    ours = run.evaluate("ddim", 3, samples=12, elbo_images=4, elbo_draws=2, cache=tmp_path)
+    ours = run.evaluate("ddim", 3, samples=12, elbo_images=4, elbo_draws=2, cache=feature_cache)
     clock = ("seconds", "samples_per_second")
     assert {key: value for key, value in ours.items() if key not in clock} == {
         key: value for key, value in outcome.value.items() if key not in clock
