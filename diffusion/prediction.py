@@ -28,7 +28,7 @@ from jaxtyping import Array, ArrayLike, Float
 from diffusion.arrays import expand
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.process import Process
-from diffusion.pytree import is_concrete, pytree, static
+from diffusion.pytree import ShortPartial, is_concrete, pytree, static
 
 Denoiser = Callable[[Array, ArrayLike], Array]
 Kind = Literal["x0", "eps", "score", "v", "velocity"]
@@ -210,7 +210,7 @@ def network_denoiser(
 
     `labels` is (b,), the class of each sample, or None for no class.
     """
-    return Partial(_NetworkDenoiser(network), params, process, preconditioning, labels)
+    return ShortPartial(_NetworkDenoiser(network), params, process, preconditioning, labels)
 
 
 @dataclasses.dataclass(frozen=True)

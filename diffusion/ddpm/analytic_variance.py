@@ -26,6 +26,7 @@ from diffusion.ddpm.reverse_steps import Denoised, Optimal, split_denoised
 from diffusion.noises import require_gaussian
 from diffusion.prediction import eps_from_x0
 from diffusion.process import Process, perturb
+from diffusion.pytree import short_repr
 
 Method = Literal["error", "score", "variance"]
 
@@ -35,6 +36,8 @@ class OptimalEstimate(NamedTuple):
 
     variance: Optimal
     standard_errors: Float[Array, " n"]
+
+    __repr__ = short_repr
 
 
 def covariance_samples(

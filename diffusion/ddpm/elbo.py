@@ -26,6 +26,7 @@ from diffusion.ddpm.chains import EncoderChain, GeneratorChain, decoded, step_ti
 from diffusion.ddpm.reverse_steps import Denoised, split_denoised
 from diffusion.distributions import Normal, kl_divergence
 from diffusion.process import perturb, posterior_coefficients, transition_coefficients
+from diffusion.pytree import short_repr
 
 
 class ElboTerms(NamedTuple):
@@ -37,6 +38,8 @@ class ElboTerms(NamedTuple):
     """KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)) for k = 2..N; from `elbo_estimate` a few of them, weighted."""
     reconstruction: Float[Array, " b"]
     """−ln p(x_0|x_1), a density's or a mass's."""
+
+    __repr__ = short_repr
 
     @property
     def total(self) -> Float[Array, " b"]:
@@ -183,6 +186,8 @@ class JointTerms(NamedTuple):
     """−E ln p(x_N)."""
     generator: Float[Array, "b n"]
     """−E ln p(x_{k−1}|x_k) for k = 1..N: ½ d ln(2π v_k) + E|x_{k−1} − μ_k|²/(2v_k)."""
+
+    __repr__ = short_repr
 
     @property
     def total(self) -> Float[Array, " b"]:

@@ -27,7 +27,7 @@ from diffusion.arrays import expand
 from diffusion.distributions import Normal
 from diffusion.prediction import Denoiser, Preconditioning, eps_from_x0, network_input, network_x0
 from diffusion.process import Process, posterior, posterior_coefficients, transition_coefficients
-from diffusion.pytree import pytree
+from diffusion.pytree import ShortPartial, pytree
 
 Denoised = Array | tuple[Array, Array]
 """A denoiser's answer: E[x_0|x_t], or the pair (E[x_0|x_t], v) that `Learned` needs."""
@@ -199,7 +199,7 @@ def learned_denoiser(
     The first half is the prediction of `network_denoiser`; the second, r, gives v = (r + 1)/2, so that a network
     that answers 0 starts half way between ln β̃ and ln β.
     """
-    return Partial(_LearnedDenoiser(network), params, process, preconditioning, labels)
+    return ShortPartial(_LearnedDenoiser(network), params, process, preconditioning, labels)
 
 
 @dataclasses.dataclass(frozen=True)

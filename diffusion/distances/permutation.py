@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
 from diffusion import keys as keys_lib
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 
 X = Float[np.ndarray | Array, "n *event"]
 Y = Float[np.ndarray | Array, "m *other"]
@@ -34,6 +34,8 @@ class PermutationTest(NamedTuple):
     statistic: Float[Array, ""]
     p_value: Float[Array, ""]
     """The probability, at most, of a statistic as large if they do: reject at the level α when p_value <= α."""
+
+    __repr__ = short_repr
 
 
 def permutation_test(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from diffusion.arrays import sum_event
+from diffusion.pytree import short_repr
 
 
 class Asymmetry(NamedTuple):
@@ -18,6 +19,8 @@ class Asymmetry(NamedTuple):
 
     antisymmetric: Float[Array, " b"]
     symmetric: Float[Array, " b"]
+
+    __repr__ = short_repr
 
     @property
     def ratio(self) -> Float[Array, ""]:

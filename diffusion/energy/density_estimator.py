@@ -25,7 +25,7 @@ from diffusion.energy.residual import Potential, check_level, residual_denoiser
 from diffusion.oracles import Atoms, Dirac
 from diffusion.oracles.law import Law
 from diffusion.process import Process
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 from diffusion.schedules import EDM
 from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.times import LogUniformSigma
@@ -62,6 +62,8 @@ class LogNormaliser(NamedTuple):
     """Of ln Z: the weights' standard deviation over their mean and √n; too small where few draws carry the mean."""
     effective_sample_size: Float[Array, ""]
     """(Σw)²/Σw², as many draws of e^{ψ/σ²}/Z itself as these are worth (Kong 1992)."""
+
+    __repr__ = short_repr
 
 
 def log_normaliser(

@@ -20,6 +20,7 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion import keys as keys_lib
+from diffusion.pytree import short_repr
 
 Field = Callable[[Array], Array]
 """x (n, d) -> (n, d)."""
@@ -32,6 +33,8 @@ class FluxEstimate(NamedTuple):
 
     value: Float[Array, ""]
     standard_error: Float[Array, ""]
+
+    __repr__ = short_repr
 
 
 def mass(density: Callable[[Array], Array], low: Place, high: Place, points: int = 32) -> Float[Array, ""]:

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from diffusion.arrays import expand
 from diffusion.fokker_planck.equation import FokkerPlanck, divergence_of_diffusion
 from diffusion.fokker_planck.flux import unit_rule
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 
 Line = Float[np.ndarray | Array, " _"]
 """The edges of the cells along an axis, ascending: one more than there are cells."""
@@ -49,6 +49,8 @@ class GridSolution(NamedTuple):
     """At the centres of the cells."""
     mass: Float[Array, " n"]
     """Σ p_i times the size of cell i: what it was at the start, up to rounding."""
+
+    __repr__ = short_repr
 
 
 def centres(edges: Edges) -> Float[Array, "*cells d"]:

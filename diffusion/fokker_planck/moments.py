@@ -27,7 +27,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 
 Coefficient = ArrayLike | Callable[[Array], Array]
 """A constant, or a function of the time."""
@@ -45,6 +45,8 @@ class Moments(NamedTuple):
     covariances: Float[Array, "n d d"]
     error: Float[Array, " n"]
     """An estimate of the largest error of an entry of either."""
+
+    __repr__ = short_repr
 
 
 def linear_moments(

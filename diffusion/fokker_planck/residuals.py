@@ -41,7 +41,7 @@ from diffusion.likelihood.divergence import (
 )
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.pytree import as_partial
+from diffusion.pytree import as_partial, short_repr
 
 EXACT_UP_TO = 64
 """Dimensions for which divergences are exact unless a method is given."""
@@ -137,6 +137,8 @@ class ScoreResidual(NamedTuple):
     value: Float[Array, "b *event"]
     standard_error: Float[Array, "b *event"]
     """0 when exact."""
+
+    __repr__ = short_repr
 
 
 def score_residual(

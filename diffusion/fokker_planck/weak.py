@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from diffusion import keys as keys_lib
 from diffusion.fokker_planck.equation import FokkerPlanck, along_spread
 from diffusion.process import Process, perturb
-from diffusion.pytree import pytree
+from diffusion.pytree import pytree, short_repr
 
 EXACT_UP_TO = 64
 """Dimensions for which D:∇∇φ is exact."""
@@ -173,6 +173,8 @@ class WeakResidual(NamedTuple):
     """The O(h²) that was removed; what is left is O(h⁴)."""
     p_value: Float[Array, ""]
     """Of all functions together, by Hotelling's T²: uniform on [0, 1] when the equation holds, for many samples."""
+
+    __repr__ = short_repr
 
 
 def coupled_paths(process: Process, x_0: Float[Array, "n *event"], z: Float[Array, "n *event"]) -> Paths:

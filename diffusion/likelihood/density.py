@@ -30,6 +30,7 @@ from diffusion.likelihood.flow import Batch, prepare, run
 from diffusion.likelihood.solvers import Solver
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_log_prob
+from diffusion.pytree import short_repr
 
 
 class Likelihood(NamedTuple):
@@ -45,6 +46,8 @@ class Likelihood(NamedTuple):
     """Evaluations of the denoiser, each with as many Jacobian-vector products as the divergence needs."""
     converged: Bool[Array, " b"]
     """Whether the end of the span was reached and the result is finite; `log_prob` and `latent` are NaN if not."""
+
+    __repr__ = short_repr
 
 
 def log_likelihood(

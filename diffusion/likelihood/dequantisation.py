@@ -25,7 +25,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from diffusion import keys as keys_lib
 from diffusion.arrays import event_size
 from diffusion.likelihood.divergence import element_keys
-from diffusion.pytree import is_concrete
+from diffusion.pytree import is_concrete, short_repr
 
 Proposal = Callable[[Array, Array], tuple[Array, Array]]
 """(keys (b,), x (b, *event)) -> (u in [0, 1] (b, *event), ln q(u|x) (b,) in nats): where in its bin x goes."""
@@ -38,6 +38,8 @@ class Dequantised(NamedTuple):
     """x + (u − ½) w."""
     log_q: Float[Array, " b"]
     """ln q(y|x) in nats: that of u, less d ln w."""
+
+    __repr__ = short_repr
 
 
 def dequantise_uniform(

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion import keys as keys_lib
-from diffusion.pytree import is_concrete, pytree, static
+from diffusion.pytree import is_concrete, pytree, short_repr, static
 
 Product = Callable[[Array], Array]
 """v (b, *event) -> A v, with each element's own A."""
@@ -153,6 +153,8 @@ class DivergenceEstimate(NamedTuple):
     value: Float[Array, " b"]
     standard_error: Float[Array, " b"]
     """0 when exact."""
+
+    __repr__ = short_repr
 
 
 def divergence(

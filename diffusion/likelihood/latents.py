@@ -15,6 +15,7 @@ from diffusion.likelihood.flow import Batch, prepare, run
 from diffusion.likelihood.solvers import Solver
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
+from diffusion.pytree import short_repr
 
 
 class Transported(NamedTuple):
@@ -26,6 +27,8 @@ class Transported(NamedTuple):
     """Evaluations of the denoiser."""
     converged: Bool[Array, " b"]
     """Whether the end of the span was reached."""
+
+    __repr__ = short_repr
 
 
 def encode(process: Process, denoise: Denoiser, x: Batch, *, solver: Solver | None = None) -> Transported:

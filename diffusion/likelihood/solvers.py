@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from diffusion.arrays import expand
 from diffusion.process import Process
-from diffusion.pytree import is_concrete, pytree, static
+from diffusion.pytree import is_concrete, pytree, short_repr, static
 from diffusion.schedules import Cosine
 
 State = tuple[Array, Array]
@@ -61,6 +61,8 @@ class Path(NamedTuple):
     """Evaluations of the field."""
     finished: Bool[Array, " b"]
     """Whether it came to the end of its span."""
+
+    __repr__ = short_repr
 
 
 class Solver:

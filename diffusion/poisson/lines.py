@@ -22,6 +22,7 @@ from diffusion.oracles.law import Law
 from diffusion.poisson.field import sigma_from_radius
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
+from diffusion.pytree import short_repr
 from diffusion.schedules import EDM
 
 Flow = Callable[[Array, ArrayLike], Array]
@@ -61,6 +62,8 @@ class Lines(NamedTuple):
 
     x: Float[Array, "k b *event"]
     r: Float[Array, " k"]
+
+    __repr__ = short_repr
 
 
 def field_lines(

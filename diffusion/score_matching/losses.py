@@ -24,7 +24,7 @@ from diffusion import keys as keys_lib
 from diffusion.arrays import mean_event, sum_event
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb
-from diffusion.pytree import is_concrete
+from diffusion.pytree import is_concrete, short_repr
 from diffusion.score_matching.times import Draw, TimeDistribution, UniformTime, draw_uniforms
 from diffusion.score_matching.weightings import SNRWeighting, Weighting
 
@@ -41,6 +41,8 @@ class DenoisingTerms(NamedTuple):
     t: Float[Array, " b"]
     u: Float[Array, " b"]
     """The uniforms that gave t."""
+
+    __repr__ = short_repr
 
 
 def denoising_terms(
