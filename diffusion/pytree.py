@@ -55,14 +55,14 @@ def pytree(cls: type[T]) -> type[T]:
     return cls
 
 
-def short_repr(noun: Any) -> str:
+def short_repr(self: Any) -> str:
     """The usual repr of a dataclass or a named tuple, with every array by its type and shape, as `float32[64,8,8,1]`.
 
     An array without axes is shown by its value. The `__repr__` of every `pytree`; a NamedTuple takes it by
     `__repr__ = short_repr`.
     """
-    names = noun._fields if isinstance(noun, tuple) else [f.name for f in dataclasses.fields(noun) if f.repr]
-    return f"{type(noun).__name__}({', '.join(f'{name}={_shown(getattr(noun, name))}' for name in names)})"
+    names = self._fields if isinstance(self, tuple) else [f.name for f in dataclasses.fields(self) if f.repr]
+    return f"{type(self).__name__}({', '.join(f'{name}={_shown(getattr(self, name))}' for name in names)})"
 
 
 def _shown(value: Any) -> str:

@@ -36,15 +36,15 @@ def test_an_old_name_is_its_new_home(old):
 
 
 def test_names_that_moved_are_found_by_any_form_of_import():
-    from diffusion.chains import EncoderChain as Old
-    from experiments.solver import load_model as old_load_model  # one of the places that module was divided into
+    from diffusion.chains import EncoderChain as Old  # pyright: ignore[reportMissingImports]
+    from experiments.solver import load_model as old_load_model  # pyright: ignore[reportMissingImports]
 
     from diffusion.ddpm.chains import EncoderChain
     from experiments.runs.load import load_model
 
     assert Old is EncoderChain
     assert old_load_model is load_model
-    import diffusion.weightings as weightings
+    import diffusion.weightings as weightings  # pyright: ignore[reportMissingImports]
 
     assert weightings.SNRWeighting is importlib.import_module("diffusion.score_matching.weightings").SNRWeighting
 
@@ -54,7 +54,7 @@ def test_a_name_that_never_was_is_not_found():
         with pytest.raises(ModuleNotFoundError, match="no_such_module"):
             importlib.import_module(name)
     with pytest.raises(ImportError, match="no_such_name"):
-        from diffusion.chains import no_such_name  # noqa: F401 # pyright: ignore[reportAttributeAccessIssue]
+        from diffusion.chains import no_such_name  # noqa: F401 # pyright: ignore[reportMissingImports]
     with pytest.raises(AttributeError, match="module 'old' has no attribute 'no_such_name'"):
         names_from("old", ["diffusion.ddpm.chains", "diffusion.betas"])("no_such_name")
     assert names_from("old", ["diffusion.ddpm.chains", "diffusion.betas"])("Betas") is diffusion.Betas

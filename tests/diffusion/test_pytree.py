@@ -76,7 +76,7 @@ class Pair(NamedTuple):
     """A named tuple with the same repr."""
 
     x: jax.Array
-    count: int
+    size: int
 
     __repr__ = short_repr
 
@@ -84,7 +84,7 @@ class Pair(NamedTuple):
 def test_a_repr_is_short_and_shows_what_is_small():
     assert repr(VP(beta_max=10.0)) == "VP(beta_min=0.1, beta_max=10.0)"
     assert repr(Betas.linear(1000)) == "Betas(log_alphas=float64[1001])"
-    assert repr(Pair(jax.numpy.ones((3, 4)), 2)) == "Pair(x=float32[3,4], count=2)"
+    assert repr(Pair(jax.numpy.ones((3, 4)), 2)) == "Pair(x=float32[3,4], size=2)"
     assert repr(as_traced(StudentT(4.0))) == "StudentT(df=4.0)"
     with jax.enable_x64(False):
         shown = []
