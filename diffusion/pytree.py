@@ -35,8 +35,8 @@ def pytree(cls: type[T]) -> type[T]:
         cls.__repr__ = short_repr  # type: ignore[method-assign]
     cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
     cls.__init__.__no_type_check__ = True  # type: ignore[attr-defined]
-    # Not `register_dataclass`: jaxlib (0.10.2 and 0.12.0.1) holds the trees of two such classes for equal when as many
-    # fields are leaves, so that jit now and then runs the program of another class, EDM's for VP.
+    # Not `register_dataclass`: jaxlib (0.10.2 and 0.12.0.1) takes the trees of two such classes for equal when they
+    # have equally many leaves, so that jit now and then runs the program of another class, EDM's for VP.
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     leaves = [f.name for f in fields if not f.metadata.get("static")]
     statics = [f.name for f in fields if f.metadata.get("static")]
@@ -61,7 +61,7 @@ def short_repr(self: Any) -> str:
     An array without axes is shown by its value. The `__repr__` of every `pytree`; a NamedTuple takes it by
     `__repr__ = short_repr`.
     """
-    names = self._fields if isinstance(self, tuple) else [f.name for f in dataclasses.fields(self) if f.repr]
+    names = type(self)._fields if isinstance(self, tuple) else [f.name for f in dataclasses.fields(self) if f.repr]
     return f"{type(self).__name__}({', '.join(f'{name}={_shown(getattr(self, name))}' for name in names)})"
 
 
@@ -81,7 +81,7 @@ def _shown(value: Any) -> str:
 def is_concrete(*values: Any) -> bool:
     """Whether every value is a plain number that can be compared now, not a tracer or a placeholder.
 
-    An array is not, for trees of gradients are rebuilt too, and a slope of β_min may well be negative.
+    An array does not count: trees of gradients are rebuilt too, and a derivative by β_min may well be negative.
     """
     return all(isinstance(value, (bool, int, float, np.number)) for value in values)
 
@@ -120,5 +120,5 @@ class ShortPartial(Partial):
 
 
 def as_partial(function: Callable[..., Any]) -> Partial:
-    """`function` as a pytree, so that it can cross into a jitted function; a Partial stays what it is."""
+    """`function` as a pytree, so that it can be passed to a jitted function; a Partial is returned as it is."""
     return function if isinstance(function, Partial) else Partial(function)
