@@ -1,4 +1,4 @@
-"""What a network is made of, as plain values: hashable, printable, and known to the command line.
+"""The architecture of a network as plain values: hashable, printable, and known to the command line.
 
 Each configuration names one architecture. It knows neither the data's shape nor its classes: `build` is given
 those. Nothing here imports flax, so that a configuration can be read, checked and shown in a moment.
