@@ -28,6 +28,11 @@ def forward(table: Mapping[str, Homes]) -> None:
     sys.meta_path.insert(0, _Finder(dict(table)))
 
 
+def spec(name: str, homes: Homes) -> importlib.machinery.ModuleSpec | None:
+    """How the import system makes the module of an old name."""
+    return importlib.util.spec_from_loader(name, _Loader(homes), is_package=True)
+
+
 def names_from(module: str, homes: Homes) -> Callable[[str], Any]:
     """The `__getattr__` of a module whose names are found in `homes`; also for a package that has a module's old name.
 
@@ -52,8 +57,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         self.table = table
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
-        homes = self.table.get(name)
-        return None if homes is None else importlib.util.spec_from_loader(name, _Loader(homes), is_package=True)
+        return spec(name, self.table[name]) if name in self.table else None
 
 
 class _Loader(importlib.abc.Loader):

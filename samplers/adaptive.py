@@ -27,7 +27,8 @@ from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import as_partial, as_traced, is_concrete, pytree
-from samplers.sample import PATH_STREAM, check_batch, initial_state, require_continuous
+from samplers import streams
+from samplers.sample import check_batch, initial_state, require_continuous
 from samplers.sde import check_level
 
 
@@ -234,7 +235,7 @@ def _solve(
         arrived = solution.result == diffrax.RESULTS.successful
         return solution.ys[0], solution.stats["num_steps"], solution.stats["num_rejected_steps"], arrived
 
-    ends, steps, rejected, arrived = jax.vmap(one)(keys_lib.fold(keys, PATH_STREAM), x.reshape(shape[0], -1))
+    ends, steps, rejected, arrived = jax.vmap(one)(keys_lib.fold(keys, streams.PATH), x.reshape(shape[0], -1))
     x = ends.reshape(shape)
     if to_data:
         x = expand(process.alpha(jnp.zeros_like(times[1])), x) * denoise(x, times[1]).astype(x.dtype)

@@ -14,12 +14,10 @@ from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb, transition
 from diffusion.pytree import pytree, static
+from samplers import streams
 from samplers.inverse import for_each
 from samplers.sample import Sampler
 from samplers.wrapped import Wrapped
-
-# What the draws of a wrapper are folded with: no small number, so that they are not those of the sampler inside.
-_OBSERVATION, _JUMP, _RENOISE = 1_000_003, 1_000_033, 1_000_037
 
 
 @pytree
@@ -64,7 +62,7 @@ class Replacement(Wrapped):
 
     def _replace(self, keys: Draws, x: Array, s: Array, process: Process) -> Array:
         y = for_each("observed", self.observed, x.shape).astype(x.dtype)
-        noise = keys_lib.normal(keys_lib.fold(keys, _OBSERVATION), x.shape[1:], x.dtype)
+        noise = keys_lib.normal(keys_lib.fold(keys, streams.OBSERVATION), x.shape[1:], x.dtype)
         return jnp.where(for_each("mask", self.mask, x.shape), perturb(process, y, noise, s), x)
 
 
@@ -130,11 +128,11 @@ class RePaint(Replacement):
         def again(i: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
             first = done - self.jump
             up = transition(process, state[0], s, grid[first])
-            x = up.sample(keys_lib.fold(keys_lib.fold(keys, _RENOISE), i))
+            x = up.sample(keys_lib.fold(keys_lib.fold(keys, streams.RENOISE), i))
 
             def down(k: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
                 now, after = grid[first + k], grid[first + k + 1]
-                fresh = keys_lib.fold(keys_lib.fold(keys, _JUMP), i * self.jump + k)
+                fresh = keys_lib.fold(keys_lib.fold(keys, streams.JUMP), i * self.jump + k)
                 return super(RePaint, self).step(fresh, *state, now, after, process, denoise)
 
             # The history of a multistep method belongs to the way that was undone.

@@ -21,11 +21,9 @@ from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser, score
 from diffusion.process import Process, transition_coefficients
 from diffusion.pytree import is_concrete, pytree, short_repr, static
+from samplers import streams
 from samplers.exponential import exponential_step
 from samplers.sample import Sampler
-
-# What the draws of the corrector are folded with: no small number, so that they are not those of the predictor.
-_CORRECTOR = 1_000_081
 
 
 def langevin_step(
@@ -206,7 +204,7 @@ class PredictorCorrector(Sampler):
             moved = jnp.where(to_data, process.alpha(s) * x_0, moved)
         if self.corrections == 0:
             return moved, carry
-        again = keys_lib.fold(keys, _CORRECTOR)
+        again = keys_lib.fold(keys, streams.CORRECTOR)
         return jax.lax.cond(to_data, lambda: moved, lambda: self._correct(again, moved, s, process, denoise)), carry
 
     def _correct(self, keys: Draws, x: Array, s: Array, process: Process, denoise: Denoiser) -> Array:

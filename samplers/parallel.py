@@ -13,6 +13,7 @@ from diffusion.arrays import expand
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import as_partial, as_traced, is_concrete, pytree
+from samplers import streams
 from samplers.sample import Sampler, check_arguments, in_type_of, initial_state
 
 
@@ -106,7 +107,8 @@ def _iterate(
     scale = jnp.where(sigmas > 0, sigmas, jnp.roll(sigmas, 1))
 
     def step(i: Array, state: Array) -> Array:
-        return sampler.step(keys_lib.fold(keys, i + 1), state, carry, grid[i], grid[i + 1], process, denoise)[0]
+        draws = keys_lib.fold(keys, streams.PRIOR + 1 + i)
+        return sampler.step(draws, state, carry, grid[i], grid[i + 1], process, denoise)[0]
 
     def round_of(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         """(states x_0 ... x_N, how many steps are done, rounds) after another round."""

@@ -16,13 +16,11 @@ from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, transition
 from diffusion.pytree import is_concrete, pytree, static
+from samplers import streams
 from samplers.exponential import half_log_snr
 from samplers.ode import Heun
 from samplers.sample import Sampler, require_continuous
 from samplers.wrapped import Wrapped
-
-# What the draws of a restart are folded with: no small number, so that they are not those of the sampler inside.
-_UP, _DOWN = 1_000_117, 1_000_121
 
 
 @pytree
@@ -111,7 +109,7 @@ class Restart(Wrapped):
             # What `check` has found in float64 may not be lost by a rounding.
             low = interval.low * (1 + 1e-5)
             due = (before > low) & (after <= low) & (process.sigma(s) > 0)
-            own = keys_lib.fold(keys, _UP + 16 * index)
+            own = keys_lib.fold(keys, streams.UP + 16 * index)
             again = functools.partial(self._again, own, s, interval, process, denoise)
             x, carry = jax.lax.cond(due, again, lambda *state: state, x, carry)
         return x, carry
@@ -127,7 +125,7 @@ class Restart(Wrapped):
             up = transition(process, state[0], s, times[0]).sample(own)
 
             def down(k: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
-                fresh = keys_lib.fold(keys_lib.fold(own, _DOWN), k)
+                fresh = keys_lib.fold(keys_lib.fold(own, streams.DOWN), k)
                 return self.sampler.step(fresh, *state, times[k], times[k + 1], process, denoise)
 
             return jax.lax.fori_loop(0, interval.steps, down, (up, self.sampler.init(up, times)))

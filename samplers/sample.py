@@ -28,10 +28,8 @@ from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_partial, as_traced, pytree, static
+from samplers import streams
 from samplers.grids import check_grid
-
-PATH_STREAM = 1_000_099
-"""What the keys of Brownian paths are folded with: no number of a step."""
 
 
 class Sampler:
@@ -199,7 +197,7 @@ def initial_state(
     keys: Draws, process: Process, shape: tuple[int, ...], t: ArrayLike, x_init: Array | None
 ) -> Float[Array, "b *event"]:
     """`x_init`, or the draw of the prior at time t that belongs to the samples' `keys`."""
-    return x_init if x_init is not None else prior_sample(keys_lib.fold(keys, 0), process, shape, t)
+    return x_init if x_init is not None else prior_sample(keys_lib.fold(keys, streams.PRIOR), process, shape, t)
 
 
 def in_type_of(x: Array, denoise: Denoiser) -> Denoiser:
@@ -253,7 +251,7 @@ def _run(
 ) -> tuple[Array, Array | None]:
     steps = grid.shape[0] - 1
     keys = keys_lib.sample_keys(key, ids)
-    paths = keys_lib.fold(keys, PATH_STREAM) if brownian_tree else None
+    paths = keys_lib.fold(keys, streams.PATH) if brownian_tree else None
     x = initial_state(keys, process, shape, grid[0], x_init)
     kept = None if keep_every is None else jnp.zeros((len(_kept(steps, keep_every)), *shape), x.dtype).at[0].set(x)
 
@@ -262,7 +260,7 @@ def _run(
     def body(state: tuple[Array, Any, Array | None], now: tuple[Array, Array, Array]) -> tuple[Any, None]:
         x, carry, kept = state
         t, s, i = now
-        draws = keys_lib.fold(keys, i + 1)
+        draws = keys_lib.fold(keys, streams.PRIOR + 1 + i)
         if paths is not None:
             draws = BrownianIncrement(draws, paths, path_clock(process, t), path_clock(process, s))
         x, carry = sampler.step(draws, x, carry, t, s, process, denoise)

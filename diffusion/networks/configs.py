@@ -1,20 +1,41 @@
 """The architecture of a network as plain values: hashable, printable, and known to the command line.
 
-Each configuration names one architecture. It knows neither the data's shape nor its classes: `build` is given
-those. Nothing here imports flax, so that a configuration can be read, checked and shown in a moment.
+Each configuration is of one architecture, which its `module` imports. It knows neither the data's shape nor its
+classes: `build` is given those. Nothing here imports flax before it is needed, so that a configuration can be read,
+checked and shown in a moment.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 ComputeDtype = Literal["float32", "bfloat16"]
 
 
+class NetworkConfig:
+    """What every configuration of a network says; a subclass is a frozen, hashable dataclass with defaults."""
+
+    dropout: float = 0.0
+    """Probability of dropping an activation in training; above 0 the network is called with keys."""
+    takes_any_shape: ClassVar[bool] = False
+    """Whether events may have any number of axes, points among them, and not (height, width, channels) alone."""
+
+    def module(self) -> Callable[..., Any]:
+        """The architecture: module(config, event_shape, num_classes, outputs, rngs=rngs) is a `flax.nnx.Module`.
+
+        The module is called as module(x, c_noise, labels, keys) and answers in x's shape, with `outputs` times the
+        channels. Its import belongs into this method.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say its module; define it.")
+
+
 @dataclass(frozen=True, kw_only=True)
-class MLPConfig:
+class MLPConfig(NetworkConfig):
     """A residual multilayer perceptron on the flattened event: the network for points in the plane."""
+
+    takes_any_shape = True
 
     hidden: int = 128
     """Width of the hidden layers."""
@@ -42,9 +63,15 @@ class MLPConfig:
         _choice(("film", "additive"), conditioning=self.conditioning)
         _common(self.dropout, self.compute_dtype)
 
+    def module(self) -> Callable[..., Any]:
+        """`MLP`."""
+        from diffusion.networks.mlp import MLP
+
+        return MLP
+
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig:
+class UNetConfig(NetworkConfig):
     """The U-Net of DDPM++ and ADM: residual blocks with FiLM, attention, and skips between equal sizes."""
 
     channels: int = 64
@@ -75,9 +102,15 @@ class UNetConfig:
         _choice(("pool", "conv"), resampling=self.resampling)
         _common(self.dropout, self.compute_dtype)
 
+    def module(self) -> Callable[..., Any]:
+        """`UNet`."""
+        from diffusion.networks.unet import UNet
+
+        return UNet
+
 
 @dataclass(frozen=True, kw_only=True)
-class DiTConfig:
+class DiTConfig(NetworkConfig):
     """The diffusion transformer: patches as tokens, adaLN-zero blocks, fixed positions."""
 
     patch: int = 2
@@ -102,8 +135,11 @@ class DiTConfig:
         _multiple(self.heads, width=self.width)
         _common(self.dropout, self.compute_dtype)
 
+    def module(self) -> Callable[..., Any]:
+        """`DiT`."""
+        from diffusion.networks.dit import DiT
 
-NetworkConfig = MLPConfig | UNetConfig | DiTConfig
+        return DiT
 
 
 def _positive(**fields: int | float) -> None:

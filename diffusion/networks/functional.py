@@ -10,7 +10,7 @@ The network holds no array and no random state, so it is a static argument of `j
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,9 @@ from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from diffusion.networks.configs import DiTConfig, MLPConfig, NetworkConfig, UNetConfig
-from diffusion.networks.dit import DiT
-from diffusion.networks.mlp import MLP
-from diffusion.networks.unet import UNet
+from diffusion.networks.configs import NetworkConfig
 
 Params = dict[str, Any]
-
-MODELS: dict[type, Callable[..., nnx.Module]] = {MLPConfig: MLP, UNetConfig: UNet, DiTConfig: DiT}
-"""The architecture of each configuration; a new one is a new file and a line here."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +41,12 @@ class Network:
     """The number of output channels for each channel of x."""
 
     def __post_init__(self) -> None:
-        if type(self.config) not in MODELS:
-            known = ", ".join(config.__name__ for config in MODELS)
+        if not isinstance(self.config, NetworkConfig):
+            known = ", ".join(config.__name__ for config in NetworkConfig.__subclasses__())
             raise TypeError(f"config is a {type(self.config).__name__}; give one of {known}.")
         if not self.event_shape or min(self.event_shape) < 1:
             raise ValueError(f"event_shape is {self.event_shape}; give at least one axis, and no empty one.")
-        if len(self.event_shape) != 3 and not isinstance(self.config, MLPConfig):
+        if len(self.event_shape) != 3 and not self.config.takes_any_shape:
             raise ValueError(
                 f"event_shape is {self.event_shape}; a {type(self.config).__name__} needs (height, width, channels), "
                 "so reshape the data or choose an MLPConfig."
@@ -107,8 +101,8 @@ def build(
 
 
 def _create(network: Network, key: Key[Array, ""]) -> nnx.Module:
-    model = MODELS[type(network.config)]
-    return model(network.config, network.event_shape, network.num_classes, network.outputs, rngs=nnx.Rngs(key))
+    module = network.config.module()
+    return module(network.config, network.event_shape, network.num_classes, network.outputs, rngs=nnx.Rngs(key))
 
 
 @functools.cache

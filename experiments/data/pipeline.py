@@ -18,6 +18,7 @@ from typing import Protocol, cast
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from experiments import streams
 from experiments.data import randomness
 from experiments.data.source import Source
 from experiments.errors import UsageError
@@ -89,10 +90,10 @@ class _Stream:
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, "count"]:
     """Images in the order in which an epoch visits them."""
-    return randomness.permutation(seed, randomness.ORDER, epoch, count=count)
+    return randomness.permutation(seed, streams.ORDER, epoch, count=count)
 
 
 @lru_cache(maxsize=4)
 def _mirrored(seed: int, epoch: int, count: int) -> Bool[np.ndarray, "count"]:
     """Whether the image at each place of an epoch is mirrored."""
-    return randomness.words(seed, randomness.FLIP, epoch, count=count) >= 2**63
+    return randomness.words(seed, streams.FLIP, epoch, count=count) >= 2**63

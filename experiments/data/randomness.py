@@ -9,12 +9,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-SPLIT, ORDER, FLIP, POINTS = range(4)
-"""Streams that must not share numbers: who is held out, an epoch's order, its mirroring, points that are drawn."""
-
 
 def words(seed: int, *stream: int, count: int) -> UInt64[np.ndarray, "count"]:
-    """`count` independent uniform 64-bit words."""
+    """`count` independent uniform 64-bit words of a stream of `experiments.streams`."""
     return np.random.PCG64(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(count)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8
 
+from experiments import streams
 from experiments.data import randomness
 from experiments.errors import UsageError
 
@@ -107,7 +108,7 @@ def split(source: Source, held_out_fraction: float = 0.1, seed: int = 0) -> tupl
     if len(source) < 2:
         raise UsageError(f"{source.name} has a single image and none to hold out; give --data.held-out 0.")
     count = min(max(1, round(held_out_fraction * len(source))), len(source) - 1)
-    rows = randomness.permutation(seed, randomness.SPLIT, count=len(source))
+    rows = randomness.permutation(seed, streams.SPLIT, count=len(source))
     return source.take(np.sort(rows[count:])), source.take(np.sort(rows[:count]), f"{source.name} (held out)")
 
 

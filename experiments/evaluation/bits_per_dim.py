@@ -15,6 +15,7 @@ from diffusion.ddpm.elbo import elbo_estimate
 from diffusion.ddpm.reverse_steps import Learned
 from diffusion.noises import Gaussian
 from diffusion.prediction import Denoiser
+from experiments import streams
 from experiments.config.tree import Generator
 from experiments.data.scaling import to_model
 from experiments.data.source import Source
@@ -39,6 +40,14 @@ class BitsPerDim(NamedTuple):
     """Whether the likelihood is that of an image given its class."""
 
 
+def require_elbo(model: Model) -> None:
+    """Raise UsageError for a model without a chain whose ELBO could be had."""
+    if isinstance(model.config.objective, Generator):
+        raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
+    if not isinstance(model.config.noise, Gaussian):
+        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
+
+
 def held_out_bits_per_dim(
     model: Model,
     held_out: Source,
@@ -55,13 +64,10 @@ def held_out_bits_per_dim(
     Which images is drawn by a fixed seed. The chain is the run's own if it is discrete, else `chain_steps` steps of its
     process. A conditional model is told the class of each image, so that the bound is that of −log p(image | class).
     `variance` is as `reverse_variance` has it, the optimal one estimated from `training`.
-    Raises UsageError for a process whose noise is not Gaussian.
+    Raises UsageError as `require_elbo` does, and for the learned variance of a run without one.
     """
+    require_elbo(model)
     process = model.process
-    if isinstance(model.config.objective, Generator):
-        raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
-    if not isinstance(process.noise, Gaussian):
-        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
     times = chain_times(process, chain_steps)
     chosen = reverse_variance(variance, model, times, training)
     conditional = model.num_classes > 0
@@ -72,7 +78,7 @@ def held_out_bits_per_dim(
     @jax.jit
     def terms(denoise: Denoiser, x_0: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         chain = GeneratorChain(process, denoise, jnp.asarray(times, jnp.float32), chosen, DiscretisedDecoder())
-        elbo = elbo_estimate(jax.random.key(7), chain, x_0, draws=draws, ids=ids)
+        elbo = elbo_estimate(jax.random.key(streams.ELBO), chain, x_0, draws=draws, ids=ids)
         return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
 
     parts = []

@@ -16,13 +16,11 @@ from diffusion import keys as keys_lib
 from diffusion.energy import anomaly_score, log_density_ratio
 from diffusion.energy.residual import Potential
 from diffusion.pytree import as_partial
+from experiments import streams
 from experiments.data.scaling import to_model
 from experiments.data.source import Events
 from experiments.errors import DivergedError, UsageError
 from experiments.runs.energy import Energy
-
-# Not the key of samples.
-_KEY_SEED = 0x5C0E
 
 
 def strangeness(energy: Energy, images: Events, *, copies: int, batch: int = 256) -> Float64[np.ndarray, " n"]:
@@ -71,7 +69,7 @@ def _mean(
     """The mean of `value` over noisy copies (b,); over the image itself for none."""
     if not copies:
         return value(x, *arguments)
-    keys = keys_lib.sample_keys(jax.random.key(_KEY_SEED), marks)
+    keys = keys_lib.sample_keys(jax.random.key(streams.STRANGENESS), marks)
 
     def copy(i: Array) -> Array:
         return value(x + sigma * keys_lib.normal(keys_lib.fold(keys, i), x.shape[1:], x.dtype), *arguments)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion.ddpm.reverse_steps import Learned
+from experiments import streams
 from experiments.data.scaling import to_uint8
 from experiments.data.source import Events
 from experiments.errors import DivergedError, UsageError
@@ -20,9 +21,6 @@ from experiments.sampling.throughput import Throughput
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
 from samplers.sample import Sampler, sample
-
-# One key for all samples of all runs: sample i is told apart by its seed, its id.
-KEY_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def _batches(
         padded = np.asarray(part + [part[-1]] * (batch - len(part)))
         now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch), jnp.int32)
         result = sample(
-            jax.random.key(KEY_SEED),
+            jax.random.key(streams.SAMPLES),
             process,
             guidance.denoiser(model, now, paired=paired, with_variance=with_variance),
             sampler,
@@ -117,6 +115,11 @@ class Samples(NamedTuple):
     """Network calls for each."""
     throughput: Throughput
     """How fast they came."""
+
+    def report(self) -> dict[str, Any]:
+        """The network calls and the rate, as JSON values."""
+        rate = self.throughput.report()
+        return {"nfe": self.nfe, **{key: rate[key] for key in ("samples_per_second", "with_compilation")}}
 
 
 def gather(

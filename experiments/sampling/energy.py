@@ -17,14 +17,12 @@ import numpy as np
 
 from diffusion import keys as keys_lib
 from diffusion.energy import log_density
+from experiments import streams
 from experiments.data.scaling import to_uint8
 from experiments.errors import DivergedError
 from experiments.runs.energy import Energy
-from experiments.sampling.draw import KEY_SEED, Drawn
+from experiments.sampling.draw import Drawn
 from samplers.energy import Kernel, cooling, sample_energy
-
-# What the key of the beginning is folded with: no small number, for those are seeds.
-_START = 0xE6E
 
 SIZES: dict[str, float] = {"langevin": 0.1, "mala": 0.3, "hmc": 0.1}
 """Step sizes η in units of σ_0², for images of some hundred pixels."""
@@ -77,14 +75,14 @@ def draw_energy(energy: Energy, sampler: EnergySampler, seeds: Sequence[int], *,
 
     Raises ValueError for a chain that cannot be run, DivergedError for a sample that is not finite.
     """
-    density, key = log_density(energy.psi, energy.sigma), jax.random.key(KEY_SEED)
+    density, key = log_density(energy.psi, energy.sigma), jax.random.key(streams.SAMPLES)
     temperatures = cooling(sampler.temperature, sampler.steps, sampler.hold)
     spread = float(np.hypot(energy.high, energy.sigma_data))
     batch = min(batch, len(seeds))
     for start in range(0, len(seeds), batch):
         part = list(seeds[start : start + batch])
         ids = jnp.asarray(part + [part[-1]] * (batch - len(part)))  # one shape, one compilation
-        keys = keys_lib.sample_keys(jax.random.fold_in(key, _START), ids)
+        keys = keys_lib.sample_keys(jax.random.fold_in(key, streams.ENERGY_START), ids)
         result = sample_energy(
             key,
             density,

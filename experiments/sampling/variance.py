@@ -11,6 +11,7 @@ import numpy as np
 from diffusion.ddpm.analytic_variance import estimate_optimal_variance
 from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Learned, Optimal, ReverseVariance
 from diffusion.process import Process
+from experiments import streams
 from experiments.config.tree import Config
 from experiments.data.scaling import to_model
 from experiments.data.source import Source
@@ -77,7 +78,7 @@ def optimal_variance(model: Model, times: np.ndarray, training: Source, *, given
     # Sixty-four times tell the whole curve, which is interpolated between them.
     places = np.unique(np.linspace(1, len(times) - 1, 64).round().astype(int))
     estimate = jax.jit(estimate_optimal_variance, static_argnames=("method", "data_range"))(
-        jax.random.key(11),
+        jax.random.key(streams.OPTIMAL_VARIANCE),
         model.process,
         make_denoiser(model, known),
         jnp.asarray(to_model(training.images[rows])),

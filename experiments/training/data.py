@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import streams
 from experiments.config.tree import Config, Denoising
 from experiments.data.pipeline import Batches, pipeline
 from experiments.errors import DataError, UsageError
 
 REFERENCE = "reference"
 """The part of a batch that every device has whole: images for the stable target."""
-# So that the reference images are not those of the batch.
-_REFERENCE_SEED = 1_000_003
 # Enough to tell checkpoints apart, few enough to cost no more than a handful of training steps.
 _HELD_OUT_BATCHES = 16
 
@@ -91,7 +90,7 @@ def open_data(config: Config) -> RunData:
 
     stream = batches(training, config.data.flip)
     if isinstance(config.objective, Denoising) and config.objective.reference:
-        others = {"seed": seed + _REFERENCE_SEED, "batch_size": config.objective.reference, "flip": config.data.flip}
+        others = {"seed": seed + streams.REFERENCE, "batch_size": config.objective.reference, "flip": config.data.flip}
         stream = _WithReference(stream, pipeline(training, **others))
     if held_out is None:
         return RunData(facts, stream)

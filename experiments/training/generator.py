@@ -37,6 +37,7 @@ from diffusion.process import prior_sample
 from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.times import LogUniformSigma
 from diffusion.score_matching.weightings import EDMWeighting
+from experiments import streams
 from experiments.config.tree import Config, Generator
 from experiments.training.optimizer import make_optimizer
 from experiments.training.potential import level_potential
@@ -90,7 +91,10 @@ def game_losses(
     assert isinstance(rule, Generator)
     process, levels = config.process(), LogUniformSigma(rule.sigma, rule.sigma_max)
     sigma_data = config.preconditioning.sigma_data
-    latent_key, data_key, sample_key, compare_key = (jax.random.fold_in(key, i) for i in range(4))
+    latent_key, data_key, sample_key, compare_key = (
+        jax.random.fold_in(key, stream)
+        for stream in (streams.LATENT, streams.ON_DATA, streams.ON_SAMPLES, streams.COMPARED)
+    )
     latent = prior_sample(keys_lib.sample_keys(latent_key, slots), process, x_0.shape)
     made = network_denoiser(game, params, process, config.preconditioning)(latent, process.t_max)
 
@@ -101,9 +105,10 @@ def game_losses(
 
     losses = denoising(data_key, DATA, x_0) + denoising(sample_key, SAMPLES, jax.lax.stop_gradient(made))
     keys = keys_lib.sample_keys(compare_key, slots)
-    sigma = levels.quantile(process, keys_lib.uniform(keys_lib.fold(keys, 1)))
+    sigma = levels.quantile(process, keys_lib.uniform(keys_lib.fold(keys, streams.COMPARED_LEVEL)))
     data, model = (level_potential(game.estimator, params[name], sigma_data, sigma) for name in (DATA, SAMPLES))
-    gap = sigma**2 * generator_loss(keys_lib.fold(keys, 0), data, model, made, sigma) / event_size(x_0)
+    noise = keys_lib.fold(keys, streams.COMPARED_NOISE)
+    gap = sigma**2 * generator_loss(noise, data, model, made, sigma) / event_size(x_0)
     return losses + gap - jax.lax.stop_gradient(gap)
 
 

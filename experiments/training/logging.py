@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from experiments.config.tree import Config
 from experiments.errors import UsageError
+from experiments.files import replacing
 
 
 class StepRecord(NamedTuple):
@@ -173,9 +174,8 @@ def truncate(path: Path, step: int) -> None:
     lines = path.read_text().splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
     if kept != lines:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(kept))
 
 
 def _step_of(line: str) -> float:

@@ -13,9 +13,11 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar, cast
 
 import jax
 
+from experiments.config.checks import check
 from experiments.config.file import save_config
 from experiments.config.tree import Config
 from experiments.config.tree import Generator as GeneratorObjective
@@ -36,9 +38,10 @@ from experiments.training.resume import check_config, starting_point
 from experiments.training.state import Params
 
 OnSample = Callable[[int, Params], None]
+S = TypeVar("S", bound=Step)
 
 
-class Training(Iterator[Step]):
+class Training(Iterator[S]):
     """A training that advances as it is iterated over. Nothing is touched before the first step is asked for.
 
     Leaving the loop early, by `break`, `return` or an error in its body, ends the training: the step that the body
@@ -48,16 +51,16 @@ class Training(Iterator[Step]):
     unnoticed, write `with training(...) as steps:`, or call `close`.
     """
 
-    def __init__(self, config: Config, outdir: Path, steps: Generator[Step, None, TrainResult]) -> None:
+    def __init__(self, config: Config, outdir: Path, steps: Generator[S, None, TrainResult]) -> None:
         """`steps` is the training itself."""
         self.config, self.outdir = config, outdir
-        self.last: Step | None = None
+        self.last: S | None = None
         """The step that was given last."""
         self.result: TrainResult | None = None
         """How the run ended; None while it has not come to its end, and when the loop was left early."""
         self._steps = steps
 
-    def __next__(self) -> Step:
+    def __next__(self) -> S:
         try:
             self.last = next(self._steps)
         except StopIteration as end:
@@ -69,7 +72,7 @@ class Training(Iterator[Step]):
         """End the training as leaving the loop does. Raises CheckpointError when the checkpoint cannot be saved."""
         self._steps.close()
 
-    def __enter__(self) -> Training:
+    def __enter__(self) -> Training[S]:
         return self
 
     def __exit__(
@@ -90,8 +93,7 @@ def training(
     devices: tuple[Device, ...] | None = None,
     quiet: bool = True,
     signals: bool = False,
-    step_type: type[Step] = Step,
-) -> Training:
+) -> Training[Step]:
     """Train `config` in the folder `outdir`, or go on with the training that is there, as an iterator over its steps.
 
     Parameters, optimiser, averages, step, random numbers and the place in the data continue bit for bit; what the
@@ -99,15 +101,28 @@ def training(
 
     `data` are the batches, those of `config.data` unless given; `devices` are the local ones unless given; `quiet`
     shows no progress. With `signals` SIGTERM and SIGINT end the run after the step in progress, with a checkpoint;
-    without, they are the caller's. Steps are of `step_type`.
+    without, they are the caller's.
 
     Raises, at the first step that is asked for, UsageError for a configuration that cannot be trained here or is not
     the run's own, BusyError when another process trains in `outdir`, DataError for the data; and at any step
     CheckpointError when a checkpoint cannot be read or written, and DivergedError when a loss or a gradient is not
     finite; the last good checkpoint is then untouched.
     """
-    outdir = Path(outdir)
-    return Training(config, outdir, _steps(config, outdir, data, devices, quiet, signals, step_type))
+    return training_with(Step, config, Path(outdir), data, devices, quiet, signals)
+
+
+def training_with(
+    step_type: type[S],
+    config: Config,
+    outdir: Path,
+    data: RunData | None,
+    devices: tuple[Device, ...] | None,
+    quiet: bool,
+    signals: bool,
+) -> Training[S]:
+    """`training` whose steps are of a subclass of `Step`."""
+    steps = _steps(step_type, config, outdir, data, devices, quiet, signals)
+    return Training(config, outdir, cast(Generator[S, None, TrainResult], steps))
 
 
 def train(
@@ -132,14 +147,15 @@ def train(
 
 
 def _steps(
+    step_type: type[Step],
     config: Config,
     outdir: Path,
     data: RunData | None,
     devices: tuple[Device, ...] | None,
     quiet: bool,
     signals: bool,
-    step_type: type[Step],
 ) -> Generator[Step, None, TrainResult]:
+    check(config)
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:

@@ -19,12 +19,10 @@ from diffusion.prediction import network_denoiser
 from diffusion.process import Process
 from diffusion.score_matching.losses import DenoisingTerms, denoising_terms
 from diffusion.score_matching.times import ImportanceTime, TimeDistribution, UniformTime, draw_uniforms, loss_sums
+from experiments import streams
 from experiments.config.tree import Config, ImportanceConfig
 from experiments.data.scaling import to_model
 from experiments.training.generator import Game, game_losses
-
-# One stream of random numbers for each thing that is drawn in a step.
-_NOISE, _LABELS, _DROPOUT = range(3)
 
 LossSums = tuple[Float[Array, " bins"], Float[Array, " bins"]]
 
@@ -59,7 +57,9 @@ def make_objective(config: Config, network: Callable[..., Array], num_classes: i
         params: Any, key: Key[Array, ""], batch: Mapping[str, Array], second_moments: Array, train: bool
     ) -> tuple[Array, LossSums]:
         slots = batch["slot"]
-        noise_key, label_key, dropout_key = (jax.random.fold_in(key, i) for i in (_NOISE, _LABELS, _DROPOUT))
+        noise_key, label_key, dropout_key = (
+            jax.random.fold_in(key, stream) for stream in (streams.NOISE, streams.LABELS, streams.DROPOUT)
+        )
         labels = batch["label"] if config.conditional else None
         if labels is not None and train and config.label_dropout > 0:
             dropped = keys_lib.uniform(keys_lib.sample_keys(label_key, slots)) < config.label_dropout

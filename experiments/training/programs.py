@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import streams
 from experiments.config.tree import Config
 from experiments.training.data import RunData
 from experiments.training.objective import Objective
 from experiments.training.replicas import AXIS, Replicas
-from experiments.training.state import PRNG, VALIDATION, Params, TrainState, seed_key
+from experiments.training.state import PRNG, Params, TrainState, seed_key
 from experiments.training.step import make_step, repeat
 
 
@@ -61,7 +62,7 @@ def place_held_out(config: Config, data: RunData, replicas: Replicas) -> tuple[t
     """(key data, batch) of each held-out batch, on the devices: the same times and noise at every validation."""
     if config.training.validate_every == 0:
         return ()
-    root = seed_key(config.training.seed, VALIDATION)
+    root = seed_key(config.training.seed, streams.VALIDATION)
     return tuple(
         (np.asarray(jax.random.key_data(jax.random.fold_in(root, i))), replicas.split([batch]))
         for i, batch in enumerate(data.held_out)

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from experiments import streams
 from experiments.config.file import load_config, to_json
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, UsageError
@@ -19,7 +20,7 @@ from experiments.training.checkpoint import checkpoint_path, newest_trusted, rea
 from experiments.training.data import Facts, require_same_data
 from experiments.training.distributed import from_process_0
 from experiments.training.model import AnyNetwork, make_network
-from experiments.training.state import INITIAL, TrainState, from_tree, initial_state, seed_key, to_tree
+from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
 
 # What may change when a run goes on: nothing here has a part in what step n computes. The data may have moved; that
 # they are the same is checked by their fingerprint.
@@ -73,7 +74,7 @@ def starting_point(
     Process 0 chooses for all. A line on standard error tells of each checkpoint that is passed over; it is set aside.
     Raises CheckpointError for a state that does not fit, DataError when the run was trained on other data.
     """
-    network, params = make_network(config, facts, seed_key(config.training.seed, INITIAL))
+    network, params = make_network(config, facts, seed_key(config.training.seed, streams.INITIAL))
     state = jax.jit(partial(initial_state, optimizer=optimizer, config=config))(params)
     step = -1
     if jax.process_index() == 0:

@@ -12,14 +12,14 @@ from jax.tree_util import keystr, tree_flatten_with_path
 from jaxtyping import Array, Float, Int, UInt32
 
 from diffusion.pytree import pytree
+from experiments import streams
 from experiments.config.tree import Config, ImportanceConfig
 from experiments.errors import CheckpointError
 
 Params = dict[str, Any]
 
-# What a seed is split into. The implementation is named because the state outlives the process and its defaults.
+# The implementation of keys is named because the state outlives the process and its defaults.
 PRNG = "threefry2x32"
-TRAINING, VALIDATION, INITIAL = range(3)
 
 
 @pytree
@@ -40,7 +40,7 @@ class TrainState:
 
 
 def seed_key(seed: int, purpose: int) -> Array:
-    """The root of the random numbers for TRAINING, VALIDATION or INITIAL parameters."""
+    """The root of the random numbers for a `purpose` of `streams`: TRAINING, VALIDATION or INITIAL parameters."""
     return jax.random.fold_in(jax.random.key(seed, impl=PRNG), purpose)
 
 
@@ -54,7 +54,7 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, confi
         opt_state=optimizer.init(params),
         second_moments=jnp.ones(bins, jnp.float32),
         diverged_at=jnp.full((), -1, jnp.int32),
-        key=jax.random.key_data(seed_key(config.training.seed, TRAINING)),
+        key=jax.random.key_data(seed_key(config.training.seed, streams.TRAINING)),
     )
 
 

@@ -14,7 +14,8 @@ from diffusion.brownian import BrownianIncrement
 from diffusion.ddpm.reverse_steps import FixedLarge
 from diffusion.oracles import GaussianLaw
 from samplers import DDIM, ERSDE, Ancestral, EulerMaruyama, Heun, PredictorCorrector, SDEDPMSolver, StochasticHeun
-from samplers.sample import PATH_STREAM, path_clock
+from samplers.sample import path_clock
+from samplers.streams import PATH
 from tests.samplers.convergence import PROCESSES, grid_of, line, observed_order
 
 MEAN, STD = 0.7, 0.6
@@ -96,7 +97,7 @@ def run_on_paths(process_name, sampler):
     process, x = PROCESSES[process_name], start(process_name)
     denoise = line().denoiser(process)
     keys = keys_lib.sample_keys(KEY, jnp.arange(BATCH))
-    paths = keys_lib.fold(keys, PATH_STREAM)
+    paths = keys_lib.fold(keys, PATH)
 
     @jax.jit
     def run(grid, steps):

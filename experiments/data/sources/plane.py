@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from experiments import streams
 from experiments.data import randomness
 from experiments.data.config import DataConfig
 from experiments.data.source import Source
@@ -24,7 +25,6 @@ LAWS = {
 """What follows `plane:`, and the law of that name in `diffusion.oracles`."""
 COUNT = 50_000
 """Points in a data set."""
-_SEED = 20_221
 
 
 def read(where: str, config: DataConfig) -> Source:
@@ -60,7 +60,7 @@ def draw(mixture: GaussianMixture, count: int) -> Float[np.ndarray, "n 2"]:
     normal numbers.
     """
     which, radius, angle = (
-        (randomness.words(_SEED, randomness.POINTS, stream, count=count) >> np.uint64(11)) * 2.0**-53
+        (randomness.words(streams.PLANE, streams.POINTS, stream, count=count) >> np.uint64(11)) * 2.0**-53
         for stream in range(3)
     )
     means, std = np.asarray(mixture.means), np.sqrt(np.asarray(mixture.floor))

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion.distances import energy_test
 from diffusion.distances.permutation import PermutationTest
-from experiments.sampling.draw import KEY_SEED
+from experiments import streams
 from experiments.verification.registry import STANDARD_ERRORS
 from experiments.verification.trained.finding import (
     NOT_APPLICABLE,
@@ -59,7 +59,7 @@ class Draws:
             part = np.resize(places[start : start + size], size)
             labels = None if self._labels is None else jnp.asarray(self._labels[part])
             found = sample(
-                *(jax.random.key(KEY_SEED), subject.process, subject.denoiser(labels), sampler, times),
+                *(jax.random.key(streams.SAMPLES), subject.process, subject.denoiser(labels), sampler, times),
                 (size, *subject.event_shape),
                 ids=subject.seed + part,
             )

@@ -13,7 +13,6 @@ from flax import nnx
 from jax.extend import core as jex
 
 from diffusion.networks import DiTConfig, MLPConfig, Network, UNetConfig, build
-from diffusion.networks.functional import MODELS
 
 SHAPES = [
     (MLPConfig(hidden=8, layers=1), (2,), 1),
@@ -86,9 +85,7 @@ def test_dropout_is_on_with_keys_and_off_without(case, keys):
 
 def test_parameters_are_everything_and_are_a_plain_tree(case):
     network = case.network
-    model = nnx.eval_shape(
-        lambda: MODELS[type(network.config)](network.config, network.event_shape, 3, 1, rngs=nnx.Rngs(0))
-    )
+    model = nnx.eval_shape(lambda: network.config.module()(network.config, network.event_shape, 3, 1, rngs=nnx.Rngs(0)))
     _, _, rest = nnx.split(model, nnx.Param, ...)
     assert not jax.tree.leaves(rest)
 
@@ -325,7 +322,7 @@ def test_no_two_layers_drop_by_the_same_key(case, keys, quick_jit, monkeypatch):
         seen.append(jax.random.key_data(keys))
         return x
 
-    monkeypatch.setattr(sys.modules[MODELS[type(case.network.config)].__module__], "dropout", record)
+    monkeypatch.setattr(sys.modules[case.network.config.module().__module__], "dropout", record)
 
     @quick_jit
     def dropped_by(keys):

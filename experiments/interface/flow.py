@@ -1,0 +1,140 @@
+"""What the probability-flow ODE of a model says of images, batch by batch; and arguments brought into shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float32, Float64
+
+from diffusion import likelihood
+from diffusion.likelihood import Adaptive, Divergence, Exact, Hutchinson, Solver
+from experiments import streams
+from experiments.data.scaling import to_model
+from experiments.data.source import Events
+from experiments.errors import UsageError
+from experiments.evaluation.plane.density import has_flow
+from experiments.runs.model import Model, make_denoiser
+
+_EXACT = 256
+"""Dimensions up to which the divergence is exact unless told otherwise."""
+
+
+def log_likelihood(
+    model: Model,
+    images: Events,
+    labels: ArrayLike | None,
+    *,
+    seed: int,
+    method: Divergence | None,
+    solver: Solver | None,
+    batch: int,
+) -> Float64[np.ndarray, " n"]:
+    """ln p in nats, as `Run.log_likelihood` says. Raises UsageError for a model without an ODE."""
+    _require_flow(model)
+    images = _events(model, images)
+    solver = Adaptive() if solver is None else solver
+    if method is None:
+        method = Exact() if images[0].size <= _EXACT else Hutchinson()
+    noise_key, probe_key = (
+        jax.random.fold_in(jax.random.key(seed), stream) for stream in (streams.DEQUANTISATION, streams.PROBES)
+    )
+    found = []
+    for rows, count in _rows(len(images), batch):
+        x, log_q, ids = jnp.asarray(to_model(images[rows])), 0.0, jnp.asarray(rows)
+        if images.dtype == np.uint8:
+            x, log_q = likelihood.dequantise_uniform(noise_key, x, ids=ids)
+        denoise = make_denoiser(model, _labels(labels, rows, len(images)))
+        told = likelihood.log_likelihood(
+            model.process, denoise, x, solver=solver, method=method, key=probe_key, ids=ids
+        )
+        found.append(np.asarray(told.log_prob - log_q, np.float64)[:count])
+    return np.concatenate(found)
+
+
+def transport(
+    model: Model, images: Events, labels: ArrayLike | None, *, backward: bool, solver: Solver | None, batch: int
+) -> Float32[np.ndarray, "n *event"]:
+    """Where the ODE takes images, or backward latents; NaN where it did not arrive. Raises as `log_likelihood`."""
+    _require_flow(model)
+    images, move = _events(model, images), likelihood.decode if backward else likelihood.encode
+    found = []
+    for rows, count in _rows(len(images), batch):
+        denoise = make_denoiser(model, _labels(labels, rows, len(images)))
+        moved = move(model.process, denoise, jnp.asarray(to_model(images[rows])), solver=solver)
+        found.append(np.asarray(moved.x, np.float32)[:count])
+    return np.concatenate(found)
+
+
+def completions(
+    model: Model, images: Events, seeds: Sequence[int] | None
+) -> tuple[Float32[np.ndarray, "n *event"], Sequence[int]]:
+    """(Images in the units of the network, their seeds): one image alone is repeated for each seed.
+
+    Raises UsageError when there are as many of neither.
+    """
+    images = np.asarray(images)
+    known = to_model(_events(model, images[None] if images.shape == model.event_shape else images))
+    seeds = range(len(known)) if seeds is None else seeds
+    if len(known) == 1:
+        known = np.repeat(known, len(seeds), axis=0)
+    if len(known) != len(seeds):
+        raise UsageError(f"{len(known)} images have {len(seeds)} seeds; give a seed for each, or one image alone.")
+    return known, seeds
+
+
+def full_mask(mask: Bool[np.ndarray, "..."], shape: tuple[int, ...]) -> Bool[np.ndarray, "n *event"]:
+    """The mask for every image. Raises UsageError for one that is not of booleans, or does not fit."""
+    mask = np.asarray(mask)
+    if mask.dtype != np.bool_:
+        raise UsageError(f"mask is an array of {mask.dtype}; give booleans, True where a pixel is known.")
+    if len(shape) == 4 and mask.shape == shape[1:3]:
+        mask = mask[..., None]
+    try:
+        return np.broadcast_to(mask, shape)
+    except ValueError:
+        raise UsageError(
+            f"mask has shape {mask.shape} and the images {shape}; give (height, width), or the shape of the images."
+        ) from None
+
+
+def _require_flow(model: Model) -> None:
+    if not has_flow(model):
+        why = (
+            "its denoiser is not told the noise level"
+            if model.config.preconditioning.kind == "residual"
+            else "it was trained on a discrete chain; its ELBO is in `evaluate`"
+        )
+        raise UsageError(f"this run has no probability-flow ODE, for {why}.")
+
+
+def _events(model: Model, images: Events) -> Events:
+    """`images` as they are, once they are seen to be the model's."""
+    images = np.asarray(images)
+    known = images.dtype == np.uint8 or images.dtype.kind == "f"
+    if images.shape[1:] != model.event_shape or len(images) == 0 or not known:
+        raise UsageError(
+            f"images are {images.dtype} {images.shape}; give uint8, or floats in the units of the network, "
+            f"of shape (n, {', '.join(map(str, model.event_shape))})."
+        )
+    return images
+
+
+def _rows(count: int, batch: int) -> Iterator[tuple[np.ndarray, int]]:
+    """(The rows of a batch, how many of them are wanted): one shape for all, and so one compilation."""
+    batch = min(batch, count)
+    for start in range(0, count, batch):
+        wanted = min(batch, count - start)
+        yield np.resize(np.arange(start, start + wanted), batch), wanted
+
+
+def _labels(labels: ArrayLike | None, rows: np.ndarray, count: int) -> Array | None:
+    """The classes of these rows. Raises UsageError unless there is one for each of `count` images."""
+    if labels is None:
+        return None
+    known = np.asarray(labels)
+    if known.shape != (count,):
+        raise UsageError(f"labels has shape {known.shape} for {count} images; give one class for each.")
+    return jnp.asarray(known[rows], jnp.int32)

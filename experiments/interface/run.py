@@ -1,0 +1,329 @@
+"""A trained run as an object: sampled, measured and asked for likelihoods without a command line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import ArrayLike, Bool, Float32, Float64
+
+from diffusion.likelihood import Divergence
+from diffusion.likelihood import Solver as FlowSolver
+from diffusion.prediction import Denoiser
+from diffusion.process import Process
+from experiments.config.tree import Config
+from experiments.data.source import Events, Source
+from experiments.errors import UsageError, did_you_mean, warn
+from experiments.evaluation.report import EvaluationOptions, evaluate, with_null
+from experiments.interface import flow
+from experiments.runs.load import load_model, run_data
+from experiments.runs.model import Model
+from experiments.sampling.choice import AncestralOptions, Options, SamplerChoice
+from experiments.sampling.draw import draw, gather
+from experiments.sampling.guidance import UNGUIDED, Guidance
+from experiments.sampling.solver import Solver, build
+from experiments.sampling.throughput import Throughput
+from samplers.inpainting import RePaint
+from samplers.registry import SAMPLERS
+
+SamplerLike = str | Options | None
+"""A sampler by its name in `scorefield samplers`, as an object, or None for the run's own."""
+
+
+def load(place: Path | str, *, average: int | None = 0, best: bool = False) -> Run:
+    """The trained run in the folder `place`, or of the one checkpoint whose folder it is.
+
+    Of a run it is the newest checkpoint that can be trusted, with a line on standard error for each that is passed
+    over, or with `best` the one of the lowest held-out loss. `average` is the number of the averaged parameters, None
+    for the raw ones. Raises CheckpointError when there is no checkpoint or it is damaged, UsageError for an average
+    that it has not.
+    """
+    model = load_model(Path(place), average, use_best=best, warn=warn)
+    assert model.path is not None
+    return Run(model, model.path.parent.parent if model.path.parent.name == "checkpoints" else model.path)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A trained model and what can be done with it; images are uint8 (n, height, width, channels), points (n, d)."""
+
+    model: Model
+    """The network, its parameters and where they come from."""
+    path: Path
+    """Folder of the run, or of the checkpoint where that was copied out of its run."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration that it was trained by."""
+        return self.model.config
+
+    @property
+    def process(self) -> Process:
+        """x_t = α x_0 + σ z."""
+        return self.model.process
+
+    @property
+    def step(self) -> int | None:
+        """The number of updates behind the parameters."""
+        return self.model.step
+
+    def data(self) -> tuple[Source, Source | None]:
+        """The run's data as they are now: (training, held out).
+
+        Raises DataError when they are not those that it was trained on.
+        """
+        return run_data(self.model)
+
+    def denoiser(self, labels: ArrayLike | None = None, guidance: float | Guidance | None = None) -> Denoiser:
+        """E[x_0 | x_t] as a function (x, t) of x (b, *event), in the units of the network: pixels are u/127.5 − 1.
+
+        `labels` (b,) are the classes of the batch, None for no class; `guidance` is a strength, 1 for the model
+        itself, or a `Guidance`. It goes with every sampler, loss and likelihood of the core.
+        Raises UsageError for labels of a run without classes, and for guidance that does not go with the run.
+        """
+        guide = _guidance(guidance)
+        known = None if labels is None else jnp.asarray(labels, jnp.int32)
+        if known is not None and known.ndim != 1:
+            raise UsageError(f"labels has shape {known.shape}; give one class for each element of the batch.")
+        guide.check(self.model, given_class=known is not None)
+        return guide.denoiser(self.model, known)
+
+    def solver(
+        self,
+        sampler: SamplerLike = None,
+        steps: int | None = None,
+        *,
+        grid: str | None = None,
+        limits: Mapping[str, float] | None = None,
+        given_class: bool = False,
+        guided: bool = False,
+    ) -> Solver:
+        """A sampler on its grid of times, checked against this run's process, as `sample` uses it.
+
+        Raises UsageError for what does not go together, or not with the run.
+        """
+        choice = _choice(self, sampler, steps, grid, limits)
+        return build(choice, self.model, lambda: self.data()[0], given_class=given_class, guided=guided)
+
+    def sample(
+        self,
+        seeds: Sequence[int] = range(64),
+        sampler: SamplerLike = None,
+        steps: int | None = None,
+        *,
+        grid: str | None = None,
+        limits: Mapping[str, float] | None = None,
+        label: int | Sequence[int] | None = None,
+        guidance: float | Guidance | None = None,
+        brownian_tree: bool = False,
+        batch: int = 64,
+    ) -> Events:
+        """The images of these seeds, uint8 (n, height, width, channels), or points float32 (n, d): as the command's.
+
+        `sampler` is a name of `scorefield samplers`, or a sampler of one's own choice of options, such as
+        `DPMSolverMultistep(order=3)`; with it go `steps`, the `grid` by name, and its `limits` sigma_min, sigma_max
+        and rho. What is not given is the run's own with its own sampler, else 20 steps of the usual grid. `label` is
+        one class for all or one for each seed, `guidance` a strength or a `Guidance`; `brownian_tree` is as in
+        `samplers.sample`. A seed's image depends on no other seed, nor on `batch`, the number drawn at a time.
+        Raises UsageError for what does not go together, or not with the run, DivergedError for what is not finite.
+        """
+        seeds, guide = _checked_seeds(seeds), _guidance(guidance)
+        solver = self.solver(
+            sampler,
+            steps,
+            grid=grid,
+            limits=limits,
+            given_class=label is not None,
+            guided=guide.strength is not None,
+        )
+        with _in_a_sentence(solver):
+            batches = draw(
+                self.model, solver, seeds, batch=batch, label=label, guidance=guide, brownian_tree=brownian_tree
+            )
+            return gather(batches, Throughput(min(batch, len(seeds)))).images
+
+    def inpaint(
+        self,
+        images: Events,
+        mask: Bool[np.ndarray, "..."],
+        *,
+        seeds: Sequence[int] | None = None,
+        sampler: SamplerLike = None,
+        steps: int | None = None,
+        grid: str | None = None,
+        limits: Mapping[str, float] | None = None,
+        resamplings: int = 10,
+        jump: int = 1,
+        label: int | Sequence[int] | None = None,
+        guidance: float | Guidance | None = None,
+        batch: int = 64,
+    ) -> Events:
+        """`images` (n, *event) with what the mask leaves out drawn anew, by RePaint; the rest is as it was.
+
+        `mask` is True where pixels are known: (height, width), or of the shape of an image, or of all images. Image i
+        has the i-th of `seeds`, 0 to n − 1 unless given; one image alone has as many completions as there are seeds.
+        Every stretch of `jump` steps is sampled `resamplings` times (Lugmayr et al. 2022, arXiv:2201.09865); all else
+        is as in `sample`. Raises UsageError as `sample` does, and for a mask or seeds that do not fit.
+        """
+        known, seeds = flow.completions(self.model, images, seeds)
+        seen = flow.full_mask(mask, known.shape)
+        labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
+        guide = _guidance(guidance)
+        solver = self.solver(
+            sampler,
+            steps,
+            grid=grid,
+            limits=limits,
+            given_class=label is not None,
+            guided=guide.strength is not None,
+        )
+        made, batch = [], min(batch, len(seeds))
+        for start in range(0, len(seeds), batch):
+            rows = np.resize(np.arange(start, min(start + batch, len(seeds))), batch)  # one shape, one compilation
+            with _in_a_sentence(solver):
+                again = RePaint(
+                    solver.sampler,
+                    jnp.asarray(known[rows]),
+                    jnp.asarray(seen[rows]),
+                    resamplings=resamplings,
+                    jump=jump,
+                )
+                drawn = draw(
+                    self.model,
+                    dataclasses.replace(solver, sampler=again),
+                    [seeds[row] for row in rows.tolist()],
+                    batch=batch,
+                    label=None if labels is None else labels[rows].tolist(),
+                    guidance=guide,
+                )
+                made.append(next(drawn).images)
+        return np.concatenate(made)[: len(seeds)]
+
+    def evaluate(
+        self,
+        sampler: SamplerLike = None,
+        steps: int | None = None,
+        *,
+        grid: str | None = None,
+        limits: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """The report on this run against its held-out data that `scorefield evaluate --json` prints, as a dictionary.
+
+        `options` are those of `EvaluationOptions`, the flags of the command: samples, batch, seed, bits_per_dim,
+        elbo_images, elbo_draws, variance, cache. The sampler is given as to `sample`. Numbers that are not defined are
+        None. Raises UsageError for an option that there is none of and for what cannot be measured of this run,
+        DataError when its data are not there, DivergedError for a sample that is not finite.
+        """
+        known = {field.name for field in dataclasses.fields(EvaluationOptions)}
+        for name in options.keys() - known:
+            raise UsageError(f"evaluate has no option {name}{did_you_mean(name, known)}; choose {', '.join(known)}.")
+        choice = _choice(self, sampler, steps, grid, limits)
+        return {"run": str(self.path), **with_null(evaluate(self.model, choice, EvaluationOptions(**options)))}
+
+    def log_likelihood(
+        self,
+        images: Events,
+        *,
+        labels: ArrayLike | None = None,
+        seed: int = 0,
+        method: Divergence | None = None,
+        solver: FlowSolver | None = None,
+        batch: int = 64,
+    ) -> Float64[np.ndarray, " n"]:
+        """ln p of each image or point in nats, by the probability flow (Song et al. 2021, arXiv:2011.13456, eq. 39).
+
+        Of uint8 images it is a bound on average of the logarithm of their probability, a mass: they are dequantised by
+        uniform noise of one level's width, image i by (`seed`, i) (Theis et al. 2016, arXiv:1511.01844), and bits/dim
+        are −value/(d ln 2). Of floats, points or images in the units of the network, it is a density's, and no noise
+        is added. Both are of the law that the flow carries from the prior to the least time that the network was
+        trained at. `labels` (n,) are classes. `method` finds the divergence: exactly up to 256 dimensions, beyond by
+        Hutchinson's estimate with probes of `seed`; `solver` is Adaptive(). NaN where it did not arrive.
+        Raises UsageError for a run without an ODE: a discrete chain, or a network that is not told the noise level.
+        """
+        return flow.log_likelihood(self.model, images, labels, seed=seed, method=method, solver=solver, batch=batch)
+
+    def latents(
+        self,
+        images: Events,
+        *,
+        labels: ArrayLike | None = None,
+        solver: FlowSolver | None = None,
+        batch: int = 64,
+    ) -> Float32[np.ndarray, "n *event"]:
+        """x_T (n, *event) of each image or point: where the probability-flow ODE takes it, σ(T) times a normal draw.
+
+        uint8 images are scaled as for the network, without noise. NaN where the `solver`, Adaptive() unless given,
+        did not arrive. Raises UsageError as `log_likelihood` does.
+        """
+        return flow.transport(self.model, images, labels, backward=False, solver=solver, batch=batch)
+
+    def decode(
+        self,
+        latents: Float32[np.ndarray, "n *event"],
+        *,
+        labels: ArrayLike | None = None,
+        solver: FlowSolver | None = None,
+        batch: int = 64,
+    ) -> Float32[np.ndarray, "n *event"]:
+        """The inverse of `latents`, (n, *event) in the units of the network: `to_uint8` makes images of them.
+
+        Raises UsageError as `log_likelihood` does.
+        """
+        return flow.transport(self.model, latents, labels, backward=True, solver=solver, batch=batch)
+
+    def __repr__(self) -> str:
+        own = self.config.sampling
+        return f"Run({self.path}, step {self.step}; sampled by {own.sampler} in {own.steps} steps)\n  {self.model!r}"
+
+
+def _guidance(given: float | Guidance | None) -> Guidance:
+    if given is None:
+        return UNGUIDED
+    return given if isinstance(given, Guidance) else Guidance(strength=float(given))
+
+
+def _choice(
+    run: Run, sampler: SamplerLike, steps: int | None, grid: str | None, limits: Mapping[str, float] | None
+) -> SamplerChoice:
+    """The choice of a sampler that is given by name, as an object, or not at all."""
+    if steps is not None and steps < 1:
+        raise UsageError(f"steps is {steps}; give at least 1.")
+    if sampler is None or isinstance(sampler, str):
+        return SamplerChoice.of(run.config, sampler, steps=steps, grid=grid, limits=limits, run=run.path)
+    name = _name_of(sampler)
+    if name in SAMPLERS:
+        return SamplerChoice.of(run.config, name, options=sampler, steps=steps, grid=grid, limits=limits, run=run.path)
+    return SamplerChoice(
+        name=name, options=sampler, steps=steps or 20, grid=grid or "auto", limits=limits or {}, run=run.path
+    )
+
+
+def _name_of(sampler: Options) -> str:
+    """The catalogue's name of a sampler, of just these options if there is one; without an entry that of its class."""
+    if isinstance(sampler, AncestralOptions):
+        return "ancestral"
+    names = [name for name, entry in SAMPLERS.items() if entry.make is type(sampler)]
+    exact = [name for name in names if SAMPLERS[name].default() == sampler]
+    return (exact or names or [type(sampler).__name__])[0]
+
+
+def _checked_seeds(seeds: Sequence[int]) -> list[int]:
+    seeds = [int(seed) for seed in seeds]
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**31:
+        raise UsageError("seeds are one or more whole numbers from 0 on, below 2^31; give range(64), or [3, 5].")
+    return seeds
+
+
+@contextlib.contextmanager
+def _in_a_sentence(solver: Solver) -> Iterator[None]:
+    """Say which sampler it is that refuses."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(f"sampler {solver.name}: {error}") from None
