@@ -1,6 +1,8 @@
-"""The arrows experiments -> samplers -> diffusion never run back, and the core stays light."""
+"""Who may import whom: arrows between and within the packages never run back, nor in a circle; the core stays light."""
 
 import ast
+import functools
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {"diffusion": 0, "samplers": 1, "experiments": 2}
+GROUND_FLOOR = {"__init__", "cli", "errors", "names", "files", "compilation"}
+"""The files of `experiments/` that belong to none of its packages."""
+FLOORS = (
+    {"errors"},
+    {"names", "files", "compilation"},
+    {"data"},
+    {"config"},
+    {"presets"},
+    {"training"},
+    {"runs"},
+    {"sampling"},
+    {"evaluation"},
+    {"pictures"},
+    {"verification"},
+    {"interface"},
+    {"commands"},
+    {"cli"},
+)
+"""The packages of `experiments/` and the files of its ground floor, from the bottom up: each imports those below it."""
 CORE = {"jax", "jaxlib", "numpy", "jaxtyping", *sys.stdlib_module_names}
 
 
@@ -24,6 +45,50 @@ def imported(path):
 
 def files(layer):
     return sorted((ROOT / layer).rglob("*.py"))
+
+
+def module_name(path):
+    """The dotted name of a file: its package's for an `__init__`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@functools.cache
+def modules():
+    """Each module of the three packages, with the modules that it imports anywhere, types and functions included."""
+    paths = {module_name(path): path for layer in LAYERS for path in files(layer)}
+    graph = {}
+    for name, path in paths.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                # `from package import module` is an arrow to the module, `from module import name` to where it stands
+                targets = {f"{node.module}.{alias.name}" for alias in node.names}
+                graph[name] |= {target if target in paths else node.module for target in targets}
+            elif isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names}
+        graph[name] = (graph[name] & paths.keys()) - {name}
+    return graph
+
+
+def floor(module):
+    """The floor of a module of `experiments`."""
+    return next(i for i, names in enumerate(FLOORS) if module.split(".")[1] in names)
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graphlib.TopologicalSorter(modules()).prepare()  # raises CycleError, which names the circle
+
+
+def test_arrows_within_experiments_run_down():
+    for module, targets in modules().items():
+        for target in targets:
+            if module.startswith("experiments.") and target.startswith("experiments."):
+                same = module.split(".")[1] == target.split(".")[1]
+                assert same or floor(target) < floor(module), f"{module} imports {target}"
+
+
+def test_the_ground_floor_of_experiments_holds_what_is_named_and_no_more():
+    assert {path.stem for path in (ROOT / "experiments").glob("*.py")} == GROUND_FLOOR
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -11,17 +11,17 @@ from experiments.commands.options import parse
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What `scorefield presets` is told."""
+    """The arguments of `scorefield presets`."""
 
     json: bool = False
     """Print a list of objects."""
 
 
-def run(arguments: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Print each preset with its command, time and result; returns the exit status."""
-    told = parse(Arguments, arguments, "scorefield presets", "List the presets.")
+    arguments = parse(Arguments, argv, "scorefield presets", "List the presets.")
     rows = [{"name": name, "description": presets.describe(name)} for name in presets.names()]
-    if told.json:
+    if arguments.json:
         print(json.dumps(rows))
     else:
         print("\n\n".join(f"{row['name']}\n{row['description']}" for row in rows))

@@ -11,15 +11,15 @@ from samplers.registry import SAMPLERS
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What `scorefield samplers` is told."""
+    """The arguments of `scorefield samplers`."""
 
     json: bool = False
     """Print a list of objects."""
 
 
-def run(arguments: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Print the samplers; returns the exit status."""
-    told = parse(Arguments, arguments, "scorefield samplers", "List the samplers.")
+    arguments = parse(Arguments, argv, "scorefield samplers", "List the samplers.")
     rows = []
     for name, entry in SAMPLERS.items():
         sampler = entry.default()
@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
         calls = sampler.nfe(9, to_data=False) - sampler.nfe(8, to_data=False)
         row = {"name": name, "order": sampler.stated_order, "nfe_per_step": calls, "kind": kind}
         rows.append({**row, "source": entry.source})
-    if told.json:
+    if arguments.json:
         print(json.dumps(rows))
         return 0
     print(f"{'name':20}{'order':>6}{'calls/step':>12}  {'kind':5} source")

@@ -39,6 +39,14 @@ class BitsPerDim(NamedTuple):
     """Whether the likelihood is that of an image given its class."""
 
 
+def require_elbo(model: Model) -> None:
+    """Raise UsageError for a model without a chain whose ELBO could be had."""
+    if isinstance(model.config.objective, Generator):
+        raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
+    if not isinstance(model.config.noise, Gaussian):
+        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
+
+
 def held_out_bits_per_dim(
     model: Model,
     held_out: Source,
@@ -55,13 +63,10 @@ def held_out_bits_per_dim(
     Which images is drawn by a fixed seed. The chain is the run's own if it is discrete, else `chain_steps` steps of its
     process. A conditional model is told the class of each image, so that the bound is that of −log p(image | class).
     `variance` is as `reverse_variance` has it, the optimal one estimated from `training`.
-    Raises UsageError for a process whose noise is not Gaussian.
+    Raises UsageError as `require_elbo` does, and for the learned variance of a run without one.
     """
+    require_elbo(model)
     process = model.process
-    if isinstance(model.config.objective, Generator):
-        raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
-    if not isinstance(process.noise, Gaussian):
-        raise UsageError("the ELBO needs Gaussian noise, and this run's is Student-t; add --no-bits-per-dim.")
     times = chain_times(process, chain_steps)
     chosen = reverse_variance(variance, model, times, training)
     conditional = model.num_classes > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from experiments.files import replacing
 
 Notice = Callable[[str], None]
 """What is done with one line for the user."""
+
+
+def default_folder() -> Path:
+    """$XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scorefield"
 
 
 def save(folder: Path | None, stem: str, arrays: Mapping[str, Any], notice: Notice) -> None:

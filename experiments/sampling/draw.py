@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +117,11 @@ class Samples(NamedTuple):
     """Network calls for each."""
     throughput: Throughput
     """How fast they came."""
+
+    def report(self) -> dict[str, Any]:
+        """The network calls and the rate, as JSON values."""
+        rate = self.throughput.report()
+        return {"nfe": self.nfe, **{key: rate[key] for key in ("samples_per_second", "with_compilation")}}
 
 
 def gather(

@@ -14,14 +14,13 @@ from jaxtyping import Bool, Float
 
 from diffusion.energy import log_density
 from diffusion.likelihood import Adaptive, log_likelihood
-from diffusion.networks.conservative import Conservative
 from diffusion.noises import Gaussian
 from diffusion.oracles import GaussianMixture
 from diffusion.process import Process
 from diffusion.schedules import EDM
 from diffusion.score_matching.times import LogUniformSigma
+from experiments.runs.energy import Energy, energy_of
 from experiments.runs.model import Model, make_denoiser
-from experiments.training.potential import potential
 
 _BLOCK = 2048  # points at a time: a block takes as long as its slowest point
 SPAN, NODES = 2.0, 512
@@ -76,11 +75,17 @@ class EnergyDensity:
     multiscale denoising score matching, near that law and not it (`diffusion.energy.multiscale`).
     """
 
-    model: Model
-    sigma: float
-    """σ, in the units of the data."""
-    one_level: bool
-    """Whether it was trained at this level alone."""
+    energy: Energy
+
+    @property
+    def sigma(self) -> float:
+        """σ, in the units of the data."""
+        return self.energy.sigma
+
+    @property
+    def one_level(self) -> bool:
+        """Whether it was trained at this level alone."""
+        return self.energy.sigma == self.energy.high
 
     @functools.cached_property
     def log_z(self) -> float:
@@ -94,10 +99,7 @@ class EnergyDensity:
         return self._unnormalised(points) - self.log_z
 
     def _unnormalised(self, points: Points) -> Float[np.ndarray, "n"]:
-        config, network = self.model.config, self.model.network
-        assert isinstance(network, Conservative)
-        psi = potential(network, self.model.params, config.preconditioning.sigma_data)
-        log_p = jax.jit(log_density(psi, self.sigma))
+        log_p = jax.jit(log_density(self.energy.psi, self.sigma))
         size, values = min(_BLOCK, len(points)), []
         for start in range(0, len(points), size):
             part = np.asarray(points[start : start + size], np.float32)
@@ -111,10 +113,10 @@ def energy_density(model: Model) -> EnergyDensity | None:
     None of any other: where levels have no least one, or the noise is not Gaussian, no density belongs to ψ.
     """
     config = model.config
-    times, blind = config.times, config.preconditioning.kind == "residual" and config.conservative
-    if not (blind and isinstance(times, LogUniformSigma) and isinstance(config.noise, Gaussian)):
+    blind = config.preconditioning.kind == "residual" and config.conservative
+    if not (blind and isinstance(config.times, LogUniformSigma) and isinstance(config.noise, Gaussian)):
         return None
-    return EnergyDensity(model, float(times.low), bool(times.low == times.high))
+    return EnergyDensity(energy_of(model))
 
 
 def square(reach: float, count: int) -> Points:

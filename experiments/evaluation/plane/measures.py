@@ -20,7 +20,7 @@ from experiments.evaluation.plane.density import (
     model_log_prob,
 )
 from experiments.runs.model import Model
-from experiments.sampling.draw import Sampling, draw
+from experiments.sampling.draw import Sampling, draw, gather
 from experiments.sampling.throughput import Throughput
 
 _PERMUTATIONS = 199
@@ -44,10 +44,8 @@ def distances(
     and "Gaussian", of the training data's mean and covariance, which knows nothing of their shape. A p-value is the
     probability, at most, of a distance as large when the laws are the same.
     """
-    throughput, parts = Throughput(min(batch, samples)), []
-    for drawn in draw(model, solver, range(seed, seed + samples), batch=batch):
-        parts.append(drawn)
-        throughput.add(len(drawn.seeds))
+    batches = draw(model, solver, range(seed, seed + samples), batch=batch)
+    drawn = gather(batches, Throughput(min(batch, samples)))
     n = min(samples, len(training), len(held_out))
     rng = np.random.default_rng(seed)
 
@@ -57,12 +55,10 @@ def distances(
     real = some(held_out.images)
     known = training.images.astype(np.float64)
     blob = rng.multivariate_normal(known.mean(0), np.cov(known, rowvar=False), n).astype(np.float32)
-    sets = {"samples": some(np.concatenate([part.images for part in parts])), "training data": some(training.images)}
-    rate = throughput.report()
+    sets = {"samples": some(drawn.images), "training data": some(training.images)}
     return {
         "points_compared": n,
-        "nfe": parts[0].nfe,
-        **{key: rate[key] for key in ("samples_per_second", "with_compilation")},
+        **drawn.report(),
         "against_held_out": {name: _row(points, real) for name, points in {**sets, "Gaussian": blob}.items()},
     }
 
@@ -132,24 +128,24 @@ def table(report: dict[str, Any]) -> list[str]:
     return [*lines, "", *_likelihood_lines(report["likelihood"])]
 
 
-def _likelihood_lines(told: dict[str, Any] | None) -> list[str]:
-    if told is None:
+def _likelihood_lines(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
         return ["no likelihood: a discrete chain has no flow, and this model is no energy"]
     nll, entropy, kl = (
-        f"{told[name]['value']:.4f} ± {told[name]['standard_error']:.4f} nats" for name in ("nll", "entropy", "kl")
+        f"{found[name]['value']:.4f} ± {found[name]['standard_error']:.4f} nats" for name in ("nll", "entropy", "kl")
     )
-    lost = [f"  without {told['lost']} points that the flow could not be followed from"] if told["lost"] else []
-    if told["by"] == "flow":
+    lost = [f"  without {found['lost']} points that the flow could not be followed from"] if found["lost"] else []
+    if found["by"] == "flow":
         return [
-            f"negative log-likelihood {nll} by the probability flow, of {told['points']} held-out points",
+            f"negative log-likelihood {nll} by the probability flow, of {found['points']} held-out points",
             f"  entropy of their law {entropy}, by the same points",
             f"  KL(data‖model) {kl}",
             *lost,
         ]
-    noise = f"N(0, {told['blur']:g}² I)"
-    many = [] if told["one_level"] else ["  it was trained at many noise levels: its energy is near that law, not it"]
+    noise = f"N(0, {found['blur']:g}² I)"
+    many = [] if found["one_level"] else ["  it was trained at many noise levels: its energy is near that law, not it"]
     return [
-        f"negative log-likelihood {nll} by the energy, exp(ψ/σ²)/Z, of {told['points']} held-out points plus {noise}",
+        f"negative log-likelihood {nll} by the energy, exp(ψ/σ²)/Z, of {found['points']} held-out points plus {noise}",
         f"  entropy of their law, data * {noise}, {entropy}, by the same points",
         f"  KL(data * {noise}‖model) {kl}",
         *many,

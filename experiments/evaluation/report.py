@@ -1,0 +1,155 @@
+"""A trained model measured against held-out data, images or points: one report of all that is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.data.source import Source
+from experiments.data.sources.plane import law_of
+from experiments.errors import UsageError
+from experiments.evaluation import store
+from experiments.evaluation.bits_per_dim import held_out_bits_per_dim, require_elbo
+from experiments.runs.load import run_data
+from experiments.runs.model import Model
+from experiments.runs.provenance import origin
+from experiments.sampling.choice import SamplerChoice
+from experiments.sampling.solver import Solver, build
+from experiments.sampling.variance import VarianceName, variance_without_data
+
+_OF_IMAGES = ("bits_per_dim", "elbo_images", "elbo_draws", "variance", "cache")
+"""The options that go with images alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """What is measured, and at which effort."""
+
+    samples: int = 1000
+    """Samples to draw; at most as many held-out images or points enter the distances, or the likelihood of points."""
+    batch: int = 100
+    """Images or points at a time."""
+    seed: int = 1_000_000
+    """First seed of the samples, far from the seeds that people look at."""
+    bits_per_dim: bool = True
+    """Compute the ELBO."""
+    elbo_images: int = 500
+    """Held-out images in the ELBO."""
+    elbo_draws: int = 16
+    """Steps of the chain drawn for each image."""
+    variance: VarianceName = "auto"
+    """Reverse variance in the ELBO: auto is learned where there is one, else optimal."""
+    cache: Path | None = None
+    """Folder for the feature network and reference features. [$XDG_CACHE_HOME/scorefield]"""
+
+    def check(self) -> None:
+        """Raise UsageError for numbers that nothing can be measured with."""
+        if self.samples < 2 or self.batch < 1 or self.elbo_images < 1 or self.elbo_draws < 1:
+            raise UsageError("--samples must be at least 2, and --batch, --elbo-images and --elbo-draws at least 1.")
+        if self.seed < 0 or self.seed + self.samples > 2**31:
+            raise UsageError(f"--seed is {self.seed}; give 0 or more, and below 2^31 less --samples.")
+
+
+def evaluate(model: Model, choice: SamplerChoice, options: EvaluationOptions) -> dict[str, Any]:
+    """The report on a trained model, sampled as `choice` says, against its run's held-out data.
+
+    It begins with what determined the samples and ends with the seconds that it took; numbers that are not defined are
+    NaN. Raises UsageError for what cannot be measured of this model, DataError when its data are not there, and
+    DivergedError for a sample that is not finite.
+    """
+    options.check()
+    _require_measurable(model, options)
+    training, held_out = run_data(model)
+    if held_out is None:
+        what = "points" if training.of_points else "images"
+        raise UsageError(f"this run holds no {what} out (--data.held-out 0), so there is nothing to measure against.")
+    solver = build(choice, model, lambda: training, given_class=model.num_classes > 0)
+    start = time.perf_counter()
+    measures = measure(model, solver, training, held_out, options)
+    return {
+        **solver.provenance,
+        **origin(model),
+        "samples": options.samples,
+        "first_seed": options.seed,
+        **measures,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def measure(
+    model: Model, solver: Solver, training: Source, held_out: Source, options: EvaluationOptions
+) -> dict[str, Any]:
+    """What is measured of samples by `solver`, and of the model's likelihood, as JSON values and NaN.
+
+    Of images these are distances in a feature space and bits per dimension (`experiments.evaluation.images`), of points
+    distances and likelihoods under the law that they come from (`experiments.evaluation.plane.measures`).
+    """
+    from experiments.evaluation import images
+    from experiments.evaluation.plane import measures as points
+
+    drawn = {"samples": options.samples, "seed": options.seed, "batch": options.batch}
+    if model.of_points:
+        law = law_of(model.config.data.source)
+        assert law is not None  # `_require_measurable` has seen to it
+        try:
+            report = points.distances(model, solver, training, held_out, **drawn)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise UsageError(str(error)) from None
+        likelihood = points.likelihood(model, law, held_out, points=options.samples, seed=options.seed)
+        return {**report, "likelihood": likelihood}
+    try:
+        report = images.distances(
+            model, solver, training, held_out, cache=options.cache or store.default_folder(), **drawn
+        )
+        if options.bits_per_dim:
+            report["bits_per_dim"] = _bits(model, training, held_out, options)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(str(error)) from None
+    return report
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    """The measures of a report, as lines for a person."""
+    from experiments.evaluation import images
+    from experiments.evaluation.plane import measures as points
+
+    return points.table(report) if "likelihood" in report else images.table(report)
+
+
+def with_null(value: Any) -> Any:
+    """`value` with None for every number that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: with_null(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _require_measurable(model: Model, options: EvaluationOptions) -> None:
+    if model.of_points:
+        fields = {field.name: field.default for field in dataclasses.fields(EvaluationOptions)}
+        for name in _OF_IMAGES:
+            if getattr(options, name) != fields[name]:
+                flag = name.replace("_", "-")
+                raise UsageError(f"--{flag} goes with images, and this run was trained on points; leave it out.")
+        source = model.config.data.source
+        if law_of(source) is None:
+            raise UsageError(f"the law of {source} is not known; evaluate runs on plane:NAME, or on images.")
+        return
+    if options.bits_per_dim:
+        require_elbo(model)
+    variance_without_data(options.variance, model.config, auto="optimal", flag="--variance")
+
+
+def _bits(model: Model, training: Source, held_out: Source, options: EvaluationOptions) -> dict[str, Any]:
+    return held_out_bits_per_dim(
+        model,
+        held_out,
+        training,
+        variance=options.variance,
+        draws=options.elbo_draws,
+        batch=options.batch,
+        limit=options.elbo_images,
+    )._asdict()
