@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from experiments.commands.options import take_flags
 from experiments.compilation import leave_sums_to_xla
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 
@@ -36,7 +37,8 @@ commands:
   scorefield sample --run runs/digits-ddpm --seeds 0-63
   scorefield evaluate --run runs/digits-ddpm
 
-`scorefield COMMAND --help` shows the options of a command.
+`scorefield COMMAND --help` shows the options of a command. Every command takes --plugin MODULE, as often as needed: a
+module of your own that is imported first, and registers schedules, networks, samplers, data sources or presets.
 """
 
 
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    plugins, arguments = take_flags(arguments, "--plugin")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(commands="\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())), end="")
         return 0 if arguments else 2
@@ -72,6 +75,9 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     leave_sums_to_xla()
     try:
+        from experiments.config.plugins import load
+
+        load(plugins)
         return importlib.import_module(f"experiments.commands.{name}").run(rest)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]

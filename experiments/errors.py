@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterable
 from typing import ClassVar
 
+Refusals = Iterable[tuple[bool, str]]
+"""(Whether refused, the sentence that says why) of each value, or combination of values, that has a condition."""
+
 
 class ScorefieldError(Exception):
     """What went wrong, in one sentence that names the file or flag, the value and the remedy."""
@@ -42,6 +45,13 @@ class BusyError(ScorefieldError):
     """A run directory that another process writes to."""
 
     exit_status = 6
+
+
+def refuse(refusals: Refusals) -> None:
+    """Raise UsageError with the first sentence whose condition holds."""
+    for refused, sentence in refusals:
+        if refused:
+            raise UsageError(sentence)
 
 
 def reason(error: BaseException) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from experiments.errors import UsageError, did_you_mean
+from experiments.errors import did_you_mean, refuse
 
 T = TypeVar("T")
 
@@ -15,10 +15,14 @@ def choose(flag: str, name: str, choices: Mapping[str, T]) -> T:
 
     Raises UsageError, with the nearest name, for one that does not exist.
     """
-    key = canonical(name)
-    if key not in choices:
-        raise UsageError(f"{flag} {name} does not exist{did_you_mean(key, choices)}; choose {', '.join(choices)}.")
-    return choices[key]
+    refuse([unknown(flag, name, choices)])
+    return choices[canonical(name)]
+
+
+def unknown(flag: str, name: str, choices: Iterable[str]) -> tuple[bool, str]:
+    """Whether no choice has this name, hyphens and underscores alike; and the sentence that says so."""
+    known, key = list(choices), canonical(name)
+    return key not in known, f"{flag} {name} does not exist{did_you_mean(key, known)}; choose {', '.join(known)}."
 
 
 def canonical(name: str) -> str:

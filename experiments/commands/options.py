@@ -22,21 +22,31 @@ def take_flag(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str
 
     Raises UsageError when the flag has no value.
     """
-    value, rest, waiting = None, [], False
+    values, rest = take_flags(arguments, flag)
+    return (values[-1] if values else None), rest
+
+
+def take_flags(arguments: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """(the values of all `flag VALUE` and `flag=VALUE`, the other arguments).
+
+    Raises UsageError when one of the flags has no value.
+    """
+    values, rest, waiting = [], [], False
     for argument in arguments:
         if waiting:
             if argument.startswith("--"):
                 break
-            value, waiting = argument, False
+            values.append(argument)
+            waiting = False
         elif argument == flag:
             waiting = True
         elif argument.startswith(flag + "="):
-            value = argument[len(flag) + 1 :]
+            values.append(argument[len(flag) + 1 :])
         else:
             rest.append(argument)
     if waiting:
         raise UsageError(f"{flag} needs a value.")
-    return value, rest
+    return values, rest
 
 
 def parse(
@@ -70,7 +80,7 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(_sentence(caught.getvalue(), prog, taken)) from None
+        raise UsageError(_sentence(caught.getvalue(), prog, (*taken, "--plugin"))) from None
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
 

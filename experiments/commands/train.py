@@ -5,50 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
-from diffusion.noises import Gaussian, StudentT
-from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
-from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma, UniformTime
-from diffusion.score_matching.weightings import (
-    EDMWeighting,
-    LikelihoodWeighting,
-    MinSNRWeighting,
-    SNRWeighting,
-    UniformWeighting,
-    VelocityWeighting,
-)
 from experiments import presets
 from experiments.commands.options import parse, take_flag
-from experiments.config.file import to_json
-from experiments.config.tree import Chain, Config, Denoising, Generator, ImportanceConfig
+from experiments.config.checks import check
+from experiments.config.choices import NODES
+from experiments.config.file import document
+from experiments.config.tree import Config
+from experiments.data.registry import SOURCES
 from experiments.names import choose
 from experiments.sampling import solver
-
-NODES = {
-    "schedule": {
-        **{"vp": VP, "sub-vp": SubVP, "cosine": Cosine, "ve": VE, "edm": EDM},
-        **{"rectified-flow": RectifiedFlow, "chain": Chain},
-    },
-    "noise": {"gaussian": Gaussian, "student-t": StudentT},
-    "network": {"unet": UNetConfig, "dit": DiTConfig, "mlp": MLPConfig},
-    "weighting": {
-        **{"edm": EDMWeighting, "snr": SNRWeighting, "min-snr": MinSNRWeighting, "uniform": UniformWeighting},
-        **{"likelihood": LikelihoodWeighting, "velocity": VelocityWeighting},
-    },
-    "times": {
-        **{"log-normal": LogNormalSigma, "log-uniform": LogUniformSigma},
-        **{"uniform": UniformTime, "importance": ImportanceConfig},
-    },
-    "objective": {"denoising": Denoising, "generator": Generator},
-}
-"""The nodes that can be one of several types, and their names on the command line."""
-
-_TAKEN = ("--preset", "--data", *(f"--{node}" for node in NODES))
 
 DESCRIPTION = """\
 Train a model on images, or go on with a training: the same command again resumes, bit for bit.
@@ -56,8 +27,10 @@ Train a model on images, or go on with a training: the same command again resume
   scorefield train --preset digits-ddpm --outdir runs/digits
   scorefield train --preset mnist-edm-unet --data folder:photos --data.size 28 --no-conditional
 
-A preset comes first; every field of it can be overridden. These choose a type, whose fields follow:
-""" + "\n".join(f"  --{node} {{{','.join(choices)}}}" for node, choices in NODES.items())
+A preset comes first; every field of it can be overridden. These choose its data and its
+types, whose fields follow:
+{names}
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +56,12 @@ class TrainArguments:
     """This process's number, for several hosts."""
 
 
+def describe() -> str:
+    """The help text: what the command does, and the names that choose a type."""
+    forms = {"data": [kind.form for kind in SOURCES.values()], **NODES}
+    return DESCRIPTION.format(names="\n".join(f"  --{node} {{{','.join(names)}}}" for node, names in forms.items()))
+
+
 def read(arguments: list[str]) -> TrainArguments:
     """The preset with all overrides.
 
@@ -99,27 +78,38 @@ def read(arguments: list[str]) -> TrainArguments:
             nodes[node] = choose(f"--{node}", name, choices)()
     if source is not None:
         arguments = ["--data.source", source, *arguments]
-    # Nodes that only fit together are replaced together; the whole is checked once more when it is parsed.
-    default = TrainArguments(config=_unchecked(config, nodes), preset=preset)
-    return parse(TrainArguments, arguments, "scorefield train", DESCRIPTION, default, _TAKEN)
+    taken = ("--preset", "--data", *(f"--{node}" for node in NODES))
+    told = _parse(arguments, dataclasses.replace(config, **nodes), preset, taken)
+    check(told.config)
+    return told
 
 
-def _unchecked(config: Config, nodes: dict[str, object]) -> Config:
-    """`config` with other nodes, before the flags that may be needed to make it consistent."""
-    changed = object.__new__(Config)
-    for field in dataclasses.fields(Config):
-        object.__setattr__(changed, field.name, nodes.get(field.name, getattr(config, field.name)))
-    return changed
+def _parse(arguments: list[str], config: Config, preset: str, taken: Sequence[str]) -> TrainArguments:
+    """The arguments, `config` their default.
+
+    tyro is given the types that stand at the nodes of `config` alone: those of a plugin are not in the hints.
+    """
+    types: list[Any] = [(node, type(getattr(config, node))) for node in NODES]
+    exact = dataclasses.make_dataclass("Config", types, bases=(Config,), frozen=True, kw_only=True)
+    field = ("config", Annotated[exact, tyro.conf.arg(name="")])
+    cls = dataclasses.make_dataclass("TrainArguments", [field], bases=(TrainArguments,), frozen=True, kw_only=True)
+    told = parse(
+        cls, arguments, "scorefield train", describe(), cls(config=exact(**_fields(config)), preset=preset), taken
+    )
+    return TrainArguments(**{**_fields(told), "config": Config(**_fields(told.config))})
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def run(arguments: list[str]) -> int:
     """Train; returns the exit status."""
     told = read(arguments)
-    told = dataclasses.replace(told, config=dataclasses.replace(told.config))  # checks what no flag has touched
     solver.build_own(told.config)  # refuses now what could not be sampled in the end
     outdir = told.outdir or Path("runs") / told.preset
     if told.dry_run:
-        print(json.dumps({"outdir": str(outdir), "config": to_json(told.config)}, indent=2))
+        print(json.dumps({"outdir": str(outdir), "config": document(told.config)}, indent=2))
         return 0
     from experiments.training import distributed
     from experiments.training.data import open_data

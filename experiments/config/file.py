@@ -5,68 +5,44 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
-from diffusion.noises import Gaussian, StudentT
-from diffusion.prediction import Preconditioning
-from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, SubVP
-from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma, UniformTime
-from diffusion.score_matching.weightings import (
-    EDMWeighting,
-    LikelihoodWeighting,
-    MinSNRWeighting,
-    SNRWeighting,
-    UniformWeighting,
-    VelocityWeighting,
-)
-from experiments.config.tree import (
-    Chain,
-    Config,
-    DataConfig,
-    Denoising,
-    EMAConfig,
-    Generator,
-    ImportanceConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
+from experiments.config import choices, plugins
+from experiments.config.checks import check
+from experiments.config.tree import Config
 from experiments.errors import CheckpointError, UsageError
-
-# Every type that may stand at a node of several types, and every nested one, by name.
-TYPES: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        *(VP, SubVP, Cosine, VE, EDM, RectifiedFlow, Chain),
-        *(Gaussian, StudentT, UNetConfig, DiTConfig, MLPConfig, Preconditioning),
-        *(EDMWeighting, SNRWeighting, MinSNRWeighting, UniformWeighting, LikelihoodWeighting, VelocityWeighting),
-        *(LogNormalSigma, LogUniformSigma, UniformTime, ImportanceConfig, Denoising, Generator),
-        *(DataConfig, OptimizerConfig, EMAConfig, TrainingConfig, SamplingConfig, Config),
-    )
-}
+from experiments.files import replacing
+from experiments.names import canonical
 
 
 def to_json(node: Any) -> Any:
-    """A configuration as JSON values; each dataclass carries its type's name under "type"."""
+    """A configuration as JSON values; each dataclass carries its type's name under "type".
+
+    Raises UsageError for a class that has no such name.
+    """
     if dataclasses.is_dataclass(node):
         fields = {field.name: to_json(getattr(node, field.name)) for field in dataclasses.fields(node)}
-        return {"type": type(node).__name__, **fields}
+        return {"type": choices.name_of(type(node)), **fields}
     if isinstance(node, (tuple, list)):
         return [to_json(item) for item in node]
     return node
 
 
 def from_json(value: Any, where: str = "configuration") -> Any:
-    """The configuration that `to_json` wrote; exact, floats included.
+    """The configuration that `to_json` wrote; exact, floats included, and not yet checked.
 
-    Raises CheckpointError naming the field when a type or a field is not known to this version.
+    Raises CheckpointError naming the field when a type or a field is not known to this version, UsageError for a type
+    of a plugin that nobody here has named.
     """
     if isinstance(value, list):
         return tuple(from_json(item, where) for item in value)
     if not isinstance(value, dict):
         return value
-    cls = TYPES.get(value.get("type", ""))
+    name = str(value.get("type", ""))
+    if name not in choices.TYPES and ":" in name:
+        plugins.require(name.partition(":")[0], where)
+    cls = choices.TYPES.get(name)
     if cls is None:
         raise CheckpointError(f"{where}: unknown type {value.get('type')!r}; it was written by another version.")
     known = {field.name for field in dataclasses.fields(cls)}
@@ -75,45 +51,85 @@ def from_json(value: Any, where: str = "configuration") -> Any:
         raise CheckpointError(f"{where}: unknown field {unknown[0]!r}; it was written by another version.")
     fields = {name: from_json(item, f"{where}.{name}") for name, item in value.items() if name != "type"}
     for name, wanted in get_type_hints(cls).items():
-        if name in fields and not _is_a(fields[name], wanted):
-            raise CheckpointError(
-                f"{where}.{name} is {fields[name]!r}, which is no {wanted.__name__}; restore the file."
-            )
+        if name in fields and not (_is_a(fields[name], wanted) or _is_of_plugin(fields[name], name)):
+            plain = wanted in (int, float, str, bool)
+            kind = f"no {wanted.__name__}" if plain else f"not a valid {name.replace('_', ' ')}"
+            raise CheckpointError(f"{where}.{name} is {fields[name]!r}, which is {kind}; restore the file.")
     try:
         return cls(**fields)
-    except (TypeError, ValueError, UsageError) as error:
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"{where}: {error}") from None
 
 
 def _is_a(value: Any, wanted: Any) -> bool:
-    """Whether a JSON value may stand for a plain type; of others nothing is known here."""
-    if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, wanted) if wanted in (str, bool) else True
+    """Whether a value of the file is of the type of its field, where that is a type that is written here."""
+    origin, inner = get_origin(wanted), get_args(wanted)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, choice) for choice in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, inner[0]) for item in value)
+    if wanted in (int, float):
+        return isinstance(value, (int, wanted)) and not isinstance(value, bool)
+    known = isinstance(wanted, type) and (wanted in (str, bool, NoneType) or dataclasses.is_dataclass(wanted))
+    return isinstance(value, wanted) if known else True
+
+
+def _is_of_plugin(value: Any, node: str) -> bool:
+    return type(value) in choices.NODES.get(node, {}).values()
+
+
+def document(config: Config) -> dict[str, Any]:
+    """What `save_config` writes: the configuration, and under "plugins" the modules that it takes classes from."""
+    written = to_json(config)
+    types = (choices.name_of(type(getattr(config, node))) for node in choices.NODES)
+    modules = {
+        *(name.partition(":")[0] for name in types if ":" in name),
+        plugins.owner("sampler", canonical(config.sampling.sampler)),
+        plugins.owner("data source", config.data.source.partition(":")[0]),
+    } - {None}
+    return {**written, "plugins": sorted(modules)} if modules else written
 
 
 def save_config(config: Config, path: Path) -> None:
     """Write `config` as JSON, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(to_json(config), indent=2) + "\n")
-    temporary.replace(path)
+    text = json.dumps(document(config), indent=2) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def load_config(path: Path) -> Config:
     """Read what `save_config` wrote.
 
-    Raises CheckpointError when the file is missing, is not JSON, or was written by another version.
+    Raises CheckpointError when the file is missing, is not JSON, was written by another version or cannot be trained,
+    and UsageError when it needs a plugin that nobody here has named.
     """
     try:
-        config = from_json(json.loads(path.read_text()), str(path))
+        said = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path} does not exist; --run takes the folder that `scorefield train` wrote.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); mend it, or give another folder.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); restore it or train anew.") from None
+    config = from_json(_with_plugins(said, path), str(path))
     if not isinstance(config, Config):
         raise CheckpointError(f"{path} holds a {type(config).__name__}, not a run's configuration.")
+    try:
+        check(config)
+    except UsageError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     return config
+
+
+def _with_plugins(said: Any, path: Path) -> Any:
+    """The configuration in a file, whose plugins have been imported."""
+    if not isinstance(said, dict) or "plugins" not in said:
+        return said
+    named = said["plugins"]
+    if not isinstance(named, list) or not all(isinstance(module, str) for module in named):
+        raise CheckpointError(f"{path}.plugins is {named!r}, which is not a list of modules; restore the file.")
+    for module in named:
+        plugins.require(module, str(path))
+    return {key: value for key, value in said.items() if key != "plugins"}

@@ -1,12 +1,19 @@
-"""The parts of a configuration that are no nouns of the core, each a frozen dataclass."""
+"""The parts of a configuration that are not nouns of the core, as frozen dataclasses.
+
+A constructor takes every value, so that a configuration can be put together in any order. Which of them a part refuses
+is for its `refusals` to say, and for `checks.check` to ask.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 from diffusion.betas import Betas
-from experiments.errors import UsageError
+from experiments.errors import Refusals
+from experiments.names import unknown
+from samplers.registry import GRIDS, SAMPLERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,9 +25,9 @@ class Chain:
     steps: int = 1000
     """T, the length of the chain."""
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UsageError(f"--schedule.steps is {self.steps}; the chain needs at least one step.")
+    def refusals(self) -> Refusals:
+        """Lengths that no chain has."""
+        return [(self.steps < 1, f"--schedule.steps is {self.steps}; the chain needs at least one step.")]
 
     def build(self) -> Betas:
         """The chain's schedule."""
@@ -43,6 +50,10 @@ class Denoising:
     """Images of a stable target: the mean of x_0 given x_t over these and the noised image, not the latter alone; 0 is
     off."""
 
+    def refusals(self) -> Refusals:
+        """Numbers of images that there cannot be."""
+        return [(self.reference < 0, f"--objective.reference is {self.reference}; give 0 (off) or a number of images.")]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generator:
@@ -56,6 +67,16 @@ class Generator:
     """Steps of the estimators to one of the generator."""
     learning_rate: float = 2e-4
     """Peak learning rate of the generator, below the estimators' so that they can follow it."""
+
+    def refusals(self) -> Refusals:
+        """Values that no generator can be trained with, whatever its schedule."""
+        return [
+            (self.every < 1, f"--objective.every is {self.every}; give at least 1."),
+            (
+                not 0 < self.learning_rate < math.inf,
+                f"--objective.learning-rate is {self.learning_rate}; give a positive number.",
+            ),
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +100,25 @@ class OptimizerConfig:
     accumulate: int = 1
     """Micro-batches whose gradients are averaged before one update; it divides each device's share of the batch."""
 
+    def refusals(self) -> Refusals:
+        """Values that no optimiser has."""
+        return [
+            (self.accumulate < 1, f"--optimizer.accumulate is {self.accumulate}; give at least 1."),
+            (
+                not 0 < self.learning_rate < math.inf,
+                f"--optimizer.learning-rate is {self.learning_rate}; give a positive number.",
+            ),
+            (
+                not (0 <= self.b1 < 1 and 0 <= self.b2 < 1),
+                f"--optimizer.b1 {self.b1} and --optimizer.b2 {self.b2} must be in [0, 1).",
+            ),
+            (
+                not (self.clip_norm >= 0 and self.weight_decay >= 0),
+                "--optimizer.clip-norm and --optimizer.weight-decay must be 0 (off) or more.",
+            ),
+            (self.warmup_steps < 0, f"--optimizer.warmup-steps is {self.warmup_steps}; give 0 or more."),
+        ]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EMAConfig:
@@ -88,6 +128,15 @@ class EMAConfig:
     """Decay of each average; the first is the one that samples are drawn with."""
     warmup: bool = True
     """Start as the plain average: the decay at update n is min(decay, (1 + n)/(10 + n))."""
+
+    def refusals(self) -> Refusals:
+        """Decays that no average has."""
+        return [
+            (
+                not self.decays or not all(0 <= decay < 1 for decay in self.decays),
+                f"--ema.decays is {self.decays}; give one or more decays in [0, 1), such as 0.999.",
+            )
+        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,6 +166,23 @@ class TrainingConfig:
     tensorboard: bool = False
     """Write TensorBoard event files too (needs the `tensorboard` extra)."""
 
+    def refusals(self) -> Refusals:
+        """Counts that no training has."""
+        return [
+            (self.steps < 1, f"--training.steps is {self.steps}; give at least 1."),
+            (self.batch_size < 1, f"--training.batch-size is {self.batch_size}; give at least 1."),
+            (self.steps_per_dispatch < 1, "--training.steps-per-dispatch must be at least 1."),
+            (self.log_every < 1, f"--training.log-every is {self.log_every}; give at least 1."),
+            (self.checkpoint_every < 1, f"--training.checkpoint-every is {self.checkpoint_every}; give at least 1."),
+            (self.keep_best < 0, f"--training.keep-best is {self.keep_best}; give 0 or more."),
+            (self.seed < 0, f"--training.seed is {self.seed}; give 0 or more."),
+            (
+                min(self.validate_every, self.sample_every) < 0,
+                "--training.validate-every and --training.sample-every must be 0 (off) or more.",
+            ),
+            (self.keep_last < 1, f"--training.keep-last is {self.keep_last}; a run needs at least one to resume."),
+        ]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
@@ -128,3 +194,11 @@ class SamplingConfig:
     """Steps of the grid."""
     grid: str = "auto"
     """Name of the time grid; auto is the sampler's usual one for the process."""
+
+    def refusals(self) -> Refusals:
+        """Names that do not exist, and numbers of steps that no grid has."""
+        return [
+            (self.steps < 1, f"--sampling.steps is {self.steps}; give at least 1."),
+            unknown("--sampling.sampler", self.sampler, SAMPLERS),
+            unknown("--sampling.grid", self.grid, ("auto", *GRIDS)),
+        ]

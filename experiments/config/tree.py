@@ -1,8 +1,9 @@
 """The configuration of a run: one tree of frozen dataclasses, written to `config.json` and read back exactly.
 
 The nouns of the core are their own configuration: `schedule=VP(beta_max=10.0)` is both the field and the object.
-A node that can be one of several types (schedule, noise, network, weighting, times) is chosen by name on the
-command line, `--schedule vp --schedule.beta-max 10`, and carries its type's name in the file.
+A node that can be one of several types (schedule, noise, network, weighting, times, objective) is chosen by name on
+the command line, `--schedule vp --schedule.beta-max 10`, and carries its type's name in the file. Both names follow
+from the hints of `Config` (see `choices`).
 """
 
 from __future__ import annotations
@@ -10,21 +11,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
-from diffusion.noises import Gaussian, StudentT
+from diffusion import noises, schedules
+from diffusion.networks import configs as networks
 from diffusion.prediction import Preconditioning
 from diffusion.process import Process
-from diffusion.schedules import EDM, VE, VP, Cosine, RectifiedFlow, Schedule, SubVP
-from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma, UniformTime
-from diffusion.score_matching.weightings import (
-    EDMWeighting,
-    LikelihoodWeighting,
-    MinSNRWeighting,
-    SNRWeighting,
-    UniformWeighting,
-    VelocityWeighting,
-)
-from experiments.config.checks import refusals
+from diffusion.score_matching import times as laws
+from diffusion.score_matching import weightings
 from experiments.config.nodes import (
     Chain,
     Denoising,
@@ -36,7 +28,7 @@ from experiments.config.nodes import (
     TrainingConfig,
 )
 from experiments.data.config import DataConfig
-from experiments.errors import UsageError
+from experiments.errors import Refusals
 
 __all__ = [
     "Chain",
@@ -51,23 +43,38 @@ __all__ = [
     "TrainingConfig",
 ]
 
+# The types that may stand at each node, listed here alone: a new one is a class and a line.
+AnySchedule = (
+    schedules.VP | schedules.SubVP | schedules.Cosine | schedules.VE | schedules.EDM | schedules.RectifiedFlow | Chain
+)
+AnyNoise = noises.Gaussian | noises.StudentT
+AnyNetwork = networks.UNetConfig | networks.DiTConfig | networks.MLPConfig
+AnyWeighting = (
+    weightings.EDMWeighting
+    | weightings.SNRWeighting
+    | weightings.MinSNRWeighting
+    | weightings.UniformWeighting
+    | weightings.LikelihoodWeighting
+    | weightings.VelocityWeighting
+)
+AnyTimes = laws.LogNormalSigma | laws.LogUniformSigma | laws.UniformTime | ImportanceConfig
+AnyObjective = Denoising | Generator
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that determines a run."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    schedule: VP | SubVP | Cosine | VE | EDM | RectifiedFlow | Chain = EDM()
-    noise: Gaussian | StudentT = Gaussian()
-    network: UNetConfig | DiTConfig | MLPConfig = dataclasses.field(default_factory=UNetConfig)
+    schedule: AnySchedule = schedules.EDM()
+    noise: AnyNoise = noises.Gaussian()
+    network: AnyNetwork = dataclasses.field(default_factory=networks.UNetConfig)
     preconditioning: Preconditioning = Preconditioning()
-    weighting: (
-        EDMWeighting | SNRWeighting | MinSNRWeighting | UniformWeighting | LikelihoodWeighting | VelocityWeighting
-    ) = EDMWeighting()
-    times: LogNormalSigma | LogUniformSigma | UniformTime | ImportanceConfig = LogNormalSigma()
+    weighting: AnyWeighting = weightings.EDMWeighting()
+    times: AnyTimes = laws.LogNormalSigma()
     draw: Literal["low_discrepancy", "antithetic", "independent"] = "low_discrepancy"
     """How the uniforms behind the times are drawn."""
-    objective: Denoising | Generator = Denoising()
+    objective: AnyObjective = Denoising()
     conservative: bool = False
     """Answer with the gradient of a scalar, so that the score is that of a density; estimators always do."""
     learned_variance: bool = False
@@ -81,12 +88,16 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
 
-    def __post_init__(self) -> None:
-        for refused, sentence in refusals(self):
-            if refused:
-                raise UsageError(sentence)
+    def refusals(self) -> Refusals:
+        """Values of its own that cannot be trained; those of its parts, and their combinations, are in `checks`."""
+        return [
+            (
+                not 0 <= self.label_dropout <= 1,
+                f"--label-dropout is {self.label_dropout}; it is a fraction between 0 and 1.",
+            )
+        ]
 
     def process(self) -> Process:
         """x_t = α x_0 + σ z of this run."""
-        schedule: Schedule = self.schedule.build() if isinstance(self.schedule, Chain) else self.schedule
+        schedule: schedules.Schedule = self.schedule.build() if isinstance(self.schedule, Chain) else self.schedule
         return Process(schedule, self.noise)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.errors import UsageError
+from experiments.errors import Refusals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +13,7 @@ class DataConfig:
     """A data set."""
 
     source: str = "digits"
-    """digits, plane:NAME, idx:DIR, folder:DIR, zip:FILE, npz:FILE or hf:NAME."""
+    """The data set as a URI, such as digits or folder:DIR."""
     size: int | None = None
     """Height and width in pixels that every image is brought to; without it all images must have one shape."""
     crop: Literal["center", "none"] = "center"
@@ -29,8 +29,9 @@ class DataConfig:
     memory_gib: float = 4.0
     """Refuse a data set of more decoded pixels than this many GiB."""
 
-    def __post_init__(self) -> None:
-        for refused, sentence in (
+    def refusals(self) -> Refusals:
+        """Values that no data set can be read with."""
+        return [
             (not self.source, "--data.source is empty; give for example digits or folder:DIR."),
             (self.size is not None and self.size < 1, f"--data.size is {self.size}; give a number of pixels above 0."),
             (self.crop not in ("center", "none"), f"--data.crop is {self.crop!r}; give center or none."),
@@ -41,6 +42,4 @@ class DataConfig:
             ),
             (self.seed < 0, f"--data.seed is {self.seed}; give 0 or more."),
             (not self.memory_gib > 0, f"--data.memory-gib is {self.memory_gib}; give a number above 0."),
-        ):
-            if refused:
-                raise UsageError(sentence)
+        ]

@@ -1,7 +1,8 @@
-"""The kinds of sources by the scheme of their URI. A new kind is a module in `sources/` and a line here."""
+"""Data sources by the scheme of their URI; a new one is a module of that name in `sources/` and a line here."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from experiments.data.config import DataConfig
 from experiments.data.source import Source
-from experiments.data.sources import digits, folder, hf, idx, npz, plane, zip
-from experiments.errors import DataError, did_you_mean, reason
+from experiments.errors import DataError, did_you_mean, reason, refuse
+
+Reader = Callable[[str, DataConfig], Source]
+"""From what follows the colon of a URI to the data set."""
 
 
 @dataclass(frozen=True)
@@ -21,20 +24,30 @@ class Kind:
     """The URI, such as idx:DIR."""
     summary: str
     """What it holds, for the help text."""
-    read: Callable[[str, DataConfig], Source]
-    """From what follows the colon."""
+    reader: Reader | None = None
+    """How it is read; by `read` of the module in `sources/` that has the scheme's name unless given."""
+
+    @property
+    def scheme(self) -> str:
+        """What the URI starts with."""
+        return self.form.partition(":")[0]
+
+    def read(self, where: str, config: DataConfig) -> Source:
+        """The data set at `where`, what follows the colon."""
+        reader = self.reader or importlib.import_module(f"experiments.data.sources.{self.scheme}").read
+        return reader(where, config)
 
 
 SOURCES: dict[str, Kind] = {
-    kind.form.partition(":")[0]: kind
+    kind.scheme: kind
     for kind in (
-        Kind("digits", "1,797 handwritten digits of 8×8 pixels, from scikit-learn", digits.read),
-        Kind("plane:NAME", "50,000 points in the plane: checkerboard, moons, spirals or gaussians", plane.read),
-        Kind("idx:DIR", "the IDX files of MNIST and its kin, gzipped or not", idx.read),
-        Kind("folder:DIR", "pictures; sub-folders are classes", folder.read),
-        Kind("zip:FILE", "pictures in a zip; labels in dataset.json", zip.read),
-        Kind("npz:FILE", "arrays images and labels, x and y, x_train …, arr_0 …", npz.read),
-        Kind("hf:NAME", "a Hugging Face data set by name or path (needs scorefield[hf])", hf.read),
+        Kind("digits", "1,797 handwritten digits of 8×8 pixels, from scikit-learn"),
+        Kind("plane:NAME", "50,000 points in the plane: checkerboard, moons, spirals or gaussians"),
+        Kind("idx:DIR", "the IDX files of MNIST and its kin, gzipped or not"),
+        Kind("folder:DIR", "pictures; sub-folders are classes"),
+        Kind("zip:FILE", "pictures in a zip; labels in dataset.json"),
+        Kind("npz:FILE", "arrays images and labels, x and y, x_train …, arr_0 …"),
+        Kind("hf:NAME", "a Hugging Face data set by name or path (needs scorefield[hf])"),
     )
 }
 """Scheme to kind."""
@@ -46,6 +59,7 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
     Raises DataError for whatever is wrong with the data, UsageError for options that DataConfig refuses.
     """
     config = DataConfig(source=source, **options) if isinstance(source, str) else replace(source, **options)
+    refuse(config.refusals())
     scheme, _, where = config.source.partition(":")
     kind = SOURCES.get(scheme)
     if kind is None:

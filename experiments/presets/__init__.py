@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
+from collections.abc import Callable
 
 from experiments.config.tree import Config
 from experiments.errors import UsageError, did_you_mean
 
+PLUGINS: dict[str, Callable[[], Config]] = {}
+"""The presets that plugins have registered, by name."""
+
 
 def names() -> list[str]:
-    """The presets there are, without importing any of them."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    """The presets there are, without importing any of scorefield's own."""
+    return sorted([*(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)), *PLUGINS])
 
 
 def load(name: str) -> Config:
@@ -19,6 +24,8 @@ def load(name: str) -> Config:
 
     Raises UsageError for an unknown name.
     """
+    if name in PLUGINS:
+        return PLUGINS[name]()
     if name not in names():
         near = did_you_mean(name, names())
         raise UsageError(f"--preset {name} does not exist{near}; there are {', '.join(names())}.")
@@ -26,5 +33,6 @@ def load(name: str) -> Config:
 
 
 def describe(name: str) -> str:
-    """The docstring of a preset's module."""
-    return (importlib.import_module(f"{__name__}.{name.replace('-', '_')}").__doc__ or "").strip()
+    """What is written of a preset: the docstring of its module, or of a plugin's function."""
+    home = PLUGINS.get(name) or importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return inspect.getdoc(home) or ""

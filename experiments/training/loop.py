@@ -16,6 +16,7 @@ from types import TracebackType
 
 import jax
 
+from experiments.config.checks import check
 from experiments.config.file import save_config
 from experiments.config.tree import Config
 from experiments.config.tree import Generator as GeneratorObjective
@@ -140,6 +141,7 @@ def _steps(
     signals: bool,
     step_type: type[Step],
 ) -> Generator[Step, None, TrainResult]:
+    check(config)
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,9 @@ from diffusion.prediction import Preconditioning
 from diffusion.score_matching.times import UniformTime
 from diffusion.score_matching.weightings import LikelihoodWeighting, SNRWeighting, VelocityWeighting
 from experiments import presets
+from experiments.commands.train import read
+from experiments.config.checks import check
+from experiments.config.choices import NODES, nodes_of, types_of
 from experiments.config.file import from_json, load_config, save_config, to_json
 from experiments.config.tree import (
     Chain,
@@ -24,6 +28,7 @@ from experiments.config.tree import (
     TrainingConfig,
 )
 from experiments.errors import CheckpointError, UsageError
+from experiments.training.loop import train
 from tests.diffusion.own_schedules import ENDLESS, ShortOfNoise
 
 POSITIVE = st.floats(1e-300, 1e300, allow_nan=False)
@@ -48,6 +53,7 @@ def test_configurations_come_back_exactly(tmp_path_factory, rate, beta, decay, s
 @pytest.mark.parametrize("name", presets.names())
 def test_presets_come_back_exactly_and_say_what_they_cost(name):
     config = presets.load(name)
+    check(config)
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     assert f"scorefield train --preset {name}" in presets.describe(name)
     assert "to be measured" not in presets.describe(name)
@@ -85,16 +91,16 @@ def test_presets_come_back_exactly_and_say_what_they_cost(name):
 )
 def test_what_cannot_be_trained_is_refused(change, words):
     with pytest.raises(UsageError, match=words):
-        dataclasses.replace(Config(), **change)
+        check(dataclasses.replace(Config(), **change))
 
 
 @pytest.mark.parametrize("schedule", ENDLESS, ids=lambda schedule: type(schedule).__name__)
 @pytest.mark.parametrize("kind", ["eps", "score", "edm", "residual"])
 def test_a_users_schedule_that_ends_in_noise_is_refused_where_cosine_is(schedule, kind):
     with pytest.raises(UsageError, match=f"kind {kind} .* prior of {type(schedule).__name__}"):
-        dataclasses.replace(Config(), schedule=schedule, preconditioning=Preconditioning(kind))
-    assert dataclasses.replace(Config(), schedule=schedule, preconditioning=Preconditioning("v")).schedule == schedule
-    assert dataclasses.replace(Config(), schedule=ShortOfNoise()).preconditioning.kind == "edm"
+        check(dataclasses.replace(Config(), schedule=schedule, preconditioning=Preconditioning(kind)))
+    check(dataclasses.replace(Config(), schedule=schedule, preconditioning=Preconditioning("v")))
+    check(dataclasses.replace(Config(), schedule=ShortOfNoise()))
 
 
 def test_chain_builds_its_schedule():
@@ -102,7 +108,7 @@ def test_chain_builds_its_schedule():
     for shape in ("linear", "cosine", "ramp"):
         assert Chain(shape=shape, steps=9).build().steps == 9
     with pytest.raises(UsageError, match=r"--schedule\.steps is 0"):
-        Chain(steps=0)
+        check(Config(schedule=Chain(steps=0)))
 
 
 def test_every_type_of_node_survives():
@@ -116,6 +122,87 @@ def test_every_type_of_node_survives():
     )
     assert from_json(to_json(config)) == config
     assert from_json(to_json(dataclasses.replace(config, times=ImportanceConfig(bins=8)))).times.bins == 8
+
+
+NAMES = {
+    "schedule": ["vp", "sub-vp", "cosine", "ve", "edm", "rectified-flow", "chain"],
+    "noise": ["gaussian", "student-t"],
+    "network": ["unet", "dit", "mlp"],
+    "weighting": ["edm", "snr", "min-snr", "uniform", "likelihood", "velocity"],
+    "times": ["log-normal", "log-uniform", "uniform", "importance"],
+    "objective": ["denoising", "generator"],
+}
+"""The names that commands and presets have been written with."""
+
+
+@pytest.mark.parametrize(("node", "name"), [(node, name) for node, names in NODES.items() for name in names])
+def test_every_type_is_chosen_by_its_name_saved_and_loaded(tmp_path, node, name):
+    chosen = NODES[node][name]
+    arguments = [f"--{node}", name]
+    try:
+        config = read(arguments).config
+    except UsageError:  # it needs other parts too
+        config = dataclasses.replace(Config(), **{node: chosen()})
+    assert type(getattr(config, node)) is chosen
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_the_hints_are_the_one_list_of_types():
+    """The names that there were are there, and a class that is added to a hint has a name without another line."""
+    assert {node: list(names)[: len(NAMES[node])] for node, names in NODES.items()} == NAMES
+    assert all(set(get_args(get_type_hints(Config)[node])) == set(names.values()) for node, names in NODES.items())
+
+    @dataclasses.dataclass(frozen=True)
+    class HalfSNRWeighting:
+        weight: float = 0.5
+
+    @dataclasses.dataclass(frozen=True)
+    class More:
+        weighting: SNRWeighting | HalfSNRWeighting = SNRWeighting()
+        steps: int | None = None
+
+    # The names of a class's hints are looked up in its module, and these two are of a function.
+    More.__annotations__["weighting"] = SNRWeighting | HalfSNRWeighting
+    assert nodes_of(More) == {"weighting": {"snr": SNRWeighting, "half-snr": HalfSNRWeighting}}
+    assert set(types_of(More)) == {"More", "SNRWeighting", "HalfSNRWeighting"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("noise", "type"), "UniformTime", r"\.noise is UniformTime\(\), which is not a valid noise; restore the file"),
+        (("optimizer", "decay"), "sudden", r"\.optimizer\.decay is 'sudden', which is not a valid decay"),
+        (("ema", "decays"), ["0.9"], r"\.ema\.decays is \('0\.9',\), which is not a valid decays"),
+        (("data", "size"), 8.5, r"\.data\.size is 8\.5, which is not a valid size"),
+        (("training",), 5, r"\.training is 5, which is not a valid training"),
+        (("training", "seed"), True, r"\.training\.seed is True, which is no int"),
+        (("training", "steps"), 0, r": --training\.steps is 0; give at least 1"),
+        (("sampling", "sampler"), "huen", r": --sampling\.sampler huen does not exist; did you mean 'heun'\?"),
+    ],
+)
+def test_a_damaged_value_is_refused_in_a_sentence(tmp_path, path, value, words):
+    said = to_json(Config())
+    place = said
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(said))
+    with pytest.raises(CheckpointError, match=f"{file}{words}"):
+        load_config(file)
+
+
+def test_training_refuses_what_nobody_has_checked(tmp_path):
+    with pytest.raises(UsageError, match="--label-dropout is 2"):
+        train(Config(label_dropout=2.0), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_that_cannot_be_written_says_so(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UsageError, match=r"config\.json cannot be written"):
+        save_config(Config(), file / "config.json")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from experiments.errors import UsageError, did_you_mean
 )
 def test_every_bad_option_is_named_with_its_value(field, value):
     with pytest.raises(UsageError) as caught:
-        DataConfig(**{field: value})
+        open_source(DataConfig(**{field: value}))
     sentence = str(caught.value)
     assert "--data." + field.replace("_", "-") in sentence
     assert str(value) in sentence

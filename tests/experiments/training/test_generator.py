@@ -15,6 +15,7 @@ from diffusion.prediction import Preconditioning, network_denoiser
 from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.times import LogUniformSigma
 from diffusion.score_matching.weightings import EDMWeighting
+from experiments.config.checks import check
 from experiments.config.tree import Denoising, Generator
 from experiments.data.scaling import to_model
 from experiments.errors import UsageError
@@ -179,9 +180,9 @@ def test_a_generator_run_trains_resumes_and_samples_in_one_call(tmp_path):
 )
 def test_what_a_generator_cannot_be_is_refused(fields, sentence):
     with pytest.raises(UsageError, match=sentence):
-        game_config(**fields)
+        check(game_config(**fields))
     with pytest.raises(UsageError, match=r"--objective.every is 0"):
-        game_config(every=0)
+        check(game_config(every=0))
 
 
 def test_what_would_mean_nothing_is_refused():
@@ -190,7 +191,7 @@ def test_what_would_mean_nothing_is_refused():
     with pytest.raises(UsageError, match="makes an image in one call; give --sampler euler --steps 1"):
         solver.build_own(config)
     with pytest.raises(UsageError, match=r"leave the schedule's range, 0\.1 to 5"):
-        tiny_config(**{**RULES, "times": LogUniformSigma(0.05, 2.0)})
+        check(tiny_config(**{**RULES, "times": LogUniformSigma(0.05, 2.0)}))
 
 
 def test_a_noise_blind_conservative_run_has_a_potential():
