@@ -15,7 +15,7 @@ ComputeDtype = Literal["float32", "bfloat16"]
 
 
 class NetworkConfig:
-    """What every configuration of a network says; a subclass is a frozen, hashable dataclass with defaults."""
+    """The base of every configuration of a network; a subclass is a frozen, hashable dataclass with defaults."""
 
     dropout: float = 0.0
     """Probability of dropping an activation in training; above 0 the network is called with keys."""
@@ -26,7 +26,7 @@ class NetworkConfig:
         """The architecture: module(config, event_shape, num_classes, outputs, rngs=rngs) is a `flax.nnx.Module`.
 
         The module is called as module(x, c_noise, labels, keys) and answers in x's shape, with `outputs` times the
-        channels. Its import belongs into this method.
+        channels. Import it within this method.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say its module; define it.")
 
@@ -46,7 +46,7 @@ class MLPConfig(NetworkConfig):
     activation: Literal["silu", "gelu", "tanh", "softplus"] = "silu"
     """Nonlinearity; all are smooth, so that a score has the derivatives its identities need."""
     conditioning: Literal["film", "additive"] = "film"
-    """How the noise level enters a block: as a scale and a shift, or as a shift alone."""
+    """Way in which the noise level enters a block: as a scale and a shift, or as a shift alone."""
     residual: bool = True
     """Whether a block adds to its input or replaces it."""
     zero_output: bool = True
@@ -75,19 +75,19 @@ class UNetConfig(NetworkConfig):
     """The U-Net of DDPM++ and ADM: residual blocks with FiLM, attention, and skips between equal sizes."""
 
     channels: int = 64
-    """Channels at the full resolution, and sinusoidal features of the noise level (even)."""
+    """Number of channels at full resolution, and of sinusoidal features of the noise level (even)."""
     multipliers: tuple[int, ...] = (1, 2, 2)
-    """Channels at each level, as multiples of `channels`; each level halves the size."""
+    """Number of channels at each level, as a multiple of `channels`; each level halves the size."""
     blocks: int = 2
     """Residual blocks at each level (one more on the way up)."""
     attention_resolutions: tuple[int, ...] = ()
-    """Levels with self-attention, named by their longer side in pixels (16 means the 16×16 level)."""
+    """Levels with self-attention, given by their longer side in pixels (16 means the 16×16 level)."""
     head_channels: int = 64
-    """Channels of an attention head."""
+    """Number of channels of an attention head."""
     dropout: float = 0.0
     """Probability of dropping an activation in a residual block in training."""
     resampling: Literal["pool", "conv"] = "pool"
-    """Halve and double by average pool and nearest neighbour, or by convolutions as in DDPM."""
+    """Means of halving and doubling the size: average pool and nearest neighbour, or convolutions as in DDPM."""
     skip_rescale: bool = True
     """Whether a residual sum is divided by √2, as in DDPM++, to keep its variance."""
     compute_dtype: ComputeDtype = "float32"
@@ -116,7 +116,7 @@ class DiTConfig(NetworkConfig):
     patch: int = 2
     """Side of a patch in pixels."""
     width: int = 256
-    """Channels of a token (a multiple of 4 and of `heads`)."""
+    """Number of channels of a token (a multiple of 4 and of `heads`)."""
     depth: int = 8
     """Number of transformer blocks."""
     heads: int = 4
