@@ -6,9 +6,13 @@ import functools
 import importlib.util
 import io
 import itertools
+import json
 import math
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +31,8 @@ QUICK = {
     "docs/first_program.md": {"STEPS = 600": "STEPS = 3", "channels=32": "channels=8", "(1, 2)": "(1,)"},
 }
 """What a page's code is changed to before it runs, so that nothing is trained for minutes."""
+OWN_PARTS = "docs/plugins.md"
+"""The page whose code is a module of the user's: it registers names, and so it runs in a process of its own."""
 
 
 def blocks(page, language):
@@ -56,7 +62,7 @@ def tiny(name):
     )
 
 
-@pytest.mark.parametrize("page", pages_with("python"))
+@pytest.mark.parametrize("page", [page for page in pages_with("python") if page != OWN_PARTS])
 def test_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "import scorefield" in PAGES[page]:
@@ -71,6 +77,17 @@ def test_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch):
     if page == "docs/first_program.md":
         assert math.isfinite(scope["value"])
         assert (tmp_path / "first_program.png").stat().st_size > 1000
+
+
+def test_a_part_of_ones_own_takes_part_in_a_training(tmp_path):
+    (tmp_path / "my_parts.py").write_text("".join(blocks(OWN_PARTS, "python")))
+    train, sample = command_lines(OWN_PARTS, plugins=True)
+    assert sample[1:3] == ["--plugin", "my_parts"]
+    program = [sys.executable, "-m", "experiments.cli", *train, "--dry-run"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["config"]["schedule"] == {"type": "my_parts:Even", "sigma_max": 30.0}
 
 
 def test_the_first_program_is_short_and_of_the_core_alone():
@@ -98,11 +115,11 @@ def test_targets_of_make_exist(page):
 
 
 @functools.cache
-def help_of(command, *arguments):
-    """What `scorefield COMMAND ARGUMENTS --help` prints."""
+def help_of(*arguments):
+    """What `scorefield ARGUMENTS --help` prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        assert cli.main([command, *arguments, "--help"]) == 0
+        assert cli.main([*arguments, "--help"]) == 0
     return printed.getvalue()
 
 
@@ -110,11 +127,11 @@ def flags(text):
     return set(re.findall(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z][\w-]*)*", text))
 
 
-def command_lines(page):
-    """Every `scorefield COMMAND ...` of a page, in blocks and within sentences, as arguments."""
+def command_lines(page, plugins=False):
+    """The arguments of every `scorefield COMMAND ...` of a page, in blocks and sentences; or of those with --plugin."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()] + inline(PAGES[page])
     for line in lines:
-        if line.startswith("scorefield ") and line.split()[1] in cli.COMMANDS:
+        if re.match(rf"scorefield (?:{'|'.join(cli.COMMANDS)})\b", line) and plugins == ("--plugin" in line):
             yield shlex.split(line, comments=True)[1:]
 
 
@@ -132,7 +149,14 @@ def test_commands_have_the_flags_that_are_shown(page):
 
 
 def test_flags_within_sentences_exist():
-    chosen = [("train",), ("train", "--objective", "generator"), ("train", "--noise", "student-t"), ("evaluate",)]
+    chosen = [
+        (),
+        ("train",),
+        ("train", "--schedule", "edm"),
+        ("train", "--objective", "generator"),
+        ("train", "--noise", "student-t"),
+        ("evaluate",),
+    ]
     chosen += [("sample",), ("sample", "--kernel", "mala"), ("grid",), ("anomaly",), ("verify",)]
     known = set().union(*(flags(help_of(*arguments)) for arguments in chosen))
     for page, text in PAGES.items():
