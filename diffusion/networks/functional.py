@@ -71,8 +71,8 @@ class Network:
     ) -> Float[Array, "b *out"]:
         """The network's output (b, *event[:-1], outputs·channels), in the type of the parameters.
 
-        `labels` are in 0..num_classes, where num_classes, like None, means "no label"; a label beyond gives NaN. `keys`,
-        one for each sample, turn dropout on: the mask of sample i depends on keys[i] alone.
+        `labels` are in 0..num_classes, where num_classes, like None, means "no label"; a label beyond gives NaN.
+        `keys`, one for each sample, turn dropout on: the mask of sample i depends on keys[i] alone.
 
         Raises ValueError when the event shape of x is not the network's.
         """

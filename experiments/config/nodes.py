@@ -54,10 +54,6 @@ class Denoising:
         """A negative number of images."""
         return [(self.reference < 0, f"--objective.reference is {self.reference}; give 0 (off) or a number of images.")]
 
-    def refusals(self) -> Refusals:
-        """Numbers of images that there cannot be."""
-        return [(self.reference < 0, f"--objective.reference is {self.reference}; give 0 (off) or a number of images.")]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generator:
@@ -71,16 +67,6 @@ class Generator:
     """Steps of the estimators for each step of the generator."""
     learning_rate: float = 2e-4
     """Peak learning rate of the generator, below the estimators' so that they can keep up with it."""
-
-    def refusals(self) -> Refusals:
-        """Values that no generator can be trained with, whatever its schedule."""
-        return [
-            (self.every < 1, f"--objective.every is {self.every}; give at least 1."),
-            (
-                not 0 < self.learning_rate < math.inf,
-                f"--objective.learning-rate is {self.learning_rate}; give a positive number.",
-            ),
-        ]
 
     def refusals(self) -> Refusals:
         """Values that no generator can be trained with, whatever its schedule."""
@@ -133,25 +119,6 @@ class OptimizerConfig:
             (self.warmup_steps < 0, f"--optimizer.warmup-steps is {self.warmup_steps}; give 0 or more."),
         ]
 
-    def refusals(self) -> Refusals:
-        """Values that no optimiser has."""
-        return [
-            (self.accumulate < 1, f"--optimizer.accumulate is {self.accumulate}; give at least 1."),
-            (
-                not 0 < self.learning_rate < math.inf,
-                f"--optimizer.learning-rate is {self.learning_rate}; give a positive number.",
-            ),
-            (
-                not (0 <= self.b1 < 1 and 0 <= self.b2 < 1),
-                f"--optimizer.b1 {self.b1} and --optimizer.b2 {self.b2} must be in [0, 1).",
-            ),
-            (
-                not (self.clip_norm >= 0 and self.weight_decay >= 0),
-                "--optimizer.clip-norm and --optimizer.weight-decay must be 0 (off) or more.",
-            ),
-            (self.warmup_steps < 0, f"--optimizer.warmup-steps is {self.warmup_steps}; give 0 or more."),
-        ]
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EMAConfig:
@@ -161,15 +128,6 @@ class EMAConfig:
     """Decay of each average; samples are drawn with the first."""
     warmup: bool = True
     """Plain averaging at the start: the decay at update n is min(decay, (1 + n)/(10 + n))."""
-
-    def refusals(self) -> Refusals:
-        """Decays that no average has."""
-        return [
-            (
-                not self.decays or not all(0 <= decay < 1 for decay in self.decays),
-                f"--ema.decays is {self.decays}; give one or more decays in [0, 1), such as 0.999.",
-            )
-        ]
 
     def refusals(self) -> Refusals:
         """Decays that no average has."""
