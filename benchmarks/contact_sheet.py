@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(told.run, label, pathlib.Path(folder)) for label in range(told.classes)]
     images, provenance = np.concatenate([images for images, _ in rows]), rows[0][1]
-    sheet = files.grid(images, columns=COLUMNS, pad=4, scale=told.scale)
+    sheet = files.contact_sheet(images, columns=COLUMNS, pad=4, scale=told.scale)
     files.save_png(told.out, sheet, {**provenance, "class": list(range(told.classes))})
 
 

@@ -61,7 +61,8 @@ def short_repr(self: Any) -> str:
     An array without axes is shown by its value. The `__repr__` of every `pytree`; a NamedTuple takes it by
     `__repr__ = short_repr`.
     """
-    names = type(self)._fields if isinstance(self, tuple) else [f.name for f in dataclasses.fields(self) if f.repr]
+    fields = getattr(type(self), "_fields", None)  # of a named tuple
+    names = fields or [field.name for field in dataclasses.fields(self) if field.repr]
     return f"{type(self).__name__}({', '.join(f'{name}={_shown(getattr(self, name))}' for name in names)})"
 
 

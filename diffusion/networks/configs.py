@@ -7,6 +7,7 @@ checked and shown in a moment.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,8 @@ class NetworkConfig:
 
     dropout: float = 0.0
     """Probability of dropping an activation in training; above 0 the network is called with keys."""
+    architecture: ClassVar[str] = ""
+    """The dotted name of the class of `module`, which a subclass gives unless it defines `module` itself."""
     takes_any_shape: ClassVar[bool] = False
     """Whether events may have any number of axes, points among them, and not (height, width, channels) alone."""
 
@@ -26,15 +29,19 @@ class NetworkConfig:
         """The architecture: module(config, event_shape, num_classes, outputs, rngs=rngs) is a `flax.nnx.Module`.
 
         The module is called as module(x, c_noise, labels, keys) and answers in x's shape, with `outputs` times the
-        channels. Import it within this method.
+        channels. It is imported when it is asked for.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say its module; define it.")
+        if not self.architecture:
+            raise NotImplementedError(f"{type(self).__name__} does not say its module; define it.")
+        home, _, name = self.architecture.rpartition(".")
+        return getattr(importlib.import_module(home), name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig(NetworkConfig):
     """A residual multilayer perceptron on the flattened event: the network for points in the plane."""
 
+    architecture = "diffusion.networks.mlp.MLP"
     takes_any_shape = True
 
     hidden: int = 128
@@ -63,16 +70,12 @@ class MLPConfig(NetworkConfig):
         _choice(("film", "additive"), conditioning=self.conditioning)
         _common(self.dropout, self.compute_dtype)
 
-    def module(self) -> Callable[..., Any]:
-        """`MLP`."""
-        from diffusion.networks.mlp import MLP
-
-        return MLP
-
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(NetworkConfig):
     """The U-Net of DDPM++ and ADM: residual blocks with FiLM, attention, and skips between equal sizes."""
+
+    architecture = "diffusion.networks.unet.UNet"
 
     channels: int = 64
     """Number of channels at full resolution, and of sinusoidal features of the noise level (even)."""
@@ -102,16 +105,12 @@ class UNetConfig(NetworkConfig):
         _choice(("pool", "conv"), resampling=self.resampling)
         _common(self.dropout, self.compute_dtype)
 
-    def module(self) -> Callable[..., Any]:
-        """`UNet`."""
-        from diffusion.networks.unet import UNet
-
-        return UNet
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(NetworkConfig):
     """The diffusion transformer: patches as tokens, adaLN-zero blocks, fixed positions."""
+
+    architecture = "diffusion.networks.dit.DiT"
 
     patch: int = 2
     """Side of a patch in pixels."""
@@ -134,12 +133,6 @@ class DiTConfig(NetworkConfig):
         _multiple(4, width=self.width)
         _multiple(self.heads, width=self.width)
         _common(self.dropout, self.compute_dtype)
-
-    def module(self) -> Callable[..., Any]:
-        """`DiT`."""
-        from diffusion.networks.dit import DiT
-
-        return DiT
 
 
 def _positive(**fields: int | float) -> None:

@@ -36,3 +36,7 @@ def describe(name: str) -> str:
     """The description of a preset: the docstring of its module, or of a plugin's function."""
     home = PLUGINS.get(name) or importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     return inspect.getdoc(home) or ""
+
+
+# Their names in `scorefield`.
+preset, presets = load, names
