@@ -13,7 +13,7 @@ def expand(t: ArrayLike, x: Array) -> Array:
 
 
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """√x with the derivative 0 at 0, where the true one is infinite and would make 0 · ∞ of every chain rule."""
+    """√x with the derivative 0 at 0, where the true one is infinite and would turn every chain rule into 0 · ∞."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
 
 

@@ -38,7 +38,7 @@ def _no_derivative(primals: Any, tangents: Any) -> Any:
 class Betas(Schedule):
     """A chain given by its one-step variances β_1..β_T; build it with `linear`, `cosine` or `ramp`.
 
-    Times are integers in 0..T; a float is rounded to the nearest one, and what lies beyond an end is that end.
+    Times are the integers 0..T; a float is rounded to the nearest of them, and a time out of range to the nearer end.
     """
 
     log_alphas: Float[np.ndarray | Array, " T+1"]
@@ -72,7 +72,7 @@ class Betas(Schedule):
 
     @classmethod
     def ramp(cls, steps: int = 1000, beta_max: float = 0.02) -> Betas:
-        """a_t = √(1 − β_max t/T), b_t = √(β_max t/T): linear from zero, so that small T stays a fair chain.
+        """a_t = √(1 − β_max t/T), b_t = √(β_max t/T): linear from zero, so that a short chain is a fair one too.
 
         The chain of Su (2022), «generative diffusion models» posts, with β_max = 0.02 and T = 1000.
         """
@@ -121,7 +121,7 @@ class Betas(Schedule):
         return -jnp.expm1(2 * (self.log_alpha(t) - self.log_alpha(jnp.asarray(t) - 1)))
 
     def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
-        """The integer time whose ln(α²/σ²) is nearest to `log_snr`; the data's, +∞, is 0."""
+        """The integer time whose ln(α²/σ²) is nearest to `log_snr`; +∞, that of the data, gives 0."""
         log_snr = jnp.asarray(log_snr, jnp.result_type(float))
         noisy = -self.log_snr(jnp.arange(1, self.steps + 1))
         right = jnp.clip(jnp.searchsorted(noisy, -log_snr), 1, self.steps - 1) if self.steps > 1 else 0

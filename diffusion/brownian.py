@@ -1,4 +1,4 @@
-"""Brownian paths that can be asked at any time: the noise of an SDE, the same whatever the grid.
+"""Brownian paths that can be evaluated at any time: the noise of an SDE, the same on every grid.
 
 W on the unit interval is known at its ends, and at every dyadic time by a bridge from the two dyadic times around it,
 whose draw has a key of its own: the virtual Brownian tree (Li et al. 2020, arXiv:2001.01328, algorithm 3). So W(u) is
@@ -17,7 +17,7 @@ from diffusion.arrays import safe_sqrt
 from diffusion.pytree import pytree
 
 DEPTH = 20
-"""How often the unit interval is halved: times 2^−20 apart are told apart, as in float32."""
+"""The number of halvings of the unit interval: times 2^−20 apart are distinguished, as in float32."""
 
 
 def brownian(
@@ -55,19 +55,19 @@ def brownian(
 
 @pytree
 class BrownianIncrement:
-    """What a step from time t down to s draws when its noise is that of a path: (W(u_t) − W(u_s))/√(u_t − u_s).
+    """The draw of a step from time t down to s along a Brownian path: (W(u_t) − W(u_s))/√(u_t − u_s).
 
-    It stands where a batch of keys does. Everything but the first draw has keys of its own, by `fold`.
+    It takes the place of a batch of keys. Every draw but the first has keys of its own, by `fold`.
     """
 
     keys: Key[Array, " b"]
-    """The steps' own keys."""
+    """The keys of the step."""
     path_keys: Key[Array, " b"]
-    """The paths', the same at every step."""
+    """The keys of the paths, the same at every step."""
     start: Float[Array, ""]
-    """u_t."""
+    """u_t, where the step starts."""
     end: Float[Array, ""]
-    """u_s."""
+    """u_s, where it ends."""
 
     def normal(self, event: tuple[int, ...], dtype: Any) -> Float[Array, "b *event"]:
         """Standard normal draws (b, *event), the i-th from path i alone."""

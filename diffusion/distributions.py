@@ -1,4 +1,4 @@
-"""The Gaussian with independent coordinates: what every step of a chain is."""
+"""The Gaussian with independent coordinates, the law of every step of a chain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Normal:
         return expand(self.std, self.mean)
 
     def sample(self, key: Key[Array, "..."] | BrownianIncrement) -> Float[Array, "b *event"]:
-        """mean + std · n; one key, or one for each element of the batch, or what stands in their place."""
+        """mean + std · n; one key, or one for each element of the batch, or Brownian increments."""
         keys = key if isinstance(key, BrownianIncrement) else keys_lib.as_keys(key, self.mean.shape[0])
         return self.mean + self._std() * keys_lib.normal(keys, self.mean.shape[1:], self.mean.dtype)
 

@@ -26,7 +26,9 @@ class SDE:
     """dx = drift(x, t) dt + diffusion(t) dw; `drift` is (b, *event), `diffusion` has the shape of t."""
 
     drift: Drift
+    """The deterministic part, (x, t) -> (b, *event)."""
     diffusion: Callable[[ArrayLike], Array]
+    """The factor of dw, t -> the shape of t."""
 
 
 def forward_sde(process: Process) -> SDE:
@@ -72,8 +74,8 @@ def reverse_sde(process: Process, denoise: Denoiser, level: float | Array = 1.0)
 
         dx = [f x − ½ (g² + σ̃²) ∇ln p_t] dt + σ̃ dw̄
 
-    `level` 0 is the probability-flow ODE, 1 Anderson's reverse SDE (Song et al. 2021, eq. 6), more is
-    noisier still with the same marginals (Zhang & Chen 2023, arXiv:2204.13902, eq. 7).
+    `level` 0 is the probability-flow ODE and 1 Anderson's reverse SDE (Song et al. 2021, eq. 6); higher
+    levels are noisier still, with the same marginals (Zhang & Chen 2023, arXiv:2204.13902, eq. 7).
     Raises TypeError when the noise is not Gaussian.
     """
     require_gaussian(process.noise, "the reverse SDE")
@@ -97,5 +99,5 @@ def _reverse_diffusion(process: Process, level: float | Array, t: ArrayLike) -> 
 
 
 def _level_times_diffusion(process: Process, level: float | Array, t: ArrayLike) -> Array:
-    # At level 0 there is no noise, also where g is infinite.
+    # At level 0 there is no noise, even where g is infinite.
     return jnp.where(jnp.asarray(level) == 0, 0.0, level * _diffusion(process, t))

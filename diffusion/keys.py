@@ -1,7 +1,7 @@
 """Random keys, one for each sample: sample i depends on (seed, i) alone.
 
-A draw for a batch is a map over keys. Neither the batch size, nor a sample's place in the batch, nor the
-number of devices enters it.
+A draw for a batch is a map over keys. It depends neither on the batch size, nor on a sample's place in the batch, nor
+on the number of devices.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def sample_keys(key: Key[Array, ""], ids: Int[Array, " b"]) -> Key[Array, " b"]:
 
 
 def fold(keys: Draws, data: int | Int[Array, ""]) -> Key[Array, " b"]:
-    """Every key folded with the same number: a step, or the purpose of a draw."""
+    """Every key folded with one number, that of a step or of the purpose of a draw."""
     keys = keys.keys if isinstance(keys, BrownianIncrement) else keys
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
 
@@ -39,7 +39,7 @@ def fold(keys: Draws, data: int | Int[Array, ""]) -> Key[Array, " b"]:
 def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
     """`key` as a batch of keys: a single key is folded with 0, 1, ..., `batch` − 1.
 
-    Raises ValueError when there are keys for another number of samples, TypeError for what is no typed key.
+    Raises ValueError when there are keys for another number of samples, TypeError for anything but typed keys.
     """
     require_key(key)
     if key.ndim == 0:
@@ -50,7 +50,7 @@ def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
 
 
 def normal(keys: Draws, event: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
-    """Standard normal draws (b, *event), the i-th from keys[i] alone, or of path i."""
+    """Standard normal draws (b, *event), the i-th from keys[i] or path i alone."""
     dtype = dtype or jnp.result_type(float)
     if isinstance(keys, BrownianIncrement):
         return keys.normal(event, dtype)

@@ -1,4 +1,7 @@
-"""Modules that have moved, still importable under their old names."""
+"""Modules that have moved, still importable under their old names.
+
+An old name costs nothing until it is imported: a table is one more finder on `sys.meta_path`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,17 @@ from types import ModuleType
 from typing import Any
 
 Homes = Sequence[str]
-"""The modules in which the names of an old one are found now, in the order in which they are searched."""
+"""The modules that now hold the names of an old one, in the order in which they are searched."""
 
 
 def forward(table: Mapping[str, Homes]) -> None:
-    """Make each old name of `table` importable: the module itself where it has one home, else a view of all of them."""
-    sys.meta_path.append(_Finder(dict(table)))
+    """Make each old name of `table` importable.
+
+    With one home it is that very module under a second name, so its classes and its state are the same; with several,
+    a module that looks its names up in them.
+    """
+    # Before the others: they would find the files of a package that is known by an old name, and load them twice.
+    sys.meta_path.insert(0, _Finder(dict(table)))
 
 
 def spec(name: str, homes: Homes) -> importlib.machinery.ModuleSpec | None:
@@ -26,7 +34,10 @@ def spec(name: str, homes: Homes) -> importlib.machinery.ModuleSpec | None:
 
 
 def names_from(module: str, homes: Homes) -> Callable[[str], Any]:
-    """A module's `__getattr__` that looks for a name in `homes`; for a package named as a module was before."""
+    """The `__getattr__` of a module whose names are found in `homes`; also for a package that has a module's old name.
+
+    What it returns raises AttributeError for a name that none of them has.
+    """
 
     def find(name: str) -> Any:
         if not name.startswith("__"):
@@ -40,7 +51,7 @@ def names_from(module: str, homes: Homes) -> Callable[[str], Any]:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds old names alone, and only when nothing else does."""
+    """Finds the old names, and nothing else."""
 
     def __init__(self, table: dict[str, Homes]) -> None:
         self.table = table
@@ -57,7 +68,7 @@ class _Loader(importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        if len(self.homes) == 1:  # one module under two names: its classes and its state are the same
+        if len(self.homes) == 1:  # the import system returns what it finds here afterwards
             sys.modules[module.__name__] = importlib.import_module(self.homes[0])
         else:
             module.__dict__["__getattr__"] = names_from(module.__name__, self.homes)

@@ -1,4 +1,4 @@
-"""What z is in x_t = α x_0 + σ z: isotropic laws with unit scale.
+"""The laws of z in x_t = α x_0 + σ z, isotropic and of unit scale.
 
 Gaussian gives diffusion models. Student-t with `df` degrees of freedom gives PFGM++ (Xu et al. 2023,
 arXiv:2302.04265: their D is our df, their r is σ√D); df = 1, the multivariate Cauchy law, gives PFGM
@@ -19,7 +19,7 @@ from diffusion.log_gamma import log_gamma_ratio
 from diffusion.pytree import is_concrete, pytree
 
 REACH = 1e-30
-"""Quotients of squares beyond its inverse overflow float32, and are taken as differences of logarithms."""
+"""The inverse of a quotient of squares that float32 still holds; beyond it logarithms are subtracted instead."""
 
 
 class Noise:
@@ -34,7 +34,7 @@ class Noise:
         raise NotImplementedError
 
     def scale(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
-        """How wide the Gaussian is that this z came from, seen from its length: 1 for Gaussian noise."""
+        """The width of the Gaussian that z was drawn from, as estimated from |z|: 1 for Gaussian noise."""
         return jnp.ones(z.shape[0], z.dtype)
 
 
@@ -59,7 +59,7 @@ class StudentT(Noise):
     (|x − y|² + σ² D)^{−(d + D)/2} at D = df (Xu et al. 2023, eq. 5).
 
     At df = 1 it has no mean, at df <= 2 no variance: one draw in a thousand is 600 times as long as the median one,
-    and it is to be so. Clipping it would make it another law (sampled images, too, start that far out and come back).
+    as it should be: clipped, it would have another law. (Sampled images too start that far out and come back.)
     """
 
     df: float = 1.0
@@ -80,7 +80,7 @@ class StudentT(Noise):
         return gauss * scale.reshape((-1,) + (1,) * (gauss.ndim - 1))
 
     def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
-        """ln Γ((df+d)/2) − ln Γ(df/2) − ½ d ln(π df) − ½ (df+d) ln(1 + |z|²/df), also where df exceeds 1/ε."""
+        """ln Γ((df+d)/2) − ln Γ(df/2) − ½ d ln(π df) − ½ (df+d) ln(1 + |z|²/df), accurate for df > 1/ε too."""
         one = jnp.ones((), z.dtype)
         return log_student(math.prod(z.shape[1:]), jnp.asarray(self.df, z.dtype), sum_event(z**2), one)
 
@@ -100,7 +100,7 @@ def log_student(d: int, df: Array, square: Array, total: Array) -> Float[Array, 
 
 
 def require_gaussian(noise: Noise, what: str) -> None:
-    """Raise TypeError unless the noise is Gaussian: `what` is the thing that exists for it alone."""
+    """Raise TypeError unless the noise is Gaussian; `what` names the thing that exists for it alone."""
     if not isinstance(noise, Gaussian):
         raise TypeError(
             f"{what} exists for Gaussian noise only, and the noise is {type(noise).__name__}; "

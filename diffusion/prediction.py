@@ -10,8 +10,8 @@ x_0 and z follow from (x_t, y) by solving two equations in two unknowns:
     v           −σ      α           Salimans & Ho 2022, arXiv:2202.00512
     velocity    α'      σ'          Lipman et al. 2023, arXiv:2210.02747
 
-A **denoiser** is a function (x, t) -> E[x_0 | x_t = x], for t a scalar or (b,). Networks, oracles, guided models
-are all denoisers; pass them to jitted functions as `jax.tree_util.Partial`.
+A **denoiser** is a function (x, t) -> E[x_0 | x_t = x], for t a scalar or (b,). Networks, oracles and guided
+models are all denoisers; pass them to jitted functions as `jax.tree_util.Partial`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxtyping import Array, ArrayLike, Float
 from diffusion.arrays import expand
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.process import Process
-from diffusion.pytree import is_concrete, pytree, static
+from diffusion.pytree import ShortPartial, is_concrete, pytree, static
 
 Denoiser = Callable[[Array, ArrayLike], Array]
 Kind = Literal["x0", "eps", "score", "v", "velocity"]
@@ -55,7 +55,7 @@ def combination(process: Process, t: ArrayLike, kind: str) -> tuple[Array, Array
 
 
 def target(process: Process, x_0: Array, z: Array, t: ArrayLike, kind: Kind) -> Array:
-    """What a network of this kind should answer for x_t = α x_0 + σ z: p x_0 + q z."""
+    """The answer wanted of a network of this kind at x_t = α x_0 + σ z: p x_0 + q z."""
     p, q = combination(process, t, kind)
     return expand(p, x_0) * x_0 + expand(q, x_0) * z
 
@@ -93,7 +93,7 @@ def convert(
     if source == target:
         combination(process, t, target)
         return pred
-    # What is not needed is not computed: at the ends of time it may be infinite.
+    # Only what is needed is computed: the rest may be infinite at the ends of time.
     if target == "x0":
         return to_x0(pred, x, t, process, source)
     p, q = combination(process, t, target)
@@ -130,22 +130,22 @@ class Preconditioning:
 
         D = c_skip x/α + c_out F(c_in x/α, ln(σ/α)/4),   c_skip = σ_d²/(ρ² + σ_d²),   c_out = ρ σ_d/√(ρ² + σ_d²)
 
-    Under Student-t noise ρ is σ/α times the noise's own scale as it is seen in x (`noise_level`), so that where noise
-    outweighs data the network is given and asked for unit size however far the tails reach. Where data outweigh noise
-    the scale of a draw is not seen in |x|, and what is asked for is as heavy tailed as the noise, up to σ_d α/σ. For
-    df → ∞ this is Karras et al.'s again.
+    Under Student-t noise ρ is σ/α times the noise's own scale as estimated from x (`noise_level`), so that where noise
+    outweighs data, inputs and targets have unit size however far the tails reach. Where data outweigh noise, |x| does
+    not reveal the scale of a draw, and the target is as heavy-tailed as the noise, up to σ_d α/σ. For df → ∞ this is
+    the preconditioning of Karras et al. again.
 
-    For kind "residual" it is a denoising autoencoder that is not told the noise level, with y = x/α:
+    Kind "residual" is a denoising autoencoder that is not told the noise level, with y = x/α:
 
         D = y + σ_d F(y/σ_d)
 
     Where F is the gradient of a scalar, so is D − y: of σ² ln p̂ at one noise level (Bigdeli et al. 2020,
     arXiv:2001.02728), of −σ_0² times an energy over many (Li et al. 2019, arXiv:1910.07762).
 
-    For every other kind the network's answer is that prediction, its input is x/√(α² σ_d² + σ²), this level for
-    σ, and it is told the time on the scale 0..1000. Where α = 0, at the prior of Cosine and RectifiedFlow, "edm" would
-    be told an infinite number, "residual" divides by 0, and "eps" and "score" do not determine x_0: use "v",
-    "velocity" or "x0".
+    For every other kind the network's answer is that prediction, its input is x/√(α² σ_d² + σ²) with this level as σ,
+    and it is told the time on the scale 0..1000. Where α = 0, at the prior of a schedule that `ends_in_noise`, such as
+    Cosine and RectifiedFlow, "edm" would be told an infinite number, "residual" divides by 0, and "eps" and "score" do
+    not determine x_0: use "v", "velocity" or "x0".
     """
 
     kind: Literal["x0", "eps", "score", "v", "velocity", "edm", "residual"] = static(default="edm")
@@ -164,9 +164,9 @@ class Preconditioning:
 
 
 def noise_level(process: Process, sigma_data: ArrayLike, x: Float[Array, "b *event"], t: ArrayLike) -> Array:
-    """σ, times the scale of the noise within x as its length tells it, `noise.scale` of x/√(α² σ_d² + σ²).
+    """σ times the scale of the noise in x, as estimated from |x|: `noise.scale` of x/√(α² σ_d² + σ²).
 
-    It is σ itself for Gaussian noise, of the shape of t, else (b,).
+    For Gaussian noise this is σ itself, of the shape of t; for others it is (b,).
     """
     sigma = process.sigma(t)
     if isinstance(process.noise, Gaussian):
@@ -210,7 +210,7 @@ def network_denoiser(
 
     `labels` is (b,), the class of each sample, or None for no class.
     """
-    return Partial(_NetworkDenoiser(network), params, process, preconditioning, labels)
+    return ShortPartial(_NetworkDenoiser(network), params, process, preconditioning, labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +240,8 @@ def transfer(denoise: Denoiser, source: Process, target: Process) -> Denoiser:
     Two processes see the same image at the same ratio σ/α, up to a factor:
     D_target(x, t) = D_source(c x, t') with λ_source(t') = λ_target(t) and c = (α + σ)_{t'}/(α + σ)_t.
     So a network trained on VP can be sampled in EDM's variables, where straight lines are good steps.
-    Beyond the noise of the source's prior the denoiser there is used. On the discrete chain t' is the nearest integer.
+    Where the target is noisier than the source's prior, the denoiser at that prior is used. On the discrete chain t' is
+    the nearest integer.
     Raises TypeError when the noises differ.
     """
     if jax.tree.structure(source.noise) != jax.tree.structure(target.noise) or _differ(source.noise, target.noise):
@@ -257,7 +258,7 @@ def _differ(first: Any, second: Any) -> bool:
 
 
 def _transfer(denoise: Denoiser, source: Process, target: Process, x: Array, t: ArrayLike) -> Array:
-    # A source that ends before pure noise is asked for no more than its end.
+    # A source that ends before pure noise is not asked beyond its end.
     log_snr = jnp.maximum(target.schedule.log_snr(t), source.schedule.log_snr(source.t_max))
     there = source.schedule.time_from_log_snr(log_snr)
     scale = (source.alpha(there) + source.sigma(there)) / (target.alpha(t) + target.sigma(t))

@@ -29,7 +29,9 @@ class Process:
     """x_t = α(t) x_0 + σ(t) z with α, σ from `schedule` and z from `noise`."""
 
     schedule: Schedule = VP()
+    """α and σ."""
     noise: Noise = Gaussian()
+    """The law of z."""
 
     @property
     def t_max(self) -> int | float | Array:
@@ -74,12 +76,12 @@ def transition_coefficients(process: Process, s: ArrayLike, t: ArrayLike) -> tup
     """(α_{t|s}, σ_{t|s}²) of the step from s up to t > s.
 
     σ_{t|s}² is computed as σ_t² (1 − e^{λ_t − λ_s}), whose relative error is about the rounding of λ over the
-    change of λ: in float32 some 1e-4 for a thousandth of the way.
+    change of λ: in float32 about 1e-4 for a thousandth of the way.
     Raises TypeError when the noise is not Gaussian: the other processes are not Markov.
     """
     require_gaussian(process.noise, "the transition from s to t")
     schedule = process.schedule
-    # Where α_s = 0 nothing of the data is left: both ends are the same noise, and its factor may be any.
+    # Where α_s = 0 nothing of the data is left: both ends are the same noise, and the factor is arbitrary.
     scale = jnp.where(schedule.alpha(s) > 0, jnp.exp(schedule.log_alpha(t) - _finite(schedule.log_alpha(s))), 0.0)
     return scale, schedule.variance(t) * -jnp.expm1(_log_snr_difference(schedule, s, t))
 
@@ -106,7 +108,7 @@ def posterior_coefficients(process: Process, s: ArrayLike, t: ArrayLike) -> tupl
 
 
 def posterior(process: Process, x_t: Array, x_0: Array, s: ArrayLike, t: ArrayLike) -> Normal:
-    """The encoder's step backwards: the law of x_s given x_t and x_0, for s < t.
+    """The encoder's step in reverse: the law of x_s given x_t and x_0, for s < t.
 
     Raises TypeError when the noise is not Gaussian.
     """

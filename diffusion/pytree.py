@@ -7,11 +7,12 @@ the tree's structure, so changing them does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import Partial
 
 T = TypeVar("T")
@@ -30,10 +31,12 @@ def pytree(cls: type[T]) -> type[T]:
     fields. So validation belongs in `__post_init__` behind `is_concrete`, and run-time type checkers are
     told to leave the constructor alone (the methods are still checked).
     """
-    cls = dataclasses.dataclass(frozen=True)(cls)
+    if "__repr__" not in vars(cls):
+        cls.__repr__ = short_repr  # type: ignore[method-assign]
+    cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
     cls.__init__.__no_type_check__ = True  # type: ignore[attr-defined]
-    # Not `register_dataclass`: jaxlib (0.10.2 and 0.12.0.1) holds the trees of two such classes for equal when as many
-    # fields are leaves, so that jit now and then runs the program of another class, EDM's for VP.
+    # Not `register_dataclass`: jaxlib (0.10.2 and 0.12.0.1) takes the trees of two such classes for equal when they
+    # have equally many leaves, so that jit now and then runs the program of another class, EDM's for VP.
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     leaves = [f.name for f in fields if not f.metadata.get("static")]
     statics = [f.name for f in fields if f.metadata.get("static")]
@@ -52,10 +55,34 @@ def pytree(cls: type[T]) -> type[T]:
     return cls
 
 
+def short_repr(self: Any) -> str:
+    """The usual repr of a dataclass or a named tuple, with every array by its type and shape, as `float32[64,8,8,1]`.
+
+    An array without axes is shown by its value. The `__repr__` of every `pytree`; a NamedTuple takes it by
+    `__repr__ = short_repr`.
+    """
+    fields = getattr(type(self), "_fields", None)  # of a named tuple
+    names = fields or [field.name for field in dataclasses.fields(self) if field.repr]
+    return f"{type(self).__name__}({', '.join(f'{name}={_shown(getattr(self, name))}' for name in names)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (np.ndarray, jax.Array)):
+        if value.ndim == 0 and not isinstance(value, Tracer):
+            return str(value)
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if type(value) is tuple:
+        return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, Mapping):
+        sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(value)]
+        return f"{{arrays: {len(sizes)}, numbers: {sum(sizes)}}}"
+    return repr(value)
+
+
 def is_concrete(*values: Any) -> bool:
     """Whether every value is a plain number that can be compared now, not a tracer or a placeholder.
 
-    An array is not, for trees of gradients are rebuilt too, and a slope of β_min may well be negative.
+    An array does not count: trees of gradients are rebuilt too, and a derivative by β_min may well be negative.
     """
     return all(isinstance(value, (bool, int, float, np.number)) for value in values)
 
@@ -74,6 +101,25 @@ def as_traced(tree: T) -> T:
     return jax.tree.map(leaf, tree)
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class ShortPartial(Partial):
+    """A `jax.tree_util.Partial` that shows its arrays, such as a network's parameters, by their sizes alone."""
+
+    def __repr__(self) -> str:
+        keywords = [f"{name}={_shown(value)}" for name, value in self.keywords.items()]
+        return f"Partial({', '.join([repr(self.func), *map(_shown, self.args), *keywords])})"
+
+    def tree_flatten_with_keys(self) -> tuple[Any, Any]:
+        """((arguments, keyword arguments), the function), the first two with their names in a path."""
+        key = jax.tree_util.GetAttrKey
+        return ((key("args"), self.args), (key("keywords"), self.keywords)), self.func
+
+    @classmethod
+    def tree_unflatten(cls, function: Any, children: Any) -> ShortPartial:
+        """The inverse of `tree_flatten_with_keys`."""
+        return cls(function, *children[0], **children[1])
+
+
 def as_partial(function: Callable[..., Any]) -> Partial:
-    """`function` as a pytree, so that it can cross into a jitted function; a Partial stays what it is."""
+    """`function` as a pytree, so that it can be passed to a jitted function; a Partial is returned as it is."""
     return function if isinstance(function, Partial) else Partial(function)

@@ -1,7 +1,7 @@
 """Schedules: α(t) and σ(t) of x_t = α(t) x_0 + σ(t) z.
 
-Data live at t = 0, where α = 1 and σ = 0 in every schedule; the prior at t = t_max. What else there is to
-know is derived from the two functions by automatic differentiation:
+The data are at t = 0, where α = 1 and σ = 0 in every schedule, the prior at t = t_max. Everything else is derived from
+the two functions by automatic differentiation:
 
     f = α'/α                            the drift coefficient
     g² = d(σ²)/dt − 2 f σ²              the diffusion coefficient, squared
@@ -43,7 +43,7 @@ class Schedule:
 
     @property
     def t_min(self) -> int | float | Array:
-        """The smallest time worth training at or dividing by σ at; not the time of the data, which is 0."""
+        """The smallest time at which training, or a division by σ, makes sense; the data themselves are at 0."""
         return 1e-4
 
     @property
@@ -96,7 +96,7 @@ class Schedule:
         raise NotImplementedError
 
     def _require_one(self, *names: str) -> None:
-        """Raise NotImplementedError when none of two methods that are made from each other is defined."""
+        """Raise NotImplementedError when neither of two methods that default to each other is defined."""
         cls = type(self)
         if all(getattr(cls, name) is getattr(Schedule, name) for name in names):
             raise NotImplementedError(f"{cls.__name__} defines neither {' nor '.join(names)}; define one of them.")
@@ -234,7 +234,7 @@ class VE(Schedule):
     """Variance exploding: α = 1, σ² = σ_min² ((σ_max/σ_min)^{2t} − 1) (Song et al. 2021, eq. 29 and 30).
 
     This is the exact kernel of their SDE from t = 0, so that σ(0) = 0 and σ²(1) = σ_max² − σ_min²; the
-    often seen σ_min (σ_max/σ_min)^t drops the −1 and starts from data already blurred by σ_min.
+    common σ_min (σ_max/σ_min)^t drops the −1 and starts from data already blurred by σ_min.
     """
 
     sigma_min: float = 0.01

@@ -1,11 +1,11 @@
-"""A schedule for larger images: the noise that averaging takes away, put back.
+"""A schedule for larger images, with the noise restored that averaging takes away.
 
 Averaging blocks of s × s pixels leaves a smooth image as it is and divides the standard deviation of independent noise
 by s, so that the same schedule is s² times easier on an image of s times the side. With s times the ratio σ/α
 
     log SNR'(t) = log SNR(t) − 2 ln s
 
-what is seen of the large image at the resolution of the small one is as noisy as there (Hoogeboom et al. 2023,
+a large image, seen at the resolution of the small one, is as noisy as the small one is (Hoogeboom et al. 2023,
 arXiv:2301.11093, section 3.1; for data scaled by 1/s, Chen 2023, arXiv:2301.10972).
 """
 
@@ -29,9 +29,9 @@ class Shifted(Schedule):
     """
 
     schedule: Schedule = Cosine()
-    """What is shifted."""
+    """The schedule that is shifted."""
     factor: float = 2.0
-    """s, by which σ/α is multiplied: more than 1 for larger images."""
+    """The factor s of σ/α: more than 1 for larger images."""
 
     def __post_init__(self) -> None:
         if is_concrete(self.factor) and not self.factor > 0:
@@ -49,17 +49,17 @@ class Shifted(Schedule):
 
     @property
     def t_max(self) -> int | float | Array:
-        """That of the schedule."""
+        """The time of the schedule's prior."""
         return self.schedule.t_max
 
     @property
     def t_min(self) -> int | float | Array:
-        """That of the schedule."""
+        """The schedule's smallest time worth training at."""
         return self.schedule.t_min
 
     @property
     def ends_in_noise(self) -> bool:
-        """That of the schedule: c is neither 0 nor infinite."""
+        """Whether the schedule does: c is neither 0 nor infinite."""
         return self.schedule.ends_in_noise
 
     def log_alpha(self, t: Times) -> Float[Array, "..."]:

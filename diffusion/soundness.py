@@ -1,8 +1,8 @@
-"""A word of warning where the linear algebra underneath is known to answer wrongly.
+"""A warning where the linear algebra underneath is known to give wrong answers.
 
 jaxlib 0.10.2 fuses sums on a CPU such that every row past the 32,768th number (16,384th in float64) of the fused block
 can be wrong, without any error: denoisers of a mixture, sums of squares, gradients (jax-ml/jax issue 39103; 0.10.1 and
-0.11 are right). `pyproject.toml` excludes it; an environment that was put together otherwise may still hold it.
+0.11 are right). `pyproject.toml` excludes it; an environment put together in another way may still contain it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 
 UNSOUND = ("0.10.2",)
+"""The versions of jaxlib that are known to."""
 
 
 def warn_if_unsound(version: str) -> None:

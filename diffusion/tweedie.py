@@ -3,8 +3,8 @@
     E[x_0 | x]   = (x + σ² ∇ln p_t)/α                                    Robbins 1956; Efron 2011
     Cov[x_0 | x] = (σ²/α) ∂E[x_0|x]/∂x = (σ² I + σ⁴ ∇²ln p_t)/α²         Meng et al. 2021, arXiv:2111.04726, theorem 1
 
-for Gaussian noise and α > 0. Of the exact denoiser the derivative is symmetric and positive semidefinite; of a network
-neither is certain, and nothing is mended here. Denoisers must treat the elements of a batch one by one.
+for Gaussian noise and α > 0. The derivative of the exact denoiser is symmetric and positive semidefinite; a
+network's need be neither, and nothing here repairs it. Denoisers must treat the elements of a batch one by one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def posterior_covariance_from_score(
 ) -> Float[Array, "b d d"]:
     """Cov[x_0 | x_t = x] = (σ² I + σ⁴ ∂s/∂x)/α² for the score s(x, t) = ∇ln p_t, the event flattened.
 
-    Where little of σ²/α² is left, its two terms nearly cancel; `posterior_covariance` has no difference.
+    Where the covariance is small beside σ²/α² the two terms nearly cancel; `posterior_covariance` has no difference.
     Raises TypeError when the noise is not Gaussian. Source: Meng et al. 2021, theorem 1.
     """
     require_gaussian(process.noise, "the posterior covariance as a derivative of the score")

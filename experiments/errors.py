@@ -55,7 +55,7 @@ def refuse(refusals: Refusals) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What another library says of its error, on one line and without a full stop, for use within a sentence."""
+    """What another library says about its error, on one line and without a full stop, for use within a sentence."""
     words = getattr(error, "strerror", None) or " ".join(str(error).split()).rstrip(".")
     return words or type(error).__name__
 
@@ -67,5 +67,5 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def warn(line: str) -> None:
-    """Say one line on standard error."""
+    """Print one line on standard error."""
     print(f"scorefield: {line}", file=sys.stderr)

@@ -13,9 +13,9 @@ from experiments.errors import UsageError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there is flushed and moved to `path`, or removed on an error.
+    """A temporary path beside `path`; what is written there is flushed and moved to `path`, or removed after an error.
 
-    Folders on the way are made. Raises UsageError when the disk refuses.
+    Missing folders are made. Raises UsageError when the disk refuses.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -27,5 +27,5 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
     finally:
-        with suppress(OSError):  # where its folder is no folder, it is not there either
+        with suppress(OSError):  # where its folder is not a folder, it does not exist either
             temporary.unlink(missing_ok=True)

@@ -27,10 +27,14 @@ from samplers.sde import ReverseSDE, check_level
 class DPMSolverMultistep(Multistep):
     """DPM-Solver++ (2M, 3M), exponential Adams-Bashforth on x̂_0: x_s = (σ_s/σ_t) x_t + α_s (1 − e^{−h}) D.
 
-    2M: D = x̂_0 + (h/2h₋)(x̂_0 − x̂_0₋), with h = λ_s − λ_t and h₋ the last step's (Lu et al. 2022, arXiv:2211.01095,
-    algorithm 2). 3M integrates the parabola through the last three x̂_0 exactly and has order 3; the coefficients in use
-    elsewhere halve its second difference and have order 2: `published` takes those. Order 4 integrates the cubic. Of
-    first order, as DDIM, are the steps that touch σ = 0 or α = 0, where λ is infinite.
+    2M: D = (1 + 1/2r) x̂_0 − (1/2r) x̂_0₋ with h = λ_s − λ_t, r = h₋/h and h₋ that of the step before (Lu et al. 2022,
+    arXiv:2211.01095, algorithm 2). 3M integrates the parabola through the last three x̂_0 exactly and has order 3; the
+    coefficients in use elsewhere halve its second difference and have order 2: `published` takes those. Order 4
+    integrates the cubic. Steps that touch σ = 0 or α = 0, where λ is infinite, are of first order, as in DDIM.
+
+    To read the method from beginning to end: `samplers.sample` has the loop that calls `step`, `samplers.multistep`
+    the step with its history and its start, `samplers.exponential` the formula that x_s is computed by; what is left
+    for this file is the weights of the predictions, `_data_weights`.
     """
 
     order: int = static(default=2)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -109,18 +113,20 @@ class SDEDPMSolver(ReverseSDE, MultistepSDE):
 def _data_weights(
     process: Process, t: Array, s: Array, nodes: Array, used: Array, growth: Any, published: bool
 ) -> Array:
-    """The weights of DPM-Solver++ for as many predictions as there are nodes, with h `growth` times λ's."""
+    """The weights of the predictions in (1 − e^{−h}) D, the newest first; h is `growth` times the step in λ."""
     h = growth * (half_log_snr(process, s) - half_log_snr(process, t))
     total = -jnp.expm1(-h)
     if len(nodes) == 1:
         return total[None]
-    past = jnp.where(used[1], (nodes[0] - nodes[1]) * growth, 1.0)
-    slope = jnp.where(used[1], 0.5 * h / past, 0.0)
-    two = total * jnp.stack([1 + slope, -slope])
+    # 2M, algorithm 2: r = h₋/h and D = (1 + 1/2r) x̂_0 − (1/2r) x̂_0₋; in the first step there is no x̂_0₋, and D = x̂_0.
+    h_before = growth * (nodes[0] - nodes[1])
+    r = jnp.where(used[1], h_before / h, jnp.inf)
+    two = total * jnp.stack([1 + 1 / (2 * r), -1 / (2 * r)])
     if len(nodes) == 2:
         return two
     if published:
-        more = _published_3m(h, past, jnp.where(used[2], (nodes[1] - nodes[2]) * growth, 1.0))
+        past, before = (jnp.where(used[k], growth * (nodes[k - 1] - nodes[k]), 1.0) for k in (1, 2))
+        more = _published_3m(h, past, before)
     else:
         more = integral_weights(process, "x0", "log-snr", t, s, nodes, used, growth)
     return jnp.where(used[2], more, jnp.pad(two, (0, len(nodes) - 2)))

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
 from diffusion import keys as keys_lib
-from diffusion.pytree import as_partial, as_traced, is_concrete
+from diffusion.pytree import as_partial, as_traced, is_concrete, short_repr
 from samplers.hmc import hmc_step
 from samplers.langevin import Adjusted, langevin_step, mala_step
 from samplers.sample import check_batch
@@ -33,6 +33,8 @@ class EnergySampled(NamedTuple):
     """The samples."""
     accepted: Bool[Array, "n b"]
     """Whether each sample took each step; always for Langevin dynamics, which asks nobody."""
+
+    __repr__ = short_repr
 
     @property
     def acceptance(self) -> Float[Array, " n"]:

@@ -15,7 +15,7 @@ from diffusion import keys as keys_lib
 from diffusion.host import host_float64
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.exponential import half_log_snr
 from samplers.grids import Grid, check_grid, cosine, karras, uniform_log_snr, uniform_time
@@ -38,6 +38,8 @@ class OptimisedGrid(NamedTuple):
     """The same on the best fixed grid, where the search began."""
     before: str
     """The name of that grid."""
+
+    __repr__ = short_repr
 
 
 def optimised_grid(

@@ -20,7 +20,7 @@ from diffusion.keys import Draws
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser, score
 from diffusion.process import Process, transition_coefficients
-from diffusion.pytree import is_concrete, pytree, static
+from diffusion.pytree import is_concrete, pytree, short_repr, static
 from samplers import streams
 from samplers.exponential import exponential_step
 from samplers.sample import Sampler
@@ -39,6 +39,8 @@ class Adjusted(NamedTuple):
 
     x: Float[Array, "b *event"]
     accepted: Bool[Array, " b"]
+
+    __repr__ = short_repr
 
 
 def mala_step(

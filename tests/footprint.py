@@ -55,7 +55,7 @@ class Footprint:
         self.most_maps = 0
         self.started = False
 
-    def compiled(self, event: str, _: float, **__: Any) -> None:
+    def compiled(self, event: str, duration_secs: float, **kwargs: Any) -> None:
         """Count a program that was compiled, or read from the compilation cache."""
         self.programs += event == "/jax/core/compile/backend_compile_duration"
 

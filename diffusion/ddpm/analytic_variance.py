@@ -1,12 +1,12 @@
 """The table of the optimal reverse variance, E tr Cov[x_0|x_t]/d, estimated from data (Analytic-DPM).
 
-With e = E[z|x_t], the following have one mean when the denoiser D is exact:
+With e = E[z|x_t], the following have the same mean when the denoiser D is exact:
 
     error       |x_0 − D|²/d                    the denoiser's mean square error
     score       (σ²/α²)(1 − |e|²/d)             Bao et al. 2022, arXiv:2201.06503, theorem 1
     variance    (|x_0|² − |D|²)/d               the law of total variance
 
-With a network in the place of D the first is still what minimises the network's own ELBO, the others are not.
+With a network in place of D the first still minimises the network's own ELBO; the others do not.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from diffusion.ddpm.reverse_steps import Denoised, Optimal, split_denoised
 from diffusion.noises import require_gaussian
 from diffusion.prediction import eps_from_x0
 from diffusion.process import Process, perturb
+from diffusion.pytree import short_repr
 
 Method = Literal["error", "score", "variance"]
 
@@ -34,7 +35,11 @@ class OptimalEstimate(NamedTuple):
     """An estimated `Optimal`, with the standard error of each of its covariances."""
 
     variance: Optimal
+    """The table, its covariances clipped to their bounds."""
     standard_errors: Float[Array, " n"]
+    """The standard errors of the covariances before clipping."""
+
+    __repr__ = short_repr
 
 
 def covariance_samples(
@@ -64,7 +69,7 @@ def covariance_samples(
 def covariance_bound(
     process: Process, t: ArrayLike, data_range: tuple[float, float] | None = None
 ) -> Float[Array, "..."]:
-    """The largest E tr Cov[x_0|x_t]/d of any data: σ²/α², what x_t/α leaves; ((b − a)/2)² for data in [a, b].
+    """The largest E tr Cov[x_0|x_t]/d of any data: σ²/α², the error of x_t/α; ((b − a)/2)² for data in [a, b].
 
     (Bao et al. 2022, theorem 2.) The smallest is 0. Raises ValueError when b <= a.
     """
@@ -91,7 +96,7 @@ def estimate_optimal_variance(
 
     `times` ascend and leave out the data's 0. The standard errors, of the means before clipping, fall as 1/√b.
     Raises TypeError when the noise is not Gaussian, ValueError for an unknown method, times that do not ascend
-    from above 0, or "score" at a time where α = 0; times are looked at when they are a NumPy array.
+    from above 0, or "score" at a time where α = 0; times are checked only when they are a NumPy array.
     """
     require_gaussian(process.noise, "the optimal reverse variance")
     if isinstance(times, np.ndarray) and not (times[0] > 0 and np.all(np.diff(times) > 0)):

@@ -1,4 +1,4 @@
-"""The two chains of DDPM, laws of whole trajectories that can be sampled and scored.
+"""The two chains of DDPM: laws of whole trajectories, to be sampled and scored.
 
 On a grid 0 = t_0 < t_1 < ... < t_N, with x_k short for x_{t_k},
 
@@ -36,7 +36,7 @@ Trajectory = Float[Array, "n b *event"]
 
 
 def _require_grid(process: Process, times: Times) -> None:
-    """Raise ValueError unless `times` is a grid from 0 up; arrays of JAX are believed."""
+    """Raise ValueError unless `times` is a grid from 0 up; arrays of JAX are not checked."""
     if not isinstance(times, np.ndarray):
         return
     if times.ndim != 1 or times.size < 2 or times[0] != 0 or not np.all(np.diff(times) > 0):
@@ -57,7 +57,9 @@ class EncoderChain:
     """
 
     process: Process
+    """The Gaussian process whose marginals the chain has."""
     times: Times
+    """The grid 0 = t_0 < t_1 < ... < t_N."""
 
     def __post_init__(self) -> None:
         _require_grid(self.process, self.times)
@@ -100,10 +102,15 @@ class GeneratorChain:
     """
 
     process: Process
+    """The Gaussian process that the steps reverse."""
     denoise: Callable[[Array, ArrayLike], Denoised]
+    """The denoiser, (x, t) -> E[x_0 | x_t = x], or that and v."""
     times: Times
+    """The grid 0 = t_0 < t_1 < ... < t_N."""
     variance: ReverseVariance = FixedSmall()
+    """The variance of the steps."""
     decoder: Decoder = GaussianDecoder()
+    """The law of x_0 given x_1."""
 
     def __post_init__(self) -> None:
         _require_grid(self.process, self.times)
@@ -151,7 +158,7 @@ class GeneratorChain:
         return prior_log_prob(self.process, trajectory[-1], times[-1]) + jnp.sum(steps, axis=0)
 
     def _above(self, denoised: Denoised, x_k: Array, k: Array) -> Normal:
-        """p(x_{k−1}|x_k) given the denoiser's answer; for k = 1, which is the decoder's, the law of some other step."""
+        """p(x_{k−1}|x_k) given the denoiser's answer; for k = 1, the decoder's step, it is the law of another."""
         s, t = step_times(self, jnp.maximum(k, 2))
         return step(self.process, self.variance, denoised, x_k, s, t)
 

@@ -19,20 +19,23 @@ from diffusion.pytree import is_concrete, pytree, static
 def log1mexp(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """ln(1 − e^{−x}) for x > 0, without cancellation (Mächler 2012)."""
     small = x < math.log(2)
-    # Far below, log1p has no gradient: it gets another argument there.
+    # Where log1p's own gradient would be lost it gets another argument: its value is not used there.
     return jnp.where(small, jnp.log(-jnp.expm1(-x)), jnp.log1p(-jnp.exp(-jnp.where(small, 1.0, x))))
 
 
 @pytree
 class DiscretisedNormal:
-    """N(mean, std²) gathered in `levels` equal bins around −1, −1 + w, ..., 1, w = 2/(levels − 1).
+    """N(mean, std²) collected into `levels` equal bins around −1, −1 + w, ..., 1, w = 2/(levels − 1).
 
     The outermost bins reach to ±∞, so that the masses add up to one (Ho et al. 2020, eq. 13).
     """
 
     mean: Float[Array, "b *event"]
+    """The mean before discretisation."""
     std: Float[Array, "..."]
+    """The standard deviation before discretisation, a scalar or (b,)."""
     levels: int = static(default=256)
+    """The number of bins."""
 
     def log_prob(self, x: Float[Array, "b *event"]) -> Float[Array, " b"]:
         """ln P(x) in nats, summed over the event: ln[Φ((x + w/2 − mean)/std) − Φ((x − w/2 − mean)/std)].
@@ -72,10 +75,10 @@ def _require_positive(std: float | None) -> None:
 
 @pytree
 class GaussianDecoder(Decoder):
-    """N(mean, std²): a density, in nats per unit of x_0. The ELBO may then be of any sign."""
+    """N(mean, std²): a density, in nats per unit of x_0. The ELBO may then have either sign."""
 
     std: float | None = None
-    """None: the reverse variance of the first step."""
+    """The standard deviation; None for that of the first reverse step."""
 
     def __post_init__(self) -> None:
         _require_positive(self.std)
@@ -90,7 +93,7 @@ class DiscretisedDecoder(Decoder):
     """The mass that N(mean, std²) puts on the bin of x_0, for images of `levels` grey levels scaled to [−1, 1]."""
 
     std: float | None = None
-    """None: the reverse variance of the first step."""
+    """The standard deviation; None for that of the first reverse step."""
     levels: int = static(default=256)
     """The number of grey levels: 256 for 8 bits."""
 

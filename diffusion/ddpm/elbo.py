@@ -4,7 +4,7 @@ With x_k short for x_{t_k}, three ways to one number, each averaged over the enc
 
     trajectory  ln q(x_{1:N}|x_0) − ln p(x_{0:N})                                                   `log_ratio`
     Ho's        KL(q(x_N|x_0) ‖ p) + Σ_k KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)) − ln p(x_0|x_1)    `elbo_terms`
-    joint       KL(q(x_{0:N}) ‖ p(x_{0:N})), which holds E ln q(x_0) besides                        `joint_kl`
+    joint       KL(q(x_{0:N}) ‖ p(x_{0:N})), which includes E ln q(x_0)                             `joint_kl`
 
 (Ho et al. 2020, arXiv:2006.11239, eq. 3 and 5.) All are in nats; `bits_per_dim` is in `diffusion.ddpm.decoders`. The
 chains may belong to any Gaussian process and any grid, so a network trained with EDM has an ELBO too.
@@ -26,6 +26,7 @@ from diffusion.ddpm.chains import EncoderChain, GeneratorChain, decoded, step_ti
 from diffusion.ddpm.reverse_steps import Denoised, split_denoised
 from diffusion.distributions import Normal, kl_divergence
 from diffusion.process import perturb, posterior_coefficients, transition_coefficients
+from diffusion.pytree import short_repr
 
 
 class ElboTerms(NamedTuple):
@@ -37,6 +38,8 @@ class ElboTerms(NamedTuple):
     """KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)) for k = 2..N; from `elbo_estimate` a few of them, weighted."""
     reconstruction: Float[Array, " b"]
     """−ln p(x_0|x_1), a density's or a mass's."""
+
+    __repr__ = short_repr
 
     @property
     def total(self) -> Float[Array, " b"]:
@@ -79,7 +82,7 @@ def _compared(
     reconstruction = -decoded(chain, denoised).log_prob(x_0)
     if chain.steps == 1:
         return reconstruction
-    # Where k = 1 the first law is a point: another step takes its place, and is not chosen.
+    # Where k = 1 the first law is a point: another step takes its place, and its value is not used.
     s, t = step_times(chain, jnp.maximum(k, 2))
     mean, v = split_denoised(denoised)
     _, c_0, small = posterior_coefficients(chain.process, s, t)
@@ -109,10 +112,10 @@ def elbo_terms(key: Key[Array, "..."], chain: GeneratorChain, x_0: Float[Array, 
 
 
 def step_probabilities(chain: GeneratorChain) -> Float[Array, " n"]:
-    """How often `elbo_estimate` should look at step k = 2..N: in proportion to ½ ln (1 + SNR_{k−1})/(1 + SNR_k).
+    """The probability of step k = 2..N in `elbo_estimate`: in proportion to ½ ln (1 + SNR_{k−1})/(1 + SNR_k).
 
-    That is what data N(0, I) lose in the step, and close to the term itself for data at all; one part in ten is
-    uniform, so that no step is forgotten.
+    That is the information that N(0, I) data lose in the step, and close to the term itself for most data; a tenth of
+    the mass is uniform, so that no step is forgotten.
     """
     times, schedule = jnp.asarray(chain.times), chain.process.schedule
     information = 0.5 * jax.nn.softplus(schedule.log_snr(times[1:]))
@@ -131,7 +134,7 @@ def elbo_estimate(
 ) -> ElboTerms:
     """−ELBO without bias from `draws` of the N − 1 steps for each x_0: 1 + `draws` evaluations of the denoiser.
 
-    The prior's and the decoder's term are always there; the steps are drawn with `probabilities` (N − 1,), by
+    The terms of the prior and of the decoder are always included; the steps are drawn with `probabilities` (N − 1,), by
     default `step_probabilities`, from one low-discrepancy sequence for all x_0, and weighted by 1/(p_k draws).
     Element i depends on (key, ids[i]) alone, ids being 0..b − 1 unless given. Raises ValueError when draws < 1.
     """
@@ -165,7 +168,7 @@ def _golden(n: Int[Array, "..."]) -> Array:
 def log_ratio(key: Key[Array, "..."], chain: GeneratorChain, x_0: Float[Array, "b *event"]) -> Float[Array, " b"]:
     """ln q(x_{1:N}|x_0) − ln p(x_{0:N}) on a trajectory of the encoder: −ELBO by its definition, in nats.
 
-    More noisy than `elbo_terms`, which has integrated what can be integrated.
+    Noisier than `elbo_terms`, where what can be integrated has been.
     """
     encoder = EncoderChain(chain.process, chain.times)
     trajectory = encoder.sample(key, x_0)
@@ -183,6 +186,8 @@ class JointTerms(NamedTuple):
     """−E ln p(x_N)."""
     generator: Float[Array, "b n"]
     """−E ln p(x_{k−1}|x_k) for k = 1..N: ½ d ln(2π v_k) + E|x_{k−1} − μ_k|²/(2v_k)."""
+
+    __repr__ = short_repr
 
     @property
     def total(self) -> Float[Array, " b"]:

@@ -1,4 +1,4 @@
-"""What DDPM minimises in practice: the ELBO without its weights, and what that leaves for a learned variance."""
+"""The losses of DDPM in practice: the ELBO without its weights, and the part of it that trains a learned variance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def simplified_loss(
 ) -> Float[Array, " b"]:
     """|ε − ε̂(x_t, t)|²/d = (α²/σ²) |x_0 − D(x_t, t)|²/d at x_t = α x_0 + σ ε (Ho et al. 2020, eq. 14).
 
-    `t` is a scalar or (b,); `key` one key, or one for each x_0. A learned variance has no part in it.
+    `t` is a scalar or (b,); `key` one key, or one for each x_0. A learned variance plays no part in it.
     """
     z = process.noise.sample(key, x_0.shape, x_0.dtype)
     denoised, _ = split_denoised(denoise(perturb(process, x_0, z, t), t))
@@ -64,12 +64,12 @@ def hybrid_loss(
 def merge_noises(
     process: Process, eps_s: Float[Array, "b *event"], eps_step: Float[Array, "b *event"], s: ArrayLike, t: ArrayLike
 ) -> tuple[Float[Array, "b *event"], Float[Array, "b *event"]]:
-    """(ε, ω), the two noises of x_s = α_s x_0 + σ_s ε_s and x_t = α_{t|s} x_s + σ_{t|s} ε_step, turned:
+    """(ε, ω), the two noises of x_s = α_s x_0 + σ_s ε_s and x_t = α_{t|s} x_s + σ_{t|s} ε_step, rotated:
 
         σ_t ε = α_{t|s} σ_s ε_s + σ_{t|s} ε_step,     σ_t ω = σ_{t|s} ε_s − α_{t|s} σ_s ε_step
 
     Both are standard and independent, and x_t = α_t x_0 + σ_t ε needs only the first: this is why DDPM draws one
-    noise and not two. Raises TypeError when the noise is not Gaussian.
+    noise instead of two. Raises TypeError when the noise is not Gaussian.
     """
     cos, sin = _angle(process, s, t)
     cos, sin = expand(cos, eps_s), expand(sin, eps_s)

@@ -1,7 +1,7 @@
 """The generator's steps: p(x_s | x_t) = N(mean, variance), s < t, on the discrete chain and on any time grid.
 
-The mean is the posterior's with the denoiser's answer D(x_t, t) in the place of x_0, and there is no better one. The
-variance is a choice (Ho et al. 2020, arXiv:2006.11239, section 3.2):
+The mean is the posterior's with the denoiser's answer D(x_t, t) in place of x_0, and no other is better. The variance
+is a choice (Ho et al. 2020, arXiv:2006.11239, section 3.2):
 
     β = σ_{t|s}²                   right when x_0 has the prior's law        FixedLarge
     β̃ = σ_s² σ_{t|s}²/σ_t²         right when x_0 is a single point          FixedSmall
@@ -27,7 +27,7 @@ from diffusion.arrays import expand
 from diffusion.distributions import Normal
 from diffusion.prediction import Denoiser, Preconditioning, eps_from_x0, network_input, network_x0
 from diffusion.process import Process, posterior, posterior_coefficients, transition_coefficients
-from diffusion.pytree import pytree
+from diffusion.pytree import ShortPartial, pytree
 
 Denoised = Array | tuple[Array, Array]
 """A denoiser's answer: E[x_0|x_t], or the pair (E[x_0|x_t], v) that `Learned` needs."""
@@ -42,7 +42,7 @@ class ReverseVariance:
         """The variance, of the shape of s and t, or of v's (b, *event) where it is learned.
 
         `v` is the second half of the denoiser's answer. `floor` stands for β̃ where σ_s = 0 and β̃ vanishes, in the
-        step that the decoder takes: chains give it the β̃ of the step above (`diffusion.ddpm.elbo.GeneratorChain`).
+        step that the decoder takes: chains give it the β̃ of the step above (`diffusion.ddpm.chains.GeneratorChain`).
         Raises TypeError when the noise is not Gaussian, or when `Learned` has no `v`.
         """
         raise NotImplementedError
@@ -77,13 +77,13 @@ class Optimal(ReverseVariance):
 
     The table is exact at its own times, so a chain may visit any subsequence of them; between them
     (1 + α²/σ²) E tr Cov[x_0|x_t]/d, which is bounded at both ends of time, is interpolated. Build it with
-    `diffusion.ddpm.analytic_variance.estimate_optimal_variance`, or from a law that is known.
+    `diffusion.ddpm.analytic_variance.estimate_optimal_variance`, or from a known law.
     """
 
     times: Float[np.ndarray | Array, " n"]
-    """Ascending, without the data's time 0."""
+    """The times of the table, ascending, without the data's 0."""
     covariances: Float[np.ndarray | Array, " n"]
-    """E tr Cov[x_0|x_t]/d at these times."""
+    """E tr Cov[x_0|x_t]/d at those times."""
 
     def covariance(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
         """E tr Cov[x_0|x_t]/d at time t."""
@@ -174,9 +174,9 @@ def ddim_posterior(
 
 
 def _kept_std(process: Process, s: ArrayLike, std: ArrayLike) -> Array:
-    """√(σ_s² − std²): what is left for the noise of x_t, after std of fresh noise."""
+    """√(σ_s² − std²): the share of the noise of x_t, beside fresh noise of standard deviation std."""
     sigma = process.sigma(s)
-    # A std of σ_s itself may have been rounded up.
+    # A std equal to σ_s may have been rounded up.
     excess = jnp.asarray(std) - sigma * (1 + 8 * jnp.finfo(sigma.dtype).eps)
     if not isinstance(excess, Tracer) and bool(jnp.any(excess > 0)):
         raise ValueError(
@@ -194,12 +194,12 @@ def learned_denoiser(
     preconditioning: Preconditioning,
     labels: Array | None = None,
 ) -> Callable[[Array, ArrayLike], tuple[Array, Array]]:
-    """(x, t) -> (E[x_0|x_t], v) from a network whose last axis has twice the channels of x, as `Learned` wants it.
+    """(x, t) -> (E[x_0|x_t], v), as `Learned` wants it, from a network with twice the channels of x in its last axis.
 
     The first half is the prediction of `network_denoiser`; the second, r, gives v = (r + 1)/2, so that a network
     that answers 0 starts half way between ln β̃ and ln β.
     """
-    return Partial(_LearnedDenoiser(network), params, process, preconditioning, labels)
+    return ShortPartial(_LearnedDenoiser(network), params, process, preconditioning, labels)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,12 @@
     Bhattacharyya     ½ ln det M − ¼ ln det P − ¼ ln det Q + ⅛ δᵀM⁻¹δ       M = ½(P + Q); Kailath 1967
     W_2²              |δ|² + tr P + tr Q − 2 tr (P^{1/2} Q P^{1/2})^{1/2}    Dowson & Landau 1982
 
-All are differences of large terms where p and q nearly coincide, and none is computed like that. In the variables in
+All are differences of large terms where p and q nearly coincide, and none is computed in that way. In the variables in
 which Q, or M, is the identity, P − Q is a matrix E; tr E − ln det(I + E) is a sum of positive terms over its
-eigenvalues. W_2 is the norm of a difference of square roots, one of them turned.
+eigenvalues. W_2 is the norm of a difference of square roots, one of them rotated.
 
 A mean has the shape of an event; a covariance is (d, d), the event flattened. Every function can be vmapped, jitted
-and differentiated, where eigenvalues coincide too.
+and differentiated, even where eigenvalues coincide.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def wasserstein2_squared(
 
 
 def bures_squared(cov_p: Covariance, cov_q: Covariance, form: Form | str = "procrustes") -> Float[Array, ""]:
-    """W_2² of two Gaussians with one mean, in squared units of x. The covariances may be singular.
+    """W_2² of two Gaussians with the same mean, in squared units of x. The covariances may be singular.
 
     form           W_2²                                                source
     "procrustes"   min_U |P^{1/2} − Q^{1/2} U|², U orthogonal          Bhatia, Jain & Lim 2019, theorem 1
@@ -104,7 +104,7 @@ def _trace_form(p: Float[Array, "d d"], q: Float[Array, "d d"]) -> Float[Array, 
 
 @jax.custom_jvp
 def _procrustes(p: Float[Array, "d d"], q: Float[Array, "d d"]) -> Float[Array, ""]:
-    """The best turn is the orthogonal factor of Q^{1/2} P^{1/2}."""
+    """The best rotation is the orthogonal factor of Q^{1/2} P^{1/2}."""
     root_p, root_q = _root(p), _root(q)
     left, _, right = jnp.linalg.svd(_dot(root_q, root_p))
     return jnp.sum((root_p - _dot(root_q, _dot(left, right))) ** 2)

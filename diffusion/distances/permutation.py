@@ -1,4 +1,4 @@
-"""The permutation test: a p-value for "x and y have one law" from any statistic, its level exact at any sample size.
+"""The permutation test: a p-value for "x and y have the same law" from any statistic, exact at any sample size.
 
     p = (1 + #{b : T_b >= T})/(1 + B)
 
@@ -20,11 +20,11 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
 from diffusion import keys as keys_lib
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 
 X = Float[np.ndarray | Array, "n *event"]
 Y = Float[np.ndarray | Array, "m *other"]
-"""Another number of samples; that the events have one shape is checked with a sentence."""
+"""Another number of samples; that both have events of one shape is checked by hand, for the sake of the message."""
 _TIE = 100  # in units of the rounding: what is no more than this below T counts as T
 
 
@@ -32,8 +32,11 @@ class PermutationTest(NamedTuple):
     """A statistic of two samples, and what it says about "they have one law"."""
 
     statistic: Float[Array, ""]
+    """T, larger the less alike the samples are."""
     p_value: Float[Array, ""]
-    """The probability, at most, of a statistic as large if they do: reject at the level α when p_value <= α."""
+    """A bound on the probability of a statistic this large if they do: reject at the level α when p_value <= α."""
+
+    __repr__ = short_repr
 
 
 def permutation_test(
@@ -66,7 +69,7 @@ def orders(key: Key[Array, ""], permutations: int, size: int) -> Int[Array, "B N
 
 
 def compare(statistic: Float[Array, ""], permuted: Float[Array, " B"]) -> PermutationTest:
-    """The p-value; what equals T but for rounding counts as not less, which can only raise it."""
+    """The p-value; values that equal T up to rounding count as no smaller, which can only raise it."""
     size = jnp.maximum(jnp.max(jnp.abs(permuted)), jnp.abs(statistic))
     slack = _TIE * jnp.finfo(permuted.dtype).eps * size
     above = jnp.sum(permuted >= statistic - slack)

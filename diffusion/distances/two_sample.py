@@ -1,4 +1,4 @@
-"""Energy distance and maximum mean discrepancy: what two samples say of the distance of their laws.
+"""Energy distance and maximum mean discrepancy: what two samples say about the distance between their laws.
 
     energy    2 E|X − Y| − E|X − X'| − E|Y − Y'|             Székely & Rizzo 2013
     MMD²      E k(X, X') + E k(Y, Y') − 2 E k(X, Y)          Gretton et al. 2012, lemma 6

@@ -4,7 +4,7 @@ A **potential** is a function ψ: y (b, *event) -> (b,). Its residual denoising 
 `residual`. Trained at one noise level σ it is the denoising density estimator of `density_estimator`,
 ψ = σ² ln p̂ + C with p̂ = p * N(0, σ²I); trained at many, with a reference level σ_0, it is the energy
 E = −ψ/σ_0² of `multiscale`. `generator` trains a sampler by two of them, `curl` says whether a field is a gradient at
-all, `uses` is what people want of densities. `samplers.energy` draws samples.
+all, `uses` compares densities. `samplers.energy` draws samples.
 """
 
 from diffusion.energy.curl import Asymmetry, asymmetry

@@ -1,4 +1,4 @@
-"""Whether a field is a gradient: the antisymmetric part of its Jacobian J = ∂f/∂x, which a gradient has not."""
+"""Whether a field is a gradient: the antisymmetric part of its Jacobian J = ∂f/∂x, which is 0 for a gradient."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from diffusion.arrays import sum_event
+from diffusion.pytree import short_repr
 
 
 class Asymmetry(NamedTuple):
     """The two parts of a Jacobian, squared: ‖J − Jᵀ‖² and ‖J + Jᵀ‖² in Frobenius' norm, or unbiased estimates."""
 
     antisymmetric: Float[Array, " b"]
+    """‖J − Jᵀ‖²."""
     symmetric: Float[Array, " b"]
+    """‖J + Jᵀ‖²."""
+
+    __repr__ = short_repr
 
     @property
     def ratio(self) -> Float[Array, ""]:
@@ -28,7 +33,7 @@ class Asymmetry(NamedTuple):
 def asymmetry(
     field: Callable[[Array], Array], x: Float[Array, "b *event"], keys: Key[Array, " b"] | None = None
 ) -> Asymmetry:
-    """‖J − Jᵀ‖² and ‖J + Jᵀ‖² of `field`: x (b, *event) -> (b, *event) at each x, the elements taken one by one.
+    """‖J − Jᵀ‖² and ‖J + Jᵀ‖² at each x, of a `field` (b, *event) -> (b, *event) that takes elements one by one.
 
     Exact without `keys`, by 2d products, for few dimensions; with a key for each element by one Rademacher probe v:
     E|Jv ∓ Jᵀv|² = ‖J ∓ Jᵀ‖².

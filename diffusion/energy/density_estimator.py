@@ -25,7 +25,7 @@ from diffusion.energy.residual import Potential, check_level, residual_denoiser
 from diffusion.oracles import Atoms, Dirac
 from diffusion.oracles.law import Law
 from diffusion.process import Process
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 from diffusion.schedules import EDM
 from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.times import LogUniformSigma
@@ -49,7 +49,7 @@ def density_estimator_loss(
 
 def levels_between(low: Any, high: Any) -> tuple[Process, LogUniformSigma]:
     """EDM, where σ is the time, with room for these levels, and the law of t that is log-uniform between them."""
-    times = LogUniformSigma(low, high)  # first, for it refuses what are none
+    times = LogUniformSigma(low, high)  # first, since it refuses what are not levels
     return Process(EDM(sigma_min=low / 2, sigma_max=high * 2)), times
 
 
@@ -59,9 +59,12 @@ class LogNormaliser(NamedTuple):
     log_z: Float[Array, ""]
     """ln of the mean weight, in nats."""
     standard_error: Float[Array, ""]
-    """Of ln Z: the weights' standard deviation over their mean and √n; too small where few draws carry the mean."""
+    """The standard error of ln Z: the weights' standard deviation over their mean and √n; too small where few draws
+    carry the mean."""
     effective_sample_size: Float[Array, ""]
-    """(Σw)²/Σw², as many draws of e^{ψ/σ²}/Z itself as these are worth (Kong 1992)."""
+    """(Σw)²/Σw², the number of draws from e^{ψ/σ²}/Z itself that these are worth (Kong 1992)."""
+
+    __repr__ = short_repr
 
 
 def log_normaliser(
@@ -70,8 +73,8 @@ def log_normaliser(
     """ln Z = ln ∫ e^{ψ(y)/σ²} dy from `count` draws of `proposal`, weighted by e^{ψ/σ²}/q.
 
     The proposal is any law with a density, in the units of y: for data the kernel density estimate
-    `GaussianMixture.isotropic(points, std)` with a std a little above σ, so that it has the wider tails. ψ is asked for
-    `block` values at a time. Give ψ as a Partial so that new weights do not recompile.
+    `GaussianMixture.isotropic(points, std)` with a std a little above σ, so that it has the wider tails. ψ is evaluated
+    at `block` draws at a time. Give ψ as a Partial so that new weights do not recompile.
     Raises ValueError for a σ that is not positive or fewer than two draws, TypeError for a proposal of points.
     """
     keys_lib.require_key(key)

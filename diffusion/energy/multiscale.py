@@ -71,7 +71,7 @@ def geometric_levels(low: float, high: float, count: int) -> np.ndarray:
 
 
 def multiscale_denoiser(law: Law, sigmas: Any, weights: Any = None) -> Denoiser:
-    """(y, t) -> Σ_σ w_σ(y) E[x|y, σ], the exact minimiser over all fields for a law; t is not looked at.
+    """(y, t) -> Σ_σ w_σ(y) E[x|y, σ], the exact minimiser over all fields for a law; t is ignored.
 
     `sigmas` (n,) are the levels, `weights` (n,) are p(σ) l(σ) up to a factor: 1/σ² unless given, the loss's for levels
     that are equally likely. With levels of equal ratios the sum is the integral over ln σ. A Partial.

@@ -1,4 +1,4 @@
-"""Residual denoising autoencoders: r(y) = y + ∇ψ(y) for a potential ψ, and the score that belongs to them.
+"""Residual denoising autoencoders: r(y) = y + ∇ψ(y) for a potential ψ, and the score that goes with them.
 
 The best denoiser of x from y = x + ε, ε ~ N(0, σ²I), is y + σ² ∇ln p̂(y) with p̂ = p * N(0, σ²I) (Miyasawa 1961; Alain
 & Bengio 2014, arXiv:1211.4246), which is a gradient: it is the residual autoencoder of ψ = σ² ln p̂ + C, and with any ψ
@@ -75,7 +75,7 @@ def _energy(psi: Potential, sigma: ArrayLike, y: Array) -> Array:
 def exact_potential(law: Law, sigma: ArrayLike) -> Potential:
     """ψ = σ² ln p̂ of a law, p̂ = law * N(0, σ²I), for which ln Z = 0; a Partial with the law and σ as leaves.
 
-    For finite data, `Atoms`, p̂ is their kernel density estimate, the best that training at σ can end in. At σ = 0
+    For finite data, `Atoms`, p̂ is their kernel density estimate, the best that training at σ can reach. At σ = 0
     there is none. Raises ValueError for a σ that is not positive.
     """
     check_level("sigma", sigma)
@@ -87,6 +87,6 @@ def _exact_potential(law: Law, sigma: ArrayLike, y: Array) -> Array:
 
 
 def check_level(name: str, sigma: Any) -> None:
-    """Raise ValueError unless the noise level is positive; a traced one is not looked at."""
+    """Raise ValueError unless the noise level is positive; a traced one is not checked."""
     if is_concrete(sigma) and not sigma > 0:
         raise ValueError(f"{name} = {sigma}; a noise level must be positive, in the units of the data.")

@@ -1,4 +1,4 @@
-"""What a person has a density for: which of two laws a sample is from, and how strange it is. Neither needs ln Z."""
+"""Two uses of a density: which of two laws a sample is from, and how strange it is. Neither needs ln Z."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _log_density_ratio(psi_a: Potential, psi_b: Potential, sigma: ArrayLike, y: 
 def anomaly_score(psi: Potential, sigma: ArrayLike, x: Float[Array, "b *event"]) -> Float[Array, " b"]:
     """−ψ(x)/σ² = −ln p̂(x) up to a constant, in nats: the higher, the stranger.
 
-    Scores order samples of one kind; in many dimensions a density is no measure of how typical a sample is: constant
-    pictures may well score below real ones. Raises ValueError for a σ that is not positive.
+    Scores order samples of one kind; in many dimensions a density does not measure how typical a sample is:
+    constant pictures may well score below real ones. Raises ValueError for a σ that is not positive.
     """
     return energy(psi, sigma)(x)

@@ -29,12 +29,13 @@ VectorField = Callable[[Array, ArrayLike], Array]
 
 @pytree
 class FokkerPlanck:
-    """The equation of dx = f dt + G dw: the nouns that every form of it is about."""
+    """The equation of dx = f dt + G dw, which every form of it is given by."""
 
     drift: Drift
-    """f: (x, t) -> (b, *event)."""
+    """The drift f: (x, t) -> (b, *event)."""
     spread: Callable[[Array, ArrayLike], Array]
-    """G: (x, t) -> (), (b,) for a scalar, (b, *event) for a diagonal, (b, d, d) for a matrix on the flattened event."""
+    """The factor G of the noise: (x, t) -> (), (b,) for a scalar, (b, *event) for a diagonal, (b, d, d) for a matrix on
+    the flattened event."""
     uniform: bool = static(default=True)
     """Whether G is the same for every x, so that ∇·D = 0 need not be computed."""
 

@@ -20,6 +20,7 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion import keys as keys_lib
+from diffusion.pytree import short_repr
 
 Field = Callable[[Array], Array]
 """x (n, d) -> (n, d)."""
@@ -31,7 +32,11 @@ class FluxEstimate(NamedTuple):
     """An unbiased estimate of a flux."""
 
     value: Float[Array, ""]
+    """The estimate."""
     standard_error: Float[Array, ""]
+    """Its standard error."""
+
+    __repr__ = short_repr
 
 
 def mass(density: Callable[[Array], Array], low: Place, high: Place, points: int = 32) -> Float[Array, ""]:
@@ -76,7 +81,8 @@ def sphere_flux(
     The upper half is x_axis >= centre_axis; with `base_flux` it is closed. On the circle 2 `points` nodes evenly
     spaced, on the half circle `points` of Gauss-Legendre in the angle; on the sphere `points` of Gauss-Legendre in the
     height times 2 `points` evenly around. Whole spheres are exact where u · n has the degree 2 `points` − 1.
-    Raises ValueError in other dimensions (see `sphere_flux_estimate`), for an axis that is none, a radius <= 0.
+    Raises ValueError in other dimensions (see `sphere_flux_estimate`), for an axis that does not exist,
+    or a radius <= 0.
     """
     centre = _ball(centre, radius, axis, points)
     normal, weights = _sphere_rule(len(centre), points, axis)
@@ -87,7 +93,7 @@ def base_flux(field: Field, centre: Place, radius: ArrayLike, points: int = 32, 
     """∫ −u_axis dA through the flat base of the upper half ball, outward, that is down; d = 2 or 3.
 
     `points` Gauss-Legendre nodes along the radius (along the diameter for d = 2) times 2 `points` evenly around.
-    Raises ValueError in other dimensions (see `base_flux_estimate`), for an axis that is none, a radius <= 0.
+    Raises ValueError in other dimensions (see `base_flux_estimate`), for an axis that does not exist or a radius <= 0.
     """
     centre = _ball(centre, radius, axis, points)
     across, weights = _disc_rule(len(centre) - 1, points)
@@ -106,8 +112,8 @@ def sphere_flux_estimate(
 ) -> FluxEstimate:
     """`sphere_flux` in any dimension d >= 2: the area 2 π^{d/2} r^{d−1}/Γ(d/2) times the mean of u · n over `samples`.
 
-    The normals are uniform, normal i from (key, i) alone. Raises TypeError for what is no key; ValueError for an axis
-    that is none, a radius <= 0, or fewer than 2 samples.
+    The normals are uniform, normal i from (key, i) alone. Raises TypeError for anything but a key; ValueError
+    for an axis that does not exist, a radius <= 0, or fewer than 2 samples.
     """
     centre = _ball(centre, radius, axis, samples, estimate=True)
     d = len(centre)
@@ -186,7 +192,7 @@ def _outward(field: Field, centre: Array, radius: ArrayLike, normal: Array) -> F
 
 
 def _fill(low: Array, high: Array, points: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-    """Nodes and weights in a box of any number of axes, none included: one node of weight 1."""
+    """Nodes and weights in a box of any number of axes, even of none: one node of weight 1."""
     d = len(low)
     nodes, weights = unit_rule(points)
     cube = np.stack(np.meshgrid(*[nodes] * d, indexing="ij"), axis=-1).reshape(-1, d) if d else np.zeros((1, 0))

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float
 from diffusion.arrays import expand
 from diffusion.fokker_planck.equation import FokkerPlanck, divergence_of_diffusion
 from diffusion.fokker_planck.flux import unit_rule
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 
 Line = Float[np.ndarray | Array, " _"]
 """The edges of the cells along an axis, ascending: one more than there are cells."""
@@ -45,10 +45,13 @@ class GridSolution(NamedTuple):
     """p_t on the grid at the times asked for."""
 
     times: Float[Array, " n"]
+    """The times asked for."""
     densities: Float[Array, "n *cells"]
-    """At the centres of the cells."""
+    """p_t at the centres of the cells."""
     mass: Float[Array, " n"]
-    """Σ p_i times the size of cell i: what it was at the start, up to rounding."""
+    """The sum of p_i times the size of cell i, constant in time up to rounding."""
+
+    __repr__ = short_repr
 
 
 def centres(edges: Edges) -> Float[Array, "*cells d"]:
@@ -168,8 +171,8 @@ def _march(
 
 
 _Rates = tuple[Array, Array]
-"""What a cell hands to the next, and the next hands back, per unit of time and of its own mass: (n − 1, *lines) each,
-for the inner faces along the first axis."""
+"""The rates at which a cell passes mass to the next, and the next passes it back, per unit of time and of its own mass:
+(n − 1, *lines) each, for the inner faces along the first axis."""
 _Triple = tuple[Array, Array, Array]
 
 

@@ -1,9 +1,9 @@
-"""Mean and covariance of a linear SDE, the only solutions of the Fokker-Planck equation that are Gaussian for ever:
+"""Mean and covariance of a linear SDE, whose solutions of the Fokker-Planck equation stay Gaussian for ever:
 
     dx = (F(t) x + c(t)) dt + G(t) dw        m' = F m + c,    S' = F S + S Fᵀ + G Gᵀ
 
-(Särkkä & Solin 2019, section 6.1). A step is an affine map, m -> A m + b, S -> A S Aᵀ + Q, and all of it stands in
-one matrix exponential (Van Loan 1978, IEEE Trans. Autom. Control 23, 395):
+(Särkkä & Solin 2019, section 6.1). A step is an affine map, m -> A m + b, S -> A S Aᵀ + Q, and one matrix
+exponential holds all of it (Van Loan 1978, IEEE Trans. Autom. Control 23, 395):
 
         [ F  GGᵀ  c ]                     [ A  Q A⁻ᵀ  b ]
     H = [ 0  −Fᵀ  0 ],        exp ∫ H  =  [ 0   A⁻ᵀ   0 ]
@@ -27,13 +27,13 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_partial, as_traced, short_repr
 
 Coefficient = ArrayLike | Callable[[Array], Array]
 """A constant, or a function of the time."""
 
 _TAYLOR = 16
-"""½^17/17! is below the rounding of float64."""
+"""The terms of Taylor's series: ½^17/17! is below the rounding of float64."""
 _DOUBLINGS = 40
 """The most times that an exponent is halved, and its map doubled."""
 
@@ -42,9 +42,13 @@ class Moments(NamedTuple):
     """The Gaussians at the times asked for."""
 
     means: Float[Array, "n d"]
+    """The means."""
     covariances: Float[Array, "n d d"]
+    """The covariances."""
     error: Float[Array, " n"]
     """An estimate of the largest error of an entry of either."""
+
+    __repr__ = short_repr
 
 
 def linear_moments(

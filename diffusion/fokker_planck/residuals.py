@@ -4,8 +4,8 @@
     log-density  ∂_t ℓ + ∇·v + v·∇ℓ,       ℓ = ln p,  v = f − ∇·D − D ∇ℓ
     score        ∂_t s + ∇(∇·v + v·s),     s = ∇ℓ,    v = f − ∇·D − D s       (Lai et al. 2023, arXiv:2210.04296, eq. 8)
 
-The log-density's is the density's divided by p, and stays readable in the tails; its gradient is the score's, which a
-network's score can be put into though it is the gradient of nothing. Divergences are exact up to 64 dimensions and
+The log-density's is the density's divided by p, and stays readable in the tails; its gradient is the score's, which
+takes a network's score even where that is not the gradient of anything. Divergences are exact up to 64 dimensions and
 estimated beyond, with their standard error: a probe costs a constant number of evaluations.
 """
 
@@ -41,10 +41,10 @@ from diffusion.likelihood.divergence import (
 )
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.pytree import as_partial
+from diffusion.pytree import as_partial, short_repr
 
 EXACT_UP_TO = 64
-"""Dimensions for which divergences are exact unless a method is given."""
+"""The largest dimension in which divergences are exact unless a method is given."""
 
 
 def forward_equation(process: Process) -> FokkerPlanck:
@@ -124,7 +124,7 @@ def continuity_residual(
     method: Divergence | None = None,
     key: Key[Array, ""] | None = None,
 ) -> DivergenceEstimate:
-    """∂_t ℓ + ∇·u + u·∇ℓ at (x, t): whether the ODE dx/dt = u moves exp(ℓ). Any noise. As `log_density_residual`."""
+    """∂_t ℓ + ∇·u + u·∇ℓ at (x, t): 0 if the ODE dx/dt = u moves exp(ℓ), for any noise. Arguments as there."""
     change = _time_derivative(log_density, x, t)
     slope = gradient(log_density)(x, t)
     found = _divergence(lambda y: flow(y, t), x, method, key)
@@ -135,8 +135,11 @@ class ScoreResidual(NamedTuple):
     """What `score_residual` returns."""
 
     value: Float[Array, "b *event"]
+    """The residual, or its unbiased estimate."""
     standard_error: Float[Array, "b *event"]
-    """0 when exact."""
+    """The standard error of the value, 0 when it is exact."""
+
+    __repr__ = short_repr
 
 
 def score_residual(
@@ -150,8 +153,9 @@ def score_residual(
 ) -> ScoreResidual:
     """∂_t s + ∇(∇·v + v·s) at (x, t), v = f − ∇·D − D s: (b, *event), and its standard error.
 
-    `score` may be a network's: a residual says that no density of this equation has it for its score. A curl of s is
-    seen as well. Other arguments as in `density_residual`. Costs a gradient of a divergence, 2 to 4 times that.
+    `score` may be a network's: a residual that is not 0 says that it is not the score of any solution of this
+    equation. A curl of s shows as well. Other arguments as in `density_residual`. Costs a gradient of a divergence,
+    2 to 4 times that.
     Raises TypeError without the key that a stochastic method needs.
     """
     flow = probability_velocity(equation, score)

@@ -1,4 +1,4 @@
-"""The Fokker-Planck equation by test functions: nothing but samples, and nothing differentiated but φ.
+"""The Fokker-Planck equation by test functions: from samples alone, with derivatives of nothing but φ.
 
     d/dt E φ(x_t) = E[f·∇φ + D:∇∇φ]        for every smooth φ
 
@@ -24,10 +24,10 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from diffusion import keys as keys_lib
 from diffusion.fokker_planck.equation import FokkerPlanck, along_spread
 from diffusion.process import Process, perturb
-from diffusion.pytree import pytree
+from diffusion.pytree import pytree, short_repr
 
 EXACT_UP_TO = 64
-"""Dimensions for which D:∇∇φ is exact."""
+"""The largest dimension in which D:∇∇φ is exact."""
 
 Paths = Callable[[ArrayLike], Array]
 """t -> x_t (n, *event): samples of p_t from the same randomness at every t."""
@@ -36,7 +36,7 @@ Paths = Callable[[ArrayLike], Array]
 class TestFunctions:
     """m smooth functions: (n, *event) -> (n, m)."""
 
-    __test__ = False  # no class of tests
+    __test__ = False  # not a class of tests
 
     def __call__(self, x: Float[Array, "n *event"]) -> Float[Array, "n m"]:
         """φ_j(x_i)."""
@@ -48,7 +48,9 @@ class Cosines(TestFunctions):
     """φ_j(x) = cos(k_j·x + c_j): bounded with all its derivatives, and E φ is a characteristic function."""
 
     frequencies: Float[Array, "m d"]
+    """The vectors k_j."""
     phases: Float[Array, " m"]
+    """The angles c_j."""
 
     @classmethod
     def random(cls, key: Key[Array, ""], count: int, dim: int, scale: float = 1.0) -> Cosines:
@@ -64,10 +66,12 @@ class Cosines(TestFunctions):
 
 @pytree
 class GaussianBumps(TestFunctions):
-    """φ_j(x) = exp(−|x − c_j|²/2w_j²): local; where a bump sits tells where the equation fails."""
+    """φ_j(x) = exp(−|x − c_j|²/2w_j²): local, so that they tell where the equation fails."""
 
     centres: Float[Array, "m d"]
+    """The points c_j."""
     widths: Float[Array, " m"]
+    """The standard deviations w_j."""
 
     def __call__(self, x: Float[Array, "n *event"]) -> Float[Array, "n m"]:
         """exp(−|x − c|²/2w²)."""
@@ -84,6 +88,7 @@ class Monomials(TestFunctions):
     """φ_j(x) = Π_i x_i^{p_ji}: the equations of the moments. Heavy-tailed laws may not have them."""
 
     powers: Float[Array, "m d"]
+    """The exponents p_ji, whole numbers."""
 
     def __post_init__(self) -> None:
         if isinstance(self.powers, (np.ndarray, jax.Array)) and not isinstance(self.powers, Tracer):
@@ -107,7 +112,7 @@ class Monomials(TestFunctions):
 
     def __call__(self, x: Float[Array, "n *event"]) -> Float[Array, "n m"]:
         """Π x_i^{p_i}."""
-        # A power with an exponent of 0 is 1 with a derivative of 0, also at x = 0.
+        # A power with an exponent of 0 is 1 with a derivative of 0, even at x = 0.
         safe = jnp.where(self.powers > 0, _flat(x)[:, None, :], 1.0)
         whole = self.powers.astype(jnp.int32)
         return jnp.prod(_integer_power(safe, whole), axis=-1)
@@ -168,11 +173,14 @@ class WeakResidual(NamedTuple):
     value: Float[Array, " m"]
     """d/dt E φ − E Lφ, the O(h²) removed."""
     standard_error: Float[Array, " m"]
-    """Of the Monte-Carlo mean."""
+    """The standard error of the Monte-Carlo mean."""
     discretisation: Float[Array, " m"]
-    """The O(h²) that was removed; what is left is O(h⁴)."""
+    """The O(h²) that was removed; what remains is O(h⁴)."""
     p_value: Float[Array, ""]
-    """Of all functions together, by Hotelling's T²: uniform on [0, 1] when the equation holds, for many samples."""
+    """The p-value of all functions together, by Hotelling's T²: uniform on [0, 1] for many samples when the
+    equation holds."""
+
+    __repr__ = short_repr
 
 
 def coupled_paths(process: Process, x_0: Float[Array, "n *event"], z: Float[Array, "n *event"]) -> Paths:
@@ -218,8 +226,8 @@ def weak_residual(
 def hotelling(values: Float[Array, "n m"]) -> Float[Array, ""]:
     """The p-value of E[values] = 0: T² = n v̄ᵀ C⁻¹ v̄, and (n − r)/(r (n − 1)) T² has the law F(r, n − r).
 
-    r is the rank of the covariance C. What does not vary is left out, and makes the p-value 0 where it is not 0.
-    (Hotelling 1931.)
+    r is the rank of the covariance C. Directions without variance are left out, and make the p-value 0 where
+    the mean along them is not 0. (Hotelling 1931.)
     """
     count = values.shape[0]
     scale = jnp.sqrt(jnp.mean(values**2, axis=0))

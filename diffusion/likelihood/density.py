@@ -3,14 +3,14 @@
     ln p_s(x_s) = ln p_T(x_T) + ∫_s^T ∇·u(x_t, t) dt,   dx/dt = u
 
 (Chen et al. 2018, arXiv:1806.07366, theorem 1; Song et al. 2021, arXiv:2011.13456, eq. 39), for the velocity of
-`diffusion.dynamics` and any noise. It is the density of the law that this ODE carries to p_T: for a network not quite
-the law that the reverse SDE samples, nor a bound. Three things make it differ from ln p_0 of the data:
+`diffusion.dynamics` and any noise. It is the density of the law that this ODE carries to p_T; for a network that is not
+quite the law that the reverse SDE samples, nor is it a bound. Three things make it differ from ln p_0 of the data:
 
 - **t_start.** What is returned is ln p at the time s where the solver's span starts, evaluated at the x given. With
-  s = 0 this is ln p_0. With s > 0, the default of `Adaptive`, it is the density of α_s x_0 + σ_s z; to read it as
-  that of the data is off by about ½ σ_s² Δp/p for Gaussian noise, where α_s = 1. A network should not be asked below
-  the smallest time it was trained at; a law that is known can be, and s = 0 is as exact as any other.
-- **The prior** in the place of p_T. For N(0, 1) data it costs VP (β_max = 20) nothing; for data of standard deviation
+  s = 0 this is ln p_0. With s > 0, the default of `Adaptive`, it is the density of α_s x_0 + σ_s z; read as the
+  density of the data it is off by about ½ σ_s² Δp/p for Gaussian noise, where α_s = 1. A network should not be
+  evaluated below the smallest time it was trained at; a known law can be, and s = 0 is as exact as any other time.
+- **The prior** in place of p_T. For N(0, 1) data it costs VP (β_max = 20) nothing; for data of standard deviation
   s about ½ (s² − 1) α_T² (d − |x|²/s²) nats, and under EDM ½ (s/σ_max)² (d − |x|²/s²). RectifiedFlow and Cosine,
   which end at pure noise, have no such error. Where p_T is known, give it as `terminal`.
 - **The solver and the probes**: `rtol`, or the grid; and `standard_error`.
@@ -30,6 +30,7 @@ from diffusion.likelihood.flow import Batch, prepare, run
 from diffusion.likelihood.solvers import Solver
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_log_prob
+from diffusion.pytree import short_repr
 
 
 class Likelihood(NamedTuple):
@@ -38,13 +39,16 @@ class Likelihood(NamedTuple):
     log_prob: Float[Array, " b"]
     """ln p(x) in nats; `bits_per_dim(-log_prob, d, bin_width)` of `diffusion.ddpm.decoders` has it in bits."""
     standard_error: Float[Array, " b"]
-    """That of `log_prob`, in nats, over the probes: 0 when exact, NaN for one probe. Without the solver's error."""
+    """The standard error of `log_prob` over the probes, in nats: 0 when exact, NaN for one probe. It leaves out the
+    solver's error."""
     latent: Float[Array, "b *event"]
-    """x_T, at the end of the span."""
+    """x_T, the state at the end of the span."""
     nfe: Int[Array, " b"]
     """Evaluations of the denoiser, each with as many Jacobian-vector products as the divergence needs."""
     converged: Bool[Array, " b"]
     """Whether the end of the span was reached and the result is finite; `log_prob` and `latent` are NaN if not."""
+
+    __repr__ = short_repr
 
 
 def log_likelihood(
@@ -66,7 +70,7 @@ def log_likelihood(
     element i depends on (key, ids[i]) alone, ids being 0..b − 1 unless given. Compiled once for each shape; give
     functions as `jax.tree_util.Partial`, since a fresh lambda is compiled afresh.
 
-    Raises TypeError for the discrete chain, or an estimate without key; ValueError for a span or ids that do not fit.
+    Raises TypeError for the discrete chain, or an estimate without a key; ValueError for a span or ids that do not fit.
     """
     method = Exact() if method is None else method
     process, denoise, solver, x = prepare(process, denoise, solver, x)

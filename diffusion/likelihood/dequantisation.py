@@ -25,10 +25,10 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from diffusion import keys as keys_lib
 from diffusion.arrays import event_size
 from diffusion.likelihood.divergence import element_keys
-from diffusion.pytree import is_concrete
+from diffusion.pytree import is_concrete, short_repr
 
 Proposal = Callable[[Array, Array], tuple[Array, Array]]
-"""(keys (b,), x (b, *event)) -> (u in [0, 1] (b, *event), ln q(u|x) (b,) in nats): where in its bin x goes."""
+"""(keys (b,), x (b, *event)) -> (u in [0, 1] (b, *event), ln q(u|x) (b,) in nats): the place of x within its bin."""
 
 
 class Dequantised(NamedTuple):
@@ -38,6 +38,8 @@ class Dequantised(NamedTuple):
     """x + (u − ½) w."""
     log_q: Float[Array, " b"]
     """ln q(y|x) in nats: that of u, less d ln w."""
+
+    __repr__ = short_repr
 
 
 def dequantise_uniform(
@@ -88,7 +90,7 @@ def discrete_log_prob(
 ) -> Float[Array, " b"]:
     """ln p(y) − ln q(y|x) in nats: on average at most ln P(x) (Ho et al. 2019, eq. 11).
 
-    Of (n, b) draws ln 1/n Σ_n p/q, whose average is closer to ln P(x) (Burda et al. 2016, arXiv:1509.00519).
+    For (n, b) draws it is ln (1/n) Σ_n p/q, whose average is closer to ln P(x) (Burda et al. 2016, arXiv:1509.00519).
     In bits per dimension it is `bits_per_dim(-value, d)`, without an offset: it is the logarithm of a mass.
     Raises ValueError when the shapes differ or have more than two axes.
     """

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion import keys as keys_lib
-from diffusion.pytree import is_concrete, pytree, static
+from diffusion.pytree import is_concrete, pytree, short_repr, static
 
 Product = Callable[[Array], Array]
 """v (b, *event) -> A v, with each element's own A."""
@@ -57,17 +57,18 @@ class Exact(Divergence):
     """tr A by d products, `block` of them at a time: memory grows with `block`, not with d."""
 
     block: int = static(default=128)
+    """The number of products at a time."""
 
     def __post_init__(self) -> None:
         _require_count("block", self.block, "products at a time")
 
     @property
     def stochastic(self) -> bool:
-        """No."""
+        """False: no probes are drawn."""
         return False
 
     def draw(self, keys: Key[Array, " b"], x: Float[Array, "b *event"]) -> Float[Array, "n b *event"]:
-        """None, with the shape of the batch."""
+        """No probes: an empty array with the shape of the batch."""
         return jnp.zeros((0, *x.shape), x.dtype)
 
     def trace(self, product: Product, probes: Float[Array, "n b *event"]) -> Float[Array, "k b"]:
@@ -92,8 +93,9 @@ class Hutchinson(Divergence):
     """
 
     probes: int = static(default=8)
-    """With one probe there is no spread, and the standard error is NaN."""
+    """The number of probes; a single one has no spread, and the standard error is NaN."""
     law: ProbeLaw = static(default="rademacher")
+    """The law of the probes."""
 
     def __post_init__(self) -> None:
         _require_count("probes", self.probes, "probes")
@@ -117,10 +119,11 @@ class HutchPlusPlus(Divergence):
     """
 
     sketch: int = static(default=4)
-    """The columns of S."""
+    """The number of columns of S."""
     probes: int = static(default=4)
-    """With one probe there is no spread, and the standard error is NaN."""
+    """The number of probes; a single one has no spread, and the standard error is NaN."""
     law: ProbeLaw = static(default="rademacher")
+    """The law of the probes."""
 
     def __post_init__(self) -> None:
         _require_count("sketch", self.sketch, "columns")
@@ -151,8 +154,11 @@ class DivergenceEstimate(NamedTuple):
     """∇·u at each x."""
 
     value: Float[Array, " b"]
+    """The divergence, or its unbiased estimate."""
     standard_error: Float[Array, " b"]
-    """0 when exact."""
+    """The standard error of the value, 0 when it is exact."""
+
+    __repr__ = short_repr
 
 
 def divergence(
@@ -185,7 +191,7 @@ def draw_probes(
 
 
 def element_keys(key: Array, batch: int, ids: ArrayLike | None) -> Key[Array, " b"]:
-    """A key for each element by its id. Raises TypeError for what is no key, ValueError when `ids` do not fit."""
+    """A key for each element by its id. Raises TypeError for anything but a key, ValueError when `ids` do not fit."""
     keys_lib.require_key(key)
     ids = jnp.arange(batch) if ids is None else jnp.asarray(ids)
     if ids.shape != (batch,):

@@ -1,4 +1,4 @@
-"""Latents: what the probability-flow ODE makes of x, back, and the way between two of them.
+"""Latents: where the probability-flow ODE takes x, the way back, and the way between two of them.
 
 Deterministic, and the same for every solver up to its error (Song et al. 2021, arXiv:2011.13456, section 4.3).
 """
@@ -15,17 +15,20 @@ from diffusion.likelihood.flow import Batch, prepare, run
 from diffusion.likelihood.solvers import Solver
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
+from diffusion.pytree import short_repr
 
 
 class Transported(NamedTuple):
-    """Where the ODE took each x."""
+    """The ends of the paths that start at each x."""
 
     x: Float[Array, "b *event"]
-    """NaN where the solver did not arrive."""
+    """The state at the end of the span, NaN where the solver did not arrive."""
     nfe: Int[Array, " b"]
     """Evaluations of the denoiser."""
     converged: Bool[Array, " b"]
     """Whether the end of the span was reached."""
+
+    __repr__ = short_repr
 
 
 def encode(process: Process, denoise: Denoiser, x: Batch, *, solver: Solver | None = None) -> Transported:
@@ -59,7 +62,7 @@ def slerp(
 
         |x| = (1 − f)|a| + f|b|,   x/|x| = (sin((1 − f)ω) a/|a| + sin(fω) b/|b|)/sin ω,   cos ω = a·b/(|a||b|)
 
-    for each element, f = `fraction` a scalar or (b,) (Shoemake 1985). Unlike the straight line it leaves the norm that
+    for each element, f = `fraction` a scalar or (b,) (Shoemake 1985). Unlike the straight line it keeps the norm that
     latents have; the usual formula, which does not divide by the norms, agrees where they are equal. Opposite or zero
     vectors have no great circle: they are joined by the straight line.
     Raises ValueError when the shapes differ.

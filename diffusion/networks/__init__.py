@@ -1,4 +1,4 @@
-"""Networks in flax.nnx: MLP, UNet, DiT. Configurations are imported at once, what needs flax when it is used."""
+"""Networks in flax.nnx: MLP, UNet, DiT. Configurations are imported at once, and what needs flax when it is used."""
 
 from __future__ import annotations
 

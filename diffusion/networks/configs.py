@@ -1,4 +1,4 @@
-"""What a network is made of, as plain values: hashable, printable, and known to the command line.
+"""The architecture of a network as plain values: hashable, printable, and known to the command line.
 
 Each configuration is of one architecture, which its `module` imports. It knows neither the data's shape nor its
 classes: `build` is given those. Nothing here imports flax before it is needed, so that a configuration can be read,
@@ -7,6 +7,7 @@ checked and shown in a moment.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -15,10 +16,12 @@ ComputeDtype = Literal["float32", "bfloat16"]
 
 
 class NetworkConfig:
-    """What every configuration of a network says; a subclass is a frozen, hashable dataclass with defaults."""
+    """The base of every configuration of a network; a subclass is a frozen, hashable dataclass with defaults."""
 
     dropout: float = 0.0
     """Probability of dropping an activation in training; above 0 the network is called with keys."""
+    architecture: ClassVar[str] = ""
+    """The dotted name of the class of `module`, which a subclass gives unless it defines `module` itself."""
     takes_any_shape: ClassVar[bool] = False
     """Whether events may have any number of axes, points among them, and not (height, width, channels) alone."""
 
@@ -26,15 +29,19 @@ class NetworkConfig:
         """The architecture: module(config, event_shape, num_classes, outputs, rngs=rngs) is a `flax.nnx.Module`.
 
         The module is called as module(x, c_noise, labels, keys) and answers in x's shape, with `outputs` times the
-        channels. Its import belongs into this method.
+        channels. It is imported when it is asked for.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not say its module; define it.")
+        if not self.architecture:
+            raise NotImplementedError(f"{type(self).__name__} does not say its module; define it.")
+        home, _, name = self.architecture.rpartition(".")
+        return getattr(importlib.import_module(home), name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig(NetworkConfig):
     """A residual multilayer perceptron on the flattened event: the network for points in the plane."""
 
+    architecture = "diffusion.networks.mlp.MLP"
     takes_any_shape = True
 
     hidden: int = 128
@@ -46,7 +53,7 @@ class MLPConfig(NetworkConfig):
     activation: Literal["silu", "gelu", "tanh", "softplus"] = "silu"
     """Nonlinearity; all are smooth, so that a score has the derivatives its identities need."""
     conditioning: Literal["film", "additive"] = "film"
-    """How the noise level enters a block: as a scale and a shift, or as a shift alone."""
+    """Way in which the noise level enters a block: as a scale and a shift, or as a shift alone."""
     residual: bool = True
     """Whether a block adds to its input or replaces it."""
     zero_output: bool = True
@@ -63,31 +70,27 @@ class MLPConfig(NetworkConfig):
         _choice(("film", "additive"), conditioning=self.conditioning)
         _common(self.dropout, self.compute_dtype)
 
-    def module(self) -> Callable[..., Any]:
-        """`MLP`."""
-        from diffusion.networks.mlp import MLP
-
-        return MLP
-
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(NetworkConfig):
     """The U-Net of DDPM++ and ADM: residual blocks with FiLM, attention, and skips between equal sizes."""
 
+    architecture = "diffusion.networks.unet.UNet"
+
     channels: int = 64
-    """Channels at the full resolution, and sinusoidal features of the noise level (even)."""
+    """Number of channels at full resolution, and of sinusoidal features of the noise level (even)."""
     multipliers: tuple[int, ...] = (1, 2, 2)
-    """Channels at each level, as multiples of `channels`; each level halves the size."""
+    """Number of channels at each level, as a multiple of `channels`; each level halves the size."""
     blocks: int = 2
     """Residual blocks at each level (one more on the way up)."""
     attention_resolutions: tuple[int, ...] = ()
-    """Levels with self-attention, named by their longer side in pixels (16 means the 16×16 level)."""
+    """Levels with self-attention, given by their longer side in pixels (16 means the 16×16 level)."""
     head_channels: int = 64
-    """Channels of an attention head."""
+    """Number of channels of an attention head."""
     dropout: float = 0.0
     """Probability of dropping an activation in a residual block in training."""
     resampling: Literal["pool", "conv"] = "pool"
-    """Halve and double by average pool and nearest neighbour, or by convolutions as in DDPM."""
+    """Means of halving and doubling the size: average pool and nearest neighbour, or convolutions as in DDPM."""
     skip_rescale: bool = True
     """Whether a residual sum is divided by √2, as in DDPM++, to keep its variance."""
     compute_dtype: ComputeDtype = "float32"
@@ -102,21 +105,17 @@ class UNetConfig(NetworkConfig):
         _choice(("pool", "conv"), resampling=self.resampling)
         _common(self.dropout, self.compute_dtype)
 
-    def module(self) -> Callable[..., Any]:
-        """`UNet`."""
-        from diffusion.networks.unet import UNet
-
-        return UNet
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(NetworkConfig):
     """The diffusion transformer: patches as tokens, adaLN-zero blocks, fixed positions."""
 
+    architecture = "diffusion.networks.dit.DiT"
+
     patch: int = 2
     """Side of a patch in pixels."""
     width: int = 256
-    """Channels of a token (a multiple of 4 and of `heads`)."""
+    """Number of channels of a token (a multiple of 4 and of `heads`)."""
     depth: int = 8
     """Number of transformer blocks."""
     heads: int = 4
@@ -134,12 +133,6 @@ class DiTConfig(NetworkConfig):
         _multiple(4, width=self.width)
         _multiple(self.heads, width=self.width)
         _common(self.dropout, self.compute_dtype)
-
-    def module(self) -> Callable[..., Any]:
-        """`DiT`."""
-        from diffusion.networks.dit import DiT
-
-        return DiT
 
 
 def _positive(**fields: int | float) -> None:

@@ -1,13 +1,13 @@
-"""Networks whose answer is a gradient: conservative by construction, whatever the architecture.
+"""Networks whose output is a gradient: conservative by construction, whatever the architecture.
 
-Of a network F that answers in the shape of its input,
+For a network F whose output has the shape of its input,
 
     ψ(x, c) = x · F(x, c)
 
-is a scalar, and its gradient ∇_x ψ = F + (∂F/∂x)ᵀ x is what is answered in the place of F. The Jacobian of that answer
-is a Hessian, so it is symmetric: a score made of it is the gradient of a log-density, which can be asked for up to a
-constant. (Salimans & Ho 2021, "Should EBMs model the energy or the score?", compare such scalars.) An answer costs a
-forward and a backward pass.
+is a scalar, and its gradient ∇_x ψ = F + (∂F/∂x)ᵀ x takes the place of F. The Jacobian of that gradient is a Hessian,
+so it is symmetric: a score made of it is the gradient of a log-density, which is then known up to a constant.
+(Salimans & Ho 2021, "Should EBMs model the energy or the score?", compare such scalars.) An evaluation costs a forward
+and a backward pass.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from diffusion.networks.functional import Network, Params
 class Conservative:
     """∇_x ψ(x, c_noise, label) of the potential ψ = x · F, called as a `Network` is.
 
-    Raises ValueError for a network with other outputs than inputs.
+    Raises ValueError for a network whose output does not have the shape of its input.
     """
 
     network: Network
-    """F."""
+    """The network F."""
 
     def __post_init__(self) -> None:
         if self.network.outputs != 1:

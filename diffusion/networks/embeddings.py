@@ -7,6 +7,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 MAX_PERIOD = 10_000.0
+"""The ratio of the longest to the shortest period of the sinusoids, nearly."""
 
 
 def sinusoidal(t: Float[Array, " b"], features: int) -> Float[Array, "b features"]:
@@ -43,7 +44,7 @@ def position_embedding(height: int, width: int, features: int, dtype: DTypeLike)
 
 
 class Conditioning(nnx.Module):
-    """One vector for the noise level and the class, which every block of a network is modulated by.
+    """One vector for the noise level and the class, by which every block of a network is modulated.
 
     With `num_classes` classes the table E has one row more: label `num_classes` is the null class, "no label",
     which guidance needs. Without classes there is no table, and labels are ignored. A label beyond the table

@@ -32,9 +32,13 @@ class Network:
     """
 
     config: NetworkConfig
+    """The architecture."""
     event_shape: tuple[int, ...]
+    """The shape of one x."""
     num_classes: int = 0
+    """The number of classes; 0 for a network without labels."""
     outputs: int = 1
+    """The number of output channels for each channel of x."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.config, NetworkConfig):
@@ -67,10 +71,10 @@ class Network:
     ) -> Float[Array, "b *out"]:
         """The network's output (b, *event[:-1], outputs·channels), in the type of the parameters.
 
-        `labels` in 0..num_classes, where num_classes, as None, is "no label"; a label beyond gives NaN. `keys`, one
-        for each sample, turn dropout on: the mask of sample i depends on keys[i] alone.
+        `labels` are in 0..num_classes, where num_classes, like None, means "no label"; a label beyond gives NaN.
+        `keys`, one for each sample, turn dropout on: the mask of sample i depends on keys[i] alone.
 
-        Raises ValueError when x has another event shape than the network.
+        Raises ValueError when the event shape of x is not the network's.
         """
         if x.shape[1:] != self.event_shape:
             raise ValueError(f"x has shape {x.shape}; this network takes batches of shape {('b', *self.event_shape)}.")
@@ -111,7 +115,7 @@ def _init(network: Network, key: Key[Array, ""]) -> Params:
     return _named(nnx.to_pure_dict(nnx.state(_create(network, key), nnx.Param)))
 
 
-# It runs once: without optimisation it is there three times sooner.
+# It runs once: compiled without optimisation, it is done three times sooner.
 _init_at_once = jax.jit(_init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 
 

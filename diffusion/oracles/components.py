@@ -7,7 +7,7 @@ With data x_0 | k ~ N(m_k, C_k), noise z | n ~ N(0, c_n I) and x = α x_0 + σ z
     Cov[x_0 | x, k, n] = C_k σ² c_n V⁻¹
     ∇ ln p(x | k, n)   = −V⁻¹ y
 
-(Bishop 2006, section 2.3.3), and what is wanted is their mean over the posterior weights of the pairs, a softmax.
+(Bishop 2006, section 2.3.3), and the answer is their mean over the posterior weights of the pairs, a softmax.
 C_k is kept as its spectrum, Q diag(λ) Qᵀ + f (I − Q Qᵀ) with Q (d, r): r = 0 is isotropic, r = d is full, and
 V is never factorised. Mixtures with many components are read in blocks, so that 60000 images need no array of
 60000 × batch × pixels.
@@ -59,9 +59,9 @@ class Components:
 
 @pytree
 class Posterior:
-    """What is known of x_0 and of p_t at x; `second` is Cov[x_0 | x], its trace, or None.
+    """The moments of x_0 given x, and p_t at x; `second` is Cov[x_0 | x], its trace, or None.
 
-    `gap` is x − α E[x_0 | x] where asked for: a mean of differences, good to the last digit close to a point.
+    `gap` is x − α E[x_0 | x] if asked for: a mean of differences, accurate to the last digit close to a point.
     """
 
     log_prob: Float[Array, "..."]
@@ -73,9 +73,9 @@ class Posterior:
 
 @pytree
 class _Terms:
-    """For each pair (k, n): its log joint density with x, and G, V⁻¹, Cov on the complement of Q and (`_r`) along Q.
+    """For each pair (k, n): its log joint density with x, and G, V⁻¹ and Cov on the complement of Q and (`_r`) along Q.
 
-    `kept` is 1 − αG, the noise's share of V, by which x − α E[x_0|x] is good where σ is small.
+    `kept` is 1 − αG, the noise's share of V, which keeps x − α E[x_0|x] accurate where σ is small.
     """
 
     logits: Array
@@ -170,7 +170,7 @@ def _merge(p: Posterior, q: Posterior) -> Posterior:
 
 @pytree
 class _Reference:
-    """Component 0 under Student-t noise, which the others are compared with."""
+    """Component 0 under Student-t noise, the one that the others are compared with."""
 
     noise: StudentT
     mean: Array

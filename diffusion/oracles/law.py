@@ -1,4 +1,4 @@
-"""What every law can be asked; the laws themselves are in `laws`."""
+"""What every law can answer; the laws themselves are in `laws`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Law:
 
     @property
     def dim(self) -> int:
-        """d, how many numbers an event has."""
+        """d, the number of coordinates of an event."""
         return math.prod(self.event_shape)
 
     def components(self, dtype: Any = None) -> Components:
@@ -39,7 +39,7 @@ class Law:
         return self.components(dtype)
 
     def _closed(self, noise: Noise, second: bool = False) -> bool:
-        """Whether x_t | k is Student-t itself, so that there is nothing to integrate."""
+        """Whether x_t | k is itself Student-t, so that no integral is needed."""
         del noise, second
         return False
 
@@ -142,7 +142,7 @@ def _denoise(law: Law, process: Process, x: Float[Array, "b *event"], t: ArrayLi
 
 
 def _denoise_closed(law: Law, process: Process, x: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, "b *event"]:
-    # Chosen where df was a number; inside jit it is traced, and there is no asking again.
+    # Chosen while df was a number; inside jit it is traced, and can no longer be looked at.
     return _evaluate(law, process, x, t, closed=True).mean.reshape(x.shape)
 
 

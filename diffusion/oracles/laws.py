@@ -29,6 +29,7 @@ class Dirac(Law):
     """x_0 = point."""
 
     point: Float[Numbers, "*event"]
+    """The only value of x_0."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -45,7 +46,7 @@ class Dirac(Law):
 
 @pytree
 class Atoms(Law):
-    """x_0 = points_k with probability weights_k: finite data, the law that a network has really seen.
+    """x_0 = points_k with probability weights_k: finite data, the law that a network has actually seen.
 
     E[x_0 | x] is a softmax-weighted mean of the points, with logits −|x − α points_k|²/(2σ²) for Gaussian noise and
     −½(d + df) ln(df σ² + |x − α points_k|²) for Student-t (Karras et al. 2022, appendix B.3; Xu et al. 2023, eq. 5).
@@ -53,7 +54,9 @@ class Atoms(Law):
     """
 
     points: Float[Numbers, "K *event"]
+    """The values of x_0."""
     weights: Float[Numbers, " K"] | None = None
+    """Their probabilities, up to a factor; None for equal ones."""
 
     def __post_init__(self) -> None:
         check_mixture("points", self.points, self.weights)
@@ -80,10 +83,15 @@ class GaussianMixture(Law):
     """
 
     means: Float[Numbers, "K *event"]
+    """The means of the components."""
     basis: Float[Numbers, "K d r"]
+    """The Q_k: directions with a variance of their own."""
     eigenvalues: Float[Numbers, "K r"]
+    """The variances along those directions."""
     floor: Float[Numbers, " K"]
+    """The variance in every other direction."""
     weights: Float[Numbers, " K"] | None = None
+    """The probabilities of the components, up to a factor; None for equal ones."""
 
     @classmethod
     def isotropic(cls, means: Any, stds: Any, weights: Any = None) -> GaussianMixture:
@@ -149,9 +157,13 @@ class GaussianLaw(Law):
     """x_0 ~ N(center, C); build it with `isotropic`, `full` or `low_rank`, which keep its spectrum."""
 
     center: Float[Numbers, "*event"]
+    """The mean."""
     basis: Float[Numbers, "d r"]
+    """Directions with a variance of their own, orthonormal."""
     eigenvalues: Float[Numbers, " r"]
+    """The variances along those directions."""
     floor: Float[Numbers, ""]
+    """The variance in every other direction."""
 
     @classmethod
     def isotropic(cls, mean: Any, std: Any = 1.0) -> GaussianLaw:
@@ -160,7 +172,7 @@ class GaussianLaw(Law):
 
     @classmethod
     def full(cls, mean: Any, covariance: Any) -> GaussianLaw:
-        """C = `covariance`, (d, d) with the event flattened. Raises ValueError unless it is one."""
+        """C = `covariance`, (d, d) with the event flattened. Raises ValueError unless that is a covariance."""
         return cls._of(GaussianMixture.full(_float(mean)[None], _float(covariance)[None]))
 
     @classmethod
@@ -191,9 +203,13 @@ class StudentTMixture(Law):
     """
 
     means: Float[Numbers, "K *event"]
+    """The centres of the components."""
     scales: Float[Numbers, " K"]
+    """The factors of z in the components."""
     df: float = 1.0
+    """Degrees of freedom of every component; 1 is Cauchy."""
     weights: Float[Numbers, " K"] | None = None
+    """The probabilities of the components, up to a factor; None for equal ones."""
 
     def __post_init__(self) -> None:
         check_mixture("means", self.means, self.weights, ("scales", self.scales, np.shape(self.means)[:1]))

@@ -1,4 +1,4 @@
-"""Four laws in the plane that samplers and networks are looked at with, each a mixture of Gaussians, known exactly.
+"""Four laws in the plane to look at samplers and networks with, each a mixture of Gaussians and known exactly.
 
     checkerboard()      every other square of 4 × 4, flat inside
     two_moons()         two half circles, each with its end in the other

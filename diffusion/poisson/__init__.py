@@ -1,8 +1,8 @@
 """Poisson fields: data as charges, their field, and the generative models that follow its lines (PFGM, PFGM++).
 
 `field`, `potential` and `gauss` are electrostatics in N + D dimensions, exact for every law of `diffusion.oracles`;
-`lines` the ODE along the field; `prior` and `pfgm` PFGM as published. PFGM++ has no code of its own:
-`Process(EDM(), StudentT(df=D))`, or `poisson_process(D)`, goes through every loss, sampler and likelihood there is.
+`lines` is the ODE along the field, `prior` and `pfgm` are PFGM as published. PFGM++ has no code of its own:
+`Process(EDM(), StudentT(df=D))`, or `poisson_process(D)`, works with every loss, sampler and likelihood.
 """
 
 from diffusion.poisson.characteristics import characteristic_velocity, radial_velocity

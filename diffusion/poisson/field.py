@@ -1,4 +1,4 @@
-"""The electric field of data: what charges of the law ρ on the hyperplane r = 0 make around them.
+"""The electric field of data: the field around charges of the law ρ on the hyperplane r = 0.
 
 In N + D dimensions, for −Δφ = ρ, E = −∇φ and r the distance from the hyperplane in the D extra dimensions,
 
@@ -6,8 +6,8 @@ In N + D dimensions, for −Δφ = ρ, E = −∇φ and r the distance from the 
 
 where p_r(x) ∝ ∫ ρ(y) (|x − y|² + r²)^{−(N+D)/2} dy is the density of data under Student-t noise of D degrees of
 freedom at σ = r/√D, and E[y|x, r] its denoiser (Xu et al. 2022, arXiv:2209.11178, eq. 3; 2023, arXiv:2302.04265, eq. 3
-to 5). So what the oracles know under `Process(EDM(), StudentT(df=D))` is known of the field. At D = 1, where r = z and
-S_0 = 2, E_z = ½ p_z. The sign is the papers': E points away from the charges. "Universal gravitation" is F = −E.
+to 5). So whatever the oracles know under `Process(EDM(), StudentT(df=D))` is known of the field. At D = 1, where r = z
+and S_0 = 2, E_z = ½ p_z. The sign is the papers': E points away from the charges. "Universal gravitation" is F = −E.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from diffusion.schedules import EDM
 class Field:
     """E as a unit vector (along_x, along_r) and ln |E|: neither over- nor underflows, whatever the dimension.
 
-    In float32 for r and distances from 10⁻¹⁵ to 10¹⁸, for their squares must fit.
+    In float32 that holds for r and distances from 10⁻¹⁵ to 10¹⁸, whose squares must fit.
     """
 
     along_x: Float[Array, "b *event"]
+    """The direction's components in the space of the data."""
     along_r: Float[Array, " b"]
+    """The direction's component away from the hyperplane."""
     log_norm: Float[Array, " b"]
     """ln |E|, for a total charge of one."""
 
@@ -48,7 +50,7 @@ class Field:
 def poisson_process(df: float | Array = 1.0, r_min: float | None = None, r_max: float | None = None) -> Process:
     """`Process(EDM(), StudentT(df))` with σ between `r_min`/√D and `r_max`/√D, EDM's own limits unless given.
 
-    Which is how hyper-parameters of EDM carry over to PFGM++: r = σ √D (Xu et al. 2023, section 4).
+    This is how the hyper-parameters of EDM carry over to PFGM++: r = σ √D (Xu et al. 2023, section 4).
     """
     own = EDM()
     low = own.sigma_min if r_min is None else sigma_from_radius(r_min, df)

@@ -1,7 +1,7 @@
 """Field lines, which are the paths of the generative ODE: dx/dr = E_x/E_r, dx/d ln r = x − E[y|x, r].
 
-Downwards they lead from the prior to the data, upwards from the data to the hemisphere. In ln r the field is that of a
-relaxation, and even steps do; in r itself nearly all of the way is done near r = 0 (Xu et al. 2022, section 3.3).
+Downwards they lead from the prior to the data, upwards from the data to the hemisphere. In ln r the motion is a
+relaxation, for which even steps will do; in r nearly all of it happens near r = 0 (Xu et al. 2022, section 3.3).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from diffusion.oracles.law import Law
 from diffusion.poisson.field import sigma_from_radius
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
+from diffusion.pytree import short_repr
 from diffusion.schedules import EDM
 
 Flow = Callable[[Array, ArrayLike], Array]
@@ -30,7 +31,7 @@ Variable = Literal["log_r", "r"]
 
 
 def law_flow(law: Law, df: float = 1.0) -> Flow:
-    """dx/d ln r = r E_x/E_r of the charges `law`, D = `df`; to the last digits, however near."""
+    """dx/d ln r = r E_x/E_r of the charges `law`, D = `df`; accurate to the last digits, however near they are."""
     return Partial(_law_flow, law, df=df)
 
 
@@ -60,7 +61,11 @@ class Lines(NamedTuple):
     """Field lines, one for each start."""
 
     x: Float[Array, "k b *event"]
+    """The points of the lines."""
     r: Float[Array, " k"]
+    """Their distances from the hyperplane."""
+
+    __repr__ = short_repr
 
 
 def field_lines(

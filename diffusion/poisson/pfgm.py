@@ -79,18 +79,19 @@ def pfgm_terms(
 
 @pytree
 class SmallZ:
-    """PFGM's correction of the ODE close to the data: below `threshold` v_z is not the network's but that which
+    """PFGM's correction of the ODE close to the data: below `threshold` the network's v_z is replaced by
 
         v_z = −√N z/(√(ρ² + z²) + γ),   ρ = γ n/(1 − n),   n = |v_x|/√N
 
-    a field of the length √(ρ² + z²) would have. The published ODE needs it, whose network does not resolve z there.
-    Where n >= 0.999, which no field has, the network's v_z stays. The form takes |Ê| for |Ê_x|, an error of the order
-    z²/ρ²: with an exact or unbiased field it only harms.
+    the v_z of a field of length √(ρ² + z²). The published ODE needs it, since its network does not resolve z there.
+    Where n >= 0.999, which no field reaches, the network's v_z stays. The formula takes |Ê_x| to be |Ê|, an error of
+    the order z²/ρ²: for an exact or unbiased field it only does harm.
     """
 
     threshold: float = 1.0
+    """The largest z at which v_z is replaced."""
     gamma: float = 5.0
-    """That of the target which the network was trained on."""
+    """γ of the target that the network was trained on."""
 
     def __post_init__(self) -> None:
         require_positive("gamma", self.gamma, "without it a field of this form has no length")

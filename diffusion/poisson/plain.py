@@ -1,7 +1,7 @@
-"""The field without the extra dimension, which PFGM does without: in the N dimensions of the data themselves.
+"""The field in the N dimensions of the data themselves, and why PFGM adds another.
 
-Inside a shell of charges it vanishes (Newton's theorem), inside a ball it points to the centre. So the lines that go
-back from afar never enter a shell, and all lines into a ball lead to one point: the generator forgets where it started,
+Inside a shell of charges it vanishes (Newton's theorem), inside a ball it points to the centre. So the lines that come
+from afar never enter a shell, and all lines into a ball lead to one point: the generator forgets where it started,
 and collapses. Above the hyperplane of an extra dimension lines end where the charges are, as many as there are charges.
 """
 
@@ -36,12 +36,12 @@ def plain_field(charges: Atoms, x: Float[Array, "b *event"]) -> Float[Array, "b 
 
 
 def shell_field(x: Float[Array, "b *event"], radius: float = 1.0) -> Float[Array, "b *event"]:
-    """E of a charge of one spread over |y| = `radius`: 0 inside, x/(S_{N−1} |x|^N) outside."""
+    """E of a unit charge spread over |y| = `radius`: 0 inside, x/(S_{N−1} |x|^N) outside."""
     return _around(x, radius, inside=False)
 
 
 def ball_field(x: Float[Array, "b *event"], radius: float = 1.0) -> Float[Array, "b *event"]:
-    """E of a charge of one spread over |y| <= `radius`: x/(S_{N−1} `radius`^N) inside, so that all lines meet at 0."""
+    """E of a unit charge spread over |y| <= `radius`: x/(S_{N−1} `radius`^N) inside, so that all lines meet at 0."""
     return _around(x, radius, inside=True)
 
 

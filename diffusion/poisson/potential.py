@@ -1,4 +1,4 @@
-"""The potential of charges, −Δφ = ρ: for a charge of one in n dimensions φ = 1/((n − 2) S_{n−1} R^{n−2}).
+"""The potential of charges, −Δφ = ρ: for a unit charge in n dimensions φ = 1/((n − 2) S_{n−1} R^{n−2}).
 
 In two dimensions it is −ln(R)/2π.
 
@@ -22,10 +22,10 @@ from diffusion.pytree import is_concrete
 
 
 def potential(law: Law, x: Float[Array, "b *event"], r: ArrayLike, df: float = 1.0) -> Float[Array, " b"]:
-    """φ at (x, r) of a total charge of one in n = N + D dimensions, n >= 2; at n = 2 it is −∫ ρ ln|R|/2π.
+    """φ at (x, r) of a total charge of 1 in n = N + D dimensions, n >= 2; at n = 2 it is −∫ ρ ln|R|/2π.
 
-    `law` is Atoms or Dirac, or at D = 1 a Cauchy mixture; `df` is a number and not traced. Beyond some thirty
-    dimensions take `log_potential`.
+    `law` is Atoms or Dirac, or at D = 1 a Cauchy mixture; `df` is a number, not traced. Beyond some thirty
+    dimensions use `log_potential`.
     Raises TypeError for another law, ValueError for r or df <= 0 or n < 2.
     """
     log_weights, log_squares, n = _distances(law, x, r, df)

@@ -5,7 +5,7 @@ Seen from afar all data are one charge at 0, whose lines cross the hyperplane at
     p(x) = S_{D−1} r^{D−1} E_r = S_{D−1} r^D/(S_{N+D−1} (|x|² + r²)^{(N+D)/2})
 
 which is the law of Student's t with D degrees of freedom and scale r/√D: the `prior_sample` of a `poisson_process`. It
-is drawn as x = r g_x/|g_r| for Gaussian g in N + D dimensions (Student's χ² is |g_r|²), never by clipped Beta draws.
+is drawn as x = r g_x/|g_r| for Gaussian g in N + D dimensions (Student's χ² is |g_r|²), never from clipped Beta draws.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Perturbation:
     """
 
     sigma: float = 0.01
-    """σ: the smallest scale."""
+    """The smallest scale, σ."""
     tau: float = 0.03
-    """τ: the largest scale is σ (1 + τ)^M."""
+    """The relative growth τ of the scale: the largest is σ (1 + τ)^M."""
     m_max: float = 291.0
-    """M."""
+    """The largest exponent, M."""
 
     def __post_init__(self) -> None:
         for name in ("sigma", "tau", "m_max"):
@@ -66,7 +66,7 @@ class Perturbation:
 def perturb_augmented(
     key: Key[Array, "..."], x_0: Float[Array, "b *event"], perturbation: Perturbation | None = None
 ) -> tuple[Float[Array, "b *event"], Float[Array, " b"]]:
-    """(x, z) around each x_0; one key, or one for each element. z is never 0 but where |ε_z| underflows."""
+    """(x, z) around each x_0; one key, or one for each element. z is 0 only where |ε_z| underflows."""
     law = perturbation or Perturbation()
     keys = keys_lib.as_keys(key, x_0.shape[0])
     # |ε_x| u for a uniform u is ε_x itself.

@@ -6,9 +6,9 @@
     finite difference    E [vᵀ (s(x + hv) − s(x − hv))/2h + ½ |s(x)|²]      Pang et al. 2020, arXiv:2007.03317
     denoising            E w(t) |x_0 − D(α x_0 + σ z, t)|²                  Vincent 2011; Ho et al. 2020
 
-The first three differ by a constant that does not depend on s, and so, up to O(h²), does the fourth; so does the
-last, for s = (α D − x)/σ². Only the last needs neither the score nor a derivative of s, be it by differences, and it
-holds for any noise, which is why it trains models. `stable_target` puts a posterior mean in the place of its x_0.
+The first three differ by constants that do not depend on s; so does the fourth, up to O(h²), and the last for
+s = (α D − x)/σ². Only the last needs neither the score nor a derivative of s, not even by differences, and it holds for
+any noise, which is why models are trained with it. `stable_target` replaces its x_0 by a posterior mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diffusion import keys as keys_lib
 from diffusion.arrays import mean_event, sum_event
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb
-from diffusion.pytree import is_concrete
+from diffusion.pytree import is_concrete, short_repr
 from diffusion.score_matching.times import Draw, TimeDistribution, UniformTime, draw_uniforms
 from diffusion.score_matching.weightings import SNRWeighting, Weighting
 
@@ -37,10 +37,13 @@ class DenoisingTerms(NamedTuple):
     loss: Float[Array, " b"]
     """w(t) |x_0 − D|²/d, corrected for how t was drawn: its mean is the objective."""
     uncorrected: Float[Array, " b"]
-    """The same before the correction of importance sampling."""
+    """The same loss without the correction of importance sampling."""
     t: Float[Array, " b"]
+    """The times."""
     u: Float[Array, " b"]
     """The uniforms that gave t."""
+
+    __repr__ = short_repr
 
 
 def denoising_terms(
@@ -61,7 +64,7 @@ def denoising_terms(
     `weighting` is SNRWeighting (DDPM's simple loss) and `times` UniformTime unless given. `ids` are the places of
     these elements in a batch of `batch_size`, when the batch is shared out over devices: t and z of an element
     depend on (key, id) alone. With a `reference` batch of data the target is not x_0 but `stable_target`.
-    Raises ValueError for one without the other, or for a reference of other events than x_0's.
+    Raises ValueError for `ids` without `batch_size` or the reverse, or for a reference whose events are not x_0's.
     """
     if (ids is None) != (batch_size is None):
         raise ValueError("ids and batch_size go together: the places of these elements, in a batch of how many.")
@@ -88,12 +91,12 @@ def stable_target(
 ) -> Float[Array, "b *event"]:
     """E[y | x_t] for y in {x_0} ∪ reference, weighed by p(x_t | y): the stable target (Xu et al. 2023, eq. 5).
 
-    The weights are a softmax of the noise's ln p((x_t − α y)/σ), for any noise. Beside x_0 itself n draws of the data,
-    no point twice, leave its mean given x_t what it is, E[x_0 | x_t], for every n: given x_t and all of them, each is
-    the one that was perturbed with just its weight. The variance goes down, as 1/n, and to 0 for the whole of finite
-    data. An x_0 that is in the reference is not added again; where finite data are drawn with repetition there is a
-    bias, as small as repetitions are rare. Holds n events at once.
-    Source: arXiv:2302.00670. Raises ValueError for a reference of other events than x_0's.
+    The weights are a softmax of the noise's ln p((x_t − α y)/σ), for any noise. With n draws of the data beside x_0, no
+    point twice, the mean of the target given x_t is still E[x_0 | x_t], for every n: given x_t and the set, each of its
+    points is the one that was perturbed with a probability that is its weight. The variance falls as 1/n, and is 0 when
+    the set is the whole of finite data. An x_0 that is already in the reference is not added again; where finite data
+    are drawn with repetition there is a bias, as small as repetitions are rare. Holds n events at once.
+    Source: arXiv:2302.00670. Raises ValueError for a reference whose events are not x_0's.
     """
     if reference.shape[1:] != x_0.shape[1:]:
         raise ValueError(f"reference has shape {reference.shape}; give (n, *event) with the event {x_0.shape[1:]}.")
@@ -125,8 +128,17 @@ def denoising_score_matching(
 
     The options are those of `denoising_terms`.
     """
-    options = {"weighting": weighting, "times": times, "draw": draw, "reference": reference}
-    return jnp.mean(denoising_terms(key, process, denoise, x_0, **options).loss)
+    terms = denoising_terms(
+        key,
+        process,
+        denoise,
+        x_0,
+        weighting=weighting,
+        times=times,
+        draw=draw,
+        reference=reference,
+    )
+    return jnp.mean(terms.loss)
 
 
 def explicit_score_matching(

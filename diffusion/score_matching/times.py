@@ -126,8 +126,9 @@ class ImportanceTime(TimeDistribution):
     """
 
     base: TimeDistribution
+    """The law of t that the loss is an average over."""
     second_moments: Float[Array, " bins"]
-    """A running E[loss²] for each of the equal bins of the base's u."""
+    """The running E[loss²] in each of the equal bins of the base's u."""
 
     def probabilities(self) -> Float[Array, " bins"]:
         """The mass of each bin, one part in a hundred of it uniform so that no time is forgotten."""

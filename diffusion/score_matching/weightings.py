@@ -26,11 +26,11 @@ class Weighting:
     """w(t), a positive function of time."""
 
     def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
-        """w(t), shape of t."""
+        """w(t), of the shape of t."""
         raise NotImplementedError
 
     def weight_at(self, process: Process, x_t: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, "..."]:
-        """w(x_t, t), w(t) unless said: what a denoiser knows may enter the weight, and the best one stays the best."""
+        """w(x_t, t), which is w(t) unless overridden: that x_t enters the weight does not move the best denoiser."""
         del x_t
         return self.weight(process, t)
 
@@ -99,8 +99,9 @@ class LikelihoodWeighting(Weighting):
 class EDMWeighting(Weighting):
     """w = (ρ² + σ_d²)/(ρ σ_d)² = 1/σ_d² + SNR with ρ = σ/α: unit loss for every t at the start (Karras et al. 2022).
 
-    Under Student-t noise `weight_at` takes for ρ the level that is seen in x_t (`noise_level`), as the preconditioning
-    does: by σ alone the loss of an untrained network would have no mean for df <= 2. At df = 1 it has the order σ_d/σ.
+    Under Student-t noise `weight_at` takes ρ from the level that is estimated from x_t (`noise_level`), as the
+    preconditioning does: with σ alone the loss of an untrained network would have no mean for df <= 2. At df = 1 that
+    loss is of the order σ_d/σ.
     """
 
     sigma_data: float = 0.5

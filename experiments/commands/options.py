@@ -1,4 +1,4 @@
-"""Command lines as typed dataclasses (tyro), with nodes of several types chosen by name.
+"""Command lines as typed dataclasses (tyro), with nodes of several types that are chosen by name.
 
 `--schedule vp --schedule.beta-max 10` first puts a VP at the node `schedule`, then overrides its field.
 """
@@ -59,7 +59,7 @@ def parse(
 ) -> T:
     """An instance of the dataclass `cls` from command-line arguments; `--help` prints and exits.
 
-    `taken` are the flags that were taken out before, to be suggested like all others.
+    `taken` are the flags that were taken out before, so that they are suggested like all others.
 
     Raises UsageError, one sentence, for a flag or a value that cannot be read.
     """

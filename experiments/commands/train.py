@@ -22,26 +22,26 @@ from experiments.names import choose
 from experiments.sampling import solver
 
 DESCRIPTION = """\
-Train a model on images, or go on with a training: the same command again resumes, bit for bit.
+Train a model on images. The same command again resumes the training, bit for bit.
 
   scorefield train --preset digits-ddpm --outdir runs/digits
   scorefield train --preset mnist-edm-unet --data folder:photos --data.size 28 --no-conditional
 
 A preset comes first; every field of it can be overridden. These choose its data and its
-types, whose fields follow:
+types, to which --plugin MODULE adds those of a module of your own; their fields follow:
 {names}
 """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainArguments:
-    """What `scorefield train` is told."""
+    """The arguments of `scorefield train`."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: str = "digits-ddpm"
-    """The configuration to start from; `scorefield presets` lists them."""
+    """Name of the configuration to start from; `scorefield presets` lists them."""
     outdir: Path | None = None
-    """Folder of the run: checkpoints, config.json, metrics.jsonl, samples/. [runs/PRESET]"""
+    """Folder of the run, for checkpoints, config.json, metrics.jsonl and samples/. [runs/PRESET]"""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
     json: bool = False
@@ -49,7 +49,7 @@ class TrainArguments:
     quiet: bool = False
     """Show no progress."""
     coordinator: str | None = None
-    """HOST:PORT of process 0, for several hosts; found by itself on TPU and under SLURM."""
+    """HOST:PORT of process 0, for several hosts; found automatically on TPU and under SLURM."""
     num_processes: int | None = None
     """Number of processes, for several hosts."""
     process_id: int | None = None
@@ -62,30 +62,30 @@ def describe() -> str:
     return DESCRIPTION.format(names="\n".join(f"  --{node} {{{','.join(names)}}}" for node, names in forms.items()))
 
 
-def read(arguments: list[str]) -> TrainArguments:
+def read(argv: list[str]) -> TrainArguments:
     """The preset with all overrides.
 
     Raises UsageError for anything that cannot be read or trained.
     """
-    preset, arguments = take_flag(arguments, "--preset")
+    preset, argv = take_flag(argv, "--preset")
     preset = preset or TrainArguments.__dataclass_fields__["preset"].default
     config = presets.load(preset)
-    source, arguments = take_flag(arguments, "--data")
+    source, argv = take_flag(argv, "--data")
     nodes = {}
     for node, choices in NODES.items():
-        name, arguments = take_flag(arguments, f"--{node}")
+        name, argv = take_flag(argv, f"--{node}")
         if name is not None:
             nodes[node] = choose(f"--{node}", name, choices)()
     if source is not None:
-        arguments = ["--data.source", source, *arguments]
+        argv = ["--data.source", source, *argv]
     taken = ("--preset", "--data", *(f"--{node}" for node in NODES))
-    told = _parse(arguments, dataclasses.replace(config, **nodes), preset, taken)
-    check(told.config)
-    return told
+    arguments = _parse(argv, dataclasses.replace(config, **nodes), preset, taken)
+    check(arguments.config)
+    return arguments
 
 
-def _parse(arguments: list[str], config: Config, preset: str, taken: Sequence[str]) -> TrainArguments:
-    """The arguments, `config` their default.
+def _parse(argv: list[str], config: Config, preset: str, taken: Sequence[str]) -> TrainArguments:
+    """The arguments, with `config` as their default.
 
     tyro is given the types that stand at the nodes of `config` alone: those of a plugin are not in the hints.
     """
@@ -93,39 +93,39 @@ def _parse(arguments: list[str], config: Config, preset: str, taken: Sequence[st
     exact = dataclasses.make_dataclass("Config", types, bases=(Config,), frozen=True, kw_only=True)
     field = ("config", Annotated[exact, tyro.conf.arg(name="")])
     cls = dataclasses.make_dataclass("TrainArguments", [field], bases=(TrainArguments,), frozen=True, kw_only=True)
-    told = parse(
-        cls, arguments, "scorefield train", describe(), cls(config=exact(**_fields(config)), preset=preset), taken
+    parsed = parse(
+        cls, argv, "scorefield train", describe(), cls(config=exact(**_fields(config)), preset=preset), taken
     )
-    return TrainArguments(**{**_fields(told), "config": Config(**_fields(told.config))})
+    return TrainArguments(**{**_fields(parsed), "config": Config(**_fields(parsed.config))})
 
 
 def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
-def run(arguments: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Train; returns the exit status."""
-    told = read(arguments)
-    solver.build_own(told.config)  # refuses now what could not be sampled in the end
-    outdir = told.outdir or Path("runs") / told.preset
-    if told.dry_run:
-        print(json.dumps({"outdir": str(outdir), "config": document(told.config)}, indent=2))
+    arguments = read(argv)
+    solver.build_own(arguments.config)  # refuses now what could not be sampled in the end
+    outdir = arguments.outdir or Path("runs") / arguments.preset
+    if arguments.dry_run:
+        print(json.dumps({"outdir": str(outdir), "config": document(arguments.config)}, indent=2))
         return 0
     from experiments.training import distributed
     from experiments.training.data import open_data
     from experiments.training.loop import train
 
-    several = (told.coordinator, told.num_processes, told.process_id)
+    several = (arguments.coordinator, arguments.num_processes, arguments.process_id)
     if any(flag is not None for flag in several) or distributed.in_cluster():
-        distributed.initialize(told.coordinator, told.num_processes, told.process_id)
-    data = open_data(told.config)
+        distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    data = open_data(arguments.config)
     on_sample = None
-    if told.config.training.sample_every:
+    if arguments.config.training.sample_every:
         from experiments.pictures.preview import GridWriter
 
-        on_sample = GridWriter(told.config, data.facts, outdir)
-    result = train(told.config, outdir, data=data, on_sample=on_sample, quiet=told.quiet or told.json)
-    if told.json:
+        on_sample = GridWriter(arguments.config, data.facts, outdir)
+    result = train(arguments.config, outdir, data=data, on_sample=on_sample, quiet=arguments.quiet or arguments.json)
+    if arguments.json:
         summary = {
             "outdir": str(outdir),
             "step": result.step,
@@ -133,6 +133,6 @@ def run(arguments: list[str]) -> int:
             "held_out_loss": result.held_out_loss,
         }
         print(json.dumps({**summary, "checkpoint": str(result.checkpoint), "signal": result.signum}))
-    elif not told.quiet and result.signum is None:
+    elif not arguments.quiet and result.signum is None:
         print(f"Trained to step {result.step}: {outdir}", file=sys.stderr)
     return result.exit_status

@@ -1,7 +1,7 @@
 """The parts of a configuration that are not nouns of the core, as frozen dataclasses.
 
-A constructor takes every value, so that a configuration can be put together in any order. Which of them a part refuses
-is for its `refusals` to say, and for `checks.check` to ask.
+A constructor takes every value, so that a configuration can be put together in any order. `refusals` lists the values
+that a part cannot have, and `checks.check` asks every part for them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from samplers.registry import GRIDS, SAMPLERS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chain:
-    """The discrete chain of DDPM, `Betas`, by its constructor."""
+    """The discrete chain of DDPM: a `Betas`, described by how it is made."""
 
     shape: Literal["linear", "cosine", "ramp"] = "linear"
-    """How β_t grows: linear (Ho et al.), cosine (Nichol & Dhariwal) or a ramp from zero."""
+    """Growth of β_t: linear (Ho et al.), cosine (Nichol & Dhariwal) or a ramp from zero."""
     steps: int = 1000
-    """T, the length of the chain."""
+    """Length of the chain, T."""
 
     def refusals(self) -> Refusals:
-        """Lengths that no chain has."""
+        """A chain without steps."""
         return [(self.steps < 1, f"--schedule.steps is {self.steps}; the chain needs at least one step.")]
 
     def build(self) -> Betas:
@@ -39,7 +39,7 @@ class ImportanceConfig:
     """Times drawn in proportion to the root-mean-square loss, learned while training."""
 
     bins: int = 64
-    """Number of equal bins of the base distribution, uniform in t."""
+    """Number of equal bins into which the range of times is divided."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,26 +47,26 @@ class Denoising:
     """The network is a denoiser, trained by denoising score matching."""
 
     reference: int = 0
-    """Images of a stable target: the mean of x_0 given x_t over these and the noised image, not the latter alone; 0 is
-    off."""
+    """Number of reference images for a stable target: the mean of x_0 given x_t over these and the noised image, in the
+    place of the noised image alone; 0 is off."""
 
     def refusals(self) -> Refusals:
-        """Numbers of images that there cannot be."""
+        """A negative number of images."""
         return [(self.reference < 0, f"--objective.reference is {self.reference}; give 0 (off) or a number of images.")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Generator:
-    """The network makes an image in one call; two density estimators, trained beside it, tell how its law differs."""
+    """The network makes an image in one call; two density estimators, trained alongside, tell how its images differ."""
 
     sigma: float = 0.5
-    """Smallest noise level at which the laws of the images and of the data are compared."""
+    """Smallest noise level at which its images are compared with the data."""
     sigma_max: float = 3.0
-    """Largest of these levels: alike from afar before alike from near; the same as the smallest for one alone."""
+    """Largest noise level at which they are compared, coarse before fine; equal to the smallest for a single level."""
     every: int = 2
-    """Steps of the estimators to one of the generator."""
+    """Steps of the estimators for each step of the generator."""
     learning_rate: float = 2e-4
-    """Peak learning rate of the generator, below the estimators' so that they can follow it."""
+    """Peak learning rate of the generator, below the estimators' so that they can keep up with it."""
 
     def refusals(self) -> Refusals:
         """Values that no generator can be trained with, whatever its schedule."""
@@ -81,14 +81,14 @@ class Generator:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with warm-up and decay, after clipping by the global norm."""
+    """AdamW with warm-up and decay, on gradients clipped by their global norm."""
 
     learning_rate: float = 3e-4
     """Peak learning rate."""
     warmup_steps: int = 200
     """Steps of linear warm-up from 0."""
     decay: Literal["constant", "cosine", "linear"] = "constant"
-    """How the learning rate goes on after the warm-up; cosine and linear end at 0 with the last step."""
+    """Course of the learning rate after the warm-up; cosine and linear reach 0 at the last step."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     b1: float = 0.9
@@ -98,7 +98,7 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     accumulate: int = 1
-    """Micro-batches whose gradients are averaged before one update; it divides each device's share of the batch."""
+    """Micro-batches whose gradients are averaged for one update; it must divide each device's share of the batch."""
 
     def refusals(self) -> Refusals:
         """Values that no optimiser has."""
@@ -125,9 +125,9 @@ class EMAConfig:
     """Exponential moving averages of the parameters, one for each decay."""
 
     decays: tuple[float, ...] = (0.999,)
-    """Decay of each average; the first is the one that samples are drawn with."""
+    """Decay of each average; samples are drawn with the first."""
     warmup: bool = True
-    """Start as the plain average: the decay at update n is min(decay, (1 + n)/(10 + n))."""
+    """Plain averaging at the start: the decay at update n is min(decay, (1 + n)/(10 + n))."""
 
     def refusals(self) -> Refusals:
         """Decays that no average has."""
@@ -141,28 +141,28 @@ class EMAConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Length, batch, bookkeeping."""
+    """Length, batch size and bookkeeping."""
 
     steps: int = 10_000
-    """Parameter updates in all."""
+    """Number of parameter updates."""
     batch_size: int = 128
-    """Images in the global batch, over all devices and hosts."""
+    """Images in a batch, across all devices and hosts."""
     seed: int = 0
-    """Step n depends on (seed, n) alone."""
+    """Seed of the run; step n depends on (seed, n) alone."""
     steps_per_dispatch: int = 1
-    """Updates in one call to the device; more than 1 helps small models on accelerators, and hurts on CPU."""
+    """Updates in one call to the device; more than 1 speeds up small models on accelerators, and slows down CPUs."""
     log_every: int = 50
     """Steps between lines of metrics."""
     validate_every: int = 1000
-    """Steps between losses on held-out data; 0 turns them off."""
+    """Steps between measurements of the held-out loss; 0 turns them off."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints; one is always written at the end."""
+    """Steps between checkpoints; the last step always has one."""
     keep_last: int = 3
-    """Newest checkpoints to keep."""
+    """Number of newest checkpoints to keep."""
     keep_best: int = 1
-    """Checkpoints of the lowest held-out loss to keep besides."""
+    """Number of checkpoints with the lowest held-out loss to keep as well."""
     sample_every: int = 0
-    """Steps between grids of samples; 0 turns them off."""
+    """Steps between pictures of samples; 0 turns them off."""
     tensorboard: bool = False
     """Write TensorBoard event files too (needs the `tensorboard` extra)."""
 
@@ -186,14 +186,14 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How this run is sampled when nothing else is said."""
+    """How this run is sampled by default."""
 
     sampler: str = "heun"
     """Name of the sampler; `scorefield samplers` lists them."""
     steps: int = 18
-    """Steps of the grid."""
+    """Number of steps of the grid."""
     grid: str = "auto"
-    """Name of the time grid; auto is the sampler's usual one for the process."""
+    """Name of the time grid; auto is the usual one for the sampler and the process."""
 
     def refusals(self) -> Refusals:
         """Names that do not exist, and numbers of steps that no grid has."""

@@ -1,4 +1,4 @@
-"""Modules of a user's own that give a run some of its classes, and whose word it takes to import one.
+"""Modules of the user's own that give a run some of its classes, and on whose word one is imported.
 
 A plugin is imported because the person has named it: by `--plugin MODULE`, in the environment variable
 SCOREFIELD_PLUGINS (several with commas), or by installing a package with an entry point in the group
@@ -22,7 +22,7 @@ GROUP = "scorefield.plugins"
 VARIABLE = "SCOREFIELD_PLUGINS"
 
 _named: set[str] = set()
-"""The modules that `load` was told of."""
+"""The modules that `load` was given."""
 _owners: dict[tuple[str, str], str] = {}
 """(kind, name) of what plugins have registered, and the module that has."""
 
@@ -30,8 +30,8 @@ _owners: dict[tuple[str, str], str] = {}
 def load(modules: Sequence[str] = ()) -> None:
     """Import these plugins, and those that the environment or an installed package names.
 
-    Raises UsageError for one that is missing or cannot be imported; an installed one is passed over with a line on
-    standard error.
+    Raises UsageError for one that is missing or cannot be imported; an installed one that fails is skipped with a line
+    on standard error.
     """
     _named.update(modules)
     for module in [*modules, *_in_environment()]:
@@ -44,9 +44,9 @@ def load(modules: Sequence[str] = ()) -> None:
 
 
 def require(module: str, where: str) -> None:
-    """See that a plugin that the configuration at `where` names has been imported, or import it where that is trusted.
+    """See that the plugin that the configuration at `where` names has been imported, or import it if it is trusted.
 
-    Raises UsageError when it is not the person who has named it, or it cannot be imported.
+    Raises UsageError when nothing but the configuration names it, or it cannot be imported.
     """
     if module in _owners.values():
         return
@@ -87,7 +87,7 @@ def _installed() -> list[str]:
 
 
 def _import(module: str) -> None:
-    """Import a module, from the current folder where there is none of its name elsewhere."""
+    """Import a module; from the current folder if its name is found nowhere else."""
     if not all(part.isidentifier() for part in module.split(".")):
         raise UsageError(f"the plugin {module!r} is not the name of a module; give it as import does, my_module.")
     top, here = module.partition(".")[0], Path.cwd()

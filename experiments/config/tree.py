@@ -73,16 +73,16 @@ class Config:
     weighting: AnyWeighting = weightings.EDMWeighting()
     times: AnyTimes = laws.LogNormalSigma()
     draw: Literal["low_discrepancy", "antithetic", "independent"] = "low_discrepancy"
-    """How the uniforms behind the times are drawn."""
+    """Way in which the uniform numbers behind the times are drawn."""
     objective: AnyObjective = Denoising()
     conservative: bool = False
-    """Answer with the gradient of a scalar, so that the score is that of a density; estimators always do."""
+    """Answer with the gradient of a scalar, so that the score is a density's; a generator's estimators always do."""
     learned_variance: bool = False
-    """Learn the reverse variance too, with the hybrid loss, whatever `weighting` says; for the discrete chain."""
+    """Learn the reverse variance too, by the hybrid loss and whatever the weighting; for the discrete chain."""
     conditional: bool = False
     """Condition on the class labels of the data."""
     label_dropout: float = 0.1
-    """Fraction of labels replaced by «no class» in training, so that guidance is possible."""
+    """Fraction of the labels that training replaces by "no class", which makes guidance possible."""
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EMAConfig = EMAConfig()
     training: TrainingConfig = TrainingConfig()

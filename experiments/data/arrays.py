@@ -1,4 +1,4 @@
-"""Arrays of images, as they come in files, made uint8 (n, height, width, channels) of the wanted shape or refused."""
+"""Arrays of images as files hold them, converted to uint8 (n, height, width, channels) of one shape or refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLOCK = 32  # images converted at once, so that no wide copy of a whole data se
 def from_arrays(
     config: DataConfig, images: np.ndarray, where: str, labels: np.ndarray | None = None, labels_where: str = ""
 ) -> Source:
-    """The Source of `images` in any accepted form, brought to the shape that `config` asks for.
+    """The Source of `images` in any form that is accepted, in the shape that `config` asks for.
 
     `where` and `labels_where` name the arrays in the sentences. Raises DataError for images or labels that are not
     what `as_uint8`, `conform` and `check_labels` accept.
@@ -85,7 +85,7 @@ def as_uint8(images: np.ndarray, where: str) -> UInt8[np.ndarray, "n height widt
 def conform(
     images: UInt8[np.ndarray, "n height width channels"], config: DataConfig, where: str
 ) -> UInt8[np.ndarray, "n h w c"]:
-    """`images` in the channels, the size and by the crop of `config`; the same array where nothing is asked."""
+    """`images` with the channels, size and crop of `config`; the same array where nothing has to change."""
     n, height, width, channels = images.shape
     target = (config.size or height, config.size or width, config.channels or channels)
     require_memory((n, *target), config, where)

@@ -10,27 +10,27 @@ from experiments.errors import Refusals
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """A data set."""
+    """The data set, and how its images are prepared."""
 
     source: str = "digits"
     """The data set as a URI, such as digits or folder:DIR."""
     size: int | None = None
-    """Height and width in pixels that every image is brought to; without it all images must have one shape."""
+    """Height and width in pixels to which every image is resized; without it all images must have one shape."""
     crop: Literal["center", "none"] = "center"
-    """How an image that is not square becomes so: its central square, or all of it squeezed."""
+    """Treatment of an image that is not square: its central square is taken, or all of it is squeezed."""
     channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for RGB; without it grey if every image is grey."""
+    """1 for grey, 3 for RGB; by default grey if every image is grey."""
     flip: bool = False
     """Mirror each image left to right with probability one half while training."""
     held_out: float = 0.1
-    """Fraction of the images kept from training, unless the data set has a test split of its own."""
+    """Fraction of the images held out from training, unless the data set has a test split of its own."""
     seed: int = 0
-    """Chooses which images are held out; the order of training follows the run's own seed."""
+    """Seed that chooses the images held out; the order of training follows the run's own seed."""
     memory_gib: float = 4.0
-    """Refuse a data set of more decoded pixels than this many GiB."""
+    """Largest data set that is accepted, in GiB of decoded pixels."""
 
     def refusals(self) -> Refusals:
-        """Values that no data set can be read with."""
+        """Values with which no data set can be read."""
         return [
             (not self.source, "--data.source is empty; give for example digits or folder:DIR."),
             (self.size is not None and self.size < 1, f"--data.size is {self.size}; give a number of pixels above 0."),

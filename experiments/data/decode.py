@@ -54,7 +54,7 @@ def decode_images(
 ) -> UInt8[np.ndarray, "n height width channels"]:
     """All pictures as `config` wants them; `open_file(i)` opens the file that the sentences call `names[i]`.
 
-    Raises DataError for a file that is no picture, is damaged or is too large, for pictures of different shapes
+    Raises DataError for a file that is not a picture, is damaged or is too large, for pictures of different shapes
     without `config.size`, and when all together are more than `config.memory_gib`.
     """
     with _without_warning():

@@ -1,4 +1,4 @@
-"""Class labels as they come in files, made int32 or refused."""
+"""Class labels as files hold them, converted to int32 or refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Int32
 from experiments.errors import DataError, reason
 
 MAX_CLASSES = 65_536
-"""More classes than any data set of images has: a larger label is a mistake, and would be a table of that size."""
+"""More classes than any data set of images has; a larger label is a mistake, and would need a table of that size."""
 
 
 def check_labels(labels: np.ndarray, count: int, where: str, classes: int = MAX_CLASSES) -> Int32[np.ndarray, "n"]:

@@ -1,4 +1,4 @@
-"""The endless stream of training batches, addressed by step.
+"""The endless stream of training batches, indexed by the step.
 
 Element n of the stream is a pure function of (seed, n): epoch e = n // N of N images visits each of them once, in the
 e-th random order, and mirrors some. Step k is the elements k·B … k·B + B − 1 across epoch borders, so that every

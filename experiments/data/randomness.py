@@ -1,4 +1,4 @@
-"""Random numbers that are addressed, not drawn in turn: a pure function of (seed, stream), on any machine.
+"""Random numbers that are addressed and not drawn in turn: a pure function of (seed, stream) on any machine.
 
 PCG64's raw output and SeedSequence are the part of NumPy's random module whose streams are promised never to change,
 so a run resumed under a later NumPy sees the same data in the same order.

@@ -43,7 +43,7 @@ SOURCES: dict[str, Kind] = {
     for kind in (
         Kind("digits", "1,797 handwritten digits of 8×8 pixels, from scikit-learn"),
         Kind("plane:NAME", "50,000 points in the plane: checkerboard, moons, spirals or gaussians"),
-        Kind("idx:DIR", "the IDX files of MNIST and its kin, gzipped or not"),
+        Kind("idx:DIR", "the IDX files of MNIST and its relatives, gzipped or not"),
         Kind("folder:DIR", "pictures; sub-folders are classes"),
         Kind("zip:FILE", "pictures in a zip; labels in dataset.json"),
         Kind("npz:FILE", "arrays images and labels, x and y, x_train …, arr_0 …"),

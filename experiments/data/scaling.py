@@ -1,4 +1,4 @@
-"""Pixels and model values, in one place: u in 0..255 is x = u/127.5 − 1 in [−1, 1]. Points are model values already.
+"""Pixels and the model's values: u in 0..255 is x = u/127.5 − 1 in [−1, 1]. Points are model values already.
 
 Both functions take NumPy and JAX arrays, tracers too, and return the same kind.
 """
@@ -11,7 +11,7 @@ from typing import Any
 def to_model(images: Any, dtype: Any = "float32") -> Any:
     """x = u/127.5 − 1 of uint8 images, computed in float32 and then cast to `dtype`; same shape.
 
-    Floats are points in the model's units, and are only cast.
+    Floats are points in the model's units and are only cast.
     """
     if images.dtype.kind == "f":
         return images.astype(dtype)

@@ -1,4 +1,4 @@
-"""Bringing pictures to one shape, within the memory that is allowed, on several threads."""
+"""Pictures brought to one shape, within the memory that is allowed, by several threads."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ PLUGINS: dict[str, Callable[[], Config]] = {}
 
 
 def names() -> list[str]:
-    """The presets there are, without importing any of scorefield's own."""
+    """The names of all presets, in order; scorefield's own are not imported for that."""
     return sorted([*(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)), *PLUGINS])
 
 
@@ -33,7 +33,7 @@ def load(name: str) -> Config:
 
 
 def describe(name: str) -> str:
-    """What is written of a preset: the docstring of its module, or of a plugin's function."""
+    """The description of a preset: the docstring of its module, or of a plugin's function."""
     home = PLUGINS.get(name) or importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     return inspect.getdoc(home) or ""
 

@@ -5,7 +5,7 @@
 DIR holds MNIST's four IDX files. 2026-11-21, 2 CPU cores shared with other work, Python 3.11, jax 0.10.2: 58 min, of
 which 33 min are this command's own processor time. `scorefield evaluate --samples 1000`: Fréchet distance to 1,000 test
 digits in the features cnn64@4ab06dce 0.39 ± 0.10 (training data 0.30 ± 0.17, noise 146 ± 2), precision 0.877, recall
-0.952. The digits are read without effort; one in ten is malformed. On an accelerator give more, such as
+0.952. The digits are easy to read; one in ten is malformed. On an accelerator train longer, such as by
 --training.steps 20000 --training.batch-size 128 --ema.decays 0.9995, which we have not run.
 """
 

@@ -5,8 +5,8 @@
 DIR holds MNIST's four IDX files. 2026-11-21, 2 CPU cores shared with other work, Python 3.11, jax 0.10.2: 84 min, of
 which 69 min are processor time on both cores (125 images/s when alone, which is 34 min). `scorefield evaluate --samples
 1000`: Fréchet distance to 1,000 test digits in the features cnn64@4ab06dce 0.34 ± 0.14 (training data 0.30 ± 0.17,
-noise 146 ± 2), precision 0.882, recall 0.952, bits/dim <= 4.73 ± 0.02, for this loss says little of the last levels.
-The digits are read without effort; one in ten is malformed. At a quarter of the length they cannot be read.
+noise 146 ± 2), precision 0.882, recall 0.952, bits/dim <= 4.73 ± 0.02, since this loss says little about the last
+levels. The digits are easy to read; one in ten is malformed. After a quarter of the steps they are illegible.
 """
 
 from diffusion.networks.configs import DiTConfig

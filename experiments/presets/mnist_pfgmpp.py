@@ -5,8 +5,8 @@
 DIR holds MNIST's four IDX files. It differs from `mnist-edm-unet` in the noise alone. 2026-11-28, 2 CPU cores shared
 with other work, Python 3.11, jax 0.10.1: 45 min, with as much processor time. `scorefield evaluate --samples 1000
 --no-bits-per-dim`: Fréchet distance to 1,000 test digits in the features cnn64@4ab06dce 0.30 ± 0.11 (training data
-0.30 ± 0.17, noise 146 ± 2; `mnist-edm-unet` 0.39 ± 0.10), precision 0.869, recall 0.933. With a class told the digits
-are read without effort; without one, one in four is malformed.
+0.30 ± 0.17, noise 146 ± 2; `mnist-edm-unet` 0.39 ± 0.10), precision 0.869, recall 0.933. Given a class
+the digits are easy to read; without one, one in four is malformed.
 """
 
 from diffusion.networks.configs import UNetConfig

@@ -5,9 +5,9 @@
 DIR holds MNIST's four IDX files. 2026-11-21, 2 CPU cores shared with other work, Python 3.11, jax 0.10.2: 49 min, of
 which 33 min are this command's own processor time. `scorefield evaluate --samples 1000`: Fréchet distance to 1,000 test
 digits in the features cnn64@4ab06dce 0.21 ± 0.12 (training data 0.30 ± 0.17, noise 146 ± 2), precision 0.899, recall
-0.935, bits/dim <= 1.646 ± 0.014. The digits are read without effort; one in ten is malformed.
+0.935, bits/dim <= 1.646 ± 0.014. The digits are easy to read; one in ten is malformed.
 
-So short a training leaves an error at high noise, which x̂_0 = (x − σ ε̂)/α magnifies, and which no ODE solver mends:
+Such a short training leaves an error at high noise, which x̂_0 = (x − σ ε̂)/α magnifies and no ODE solver mends:
 dpmpp-2m with 20 calls makes one digit in three grainy, distance 2.40 ± 0.45, and so do ddim and deis. The reverse SDE
 forgets it. With a longer training, such as --training.steps 20000 on an accelerator, which we have not run, try those.
 """

@@ -3,8 +3,8 @@
     scorefield train --preset toy-moons
     scorefield sample --run runs/toy-moons --seeds 0-1999 --batch 2000
 
-The network is the gradient of a scalar, D(y) = y + ∇ψ(y), and is told no noise level. Trained at σ = 0.07 alone its
-ψ/σ² is ln(p * N(0, σ²I)) up to a constant (Bigdeli et al. 2020, arXiv:2001.02728), and that is the density in the
+The network is the gradient of a scalar, D(y) = y + ∇ψ(y), and is not told the noise level. Trained at σ = 0.07 alone
+its ψ/σ² is ln(p * N(0, σ²I)) up to a constant (Bigdeli et al. 2020, arXiv:2001.02728), and that is the density in the
 picture, Z by quadrature. `scorefield evaluate --samples 2000`: KL(p * N(0, 0.07² I)‖model) 0.0039 ± 0.0014 nats
 (negative log-likelihood 0.4811, entropy 0.4772).
 

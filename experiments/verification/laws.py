@@ -12,8 +12,10 @@ from jax.tree_util import Partial
 from jaxtyping import Array
 
 from diffusion import EDM, VE, VP, Process, RectifiedFlow, SubVP
-from diffusion.oracles import GaussianMixture
+from diffusion.oracles.examples import line, mixture
 from diffusion.oracles.law import Law
+
+__all__ = ["PROCESSES", "gauss_legendre", "line", "log_density", "mixture"]
 
 PROCESSES: dict[str, tuple[Process, float]] = {
     "VP": (Process(VP()), 0.4),
@@ -23,20 +25,6 @@ PROCESSES: dict[str, tuple[Process, float]] = {
     "RectifiedFlow": (Process(RectifiedFlow()), 0.4),
 }
 """Continuous Gaussian processes, and a time in the middle of each."""
-
-
-def mixture(dim: int) -> GaussianMixture:
-    """Three unequal, overlapping humps."""
-    rng = np.random.default_rng(0)
-    means = rng.normal(size=(3, dim)) / np.sqrt(max(dim, 3) / 3)
-    return GaussianMixture.isotropic(means, stds=np.asarray([0.4, 0.6, 0.5]), weights=np.asarray([0.2, 0.5, 0.3]))
-
-
-def line() -> GaussianMixture:
-    """Two unequal humps on the line."""
-    return GaussianMixture.isotropic(
-        means=np.asarray([[-1.0], [1.5]]), stds=np.asarray([0.3, 0.5]), weights=np.asarray([0.35, 0.65])
-    )
 
 
 def log_density(law: Law, process: Process) -> Callable[[Array, Any], Array]:

@@ -2,19 +2,20 @@
 
 import pytest
 
+from diffusion.oracles import examples
 from tests.samplers import convergence
 
 
 @pytest.fixture(scope="session")
 def mixture():
     """Two well separated, unequal humps on the line."""
-    return convergence.line()
+    return examples.line()
 
 
 @pytest.fixture(scope="session")
 def mixture_8d():
     """Three humps in eight dimensions."""
-    return convergence.space()
+    return examples.space()
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process, RectifiedFlow, StudentT
 from diffusion.oracles import GaussianLaw, flow_map_1d
+from diffusion.oracles.examples import line
 from samplers import Euler, sample
 from samplers.adaptive import calls_of, sample_adaptive
-from tests.samplers.convergence import line
 
 KEY = jax.random.key(0)
 CONSTANT = diffrax.ConstantStepSize()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import EDM, VP, Process
+from diffusion.oracles.examples import space
 from samplers import (
     DDIM,
     Ancestral,
@@ -20,7 +21,6 @@ from samplers import (
     sample_parallel,
     uniform_time,
 )
-from tests.samplers.convergence import space
 
 KEY, SHAPE = jax.random.key(0), (6, 8)
 SAMPLERS = [DDIM(), Heun(), Ancestral(), EulerMaruyama(), Restart(intervals=(Interval(0.1, 1.0),))]

@@ -7,10 +7,10 @@ import pytest
 
 from diffusion import EDM, Process, StudentT
 from diffusion.oracles import StudentTMixture, flow_map_1d
+from diffusion.oracles.examples import line
 from diffusion.poisson import field_lines, law_flow, poisson_process
 from samplers import sample
 from samplers.registry import SAMPLERS
-from tests.samplers.convergence import line
 
 HIGH, LOW, STEPS = 20.0, 0.02, 32
 ODE_SAMPLERS = [

@@ -1,1 +1,1 @@
-"""One module for each kind of source: `read(where, config)` with `where` what follows the colon of the URI."""
+"""One module for each kind of source, with `read(where, config)`; `where` is what follows the colon of the URI."""

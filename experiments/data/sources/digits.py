@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits of 8×8 pixels in 17 greys that scikit-learn carries with it; no download.
+"""The 1,797 handwritten digits of 8×8 pixels and 17 shades of grey that come with scikit-learn; no download.
 
 Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI (1998), its test part.
 """

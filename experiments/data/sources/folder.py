@@ -22,9 +22,9 @@ _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 def read(where: str, config: DataConfig) -> Source:
     """Every picture below the folder, in the order of its path written with `/`.
 
-    Pictures are told by their ending, in either case; other files, hidden ones and hidden folders are passed over.
-    The class of a picture is the sub-folder of the first level that it lies in, however deep, in the order of the
-    names; pictures in no sub-folder have no classes. A `dataset.json` of the EDM layout takes the place of that rule.
+    Pictures are recognised by their suffix, in either case; other files, hidden ones and hidden folders are skipped.
+    The class of a picture is the first-level sub-folder in which it lies, however deep, numbered in the order of the
+    names; pictures outside sub-folders have no classes. A `dataset.json` of the EDM layout replaces this rule.
     """
     folder = folder_at(where, "folder")
     names = sorted(_pictures(folder))
@@ -41,14 +41,14 @@ def read(where: str, config: DataConfig) -> Source:
 
 
 def is_picture(name: str) -> bool:
-    """Whether a path written with `/` ends like a picture and has no hidden part."""
+    """Whether a path written with `/` has the suffix of a picture and no hidden part."""
     parts = name.split("/")
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return not hidden and os.path.splitext(parts[-1])[1].lower() in EXTENSIONS
 
 
 def _pictures(folder: Path) -> Iterator[str]:
-    """Paths of pictures relative to `folder`; links are followed, but into no folder twice."""
+    """Paths of pictures relative to `folder`; links are followed, but no folder is entered twice."""
     seen: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         if (real := os.path.realpath(root)) in seen:

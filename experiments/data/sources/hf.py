@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face `datasets` library, from its hub or from a folder on the disk."""
+"""Data sets of the Hugging Face `datasets` library, from its hub or from a folder on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(where: str, config: DataConfig) -> Source:
     """The split `train` (or the only one) of a name on the hub, a folder of files, or one that `save_to_disk` wrote.
 
     The first image column holds the pictures, and the first class column, or else an integer `label`, the classes.
-    A split `test`, or else `validation`, is the held-out part, unless its labels are withheld (−1).
+    A split `test`, or else `validation`, is held out, unless its labels are withheld (−1).
     """
     try:
         library = importlib.import_module("datasets")

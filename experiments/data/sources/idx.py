@@ -1,4 +1,4 @@
-"""The IDX files of MNIST and its kin: big-endian header, then bytes; gzipped or not, told apart by their content.
+"""The IDX files of MNIST and its relatives: a big-endian header, then bytes; gzipped or not, as their content shows.
 
     train-images-idx3-ubyte[.gz]   magic 0x00000803, count, height, width, pixels
     train-labels-idx1-ubyte[.gz]   magic 0x00000801, count, labels
@@ -28,7 +28,7 @@ from experiments.errors import DataError, reason
 
 
 def read(where: str, config: DataConfig) -> Source:
-    """The `train` files of a folder, with its `t10k` files as held-out part if there are any."""
+    """The `train` files of a folder; its `t10k` files, if there are any, are held out."""
     folder = folder_at(where, "idx")
     source = _read_split(folder, "train", config)
     if source is None:

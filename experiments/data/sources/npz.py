@@ -1,4 +1,4 @@
-"""NumPy archives. Nothing is ever unpickled, and no array is read before its header has been judged."""
+"""NumPy archives. Nothing is ever unpickled, and no array is read before its header has been checked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEST: Pairs = (("x_test", "y_test"), ("test_images", "test_labels"))
 
 
 def read(where: str, config: DataConfig) -> Source:
-    """The first pair of `TRAIN` whose images are there, labels or not, with the first of `TEST` as held-out part."""
+    """The first pair of `TRAIN` whose images exist, with or without labels; the first of `TEST` is held out."""
     path = file_at(where, "npz")
     try:
         with zipfile.ZipFile(path) as archive:

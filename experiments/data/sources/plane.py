@@ -1,4 +1,4 @@
-"""Points in the plane from laws that are known exactly (`diffusion.oracles.planar`), to train and be judged on."""
+"""Points in the plane from laws that are known exactly (`diffusion.oracles.planar`), for training and evaluation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read(where: str, config: DataConfig) -> Source:
 
 
 def law(name: str) -> GaussianMixture:
-    """The exact law of `plane:name`. Raises DataError when there is none of this name."""
+    """The exact law of `plane:name`. Raises DataError when no law has this name."""
     if name not in LAWS:
         raise DataError(f"plane:{name} does not exist{did_you_mean(name, LAWS)}; there are plane:{', '.join(LAWS)}.")
     from diffusion import oracles

@@ -20,7 +20,7 @@ MAX_FILE = 2**30
 
 
 def read(where: str, config: DataConfig) -> Source:
-    """Every picture of the archive, in the order of its path; hidden files and `__MACOSX` are passed over.
+    """Every picture of the archive, in the order of its path; hidden files and `__MACOSX` are skipped.
 
     Labels come from `dataset.json`, {"labels": [["00000/img.png", 3], …]}; without it, or with null, there are none.
     """
