@@ -72,9 +72,6 @@ from diffusion.score_matching import (
     UniformWeighting as UniformWeighting,
     VelocityWeighting as VelocityWeighting,
 )
-from experiments import (
-    register as register,
-)
 from experiments.config import (
     Chain as Chain,
     Config as Config,
@@ -98,6 +95,9 @@ from experiments.errors import (
     DivergedError as DivergedError,
     ScorefieldError as ScorefieldError,
     UsageError as UsageError,
+)
+from experiments.interface import (
+    register as register,
 )
 from experiments.interface.run import (
     load as load,

@@ -25,7 +25,7 @@ FLOORS = (
     {"evaluation"},
     {"pictures"},
     {"verification"},
-    {"interface", "register"},
+    {"interface"},
     {"commands"},
     {"cli"},
 )

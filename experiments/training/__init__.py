@@ -1,1 +1,1 @@
-"""Training: a pure step, the loop that spreads it over devices, and what survives the process."""
+"""Training: a pure step, the programs that spread it over devices, the loop, and what survives the process."""

@@ -44,7 +44,7 @@ class Checkpoint:
     """The loss by which the best are kept; None when it was not measured."""
 
     def facts(self) -> Facts:
-        """What it says of its data. Raises CheckpointError when it was written by another version."""
+        """What the checkpoint says of its data. Raises CheckpointError when it was written by another version."""
         try:
             return Facts.from_json(json.loads((self.path / "checkpoint.json").read_text()))
         except (ValueError, KeyError, TypeError) as error:
@@ -120,7 +120,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def set_aside(directory: Path, newer_than: int) -> None:
-    """Rename the checkpoints after step `newer_than`, which were not trusted, so that they stand in nobody's way."""
+    """Rename the checkpoints after step `newer_than`, which were not trusted, so that they are out of the way."""
     for checkpoint in find_checkpoints(directory):
         if checkpoint.step > newer_than:
             place = checkpoint.path.with_name(f"{checkpoint.path.name}.untrusted")
@@ -146,7 +146,7 @@ class CheckpointWriter:
                 shutil.rmtree(leftover)
 
     def save(self, step: int, tree: dict[str, Any], held_out_loss: float | None = None) -> None:
-        """Begin to save `tree`, numpy arrays that nobody changes any more, as the checkpoint of `step`.
+        """Begin to save `tree`, numpy arrays that must not change any more, as the checkpoint of `step`.
 
         A held-out loss that is not finite counts as not measured.
 

@@ -22,7 +22,7 @@ _HELD_OUT_BATCHES = 16
 
 @dataclass(frozen=True)
 class Facts:
-    """What a checkpoint keeps of its data besides the configuration."""
+    """What a checkpoint records of its data, beside the configuration."""
 
     event_shape: tuple[int, ...]
     num_classes: int
@@ -59,7 +59,7 @@ class _WithReference:
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run trains on."""
+    """The data of a run: its batches, and those on which its held-out loss is measured."""
 
     facts: Facts
     batches: Batches

@@ -7,12 +7,12 @@
 each over d, with EDM's weight w = 1/σ_d² + 1/σ².
 
 At one noise level σ this is the published method (Bigdeli et al. 2020, arXiv:2001.02728, algorithm 1). There p̂ is
-learnt near the data only, and a generator that begins elsewhere is told nothing of them. So both estimators are told
+learnt near the data only, and a generator that starts elsewhere learns nothing from it. So both estimators are told
 the level, which is drawn log-uniformly from σ to σ_max, where p̂ and q̂ overlap.
 
-Each loss has a gradient in its own network only, so that their sum trains all three; the generator moves in one step of
-`every` alone. The generator is the denoiser at the noise level
-of the prior, x = D(σ_max z, σ_max): a sampler's single step from σ_max to 0 is a call of it.
+Each loss has a gradient in its own network only, so that their sum trains all three; the generator moves in one step
+out of `every`. The generator is the denoiser at the noise level of the prior, x = D(σ_max z, σ_max): a sampler's
+single step from σ_max to 0 is a call of it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Game:
         return Conservative(self.generator)
 
     def init(self, key: Key[Array, ""]) -> Params:
-        """Parameters of the three. The estimators start as one, so that the generator is not led astray at first."""
+        """Parameters of the three. The estimators start out equal, so as not to lead the generator astray."""
         keys = jax.random.split(key, 2)
         estimator = self.estimator.init(keys[0])
         return {DATA: estimator, SAMPLES: jax.tree.map(jnp.copy, estimator), GENERATOR: self.generator.init(keys[1])}
@@ -74,8 +74,8 @@ class Game:
     ) -> Float[Array, "b *event"]:
         """The generator's answer B tanh((x/2 + F)/B).
 
-        It begins as the latent, for from one point, an untrained F, all samples would move alike. It is bounded, for
-        far from all data the estimators know nothing.
+        Untrained it is about half the latent: were it F alone, about a constant, all samples would start from one
+        point and move alike. It is bounded because the estimators know nothing of what is far from all data.
         """
         return REACH * jnp.tanh((0.5 * x + self.generator(params[GENERATOR], x, c_noise, labels, keys)) / REACH)
 
@@ -83,7 +83,7 @@ class Game:
 def game_losses(
     params: Params, key: Key[Array, ""], config: Config, game: Game, x_0: Float[Array, "b *event"], slots: Array
 ) -> Float[Array, " b"]:
-    """The two denoising losses of each element by EDM's weight; the generator's adds its gradient and the value 0.
+    """The two denoising losses of each element, by EDM's weight; the generator's term adds a gradient, and 0 in value.
 
     Everything random depends on (key, slot) alone.
     """
@@ -113,7 +113,7 @@ def game_losses(
 
 
 def alternating(config: Config) -> optax.GradientTransformation:
-    """The optimiser: the estimators move in every step, the generator in one of `every`, each clipped by itself."""
+    """The optimiser: the estimators move in every step, the generator in one of `every`, each with its own clipping."""
     rule, steps = config.objective, config.training.steps
     assert isinstance(rule, Generator)
     warmup = config.optimizer.warmup_steps // rule.every
@@ -132,6 +132,6 @@ def _parts(params: Params) -> Mapping[str, str]:
 
 
 def data_potential(game: Game, params: Any, config: Config) -> Potential:
-    """ψ_p of the data at the smallest level, the estimator that is worth keeping."""
+    """ψ_p of the data at the smallest level, by the one of the two estimators that is worth keeping."""
     assert isinstance(config.objective, Generator)
     return level_potential(game.estimator, params[DATA], config.preconditioning.sigma_data, config.objective.sigma)

@@ -1,4 +1,4 @@
-"""What a run says: one line of progress, `metrics.jsonl`, TensorBoard if asked."""
+"""What a run reports: a line of progress, `metrics.jsonl`, and TensorBoard files if wanted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StepRecord(NamedTuple):
 
 
 class Display(Protocol):
-    """Where a person looks."""
+    """Where a person sees how the run goes."""
 
     def progress(self, step: int, text: str) -> None:
         """Show the state of the run."""
@@ -47,7 +47,7 @@ class PlainDisplay:
         print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing: there is nothing to restore."""
 
 
 class RichDisplay:
@@ -75,16 +75,16 @@ class RichDisplay:
 
 
 class Silent:
-    """Nowhere: the processes of a run that do not write."""
+    """A display that shows nothing, for the processes of a run that do not write."""
 
     def progress(self, step: int, text: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def close(self) -> None:
-        """Nothing."""
+        """Show nothing."""
 
 
 def make_display(start: int, total: int, quiet: bool = False) -> Display:
@@ -97,7 +97,7 @@ def make_display(start: int, total: int, quiet: bool = False) -> Display:
 class Recorder:
     """Collects the metrics of every step; every `log_every` steps they become a line.
 
-    A line holds means since the last one. `outdir` None records nothing and still answers.
+    A line holds means since the last one. With `outdir` None no file is written, and `loss` is known all the same.
     """
 
     def __init__(self, config: Config, outdir: Path | None, start: int, quiet: bool = False) -> None:

@@ -18,7 +18,7 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
 
 
 def write_manifest(folder: Path) -> None:
-    """Hash every file under `folder`, write the manifest, and see all of it onto the disk."""
+    """Hash every file under `folder`, write the manifest, and flush all of it to the disk."""
     names = _files(folder)
     lines = [f"{_digest(folder / name)}  {name}\n" for name in names]
     (folder / NAME).write_text("".join(lines))
@@ -31,7 +31,7 @@ def write_manifest(folder: Path) -> None:
 def verify(folder: Path) -> str:
     """Check every file under `folder` against its manifest; returns the manifest's own SHA-256.
 
-    Raises CheckpointError naming the first file that is missing, too many or changed.
+    Raises CheckpointError naming the first file that is missing, superfluous or changed.
     """
     try:
         text = (folder / NAME).read_bytes().decode()

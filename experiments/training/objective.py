@@ -49,7 +49,7 @@ class Objective(Protocol):
 def make_objective(config: Config, network: Callable[..., Array], num_classes: int, dropout: bool) -> Objective:
     """The objective of `config` for `network(params, x, c_noise, labels, keys)`, and uint8 images.
 
-    `num_classes` is the label that means no class; `dropout` says whether the network has any use for keys.
+    `num_classes` is the label that means no class; `dropout` says whether the network uses its keys.
     """
     process = config.process()
 

@@ -22,7 +22,7 @@ from experiments.training.distributed import from_process_0
 from experiments.training.model import AnyNetwork, make_network
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
 
-# What may change when a run goes on: nothing here has a part in what step n computes. The data may have moved; that
+# What may change when a run goes on: nothing here takes part in what step n computes. The data may have moved; that
 # they are the same is checked by their fingerprint.
 FREE = frozenset(
     (
@@ -35,7 +35,7 @@ FREE_GROUPS = ("sampling.",)
 
 
 def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
-    """See that a run in `outdir`, if there is one, is a run of `config`.
+    """Check that a run in `outdir`, if there is one, is a run of `config`.
 
     Raises UsageError naming the fields that differ and must not, CheckpointError when config.json is gone or damaged.
     """
@@ -89,7 +89,7 @@ def starting_point(
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
-    """(name, before, after) of every field that differs and has a part in what a step computes."""
+    """(name, before, after) of every field that differs and takes part in what a step computes."""
     old, new = _flat(to_json(before)), _flat(to_json(after))
     free = FREE if after.optimizer.decay == "constant" else FREE - {"training.steps"}
     return [

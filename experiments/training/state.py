@@ -74,7 +74,7 @@ def to_tree(state: TrainState) -> dict[str, Any]:
 def from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
     """The inverse of `to_tree`; `like` gives the structure, the shapes and the types.
 
-    Raises CheckpointError naming the first array that is missing, too many, or of another shape or type.
+    Raises CheckpointError naming the first array that is missing, superfluous, or of another shape or type.
     """
     flat, treedef = tree_flatten_with_path(like)
     wanted = {_names(path): leaf for path, leaf in flat}

@@ -28,7 +28,7 @@ Batch = dict[str, Array]
 
 
 class Metrics(NamedTuple):
-    """What a step says of itself."""
+    """The metrics of one update."""
 
     loss: Float[Array, ""]
     """Mean of the objective over the global batch, before the update."""
