@@ -77,7 +77,7 @@ class DPMSolverMultistep(Multistep):
 class SDEDPMSolver(ReverseSDE, MultistepSDE):
     """SDE-DPM-Solver++ (1, 2M, 3M): DPM-Solver++ on the reverse SDE with σ̃ = level · g.
 
-    With h = λ_s − λ_t, η = level² and D as in `DPMSolverMultistep` with (1 + η)h in the place of h,
+    With h = λ_s − λ_t, η = level² and D as in `DPMSolverMultistep` with (1 + η)h in place of h,
 
         x_s = (σ_s/σ_t) e^{−ηh} x_t + α_s (1 − e^{−(1+η)h}) D + σ_s √(1 − e^{−2ηh}) n
 

@@ -87,7 +87,7 @@ def dps_guidance(process: Process, denoise: Denoiser, measurement: Measurement, 
     (arXiv:2209.14687, section 3.) A may be any differentiable function; w = `scale` is a scalar or (b,).
 
     p(y|x_0) at the point x̂_0 stands for its mean over p(x_0|x_t), so y is trusted too much, too early: on unit
-    Gaussian data with A = 1 the samples have the variance e^{−1/σ_y²} in the place of σ_y²/(1 + σ_y²), and their mean
+    Gaussian data with A = 1 the samples have the variance e^{−1/σ_y²} in place of σ_y²/(1 + σ_y²), and their mean
     overshoots. The shift is stiff, of order 1/σ_y²: with few steps take a larger σ_y, a smaller w (the paper divides by
     |y − A x̂_0| and not by σ_y²), or `pseudoinverse_guidance`.
     Raises TypeError when the noise is not Gaussian, ValueError for σ_y = 0, and a y or A that does not fit.

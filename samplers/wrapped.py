@@ -19,6 +19,7 @@ class Wrapped(Sampler):
     """
 
     sampler: Sampler
+    """The sampler inside."""
 
     @property
     def stochastic(self) -> bool:
