@@ -20,7 +20,10 @@ for variable, value in {
 compile_quickly()
 
 
-from tests import footprint, kinds  # noqa: E402
+import jax  # noqa: E402 (XLA reads its flags once)
+import pytest  # noqa: E402
+
+from tests import footprint, kinds, tiers  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -30,3 +33,14 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     kinds.register(config)
     footprint.register(config)
+
+
+def pytest_collection_modifyitems(items):
+    tiers.mark(items)
+
+
+@pytest.fixture
+def x64():
+    """Float64 for the duration of a test: exact identities are checked to 1e-12."""
+    with jax.enable_x64(True):
+        yield
