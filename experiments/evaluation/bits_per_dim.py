@@ -20,7 +20,7 @@ from experiments.data.scaling import to_model
 from experiments.data.source import Source
 from experiments.errors import UsageError
 from experiments.runs.model import Model, make_denoiser
-from experiments.sampling.variance import VarianceName, _sample_of, chain_times, reverse_variance, variance_name
+from experiments.sampling.variance import VarianceName, some_rows, chain_times, reverse_variance, variance_name
 
 
 class BitsPerDim(NamedTuple):
@@ -70,7 +70,7 @@ def held_out_bits_per_dim(
     times = chain_times(process, chain_steps)
     chosen = reverse_variance(variance, model, times, training)
     conditional = model.num_classes > 0
-    rows = _sample_of(len(held_out), limit)
+    rows = some_rows(len(held_out), limit)
     images, labels = held_out.images[rows], None if held_out.labels is None else held_out.labels[rows]
     dims, batch = math.prod(images.shape[1:]), min(batch, len(images))
 
