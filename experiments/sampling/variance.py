@@ -63,7 +63,7 @@ def chain_times(process: Process, steps: int) -> np.ndarray:
 
 
 def some_rows(count: int, wanted: int) -> np.ndarray:
-    """Up to `wanted` of 0..count − 1 in order, drawn by a fixed seed, for the first images of a set may share a class."""
+    """Up to `wanted` of 0..count − 1, in order, drawn by a fixed seed: the first images of a set may share a class."""
     return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
 
 

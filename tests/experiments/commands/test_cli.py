@@ -25,7 +25,7 @@ from experiments.runs.load import CheckpointArguments, load_run, run_data
 from experiments.sampling import solver
 from experiments.sampling.choice import AncestralOptions, SamplerChoice
 from experiments.sampling.throughput import Throughput
-from experiments.sampling.variance import some_rows, optimal_variance
+from experiments.sampling.variance import optimal_variance, some_rows
 
 
 def test_help_and_usage_errors_need_no_heavy_import():
