@@ -8,15 +8,10 @@ them (`experiments.pictures.plane`), each row with a colour scale of its own. It
 the densities by probability flows.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
-
-# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import numpy as np
 from PIL import Image

@@ -161,11 +161,8 @@ def select(only: str | None, among: Sequence[Identity]) -> list[Identity]:
 
 
 def _names(one: Identity) -> tuple[str, ...]:
-    row = one.row.rstrip("abcdefgh")
-    family = ("ddpm",) if one.topic in ("chain", "elbo", "variance") else ()
-    if row in ("39", "42", "43"):  # residual autoencoders, and the chains that sample a density
-        family = ("energy",)
-    return one.topic, one.name, one.row.lower(), row.lower(), *family
+    row = one.row.lower()
+    return *one.topics, one.name, row, row.rstrip("abcdefgh")
 
 
 def _line(row: Row) -> str:

@@ -90,7 +90,8 @@ class Identity:
     row: str
     """Its number, such as 19 or 19b."""
     name: str
-    topic: str
+    topics: tuple[str, ...]
+    """What `--only` finds it under; under the first it stands on the page."""
     title: str
     latex: str
     """The equation, in what both TeX and matplotlib understand."""
@@ -103,8 +104,8 @@ class Identity:
     """In float64; of statistical checks STANDARD_ERRORS; of false statements how far off they must be at least."""
     why: str
     """Why that tolerance."""
-    functions: tuple[str, ...]
-    """The public functions that state it, by their dotted names."""
+    functions: tuple[Any, ...]
+    """The public functions that state it: functions, classes or methods of classes."""
     measure: Callable[[Setting], Measured]
     kind: Kind = "exact"
     amplification: float = 0.0
@@ -115,6 +116,11 @@ class Identity:
     """Of statistical checks: the relative error, put in by `Setting.seeded`, that is detected."""
     test: str = ""
     """The test file that goes deeper, if any."""
+
+    @property
+    def topic(self) -> str:
+        """The topic that it stands under."""
+        return self.topics[0]
 
     def allowed(self, precision: Precision) -> float:
         """The tolerance in this precision."""
@@ -172,11 +178,17 @@ _REGISTRY: dict[str, Identity] = {}
 def identity(**facts: Any) -> Callable[[Callable[[Setting], Measured]], Callable[[Setting], Measured]]:
     """A decorator that puts the measuring function into the table, under the facts of `Identity`.
 
-    Raises ValueError for a name or a row that is taken.
+    Its name is that of the function. Its topics, unless given, are the TOPICS of the function's module, or where there
+    are none the module's name. Raises ValueError for a name or a row that is taken.
     """
 
     def register(measure: Callable[[Setting], Measured]) -> Callable[[Setting], Measured]:
-        one = Identity(measure=measure, **facts)
+        stem = measure.__module__.rpartition(".")[2]
+        named = {
+            "name": _with_hyphens(measure.__name__),
+            "topics": measure.__globals__.get("TOPICS", (_with_hyphens(stem),)),
+        }
+        one = Identity(measure=measure, **named | facts)
         for other in _REGISTRY.values():
             if one.name == other.name or one.row == other.row:
                 raise ValueError(f"the identity {one.row} {one.name} is there already, as {other.row} {other.name}.")
@@ -186,6 +198,10 @@ def identity(**facts: Any) -> Callable[[Callable[[Setting], Measured]], Callable
         return measure
 
     return register
+
+
+def _with_hyphens(name: str) -> str:
+    return name.strip("_").replace("_", "-")
 
 
 @functools.cache

@@ -21,15 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.others import others, quietly
-from benchmarks.problems import LAWS, PROCESS, Counted, Problem, problem, sibling
+from benchmarks.comparison.others import others, quietly
+from benchmarks.comparison.problems import LAWS, PROCESS, Counted, Problem, problem, sibling
 from diffusion import VP, Process, RectifiedFlow
 from diffusion.prediction import transfer
+from experiments.verification.orders.problems import run_on
 from samplers import IPNDM, DPMSolverMultistep, grids, optimised_grid
 from samplers.grids import Grid, host_float64
 from samplers.registry import SAMPLERS
 from samplers.sample import Sampler
-from tests.samplers.convergence import run_on
 
 BUDGETS = (5, 8, 10, 15, 20, 50)
 OURS = "scorefield"

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.accuracy import steps_for
+from benchmarks.comparison.accuracy import steps_for
 from diffusion import Process
 from diffusion.networks import MLPConfig, build
 from diffusion.prediction import Preconditioning, network_denoiser, network_input
