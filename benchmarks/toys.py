@@ -25,7 +25,7 @@ from experiments.sampling.draw import draw
 WIDTH = 1100
 """Pixels: three panels of 300 and a colour bar."""
 COLOURS = 96
-"""Of the palette; the picture has few, and is a third as large with it."""
+"""The size of the palette: the picture has few colours, and its file is a third as large with one."""
 
 
 def row(run: pathlib.Path, samples: int) -> np.ndarray:

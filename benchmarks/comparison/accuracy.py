@@ -226,7 +226,7 @@ def libraries(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For each problem and budget our best, the others' best and their ratio, and that without fitted grids."""
+    """Our best and the others' best for each problem and budget, and their ratios with and without fitted grids."""
     columns = ["problem", "NFE", "ours", "error", "the best other", "error", "ratio", "ratio on fixed grids"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, budget in dict.fromkeys((row.problem, row.budget) for row in rows):

@@ -65,7 +65,7 @@ class Program:
     sampler: str
     steps: int
     seconds: float
-    """Of tracing, lowering and compiling; the least of the rounds."""
+    """The time to trace, lower and compile, the least of the rounds."""
     megabytes: float | None
     """Temporary memory, besides the arguments and the result; None where the back-end does not say."""
 

@@ -117,7 +117,8 @@ def _conversions(
     title="Five predictions are one",
     latex=r"y = p\,x_0 + q\,z:\quad x_0\,(1,0),\quad \varepsilon\,(0,1),\quad s\,(0,-\frac{1}{\sigma}),\quad "
     r"v\,(-\sigma,\alpha),\quad u\,(\dot\alpha,\dot\sigma)",
-    compared="each of x_0, ε, score, v and velocity, made from each, with its definition, on four processes",
+    compared="each of x_0, ε, score, v and velocity, computed from each of the five, with its definition, on four "
+    "processes",
     oracle="p and q from α, σ and their slopes in closed form, in NumPy's float64",
     source="Salimans & Ho 2022, arXiv:2202.00512, appendix D; Lipman et al. 2023, arXiv:2210.02747",
     tolerance=1e-12,
@@ -236,10 +237,10 @@ def _posterior_log_prob(process: Process, x_s: jax.Array, x_t: jax.Array, x_0: j
 
 @identity(
     row="4a",
-    title="The noising step backwards, given the data",
+    title="The noising step reversed, given the data",
     latex=r"p(x_s|x_t,x_0) = \frac{p(x_t|x_s)\,p(x_s|x_0)}{p(x_t|x_0)} = "
     r"\mathcal{N}(\frac{a B_-^2 x_t + A_- b^2 x_0}{B^2},\ \frac{B_-^2b^2}{B^2})",
-    compared="its logarithm at 64 points with those of the three densities, on seven processes",
+    compared="its log-density at 64 points with the sum of the three log-densities, on seven processes",
     oracle=f"Bayes' rule for three Gaussian densities; {_CLOSED}",
     source="Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7",
     tolerance=1e-12,
@@ -278,7 +279,7 @@ def _posterior_curves() -> Curves:
 
 @identity(
     row="4b",
-    title="The step backwards in the notation of the chain",
+    title="The reversed step in the notation of the chain",
     latex=r"\tilde\mu_t = \frac{a_t B_{t-1}^2}{B_t^2}x_t + \frac{A_{t-1}b_t^2}{B_t^2}x_0,\quad "
     r"\tilde\beta_t = \frac{B_{t-1}^2 b_t^2}{B_t^2}",
     compared="both factors and the variance with the formulas, at t = 2, ..., 40 of a ramp",

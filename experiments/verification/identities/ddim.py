@@ -104,7 +104,7 @@ def _ddim_shared_noise(setting: Setting) -> Measured:
     oracle="angles from α and σ in closed form",
     source="Song et al. 2021, arXiv:2010.02502, eq. 12; Su 2022, the fourth post on diffusion models",
     tolerance=1e-12,
-    why="as many products as there are steps",
+    why="one product for each step",
     functions=(DDIM.step,),
     amplification=80,
     answers=True,
@@ -138,7 +138,7 @@ def _ddim_cosines(setting: Setting) -> Measured:
     latex=r"|x_N - x(0)| = O(N^{-1}),\quad \frac{d}{d\rho}\frac{x}{\alpha} = \mathbb{E}[z|x_t],\quad "
     r"\rho = \frac{\sigma}{\alpha}",
     compared="the slope of ln(error) over ln(1/N) for N = 160, ..., 1280 with 1; σ/α from 5 to 0.05 on VP, 16 points",
-    oracle="two Gaussians on the line, whose flow is the map of quantiles",
+    oracle="two Gaussians on the line, whose flow is the map between quantiles",
     source="Song et al. 2021, arXiv:2010.02502, section 4.3; Su 2022, the fourth post on diffusion models",
     tolerance=0.05,
     why="the next term of the error, O(1/N) of it",
@@ -200,7 +200,7 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
 
 @identity(
     row="N2",
-    title="DDIM may add the noise of the step forwards, σ = b",
+    title="DDIM may add the noise of the forward step, σ = b",
     latex=r"\sigma_t = b_t\ \mathrm{for\ all}\ t:\quad \frac{b_t^2}{B_{t-1}^2}\leq 1"
     r"\quad(\mathrm{false\ at}\ t = 1, 2, 3)",
     compared="the least excess of b² over B₋² at t = 1, 2, 3 of the default chain, if the library refuses all three",

@@ -192,7 +192,7 @@ class _Generated(NamedTuple):
 
 
 def _generated(level: float) -> _Generated:
-    """By the model's reverse process of this level."""
+    """What the model's reverse process of this level generates."""
     process = Process(VP(beta_min=_RATE, beta_max=_RATE))
     model = GaussianLaw.isotropic(np.zeros(1), np.sqrt(_MODEL))
     start = 1 + (_DATA - 1) * float(process.alpha(1.0)) ** 2
@@ -229,7 +229,7 @@ def _on_the_way(found: _Generated, name: str, rate: float, slope: float, inward:
 
 @identity(
     row="37a",
-    title="What an error of the score costs in W₂: tight for the linear flow",
+    title="What an error in the score costs in W₂: tight for the linear flow",
     latex=r"W_2(p_0,q_0)\leq\int_0^T\frac{1}{2}g^2 I_t\,\sqrt{\mathbb{E}_{p_t}|\nabla\ln p_t-s|^2}\,dt"
     r" + I_T W_2(p_T,q_T),\quad I_t = e^{\int_0^t L},\quad L=\sup\,\partial_x(-f x+\frac{1}{2}g^2 s)",
     compared="the bound for the probability-flow ODE with W₂ of data and what the flow generates from p_T",
@@ -255,7 +255,7 @@ def _wasserstein_bound_flow(setting: Setting) -> Measured:
     oracle="as for the flow",
     source="Kwon, Fan & Lee 2022, arXiv:2212.06359, theorem 1",
     tolerance=1e-8,
-    why="an inequality: nothing may exceed it but rounding; that it is sharp is the flow's row to show",
+    why="an inequality: nothing may exceed it but rounding; that it is sharp is shown by the flow's row",
     functions=(wasserstein2,),
     amplification=500,
 )

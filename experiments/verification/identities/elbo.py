@@ -54,7 +54,7 @@ def _data(d: int, isotropic: bool) -> Matrices:
 
 
 def _variances(kind: str, law: Matrices, known: Levels) -> np.ndarray:
-    """Of the steps k = 1..N, as the papers have them."""
+    """The one-step quantities of k = 1..N, as the papers define them."""
     _, c_0, large = np.transpose(list(reverse_coefficients(known)))
     small = known.sigma[:-1] ** 2 * large / known.sigma[1:] ** 2
     if kind == "β":
@@ -104,14 +104,14 @@ def _joint_kl(case: _Case) -> float:
 
 @identity(
     row="5a",
-    title="How far the chain backwards is from the chain forwards",
+    title="How far the backward chain is from the forward chain",
     latex=r"\mathrm{KL}(p(x_0,\ldots,x_T)\,\Vert\,q(x_0,\ldots,x_T)) = \mathbb{E}\ln\frac{p(x_0)\,p(x_1|x_0)\cdots "
     r"p(x_T|x_{T-1})}{q(x_T)\,q(x_{T-1}|x_T)\cdots q(x_0|x_1)}",
     compared="the mean of the library's log-densities over trajectories with the KL of two matrices, for β and β̃",
     oracle=_MATRICES,
     source="Su 2022, the second post on diffusion models; Ho et al. 2020, arXiv:2006.11239, eq. 3",
     tolerance=1e-10,
-    why="sums of logarithms, of which most of the digits stay",
+    why="sums of logarithms, which keep most of their digits",
     functions=(EncoderChain.log_prob, GeneratorChain.log_prob),
     amplification=500,
     answers=True,
@@ -134,7 +134,7 @@ def _joint_divergence(setting: Setting) -> Measured:
     oracle="isotropic Gaussian data; the divergence of two Gaussians in closed form",
     source="Su 2022, the second post on diffusion models",
     tolerance=1e-10,
-    why="sums of logarithms, of which most of the digits stay",
+    why="sums of logarithms, which keep most of their digits",
     functions=(GeneratorChain, Optimal),
     amplification=500,
     answers=True,
@@ -174,7 +174,7 @@ def _bound(chain: GeneratorChain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
     oracle=_MATRICES,
     source="Ho et al. 2020, arXiv:2006.11239, eq. 5; Su 2022, the second post on diffusion models",
     tolerance=1e-10,
-    why="sums of logarithms, of which most of the digits stay",
+    why="sums of logarithms, which keep most of their digits",
     functions=(elbo_term, prior_kl),
     amplification=20,
     answers=True,
@@ -207,7 +207,7 @@ def _both_forms(key: jax.Array, chain: GeneratorChain, x_0: jax.Array, log_q: ja
     oracle="the chain rule for entropies; one-step variances by subtraction, Gaussian integrals in NumPy",
     source="Su 2022, the second post on diffusion models; Ho et al. 2020, arXiv:2006.11239, eq. 5",
     tolerance=1e-10,
-    why="sums of logarithms, of which most of the digits stay",
+    why="sums of logarithms, which keep most of their digits",
     functions=(joint_kl, elbo_terms),
     amplification=30,
     test="tests/diffusion/ddpm/test_elbo.py",
@@ -236,7 +236,7 @@ def _elbo_joint_form(setting: Setting) -> Measured:
     oracle=f"{_MATRICES}, conditioned on x_0",
     source="Kingma & Welling 2014, arXiv:1312.6114, eq. 1; Su 2022",
     tolerance=1e-9,
-    why="a difference, of which a few digits go",
+    why="a difference, which costs a few digits",
     functions=(elbo_term, prior_kl),
     amplification=300,
     answers=True,

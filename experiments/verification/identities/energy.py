@@ -195,7 +195,7 @@ def _pairs(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
-    """When the field is changed in four directions, of which two are no gradients; over their Cauchy-Schwarz bound."""
+    """When the field is changed in four directions, two of which are not gradients; over their Cauchy-Schwarz bound."""
     x_0, z, masses = _noises(121)
     best = multiscale_denoiser(Atoms(_POINTS, _MASSES), _LEVELS)
 
@@ -232,8 +232,8 @@ def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
     r"w_\sigma\propto p(\sigma)\,l(\sigma)\,p_\sigma(y),\quad "
     r"J-J^T = \bar s\,(r-y)^T - (r-y)\,\bar s^T,\quad \bar s = \sum_\sigma w_\sigma\nabla\ln p_\sigma",
     compared="the mean over levels with Bayes' rule for pairs of a point and a level; the slopes of the loss there, in "
-    "four directions, two of them no gradients, with 0; and ‖J − Jᵀ‖² with that of the formula, so that the field that "
-    "has the least loss is no gradient and an energy only approaches it",
+    "four directions, two of them not gradients, with 0; and ‖J − Jᵀ‖² with that of the formula, so that the field of "
+    "the least loss is not a gradient and an energy only approaches it",
     oracle="three points in the plane, four levels from 0.7 to 1.4, l = 1/σ²; sums by NumPy",
     source="Li, Chen & Sommer 2019, arXiv:1910.07762; the curl by differentiating w",
     tolerance=1e-10,

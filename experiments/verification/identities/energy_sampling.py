@@ -77,8 +77,8 @@ def _flat(x: Array) -> Array:
     title="Hamiltonian Monte Carlo leaves the law alone",
     latex=r"F\circ F = 1,\quad |\det\partial F| = 1,\quad e^{-H(z)}\,a(z) = e^{-H(Fz)}\,a(Fz),\quad "
     r"a = \min(1, e^{-\Delta H})",
-    compared="the leapfrog F, v turned round at its end, with its inverse; its determinant with 1; the proposals of "
-    "`hmc_step`, and the acceptance probability found by asking it, with four leapfrogs and e^{−ΔH}, 1 at most",
+    compared="the leapfrog F, v reversed at its end, with its inverse; its determinant with 1; the proposals of "
+    "`hmc_step`, and the acceptance probability found by querying it, with four leapfrogs and e^{−ΔH}, 1 at most",
     oracle="coupled double wells in the plane, leapfrogs by NumPy with the noise that is drawn",
     source="Duane, Kennedy, Pendleton & Roweth 1987; Neal 2011, arXiv:1206.1901",
     tolerance=1e-11,

@@ -29,7 +29,7 @@ from experiments.verification.registry import Measured, Setting, identity, worst
 from experiments.verification.report.plots import Curves, HeatMap
 
 _ORACLE = "a mixture of three Gaussians, whose p_t and score are closed forms"
-_ROUNDING = "a closed form differentiated by machine: what is left is rounding, about 1e-14 of terms of size 1"
+_ROUNDING = "a closed form differentiated automatically: what is left is rounding, about 1e-14 of terms of size 1"
 
 
 def _points(setting: Setting, process: Process, t: float, count: int = 16) -> jax.Array:
@@ -212,11 +212,7 @@ def _likelihood(setting: Setting) -> Measured:
     for name in ("VP", "EDM", "RectifiedFlow"):
         process = PROCESSES[name][0]
         denoise = setting.answered(law.denoiser(process))
-        result = log_likelihood(
-            *(process, denoise, x),
-            solver=solver,
-            terminal=log_density(law, process),
-        )
+        result = log_likelihood(process, denoise, x, solver=solver, terminal=log_density(law, process))
         exact = law.log_prob(process, x, solver.span(process)[0])
         found[name] = float(jnp.max(jnp.abs(result.log_prob - exact)))
     return worst_of(found)

@@ -1,4 +1,4 @@
-"""Rows 19f and 20c: the Fokker-Planck equation of diffusions that are no single number, nor the same everywhere."""
+"""Rows 19f and 20c: the Fokker-Planck equation with diffusion coefficients that are matrices and vary in space."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _cases() -> dict[str, Case]:
     oracle=_ORACLE,
     source="Risken 1989, eq. 4.95; Särkkä & Solin 2019, section 6.1; Wong 1964",
     tolerance=1e-10,
-    why="closed forms differentiated by machine: what is left is rounding",
+    why="closed forms differentiated automatically: what is left is rounding",
     functions=(density_residual, log_density_residual, score_residual, FokkerPlanck),
     amplification=2000,
     test="tests/diffusion/fokker_planck/test_residuals.py",

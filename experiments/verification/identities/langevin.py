@@ -148,7 +148,7 @@ def _onset(log_density: LogDensity, keys: Array, start: Array, direction: Array)
     ),
     title="MALA has no bias: detailed balance",
     latex=r"p(x)\,q(y|x)\,a(x,y) = \min(p(x)\,q(y|x),\,p(y)\,q(x|y)) = p(y)\,q(x|y)\,a(y,x)",
-    compared="p(x) q(y|x) times the acceptance probability found by asking `mala_step`, with that minimum, "
+    compared="p(x) q(y|x) times the acceptance probability found by querying `mala_step`, with that minimum, "
     "for 15 × 15 pairs, each relative to itself",
     oracle="two Gaussians on the line and the Gaussian proposal, by NumPy",
     source="Metropolis et al. 1953; Hastings 1970; Roberts & Tweedie 1996, section 1.4",

@@ -59,7 +59,7 @@ def _coulomb(law: Atoms, x: np.ndarray, r: float, df: float) -> tuple[np.ndarray
     latex=r"p_t(x) = -2F_t(x,t),\quad v = F_x/F_t = (x-\mathbb{E}[x_0|x_t])/t,\quad "
     r"x_t = x_0+t\,z,\ z\sim\mathrm{Cauchy}",
     compared="the density of x_t and the velocity of the sampler's ODE with the sum of the charges' fields; "
-    "the residual of the equation of continuity with 0",
+    "the residual of the continuity equation with 0",
     oracle="three charges with Coulomb's law in d + 1 dimensions, by NumPy in float64",
     source=f"{_PFGM}, eq. 3 and theorem 1; {_PLUS}, eq. 5",
     tolerance=1e-10,

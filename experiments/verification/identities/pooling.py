@@ -51,7 +51,7 @@ def _averaged_log_snr(process: Process, side: int, channels: int, times: np.ndar
     latex=r"\bar x_t = \alpha\,\bar x_0 + \sigma\,\bar z,\quad \mathrm{SNR}(\bar x_t) = s^2\,\mathrm{SNR}(x_t);\quad "
     r"\frac{\sigma'}{\alpha'} = s\,\frac{\sigma}{\alpha}\ \Rightarrow\ \mathrm{SNR}'(\bar x_t) = \mathrm{SNR}(x_t)",
     compared="ln SNR of averaged images, under a schedule and under it shifted, with ln SNR + 2 ln s and ln SNR",
-    oracle="the covariance of averaged white noise, from every unit of it; α and σ in closed form",
+    oracle="the covariance of averaged white noise, from every unit vector; α and σ in closed form",
     source=_SOURCE,
     tolerance=1e-12,
     why="means of a few numbers",

@@ -32,7 +32,7 @@ _MANY = "4 standard errors of the mean; one of {} comparisons exceeds them in on
 
 
 def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
-    """By how many of its standard errors the mean over draws, the first axis, is off what is expected."""
+    """The distance of the mean over draws (the first axis) from what is expected, in its standard errors."""
     error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     return np.abs(values.mean(axis=0) - expected) / error
 
@@ -96,7 +96,7 @@ def _differences(setting: Setting, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 _SPANS = {"VP": (1.0, 0.05), "EDM": (10.0, 0.1)}
-"""From where to where the reverse SDE is run."""
+"""The times between which the reverse SDE is run."""
 _LEVELS = (0.0, 0.5, 1.0, 1.7)
 
 
@@ -170,7 +170,7 @@ def _histograms(law: GaussianMixture, shown: Mapping[str, np.ndarray]) -> Curves
     topics=("distances",),
     title="Kullback-Leibler divergence and overlap of Gaussians by sampling",
     latex=r"\mathrm{KL}(p\|q) = \mathbb{E}_p\ln\frac{p}{q},\quad e^{-D_B} = \mathbb{E}_p\sqrt{q/p}",
-    compared="both closed forms, either way round, with means over 100,000 draws",
+    compared="both closed forms, in both directions, with means over 100,000 draws",
     oracle="draws of two Gaussians with full covariances; their densities by NumPy",
     source="Rasmussen & Williams 2006, eq. A.23; Kailath 1967, IEEE Trans. Commun. Technol. 15, 52",
     tolerance=STANDARD_ERRORS,

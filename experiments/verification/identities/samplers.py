@@ -18,7 +18,7 @@ _FINER = {"ipndm": 8, "deis": 2}
 
 @identity(
     row="38",
-    title="Every solver at its order",
+    title="Every solver reaches its order",
     latex=r"|x^{(N)} - x| = O(N^{-p})",
     compared="the slope of the error of every deterministic sampler in its defaults with its stated order: "
     "how far below it the worst one is, on EDM",

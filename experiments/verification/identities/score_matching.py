@@ -28,7 +28,7 @@ from experiments.verification.report.plots import Curves
 
 _COMPARED = (
     "the difference of the losses with that constant, and their gradients with each other, at three values of the ten "
-    "parameters of B tanh(Ax) + c, which is no gradient"
+    "parameters of B tanh(Ax) + c, which is not a gradient"
 )
 _ORACLE = "three points blurred by VP in the plane; p_t, its score and the constant by NumPy, means by quadrature"
 _WHY = "the trapezoidal rule with 121² points is exact here to rounding"

@@ -28,7 +28,7 @@ _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in Num
 
 @identity(
     row="8a",
-    title="The best variance of a step, from the loss of the noise",
+    title="The best variance of a step, from the loss of a noise prediction",
     latex=r"\sigma_t^2 = \frac{M_t}{d},\quad M_t = \frac{b^2}{a^2}\left[\frac{b^2}{B^2}L_t + "
     r"d\,\frac{a^2B_-^2}{B^2}\right],\quad L_t = \mathbb{E}|\varepsilon - e|^2",
     compared="the library's variance with M/d at t = 2, ..., 40 of a ramp, for L of any size and for that of a law",
@@ -82,7 +82,7 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     oracle="the mean square error in NumPy, for Student-t data and the denoiser sin x",
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
     tolerance=1e-12,
-    why="derivatives by machine; the slope is 0 to rounding",
+    why="automatic derivatives; the slope is 0 to rounding",
     functions=(elbo_term, Optimal),
     amplification=50,
     test="tests/diffusion/ddpm/test_reverse_steps.py",
@@ -113,7 +113,7 @@ def _nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @jax.jit
 def _means(process: Process, denoise: Partial, times: jax.Array, nodes: tuple) -> dict[str, jax.Array]:
-    """Of the three estimates, of |ε − e|², |s|² and −s·ε, at each time."""
+    """The means of the three estimates, and of |ε − e|², |s|² and −s·ε, at each time."""
     x_0, eps, weight = nodes
 
     def at(t: jax.Array) -> dict[str, jax.Array]:
@@ -167,7 +167,7 @@ def _analytic_variance(setting: Setting) -> Measured:
 
 @identity(
     row="11",
-    title="The least loss of the noise is what the score leaves",
+    title="The least loss of a noise prediction is what the score leaves",
     latex=r"\min_e L_t = d - B^2\,\mathbb{E}|\nabla\ln p_t|^2",
     compared="E|ε − e|², and 1 − B² E|s|² and 1 + B E[s·ε] with the library's score, with the right side",
     oracle=_QUADRATURE,
@@ -196,7 +196,7 @@ def _least_loss(setting: Setting) -> Measured:
 
 @identity(
     row="9b",
-    title="Between which bounds the best variance lies",
+    title="The bounds between which the best variance lies",
     latex=r"0\leq\frac{1}{d}\mathbb{E}\,\mathrm{tr\,Cov}[x_0|x_t]\leq\min(\frac{B^2}{A^2},\,\frac{(u-l)^2}{4})"
     r"\quad\Rightarrow\quad \tilde\beta_t\leq\sigma_t^2\leq b^2/a^2",
     compared="the bound with its formula; the best variance at both ends with β̃ and b²/a²; two laws with the bound",
@@ -252,7 +252,7 @@ def _denoiser(setting: Setting, process: Process, center: np.ndarray) -> Partial
 
 @identity(
     row="10a",
-    title="The analytic step backwards is the true one",
+    title="The analytic reverse step is the true one",
     latex=r"\mathcal{N}(\mu_t(x_t,\,\mathbb{E}[x_0|x_t]),\ \sigma_t^2 I) = p(x_{t-1}|x_t)"
     r"\quad\mathrm{for}\quad x_0\sim\mathcal{N}(m, vI)",
     compared="mean and standard deviation with those of x_s given x_t, at 4 steps each of VP and of a chain",
@@ -292,7 +292,7 @@ def _analytic_kernel(setting: Setting) -> Measured:
     oracle="moments carried through the affine steps in NumPy; with β and β̃ the variance is wrong, at order 1",
     source="Bao et al. 2022, arXiv:2201.06503; Su 2022, the seventh post on diffusion models",
     tolerance=1e-12,
-    why="as many products as there are steps",
+    why="one product for each step",
     functions=(step, Optimal),
     amplification=40,
     answers=True,

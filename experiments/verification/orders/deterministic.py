@@ -89,7 +89,7 @@ CASES: dict[str, Case] = {
         Case("UniPC-3 (varying)", UniPC(order=3, variant="varying")),
     )
 }
-"""By the name that is printed. A new sampler needs a line here, or among the stochastic ones."""
+"""All cases, by the names that are printed. A new sampler needs a line here or among the stochastic ones."""
 
 
 def errors(case: Case, dimensions: int) -> dict[str, list[float]]:

@@ -67,7 +67,7 @@ CASES: dict[str, Case] = {
         Case("ER-SDE-3", ERSDE(), weak=False, strong=True, own_limit=True),
     )
 }
-"""By the name that is printed. A new sampler needs a line here, or among the deterministic ones."""
+"""All cases, by the names that are printed. A new sampler needs a line here or among the deterministic ones."""
 
 
 def _coefficients(sampler: Sampler) -> Callable[[str, Grid], tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -158,8 +158,9 @@ class Errors:
     """What was measured of a case, by process; empty for an order that is not measured."""
 
     weak: dict[str, np.ndarray]
-    """Of the mean and of the variance, (4, 2)."""
+    """The errors of the mean and of the variance, (4, 2)."""
     strong: dict[str, list[float]]
+    """The median distances from the path's end."""
 
 
 @functools.cache

@@ -18,7 +18,7 @@ SDE_COLUMNS = (
 
 WITHOUT_ORDER = {
     "annealed-langevin": "a chain at each noise level, whose error does not vanish with finer grids",
-    "cfgpp": "follows the difference of two denoisers, which is no flow of a known law; with two equal ones it is DDIM",
+    "cfgpp": "needs two denoisers, whose combination follows no flow of a known law; with two equal ones it is DDIM",
     "restart": "the solver inside has the order, and the steps within an interval do not become finer with the grid",
 }
 """The samplers of the registry that no order is measured of, and why."""
