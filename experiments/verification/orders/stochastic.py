@@ -24,9 +24,19 @@ from diffusion.ddpm.reverse_steps import FixedLarge
 from diffusion.oracles import GaussianLaw
 from diffusion.oracles.examples import line
 from experiments.verification.orders.problems import PROCESSES, chosen, grid_of, observed_order, padded
-from samplers import DDIM, ERSDE, Ancestral, EulerMaruyama, Heun, PredictorCorrector, SDEDPMSolver, StochasticHeun
+from samplers import (
+    DDIM,
+    ERSDE,
+    Ancestral,
+    EulerMaruyama,
+    Heun,
+    PredictorCorrector,
+    SDEDPMSolver,
+    StochasticHeun,
+    streams,
+)
 from samplers.grids import Grid
-from samplers.sample import PATH_STREAM, Sampler, path_clock
+from samplers.sample import Sampler, path_clock
 
 MEAN, STD = 0.7, 0.6
 WEAK_STEPS = (40, 80, 160, 320)
@@ -122,7 +132,7 @@ def start(process_name: str) -> Array:
 def run_on_paths(sampler: Sampler) -> Callable[[str, int], Array]:
     """A function (process, steps) -> x at their end, compiled once: what `sample` does, on a padded grid."""
     keys = keys_lib.sample_keys(KEY, jnp.arange(BATCH))
-    paths = keys_lib.fold(keys, PATH_STREAM)
+    paths = keys_lib.fold(keys, streams.PATH)
 
     @jax.jit
     def run(process: Process, x: Array, grid: Array, steps: Array) -> Array:
