@@ -52,6 +52,7 @@ COPIED = (
     "tests/conftest.py",
     "pyproject.toml",
     "README.md",
+    "docs/orders.md",
 )
 IMPORTED = ("beartype", "diffrax", "flax.nnx", "hypothesis.strategies", "jaxtyping", "scipy.integrate", "scipy.stats")
 """What takes long to import, and knows nothing of the code."""
@@ -72,9 +73,9 @@ def baseline(root: Path, jobs: int) -> dict[str, Known]:
     files = [
         path.relative_to(root).as_posix() for suite in SUITES for path in sorted((root / suite).rglob("test_*.py"))
     ]
-    shared = hashlib.sha256()  # of what every test may depend on; of experiments/ only conftest.py has need
+    shared = hashlib.sha256()  # of what every test may depend on; of experiments/ they need the orders
     for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".toml", ".md")):
-        if not path.name.startswith("test_") and "experiments" not in path.parts:
+        if not path.name.startswith("test_") and ("experiments" not in path.parts or "verification" in path.parts):
             shared.update(path.read_bytes())
     keys = {file: hashlib.sha256(shared.digest() + (root / file).read_bytes()).hexdigest() for file in files}
     todo = [file for file in files if kept.get(file, {}).get("key") != keys[file]]

@@ -1,4 +1,4 @@
-"""Measure the samplers: python benchmarks/samplers.py [accuracy|overhead|memory|compile|all] [--json F] [--plot F].
+"""Measure the samplers: python -m benchmarks.comparison [accuracy|overhead|memory|compile|all] [--json F] [--plot F].
 
 accuracy   the error for a number of denoiser calls, ours and other libraries' (`accuracy`, `others`, `problems`)
 overhead   the time of `sample` over that of the bare network's calls (`speed`)
@@ -17,12 +17,8 @@ import argparse
 import json
 import pathlib
 import platform
-import sys
 from importlib import metadata
 from typing import Any
-
-# This file is called as the package is: not its folder but the repository has to be searched.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 PARTS = ("accuracy", "overhead", "memory", "compile")
 LIBRARIES = ("scorefield", "jax", "numpy", "torch", "diffusers", "k-diffusion", "azula")
@@ -43,13 +39,13 @@ def main() -> None:
     if "accuracy" in chosen:
         results["accuracy"] = _accuracy(arguments)
     if "overhead" in chosen:
-        from benchmarks import speed
+        from benchmarks.comparison import speed
 
         rows = speed.overhead(arguments.quick)
         _show("Time over that of the bare network's calls", speed.overhead_table(rows))
         results["overhead"] = speed.report(rows)
     if {"memory", "compile"} & set(chosen):
-        from benchmarks import speed
+        from benchmarks.comparison import speed
 
         programs = speed.programs(arguments.quick, rounds=3 if "compile" in chosen else 1)
         if "memory" in chosen:
@@ -62,12 +58,12 @@ def main() -> None:
 
 
 def _accuracy(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    from benchmarks import accuracy
+    from benchmarks.comparison import accuracy
 
     rows = accuracy.measure(arguments.quick)
     _show("Root-mean-square error at σ = 0 for a number of denoiser calls", accuracy.table(rows))
     if arguments.plot:
-        from benchmarks.plots import plot
+        from benchmarks.comparison.plots import plot
 
         plot(rows, arguments.plot)
     return accuracy.report(rows)

@@ -21,15 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.others import others, quietly
-from benchmarks.problems import LAWS, PROCESS, Counted, Problem, problem, sibling
+from benchmarks.comparison.others import others, quietly
+from benchmarks.comparison.problems import LAWS, PROCESS, Counted, Problem, problem, sibling
 from diffusion import VP, Process, RectifiedFlow
 from diffusion.prediction import transfer
+from experiments.verification.orders.problems import run_on
 from samplers import IPNDM, DPMSolverMultistep, grids, optimised_grid
 from samplers.grids import Grid, host_float64
 from samplers.registry import SAMPLERS
 from samplers.sample import Sampler
-from tests.samplers.convergence import run_on
 
 BUDGETS = (5, 8, 10, 15, 20, 50)
 OURS = "scorefield"
@@ -226,7 +226,7 @@ def libraries(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For each problem and budget our best, the others' best and their ratio, and that without fitted grids."""
+    """Our best and the others' best for each problem and budget, and their ratios with and without fitted grids."""
     columns = ["problem", "NFE", "ours", "error", "the best other", "error", "ratio", "ratio on fixed grids"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, budget in dict.fromkeys((row.problem, row.budget) for row in rows):

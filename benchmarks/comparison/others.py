@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.problems import SIGMA_MAX, SIGMA_MIN, Counted
+from benchmarks.comparison.problems import SIGMA_MAX, SIGMA_MIN, Counted
 
 Run = Callable[[Counted, np.ndarray, int], np.ndarray]
 

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.accuracy import OURS, Row, best, libraries
+from benchmarks.comparison.accuracy import OURS, Row, best, libraries
 
 COLOURS = ("#c1272d", "#0b62a4", "#3a7d34", "#8a5a9e", "#b8860b")
 GREY = "#8c8c8c"

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.accuracy import steps_for
+from benchmarks.comparison.accuracy import steps_for
 from diffusion import Process
 from diffusion.networks import MLPConfig, build
 from diffusion.prediction import Preconditioning, network_denoiser, network_input
@@ -65,7 +65,7 @@ class Program:
     sampler: str
     steps: int
     seconds: float
-    """Of tracing, lowering and compiling; the least of the rounds."""
+    """The time to trace, lower and compile, the least of the rounds."""
     megabytes: float | None
     """Temporary memory, besides the arguments and the result; None where the back-end does not say."""
 
