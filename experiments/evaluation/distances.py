@@ -87,9 +87,9 @@ def frechet_at(
     from one Gaussian with eigenvalues λ of its covariance, two halves of one data set, its mean is about
     (1/n₁ + 1/n₂) (Σ_i λ_i + ½ Σ_ij (1 + δ_ij) λ_i λ_j / (λ_i + λ_j)) and not 0. So only values at equal n can be
     compared, and perfect samples would score what real data score against real data at that n (the bias of FID: Chong &
-    Forsyth 2020, arXiv:1911.07023). The standard error is the spread of the distance over `resamples` bootstrap samples of
-    both sets; it covers the choice of samples, not the bias and not the network, and for two sets of nearly one law
-    it is on the large side, by up to a factor of two. The result depends on the data, n and the seed alone.
+    Forsyth 2020, arXiv:1911.07023). The standard error is the spread of the distance over `resamples` bootstrap
+    samples of both sets; it covers the choice of samples, not the bias and not the network, and for two sets of nearly
+    one law it is too large, by up to a factor of two. The result depends on the data, n and the seed alone.
 
     Raises DataError when n is below 2 or above the size of either set.
     """

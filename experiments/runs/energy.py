@@ -5,9 +5,9 @@ at. One ψ for many levels belongs to no such law: the least loss is reached by 
 (`diffusion.energy.multiscale`), which is near ∇ ln p̂ where the lowest level outweighs the others.
 
 For one level, the mean energy over noisy copies of an image x is the cross-entropy of N(x, σ_0²I) and p̂, and the image
-itself lies where p̂ has little mass. The energy of the image itself is the better score all the same: two digits blended
-into one score above a digit with probability 0.89 at σ_0 = 0.1 and 0.82 at 0.3, but with 0.86 and 0.72 by 64 noisy
-copies; for other changes of digits the two agree.
+itself lies where p̂ is higher than on the bulk of its mass. The energy of the image itself is the better score all the
+same: two digits blended into one score above a digit with probability 0.89 at σ_0 = 0.1 and 0.82 at 0.3, but with 0.86
+and 0.72 by 64 noisy copies; for other changes of digits the two agree.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Energy:
 
 
 def energy_of(model: Model, flag: str = "--run") -> Energy:
-    """The energy of a conservative denoiser that is not told the noise level, or of a generator's estimator of the data.
+    """The energy of a conservative denoiser that is not told the noise level, or of a generator's data estimator.
 
     Raises UsageError, naming `flag` and the checkpoint, for every other model.
     """

@@ -65,8 +65,8 @@ def load_model(
 ) -> Model:
     """The model of a run's folder, or of one checkpoint's folder.
 
-    For a run it is that of the newest checkpoint that can be trusted (`warn` is told a line for each that cannot), or with
-    `use_best` that of the lowest held-out loss; a checkpoint that is asked for by name is refused when damaged.
+    For a run it is that of the newest checkpoint that can be trusted (`warn` is given a line for each that cannot), or
+    with `use_best` that of the lowest held-out loss; a checkpoint that is asked for by name is refused when damaged.
     `average` is the index of the averaged parameters, None the raw ones.
 
     Raises CheckpointError when there is no checkpoint, or it is damaged, and UsageError when it has no such average.

@@ -28,5 +28,5 @@ def origin(model: Model) -> dict[str, Any]:
 
 
 def checkpoint(model: Model) -> dict[str, Any]:
-    """The checkpoint of a second model that had a part, such as the one that guidance leads away from, as JSON values."""
+    """The checkpoint of a second model, such as the one that guidance leads away from, as JSON values."""
     return {"checkpoint": str(model.path), "step": model.step, "sha256": model.digest}

@@ -53,7 +53,9 @@ def test_a_model_says_in_a_line_what_it_is():
     assert repr(Model(PLAIN, FACTS, network, None)).startswith("Model(in training, average 0: MLP")
 
 
-@pytest.mark.parametrize(X)
+@pytest.mark.parametrize(
+    ("average", "ema", "words"), [(None, "raw", "raw"), (0, "0", "average 0"), (2, "2", "average 2")]
+)
 def test_which_parameters_a_model_has_is_said_in_its_provenance(average, ema, words):
     model = Model(PLAIN, FACTS, network_of(PLAIN, FACTS), None, Path("runs/x"), 7, "ab", average)
     assert model.ema == ema
