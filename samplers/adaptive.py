@@ -88,14 +88,7 @@ def sample_adaptive(
     shape, ids, x_init = check_batch(key, shape, ids, x_init)
     start, end = _ends(process, t_start, t_end, level)
     stochastic = level > 0
-    if controller is None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(
-            f"{type(solver).__name__} does not estimate its error, so it cannot choose its steps; "
-            "give controller=diffrax.ConstantStepSize() and a first_step, or another solver, such as diffrax.Tsit5()."
-        )
-    if controller is None:
-        gains: dict[str, Any] = {"pcoeff": 0.1, "icoeff": 0.3} if stochastic else {}
-        controller = diffrax.PIDController(rtol=jnp.asarray(rtol), atol=jnp.asarray(atol), **gains)
+    controller = _default_controller(solver, rtol, atol, stochastic) if controller is None else controller
     kind = jnp.result_type(float)
     first = None if first_step is None else jnp.asarray(first_step, kind)
     x, steps, rejected, arrived = _solve(
@@ -125,6 +118,19 @@ def sample_adaptive(
     calls = calls_of(solver, controller, first_step, stochastic)
     nfe = None if calls is None else calls[0] + calls[1] * steps + int(to_data)
     return AdaptiveSampled(x, steps - rejected, rejected, nfe, arrived)
+
+
+def _default_controller(
+    solver: diffrax.AbstractSolver, rtol: ArrayLike, atol: ArrayLike, stochastic: bool
+) -> diffrax.PIDController:
+    """A controller by the solver's error estimate, with gentler gains for an SDE. Raises ValueError without one."""
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            f"{type(solver).__name__} does not estimate its error, so it cannot choose its steps; "
+            "give controller=diffrax.ConstantStepSize() and a first_step, or another solver, such as diffrax.Tsit5()."
+        )
+    gains: dict[str, Any] = {"pcoeff": 0.1, "icoeff": 0.3} if stochastic else {}
+    return diffrax.PIDController(rtol=jnp.asarray(rtol), atol=jnp.asarray(atol), **gains)
 
 
 def _ends(process: Process, t_start: float | None, t_end: float | None, level: float) -> tuple[float, float]:
