@@ -5,17 +5,12 @@ that are not known here, such as --guidance 2, are handed on to that command. Ev
 number, and the PNG holds its provenance. It trains nothing.
 """
 
-# ruff: noqa: E402 (the package is found only after the path is set)
 from __future__ import annotations
 
 import argparse
 import json
 import pathlib
-import sys
 import tempfile
-
-# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import numpy as np
 

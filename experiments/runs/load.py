@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 from experiments.config.file import load_config
 from experiments.errors import CheckpointError, DataError, UsageError, warn
 from experiments.runs.model import Model
-from experiments.training import checkpoint as checkpoints
-from experiments.training.manifest import NAME as MANIFEST
-from experiments.training.model import network_of
 
 if TYPE_CHECKING:
     from experiments.data.source import Source
+    from experiments.training.checkpoint import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +69,11 @@ def load_model(
 
     Raises CheckpointError when there is no checkpoint, or it is damaged, and UsageError when it has no such average.
     """
+    # Not above: reading arguments needs this module, and answers a mistyped one without the libraries of training.
+    from experiments.training import checkpoint as checkpoints
+    from experiments.training.manifest import NAME as MANIFEST
+    from experiments.training.model import network_of
+
     is_checkpoint = (place / MANIFEST).exists()
     if is_checkpoint and use_best:
         raise UsageError(
@@ -89,7 +92,9 @@ def load_model(
     return Model(config, facts, network, params, path, int(tree["step"]), digest, average)
 
 
-def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> checkpoints.Checkpoint:
+def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoint:
+    from experiments.training import checkpoint as checkpoints
+
     directory = run / "checkpoints"
     found = checkpoints.best(directory) if use_best else checkpoints.newest_trusted(directory, warn)
     if use_best and found is not None and found.held_out_loss is None:

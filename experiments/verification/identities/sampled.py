@@ -116,7 +116,7 @@ _LEVELS = (0.0, 0.5, 1.0, 1.7)
     kind="statistical",
     detects=0.02,
     answers=True,
-    test="tests/samplers/test_weak_order.py",
+    test="tests/samplers/test_stochastic_order.py",
 )
 def _reverse_terminal_law_sampled(setting: Setting) -> Measured:
     law, found, rng = mixture(setting.dim), {}, np.random.default_rng(5)
