@@ -161,6 +161,7 @@ def test_the_generator_warms_up_and_decays_over_its_own_updates():
     """
     optimizer = {"warmup_steps": 6, "decay": "linear", "learning_rate": 1e-2, "weight_decay": 0.0}
     config = game_config(every=3, optimizer=optimizer, training={"steps": 30})
+    assert isinstance(config.objective, Generator)
     params = {name: {"w": jnp.zeros(1)} for name in (DATA, SAMPLES, GENERATOR)}
     rule, gradient = alternating(config), jax.tree.map(jnp.ones_like, params)
     update, state, moves = jax.jit(rule.update), rule.init(params), []
