@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv$(if $(filter command line,$(origin PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Tests run on all cores; the suite needs about 1 GiB for each.
+# Tests run on all cores; the suite needs at most 2 GiB for each.
 WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-core lint format clean
+.PHONY: demo fast test test-core lint format clean
 
 demo: $(STAMP)
 	$(BIN)/scorefield train --preset digits-ddpm --outdir runs/demo
@@ -15,11 +16,15 @@ demo: $(STAMP)
 	$(BIN)/scorefield evaluate --run runs/demo --cache runs/demo/cache --samples 300 --elbo-images 180 --elbo-draws 4
 	@echo "Look at runs/demo/pictures/samples.png"
 
+# Something of every file, in a minute or three: for each step of one's work. docs/testing.md tells of all tiers.
+fast: $(STAMP)
+	$(PYTEST) -m "not slow" $(ARGS)
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-core: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/diffusion tests/samplers $(ARGS)
+	$(PYTEST) tests/diffusion tests/samplers $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,6 +36,8 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 $(STAMP): pyproject.toml
+	@$(PYTHON) -c '' || \
+		{ echo "scorefield needs Python 3.11 or newer, and $(PYTHON) cannot be run; try make PYTHON=python3.12."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "scorefield needs Python 3.11 or newer, and $(PYTHON) is older; try make PYTHON=python3.12."; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -4,7 +4,6 @@
 images cost; shown are medians over rounds, and the median ratio between neighbours.
 """
 
-# ruff: noqa: E402 (the package is found only after the path is set)
 from __future__ import annotations
 
 import json
@@ -13,9 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-
-# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import numpy as np
 
@@ -49,7 +45,7 @@ def images_per_second(preset: str, program: str) -> float:
             f"{folder}/run",
             *given,
         ]
-        subprocess.run([sys.executable, "-c", program, *command], check=True, capture_output=True, cwd=sys.path[0])
+        subprocess.run([sys.executable, "-c", program, *command], check=True, capture_output=True)
         lines = (pathlib.Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     rates = [line["images_per_second"] for line in map(json.loads, lines) if "images_per_second" in line]
     return statistics.median(rates[1:])

@@ -1,20 +1,16 @@
 """A row of samples for each class of a run, for the README: python benchmarks/contact_sheet.py --run RUN --out FILE.
 
-The rows are what `scorefield sample --class N --seeds 0-11` draws, as it comes: the images of a column share a seed.
-Every pixel is enlarged by the same whole number, and the PNG holds its provenance. It trains nothing.
+Row N is what `scorefield sample --class N` draws of the next twelve seeds, from seed 0 on; none are picked. Options
+that are not known here, such as --guidance 2, are handed on to that command. Every pixel is enlarged by the same whole
+number, and the PNG holds its provenance. It trains nothing.
 """
 
-# ruff: noqa: E402 (the package is found only after the path is set)
 from __future__ import annotations
 
 import argparse
 import json
 import pathlib
-import sys
 import tempfile
-
-# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import numpy as np
 
@@ -24,10 +20,13 @@ from experiments.pictures import files
 COLUMNS = 12
 
 
-def row(run: pathlib.Path, label: int, folder: pathlib.Path) -> tuple[np.ndarray, dict[str, object]]:
+def row(
+    run: pathlib.Path, label: int, folder: pathlib.Path, options: list[str]
+) -> tuple[np.ndarray, dict[str, object]]:
     """The images of one class, (COLUMNS, height, width, channels), and where they come from."""
-    told = ["--run", str(run), "--class", str(label), "--seeds", f"0-{COLUMNS - 1}", "--batch", str(COLUMNS)]
-    status = cli.main(["sample", *told, "--format", "npz", "--outdir", str(folder)])
+    first = COLUMNS * label
+    told = ["--run", str(run), "--class", str(label), "--seeds", f"{first}-{first + COLUMNS - 1}", *options]
+    status = cli.main(["sample", *told, "--batch", str(COLUMNS), "--format", "npz", "--outdir", str(folder)])
     if status:
         raise SystemExit(status)
     return np.load(folder / "samples.npz")["images"], json.loads((folder / "samples.json").read_text())
@@ -40,12 +39,13 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10, help="how many classes are drawn, from 0 on")
     parser.add_argument("--scale", type=int, default=2, help="pixels of the picture for a pixel of an image")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/fashion.png"))
-    told = parser.parse_args()
+    told, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row(told.run, label, pathlib.Path(folder)) for label in range(told.classes)]
+        rows = [row(told.run, label, pathlib.Path(folder), options) for label in range(told.classes)]
     images, provenance = np.concatenate([images for images, _ in rows]), rows[0][1]
     sheet = files.contact_sheet(images, columns=COLUMNS, pad=4, scale=told.scale)
-    files.save_png(told.out, sheet, {**provenance, "class": list(range(told.classes))})
+    classes = list(range(told.classes))
+    files.save_png(told.out, sheet, {**provenance, "class": classes, "seeds": f"0-{len(images) - 1}"})
 
 
 if __name__ == "__main__":

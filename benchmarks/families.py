@@ -3,15 +3,10 @@
 Each run by its own sampler, of seeds 0 to 39; every image is magnified by the same whole number.
 """
 
-# ruff: noqa: E402 (the package is found only after the path is set)
 from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
-
-# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import matplotlib.pyplot as plt
 import numpy as np

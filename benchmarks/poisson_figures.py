@@ -166,7 +166,7 @@ def _shell(file: Path) -> None:
 
 
 def _two_ends(panels: Any, charges: np.ndarray, back: np.ndarray) -> None:
-    """In the plane: where 300 lines end that come from |x| = 3 without, and from z = 100 with the extra dimension."""
+    """The ends of 300 lines in the plane that start at |x| = 3 without the extra dimension, at z = 100 with it."""
     angle = 2 * np.pi * (np.arange(300) + 0.5) / 300
     far = 3 * jnp.asarray(np.stack([np.cos(angle), np.sin(angle)], 1))
 

@@ -4,17 +4,11 @@ A divergence is exact with d products of the Jacobian and estimated with one for
 number of evaluations of the density, so a probe costs O(d). Medians over rounds, all dimensions in turns.
 """
 
-# ruff: noqa: E402 (the package is found only after the path is set)
 from __future__ import annotations
 
-import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
-
-# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import jax
 import numpy as np

@@ -13,21 +13,15 @@ the samples to as many training images, in the features of the classifier that `
 bootstrap error.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import functools
 import json
-import pathlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import jax
 import jax.numpy as jnp

@@ -8,15 +8,10 @@ them (`experiments.pictures.plane`), each row with a colour scale of its own. It
 the densities by probability flows.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
-
-# This file is called from anywhere: not its folder, whose samplers.py would hide the package, but the repository's.
-sys.path[0] = str(pathlib.Path(__file__).parents[1])
 
 import numpy as np
 from PIL import Image
@@ -30,7 +25,7 @@ from experiments.sampling.draw import draw
 WIDTH = 1100
 """Pixels: three panels of 300 and a colour bar."""
 COLOURS = 96
-"""Of the palette; the picture has few, and is a third as large with it."""
+"""The size of the palette: the picture has few colours, and its file is a third as large with one."""
 
 
 def row(run: pathlib.Path, samples: int) -> np.ndarray:

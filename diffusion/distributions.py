@@ -18,7 +18,9 @@ class Normal:
     """N(mean, std²), one for each element of the batch; `std` is a scalar, (b,), or of as many axes as `mean`."""
 
     mean: Float[Array, "b *event"]
+    """The means."""
     std: Float[Array, "..."]
+    """The standard deviations, broadcast against the means."""
 
     def _std(self) -> Array:
         return expand(self.std, self.mean)

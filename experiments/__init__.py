@@ -55,4 +55,5 @@ class _Finder:
         return spec(name, _MOVED[name])
 
 
-sys.meta_path.append(_Finder)  # type: ignore[arg-type]
+# Before the others: they would find the files of a package that is known by an old name, and load them twice.
+sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]

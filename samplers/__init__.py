@@ -1,4 +1,4 @@
-"""Samplers: one idea a file, one loop for all of them."""
+"""Samplers: one idea to a file, one loop for all of them."""
 
 from samplers.adams import DEIS, IPNDM
 from samplers.ancestral import Ancestral

@@ -24,16 +24,16 @@ from samplers.sample import require_continuous
 class DEIS(Multistep):
     """Adams-Bashforth on ε̂: x_s = (α_s/α_t) x_t + α_s ∫ P dρ, ρ = σ/α, P the polynomial through the last ε̂.
 
-    (Zhang & Chen 2023, arXiv:2204.13902, eq. 15, the integral exact.) `polynomial` says in what P is a polynomial:
+    (Zhang & Chen 2023, arXiv:2204.13902, eq. 15, the integral exact.) `polynomial` is the variable of P:
     time (tAB-DEIS), rho (ρAB) or log-rho.
     """
 
     order: int = static(default=3)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """1 is DDIM; up to 4."""
+    """The order, 1 (DDIM) to 4."""
     polynomial: Literal["time", "rho", "log-rho"] = static(default="time")
     """The variable of the polynomial."""
     start: Start = static(default="single-step")
-    """How it starts: by a step of one order less, or by the lower orders."""
+    """The start: a step of one order less, or steps of the lower orders."""
 
     def __post_init__(self) -> None:
         check_order("DEIS", self.order, 4)
@@ -53,7 +53,7 @@ class DEIS(Multistep):
 
     @property
     def variable(self) -> Variable:
-        """As chosen."""
+        """The chosen one."""
         return self.polynomial
 
 
@@ -72,14 +72,14 @@ class IPNDM(Multistep):
     """
 
     order: int = static(default=4)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Number of predictions in the sum, 1 (DDIM) to 4."""
+    """The number of predictions in the sum, 1 (DDIM) to 4."""
 
     def __post_init__(self) -> None:
         check_order("iPNDM", self.order, 4)
 
     @property
     def start(self) -> Start:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """By the lower orders, as published."""
+        """The lower orders, as published."""
         return "lower-order"
 
     @property

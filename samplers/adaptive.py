@@ -39,13 +39,13 @@ class AdaptiveSampled:
     x: Float[Array, "b *event"]
     """The samples."""
     accepted: Int[Array, " b"]
-    """Steps taken."""
+    """The steps taken."""
     rejected: Int[Array, " b"]
-    """Steps thrown away, their error estimate too large."""
+    """The steps rejected, whose error estimates were too large."""
     nfe: Int[Array, " b"] | None
-    """Denoiser calls for each sample; None under a trace, and for implicit solvers, which are not counted."""
+    """The denoiser calls for each sample; None under a trace, and for implicit solvers, which are not counted."""
     arrived: Bool[Array, " b"]
-    """Whether a sample reached the end within the steps allowed; under a trace, where nothing can be raised."""
+    """Whether each sample reached the end within the steps allowed, for a trace, where nothing is raised."""
 
 
 def sample_adaptive(
@@ -88,20 +88,24 @@ def sample_adaptive(
     shape, ids, x_init = check_batch(key, shape, ids, x_init)
     start, end = _ends(process, t_start, t_end, level)
     stochastic = level > 0
-    if controller is None and not isinstance(solver, diffrax.AbstractAdaptiveSolver):
-        raise ValueError(
-            f"{type(solver).__name__} does not estimate its error, so it cannot choose its steps; "
-            "give controller=diffrax.ConstantStepSize() and a first_step, or another solver, such as diffrax.Tsit5()."
-        )
-    if controller is None:
-        gains: dict[str, Any] = {"pcoeff": 0.1, "icoeff": 0.3} if stochastic else {}
-        controller = diffrax.PIDController(rtol=jnp.asarray(rtol), atol=jnp.asarray(atol), **gains)
+    controller = _default_controller(solver, rtol, atol, stochastic) if controller is None else controller
     kind = jnp.result_type(float)
     first = None if first_step is None else jnp.asarray(first_step, kind)
     x, steps, rejected, arrived = _solve(
-        *(key, ids, as_traced(process), as_traced(as_partial(denoise)), solver, controller),
-        *(jnp.asarray([start, end], kind), x_init, jnp.asarray(level, kind), stochastic, first),
-        *(shape, to_data, max_steps),
+        key=key,
+        ids=ids,
+        process=as_traced(process),
+        denoise=as_traced(as_partial(denoise)),
+        solver=solver,
+        controller=controller,
+        times=jnp.asarray([start, end], kind),
+        x_init=x_init,
+        level=jnp.asarray(level, kind),
+        stochastic=stochastic,
+        first_step=first,
+        shape=shape,
+        to_data=to_data,
+        max_steps=max_steps,
     )
     if isinstance(arrived, Tracer):
         return AdaptiveSampled(x, steps - rejected, rejected, None, arrived)
@@ -114,6 +118,19 @@ def sample_adaptive(
     calls = calls_of(solver, controller, first_step, stochastic)
     nfe = None if calls is None else calls[0] + calls[1] * steps + int(to_data)
     return AdaptiveSampled(x, steps - rejected, rejected, nfe, arrived)
+
+
+def _default_controller(
+    solver: diffrax.AbstractSolver, rtol: ArrayLike, atol: ArrayLike, stochastic: bool
+) -> diffrax.PIDController:
+    """A controller by the solver's error estimate, with gentler gains for an SDE. Raises ValueError without one."""
+    if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+        raise ValueError(
+            f"{type(solver).__name__} does not estimate its error, so it cannot choose its steps; "
+            "give controller=diffrax.ConstantStepSize() and a first_step, or another solver, such as diffrax.Tsit5()."
+        )
+    gains: dict[str, Any] = {"pcoeff": 0.1, "icoeff": 0.3} if stochastic else {}
+    return diffrax.PIDController(rtol=jnp.asarray(rtol), atol=jnp.asarray(atol), **gains)
 
 
 def _ends(process: Process, t_start: float | None, t_end: float | None, level: float) -> tuple[float, float]:
@@ -142,7 +159,7 @@ def _one_by_one(denoise: Denoiser, together: bool) -> Callable[[Array, Array], A
     """(x of one event, t) -> the denoiser's answer, called under a map over samples.
 
     `together` asks about the whole batch at once, each sample at a time of its own: what belongs to one of them, such
-    as its class, finds it. It cannot be differentiated, as implicit solvers do.
+    as its class, stays with it. It cannot be differentiated, which implicit solvers need.
     """
     leaves, tree = jax.tree.flatten(denoise)
 
@@ -245,7 +262,7 @@ def _solve(
 def calls_of(solver: Any, controller: Any, first_step: Any, stochastic: bool) -> tuple[int, int] | None:
     """(calls before the first step, calls a step) of a solver's drift; None when they vary.
 
-    Counted on a line, for what a solver keeps from step to step is its own affair.
+    Counted on a linear equation, since what a solver reuses from step to step is its own affair.
     """
     if isinstance(solver, diffrax.AbstractImplicitSolver):
         return None
@@ -256,7 +273,7 @@ def calls_of(solver: Any, controller: Any, first_step: Any, stochastic: bool) ->
 
 
 _CALLS: dict[Any, tuple[int, int]] = {}
-"""What has been counted."""
+"""The counts so far."""
 
 
 def _count_calls(solver: Any, controller: Any, first_step: Any, stochastic: bool) -> tuple[int, int]:

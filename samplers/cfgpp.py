@@ -17,16 +17,16 @@ from samplers.sample import Sampler
 
 @pytree
 class ConditionalPair:
-    """Both answers of a model, with its condition and without it."""
+    """The two answers of a model, with its condition and without."""
 
     conditional: Float[Array, "b *event"]
-    """x̂_c."""
+    """x̂_c, the answer with the condition."""
     unconditional: Float[Array, "b *event"]
-    """x̂_∅."""
+    """x̂_∅, the answer without it."""
 
 
 def conditional_pair(conditional: Denoiser, unconditional: Denoiser) -> Callable[[Array, ArrayLike], ConditionalPair]:
-    """(x, t) -> ConditionalPair: what `CFGPP` takes in the place of a denoiser. Two network evaluations a call.
+    """(x, t) -> ConditionalPair: what `CFGPP` takes in place of a denoiser. Two network evaluations a call.
 
     Clip or threshold the two denoisers, not the pair.
     """
@@ -60,7 +60,7 @@ class CFGPP(Sampler):
             )
 
     order: ClassVar[float] = 1
-    """That of λ = 0."""
+    """The order at λ = 0."""
 
     @property
     def takes_pair(self) -> bool:

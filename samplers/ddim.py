@@ -29,7 +29,7 @@ class DDIM(Sampler):
     """
 
     eta: float = 0.0
-    """0 is deterministic, 1 is DDPM; more is allowed while σ̃ <= σ_s."""
+    """η: 0 is deterministic, 1 is DDPM; more is allowed while σ̃ <= σ_s."""
 
     def __post_init__(self) -> None:
         if is_concrete(self.eta) and not self.eta >= 0:
@@ -48,7 +48,7 @@ class DDIM(Sampler):
         return int(self.stochastic)
 
     def check_noise(self, process: Process) -> None:
-        """Raise TypeError for η > 0, or an η that is traced, with a noise that is not Gaussian."""
+        """Raise TypeError for an η that is positive or traced, with a noise that is not Gaussian."""
         if not is_concrete(self.eta) or self.eta > 0:
             require_gaussian(process.noise, "DDIM with eta > 0")
 
@@ -87,7 +87,7 @@ class DDIM(Sampler):
         # A traced η cannot be refused: too large a one gives NaN, not another law.
         left = jnp.where(spread**2 > room * (1 + 1e-5), jnp.nan, jnp.maximum(room - spread**2, 0.0))
         direction = jnp.where(jnp.isnan(left), jnp.nan, safe_sqrt(left))
-        # No noise is drawn where none is added: beside a small network the draw is most of a step.
+        # Noise is drawn only where it is added: beside a small network the draw is most of a step.
         noise = jax.lax.cond(
             jnp.asarray(self.eta) > 0, lambda: keys_lib.normal(keys, x.shape[1:], x.dtype), lambda: jnp.zeros_like(x)
         )

@@ -38,12 +38,12 @@ class DPMSolverMultistep(Multistep):
     """
 
     order: int = static(default=2)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """1 is DDIM, 2 is 2M, 3 is 3M; 4 goes beyond the paper."""
+    """The order: 1 is DDIM, 2 is 2M, 3 is 3M; 4 goes beyond the paper."""
     published: bool = static(default=False)
-    """At order 3, take the coefficients of other libraries, which have order 2."""
+    """Whether order 3 takes the coefficients of other libraries, which have order 2."""
     start: Start = static(default="single-step")
-    """How orders 3 and 4 start: by a step of one order less, or by those of the lower orders, which needs no more
-    calls and has order 2 as a whole, but with few steps the smaller error."""
+    """The start of orders 3 and 4: a step of one order less, or steps of the lower orders, which need no further calls
+    and have order 2 as a whole, but the smaller error on few steps."""
 
     def __post_init__(self) -> None:
         check_order("DPMSolverMultistep", self.order, 4)
@@ -53,7 +53,7 @@ class DPMSolverMultistep(Multistep):
 
     @property
     def stated_order(self) -> int:
-        """That of the rule and of the start, whichever is less."""
+        """The order of the rule or of the start, whichever is less."""
         return 2 if self.published and self.order == 3 else super().stated_order
 
     @property
@@ -77,7 +77,7 @@ class DPMSolverMultistep(Multistep):
 class SDEDPMSolver(ReverseSDE, MultistepSDE):
     """SDE-DPM-Solver++ (1, 2M, 3M): DPM-Solver++ on the reverse SDE with σ̃ = level · g.
 
-    With h = λ_s − λ_t, η = level² and D as in `DPMSolverMultistep` with (1 + η)h in the place of h,
+    With h = λ_s − λ_t, η = level² and D as in `DPMSolverMultistep` with (1 + η)h in place of h,
 
         x_s = (σ_s/σ_t) e^{−ηh} x_t + α_s (1 − e^{−(1+η)h}) D + σ_s √(1 − e^{−2ηh}) n
 
@@ -86,9 +86,9 @@ class SDEDPMSolver(ReverseSDE, MultistepSDE):
     """
 
     order: int = static(default=2)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """1, 2 (2M) or 3 (3M)."""
+    """The order of the polynomial, 1, 2 (2M) or 3 (3M)."""
     level: float = 1.0
-    """How noisy: σ̃/g. 0 is the ODE, 1 the reverse SDE."""
+    """The noise level σ̃/g: 0 is the ODE, 1 the reverse SDE."""
 
     def __post_init__(self) -> None:
         check_order("SDEDPMSolver", self.order, 3)
@@ -133,7 +133,7 @@ def _data_weights(
 
 
 def _published_3m(h: Array, past: Array, before: Array) -> Array:
-    """3M as other libraries have it: its second difference is a divided one, f''/2, in the place of f''."""
+    """3M as other libraries have it, with the divided second difference, f''/2, in place of f''."""
     total = -jnp.expm1(-h)
     first_moment = 1 - total / h
     second_moment = first_moment / h - 0.5

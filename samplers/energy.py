@@ -1,7 +1,7 @@
 """Samples of an energy: Langevin dynamics, MALA or Hamiltonian Monte Carlo while it cools, then one denoising jump.
 
-An energy that is not told a noise level has no ladder of levels to be led down; it has a temperature, p ∝ e^{−E/T}, and
-T goes from high, where every mode is reached, to 1 (Li, Chen & Sommer 2019, arXiv:1910.07762, section 3.3).
+An energy that is not told a noise level has no ladder of levels to descend; it has a temperature, p ∝ e^{−E/T}, and T
+falls from a high one, where every mode is reached, to 1 (Li, Chen & Sommer 2019, arXiv:1910.07762, section 3.3).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EnergySampled(NamedTuple):
     x: Float[Array, "b *event"]
     """The samples."""
     accepted: Bool[Array, "n b"]
-    """Whether each sample took each step; always for Langevin dynamics, which asks nobody."""
+    """Whether each sample took each step; always for Langevin dynamics, which rejects none."""
 
     __repr__ = short_repr
 
@@ -45,7 +45,7 @@ class EnergySampled(NamedTuple):
 def cooling(high: float, steps: int, hold: int = 0) -> np.ndarray:
     """Temperatures (steps + hold,): from `high` to 1 in equal ratios, then `hold` more at 1.
 
-    Raises ValueError for a temperature below 1, without a step, or for a single step that is to lead from `high` to 1.
+    Raises ValueError for a temperature below 1, without a step, or for a single step from `high` to 1.
     """
     if not high >= 1 or steps < 1 or hold < 0:
         raise ValueError(f"high = {high}, steps = {steps}, hold = {hold}; give high >= 1, a step and hold >= 0.")
@@ -71,13 +71,13 @@ def sample_energy(
     `log_density` is x -> ln p(x) (b,) up to a constant, such as `diffusion.energy.log_density(psi, sigma)`; give a
     Partial so that new weights do not recompile. `size`, a scalar or (n,), is η at T = 1: "langevin" moves to
     x + ½η ∇ln p + √(ηT) n (Li et al.'s with η = ε²), "mala" accepts or rejects that same step, "hmc" makes `leapfrogs`
-    leapfrogs of length √(ηT). So temperatures or sizes may be annealed, or both. At T = 1 "mala" and "hmc" leave p
+    leapfrogs of length √(ηT). Temperatures, sizes or both may be annealed. At T = 1 "mala" and "hmc" leave p
     alone, "langevin" a law that is off by O(η). `jump` = σ_0 ends with x + σ_0² ∇ln p(x), the denoiser's answer
     x + ∇ψ(x) where ln p = ψ/σ_0².
 
     All of it is one scan in one jit, for which leapfrogs, kernel and shapes are compiled in. Sample i depends on
     (key, ids[i]) alone, whatever the batch; `ids` are 0, 1, ... unless given. Raises ValueError for an unknown kernel,
-    temperatures or sizes that are not positive or do not fit, TypeError for a key that is none.
+    temperatures or sizes that are not positive or do not fit, TypeError for anything but a key.
     """
     if kernel not in get_args(Kernel):
         raise ValueError(f"kernel = {kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
@@ -89,7 +89,7 @@ def sample_energy(
     assert start is not None
     temperatures, sizes = _schedules(temperatures, size)
     target, level = as_traced(as_partial(log_density)), as_traced(jump)
-    leapfrogs = leapfrogs if kernel == "hmc" else 1  # compiled in, and of no meaning to the others
+    leapfrogs = leapfrogs if kernel == "hmc" else 1  # compiled in, and without meaning for the others
     return _run(key, places, target, start, temperatures, sizes, level, str(kernel), leapfrogs)
 
 

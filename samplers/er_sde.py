@@ -30,11 +30,11 @@ class ERSDE(MultistepSDE):
     """
 
     order: int = static(default=3)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """1, 2 or 3."""
+    """The number of predictions in the polynomial, 1 to 3."""
     power: float = 0.3
-    """p."""
+    """The power p."""
     offset: float = 10.0
-    """c."""
+    """The offset c."""
 
     def __post_init__(self) -> None:
         check_order("ERSDE", self.order, 3)
@@ -76,7 +76,7 @@ class ERSDE(MultistepSDE):
         start, end = half_log_snr(process, t), half_log_snr(process, s)
         u = quadrature_points(start, end)
         rate = jnp.exp(self.log_phi(end) - self.log_phi(u)) * (1 + self.level_squared(u))
-        # In ρ and not in λ: x̂_0 changes little at large ρ, where a polynomial in λ runs away over a long step.
+        # In ρ, not in λ: x̂_0 changes little at large ρ, where a polynomial in λ runs away over a long step.
         return lagrange_weights(
             jnp.exp(-u), rate, jnp.exp(-nodes), used, -jnp.expm1(self.log_phi(end) - self.log_phi(start))
         )

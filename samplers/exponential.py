@@ -6,8 +6,8 @@ The flow has two such forms, with x̂_0(x, t) the denoiser, ε̂ the predicted n
     d(x/α) = ε̂ d(σ/α)         x_s = (α_s/α_t) x_t + α_s ∫ ε̂ d(σ/α)                     prediction "eps"
 
 (Lu et al. 2022, arXiv:2211.01095, eq. 8 and arXiv:2206.00927, eq. 3.4.) A method is a rule for the prediction on the
-way: here the polynomial through the predictions at some nodes, integrated exactly. What a grid's step onto σ = 0, or
-one from α = 0, does is of first order, for λ is infinite there; onto σ = 0 it returns the denoiser's output.
+way: here the polynomial through the predictions at some nodes, integrated exactly. A step onto σ = 0, or from
+α = 0, is of first order, since λ is infinite there; onto σ = 0 it returns the denoiser's output.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from diffusion.process import Process
 
 Form = Literal["x0", "eps"]
 Variable = Literal["log-snr", "log-rho", "rho", "time"]
-"""What the polynomial is one in: λ, or −λ = ln(σ/α), which is the same; σ/α; or t itself."""
+"""The variable of the polynomial: λ, or −λ = ln(σ/α), which is the same; σ/α; or t itself."""
 
 # Gauss-Legendre on [−1, 1]: exact for the polynomials of ρ, and to rounding for e^λ over any step of a grid.
 _POINTS, _MASSES = np.polynomial.legendre.leggauss(16)
@@ -93,7 +93,7 @@ def integral_weights(
         rate = jnp.exp(-half_log_snr(process, u)) * (schedule.sigma_dot(u) / schedule.sigma(u) - schedule.drift(u))
     else:
         rate = -jnp.exp(-u)
-    # The weights of a constant are known: so the step is exact for one, however long it is.
+    # The weights of a constant are known, so that a step of any length is exact for one.
     if form == "x0":
         total = -jnp.expm1(growth * (start - end))
     else:
@@ -102,7 +102,7 @@ def integral_weights(
 
 
 def quadrature_points(start: Array, end: Array) -> Float[Array, " n"]:
-    """Gauss and Legendre's points between the two."""
+    """The Gauss-Legendre points between the two."""
     return start + 0.5 * (end - start) * (jnp.asarray(_POINTS, start.dtype) + 1)
 
 
@@ -111,7 +111,7 @@ def lagrange_weights(
 ) -> Float[Array, " q"]:
     """∫ rate L_j over `quadrature_points`, scaled to sum to `total`, the integral of rate.
 
-    `u` and `nodes` are values of the polynomial's variable, which need not be the one that is integrated over.
+    `u` and `nodes` are values of the polynomial's variable, which need not be the variable of integration.
     """
     safe = jnp.where(used, nodes, 0.0)
     other = used[None, :] & ~jnp.eye(nodes.shape[0], dtype=bool)
@@ -150,7 +150,7 @@ def single_step(
     """A step of order 2 or 3 with 1 or 2 more denoiser calls: (x_s, the time of the last of them, its prediction).
 
     Order 2 takes the prediction at the middle of λ for the whole of the step; order 3 the line through those at t
-    and at two thirds, which is found by a line through t and one third (Lu et al. 2022, arXiv:2206.00927,
+    and at two thirds, which is itself found by a line through t and one third (Lu et al. 2022, arXiv:2206.00927,
     algorithms 1 and 2, in either form).
     """
     all_used = jnp.ones(2, bool)
@@ -178,7 +178,7 @@ History = tuple[Float[Array, " q"], Float[Array, "q b *event"], Int[Array, ""]]
 
 
 def last_values(shape: tuple[int, ...], count: int, dtype: Any) -> History:
-    """A history without a prediction yet, and with room for `count`."""
+    """A history with no prediction yet, and room for `count`."""
     return jnp.zeros(count, dtype), jnp.zeros((count, *shape), dtype), jnp.zeros((), jnp.int32)
 
 

@@ -23,7 +23,7 @@ from samplers.sample import Sampler, require_continuous, run_steps
 
 # The densities: degree of the polynomial, bound of its coefficients, and what keeps y finite where α = 0.
 _DEGREE, _STEEPEST, _FLOOR = 4, 6.0, 1e-3
-# How many of the fixed grids are begun from.
+# The number of fixed grids that the search begins from.
 _STARTS = 3
 
 
@@ -59,10 +59,10 @@ def optimised_grid(
     x(grid) are `shape` = (batch, *event) samples of a deterministic `sampler`; x(reference) those of DPM-Solver++(3M)
     on `reference_steps` even steps in ln(α/σ), which stands for the exact flow. The minimum is one over smooth grids,
     whose density in ln(α/σ) is the exponential of a polynomial of degree 4 and which end anywhere above t_min: five
-    numbers, found by Levenberg's and Marquardt's method with Jacobians in forward mode from the three best of the fixed
-    grids, or of `candidates`. So few generalise, where a parameter for each time fits how errors happen to cancel. The
-    result is never worse than the candidates on the draws that it was fitted to. (The aim is that of Tong et al. 2024,
-    arXiv:2405.15506.)
+    numbers, found by the Levenberg-Marquardt method with Jacobians in forward mode, from the three best of the fixed
+    grids or of `candidates`. So few generalise; one for each time would fit the way in which errors happen to cancel.
+    The result is never worse than the candidates on the draws that it was fitted to. (The aim is that of Tong et al.
+    2024, arXiv:2405.15506.)
 
     A grid belongs to the denoiser, the sampler and the number of steps. Costs up to 30 · rounds runs of the sampler,
     half of them with a derivative.
@@ -117,7 +117,7 @@ def optimised_grid(
 
 
 def fixed_grids(process: Process, steps: int) -> dict[str, Grid]:
-    """The fixed grids that a search begins from, those that the process has."""
+    """The fixed grids that a search begins from: all that exist for the process."""
     makers: dict[str, Callable[[], Grid]] = {"uniform-time": lambda: uniform_time(process, steps)}
     makers["cosine"] = lambda: cosine(process, steps)
     endless = process.schedule.ends_in_noise
@@ -135,7 +135,7 @@ def fixed_grids(process: Process, steps: int) -> dict[str, Grid]:
 
 
 def reference_grid(process: Process, steps: int) -> Grid:
-    """Even steps in ln(α/σ), fine enough to stand for the flow; the prior's own time first."""
+    """Even steps in ln(α/σ), fine enough to stand for the flow; the time of the prior first."""
     if not process.schedule.ends_in_noise:
         return uniform_log_snr(process, steps)
     return np.concatenate([[float(process.t_max)], uniform_log_snr(process, steps, sigma_max=1000.0)])
@@ -183,8 +183,8 @@ def _normal_equations(
 class _Family:
     """Smooth grids: N times with density exp(polynomial) in y = ln(α/σ + 10⁻³), then 0.
 
-    The parameters are the polynomial's coefficients, in Chebyshev's basis, and the last y above the data. Few of them,
-    so that a fit finds what holds for other data too, and not how errors happen to cancel.
+    The parameters are the polynomial's coefficients in Chebyshev's basis, and the last y above the data: few, so that a
+    fit finds what holds for other data too, and not the way in which errors happen to cancel.
     """
 
     def __init__(self, process: Process, steps: int) -> None:
@@ -208,7 +208,7 @@ class _Family:
         return self.low + (self.high - self.low) * fractions
 
     def grid(self, parameters: np.ndarray) -> Grid:
-        """The times, the prior's own the first."""
+        """The times, that of the prior first."""
         halves = np.log(np.maximum(np.exp(self.nodes(parameters)) - _FLOOR, 1e-300))
         with host_float64():
             times = np.asarray(self.process.schedule.time_from_log_snr(2 * halves[1:]))
@@ -242,7 +242,7 @@ def _levenberg_marquardt(
     normal_equations: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     rounds: int,
 ) -> tuple[np.ndarray, float]:
-    """(parameters, cost) at a local minimum of a sum of squares; the last of them is kept in (0, 1]."""
+    """(parameters, cost) at a local minimum of a sum of squares; the last parameter is kept in (0, 1]."""
     damping = 1e-2
     for _ in range(rounds):
         square, gradient = normal_equations(parameters)

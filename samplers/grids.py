@@ -1,4 +1,4 @@
-"""Time grids: N + 1 descending times from the prior's down to 0, the data's.
+"""Time grids: N + 1 descending times from that of the prior down to 0, that of the data.
 
 Grids are built on the host in float64 and their ends are pinned: in float32 Karras's formula starts at 80.000015.
 On the discrete chain every grid is rounded to distinct integers.
@@ -52,7 +52,7 @@ def uniform_log_snr(
 
 
 def uniform_sigma(process: Process, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
-    """N times evenly spaced in σ/α, then 0: few of them near the data, where nearly all of the work is.
+    """N times evenly spaced in σ/α, then 0: few of them near the data, where most of the work is.
 
     `sigma_min` and `sigma_max` are values of σ/α, those of the process's t_min and t_max unless given.
     Raises ValueError when the process has no finite σ/α at its prior and no `sigma_max` is given.
@@ -66,7 +66,7 @@ def cosine(process: Process, steps: int, sigma_min: float | None = None, sigma_m
     """N noise levels of the cosine schedule, σ/α = tan(πu/2) with u evenly spaced, then 0.
 
     (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17, without the offset.) `sigma_min` and `sigma_max` are values of
-    σ/α, those of the process's t_min and t_max unless given; at a prior without signal σ/α may be infinite.
+    σ/α, those of the process's t_min and t_max unless given; σ/α may be infinite at the prior.
     """
     _check_steps(process, steps)
     low, high = _noise_range(process, sigma_min, sigma_max, "cosine", endless=True)
@@ -90,10 +90,10 @@ def quadratic(process: Process, steps: int, t_start: float | None = None) -> Gri
 
 
 def leading(process: Process, steps: int) -> Grid:
-    """The times 1, 1 + k, 1 + 2k, ... of a discrete chain from above, k = ⌊T/N⌋, then 0: DDPM's «leading» spacing.
+    """The times 1, 1 + k, 1 + 2k, ... of a discrete chain, descending, k = ⌊T/N⌋, then 0: DDPM's «leading» spacing.
 
     It starts below T, from a state that is not quite the prior's law (Lin et al. 2024, arXiv:2305.08891, table 2).
-    Raises ValueError for a process that is no chain.
+    Raises ValueError for a process that is not a chain.
     """
     length = _chain_length(process, steps, "leading")
     return np.append(1 + np.arange(steps)[::-1] * (length // steps), 0).astype(np.float64)
@@ -102,7 +102,7 @@ def leading(process: Process, steps: int) -> Grid:
 def trailing(process: Process, steps: int) -> Grid:
     """The times T, T − T/N, ..., T/N of a discrete chain, rounded, then 0: DDPM's «trailing» spacing.
 
-    Raises ValueError for a process that is no chain.
+    Raises ValueError for a process that is not a chain.
     """
     _chain_length(process, steps, "trailing")
     return uniform_time(process, steps)
@@ -111,7 +111,7 @@ def trailing(process: Process, steps: int) -> Grid:
 def linspace(process: Process, steps: int) -> Grid:
     """N times of a discrete chain evenly spaced from T to 1, rounded, then 0: DDPM's «linspace» spacing.
 
-    Raises ValueError for a process that is no chain.
+    Raises ValueError for a process that is not a chain.
     """
     length = _chain_length(process, steps, "linspace")
     return _on_chain(process, np.append(np.linspace(length, 1, steps), 0.0))
@@ -178,7 +178,7 @@ def _check_steps(process: Process, steps: int) -> None:
 
 
 def _chain_length(process: Process, steps: int, name: str) -> int:
-    """T. Raises ValueError for a process that is no chain, or a number of steps that does not fit."""
+    """T. Raises ValueError for a process that is not a chain, or a number of steps that does not fit."""
     _check_steps(process, steps)
     if not process.schedule.discrete:
         kind = type(process.schedule).__name__

@@ -1,6 +1,6 @@
 """Guidance: functions from denoisers to a denoiser.
 
-Whatever tilts the density, p(x_t) -> p(x_t) L(x_t), shifts the denoiser of Gaussian noise by (σ²/α) ∇ ln L. Two
+A factor that tilts the density, p(x_t) -> p(x_t) L(x_t), shifts the denoiser of Gaussian noise by (σ²/α) ∇ ln L. Two
 models that differ by such an L differ by this shift, so extrapolating from one to the other strengthens L. Scales,
 intervals and weights are traced: changing them never recompiles.
 """
@@ -30,7 +30,7 @@ def classifier_guidance(
 
     `log_likelihood` is (x, t) -> ln p(y | x_t = x), shape (b,), in nats; its y may differ from sample to sample, and
     row i must depend on x[i] alone. `scale` is w, a scalar or (b,). Where α = 0 nothing is added: there the gradient
-    vanishes, and with it what it could tell (Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2).
+    vanishes, and with it what it could say (Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2).
     Raises TypeError when the noise is not Gaussian.
     """
     require_gaussian(process.noise, "classifier guidance")
@@ -61,7 +61,7 @@ def classifier_free_guidance(conditional: Denoiser, unconditional: Denoiser, sca
 
 
 def autoguidance(main: Denoiser, weak: Denoiser, scale: ArrayLike) -> Denoiser:
-    """D = D_weak + w (D_main − D_weak): away from what a worse model of the same data gets wrong; w = 1 is the main.
+    """D = D_weak + w (D_main − D_weak): away from what a worse model of the same data gets wrong; w = 1 is `main`.
 
     `weak` is a smaller or less trained model given the same condition as `main`; `scale` is w, a scalar or (b,)
     (Karras et al. 2024, arXiv:2406.02507). Each call evaluates both networks.

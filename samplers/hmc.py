@@ -1,10 +1,10 @@
-"""Hamiltonian Monte Carlo: a sample moves as a particle in the potential −ln p, pushed at random, then accepted or not.
+"""Hamiltonian Monte Carlo: a sample moves like a particle in the potential −ln p, and the move is accepted or not.
 
     H(x, v) = −ln p(x) + ½|v|²,   dx/dt = v,  dv/dt = ∇ln p(x)
 
 The exact flow keeps H and volume, and so the law ∝ e^{−H} = p(x) N(v; 0, I). The leapfrog keeps volume exactly, is its
-own inverse when v is turned round, and changes H by O(ε²), which acceptance with min(1, e^{−ΔH}) makes good. (Duane
-et al. 1987; Neal 2011, arXiv:1206.1901, section 2 and 3.) One leapfrog of length √η is MALA's step of size η.
+own inverse when v is reversed, and changes H by O(ε²); accepting with probability min(1, e^{−ΔH}) makes up for that.
+(Duane et al. 1987; Neal 2011, arXiv:1206.1901, sections 2 and 3.) One leapfrog of length √η is MALA's step of size η.
 """
 
 from __future__ import annotations
@@ -68,6 +68,6 @@ def hmc_step(
     v = keys_lib.normal(keys_lib.fold(keys, 0), x.shape[1:], x.dtype)
     proposal, w = leapfrog(gradient, x, v, size, leapfrogs)
     chance = log_density(proposal) - log_density(x) + 0.5 * sum_event(v**2 - w**2)
-    # NaN, a proposal out of the density's support, is no comparison that holds: it is rejected.
+    # NaN, from a proposal outside the density's support, makes the comparison false: it is rejected.
     accepted = jnp.log(keys_lib.uniform(keys_lib.fold(keys, 1), (), x.dtype)) < chance
     return Adjusted(jnp.where(expand(accepted, x), proposal, x), accepted)

@@ -1,4 +1,4 @@
-"""Inpainting by what a sampler does: the known part of x_s comes from q(x_s|y), once or again and again."""
+"""Inpainting within a sampler: the known part of x_s is drawn from q(x_s|y), once or repeatedly."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Replacement(Wrapped):
 
     (arXiv:2011.13456.) `observed` y and `mask`, True where y is known, have the shape of the event, or of the batch;
     y may be anything where the mask is False. The known part of a sample at σ = 0 is y itself.
-    Right where the unknown part does not depend on the known one. Else it is not the posterior: at high noise y is
-    heard through that noise alone, and what was decided there stays, so that the unknown part follows y too little
-    and is too wide. `RePaint` is closer.
+    Exact where the unknown part does not depend on the known one. Otherwise it is not the posterior: at high noise y is
+    seen only through that noise, and what is decided there stays, so that the unknown part follows y too little and is
+    too wide. `RePaint` is closer.
     Raises TypeError when the noise is not Gaussian, ValueError for a y or a mask that does not fit.
     """
 
     sampler: Sampler
     """The sampler of the model without y."""
     observed: Float[Array | np.ndarray, "..."]
-    """y."""
+    """y, of the shape of the event or of the batch."""
     mask: Any
     """Booleans, True where y is known."""
 
@@ -44,7 +44,7 @@ class Replacement(Wrapped):
             raise ValueError(f"mask is an array of {self.mask.dtype}; give booleans, True where observed is known.")
 
     order: ClassVar[float] = 1
-    """To its own limit, which is not the posterior."""
+    """The order towards its own limit, which is not the posterior."""
 
     def step(
         self,
@@ -68,20 +68,20 @@ class Replacement(Wrapped):
 
 @pytree
 class RePaint(Replacement):
-    """`Replacement` that goes over the same ground again: noised back up and sampled down, `resamplings` times in all.
+    """`Replacement` that goes over each stretch again: noised back up and sampled down, `resamplings` times in all.
 
     Whenever `jump` steps are done, x_s is carried back up over them by the forward transition, and down again with
-    replacement (Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, and its jumps of length j). The unknown part so
-    comes to terms with the known one at every noise level; it is not done from σ = 0. Costs about `resamplings` times
-    the denoiser calls, and with 1 is `Replacement`. The more, the closer to the posterior, but the error of the
+    replacement (Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, and its jumps of length j). So the unknown part
+    adapts to the known one at every noise level but σ = 0. Costs about `resamplings` times
+    the denoiser calls, and with 1 it is `Replacement`. The more, the closer to the posterior, but the error of the
     sampler's own steps is repeated too: with few of them `Ancestral` with β̃ ends too narrow, and β or
     `EulerMaruyama` does not. Long jumps help less than as many short ones.
     """
 
     resamplings: int = static(default=10)
-    """How often each stretch is sampled: the paper's r."""
+    """The number of times that each stretch is sampled, the paper's r."""
     jump: int = static(default=1)
-    """How many steps of the grid a stretch has: the paper's j, 10 there on 250 steps."""
+    """The number of steps in a stretch, the paper's j: 10 there, on 250 steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,13 +1,13 @@
 """Inverse problems: samples of x_0 given y, with a model that has never seen y.
 
-What is wanted is E[x_0 | x_t, y], the denoiser of the posterior. It is the denoiser of the data, shifted by
+The goal is E[x_0 | x_t, y], the denoiser of the posterior. It is the denoiser of the data, shifted by
 (σ²/α) ∇ ln p(y|x_t), and p(y|x_t) is the integral of p(y|x_0) over p(x_0|x_t), which a denoiser alone does not give:
 
     dps_guidance             p(x_0|x_t) is taken as the point x̂_0      denoiser -> denoiser   biased
     pseudoinverse_guidance   p(x_0|x_t) is taken as N(x̂_0, C)          denoiser -> denoiser   exact where it is
     Replacement, RePaint     the known part of x_s comes from q(x_s|y)   sampler -> sampler   biased, in inpainting.py
 
-The bias does not vanish with the step size: each says what is known of its own. All are for Gaussian noise.
+The bias does not vanish with the step size; each docstring says what is known of its own. All are for Gaussian noise.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ Covariance = Callable[[Array, ArrayLike], Array]
 
 @pytree
 class Measurement:
-    """y = A x_0 + σ_y n: what is known of x_0."""
+    """What is known of x_0: y = A x_0 + σ_y n."""
 
     observe: Any
-    """A: a differentiable function (b, *event) -> (b, *measured), row by row; or a matrix (m, d), the event flat."""
+    """The map A: a differentiable function (b, *event) -> (b, *measured), row by row, or a matrix (m, d) on the
+    flattened event."""
     observed: Float[Array | np.ndarray, "..."]
-    """y, (*measured) for all samples or (b, *measured)."""
+    """The values y, (*measured) for all samples or (b, *measured)."""
     noise_std: Any = 0.0
-    """σ_y, a scalar or (b,)."""
+    """The standard deviation σ_y, a scalar or (b,)."""
 
     def __post_init__(self) -> None:
         if is_concrete(self.noise_std) and not self.noise_std >= 0:
@@ -86,7 +87,7 @@ def dps_guidance(process: Process, denoise: Denoiser, measurement: Measurement, 
     (arXiv:2209.14687, section 3.) A may be any differentiable function; w = `scale` is a scalar or (b,).
 
     p(y|x_0) at the point x̂_0 stands for its mean over p(x_0|x_t), so y is trusted too much, too early: on unit
-    Gaussian data with A = 1 the samples have the variance e^{−1/σ_y²} in the place of σ_y²/(1 + σ_y²), and their mean
+    Gaussian data with A = 1 the samples have the variance e^{−1/σ_y²} in place of σ_y²/(1 + σ_y²), and their mean
     overshoots. The shift is stiff, of order 1/σ_y²: with few steps take a larger σ_y, a smaller w (the paper divides by
     |y − A x̂_0| and not by σ_y²), or `pseudoinverse_guidance`.
     Raises TypeError when the noise is not Gaussian, ValueError for σ_y = 0, and a y or A that does not fit.
@@ -118,7 +119,7 @@ def pseudoinverse_guidance(
     x̂_0. σ_y may be 0 when y = A x_0 can be met.
 
     `covariance` is C(x, t): None is the paper's r² = σ²/(α² + σ²), which is `isotropic_covariance(process)`. With the
-    true Cov[x_0|x_t], of which `tweedie_covariance` knows, this is E[x_0|x_t, y] wherever p(x_0|x_t) is Gaussian; with
+    true Cov[x_0|x_t], as `tweedie_covariance` gives it, this is E[x_0|x_t, y] wherever p(x_0|x_t) is Gaussian; with
     another C it is not, and a C too large (small) trusts y too little (too much).
     Raises TypeError when the noise is not Gaussian, ValueError for a y, an A or a C that does not fit.
     """
@@ -156,7 +157,7 @@ def _explain(observe: Callable[[Array], Array], x_0: Array, residual: Array, c: 
 
 
 def isotropic_covariance(process: Process, data_variance: ArrayLike = 1.0) -> Covariance:
-    """r² = σ² v/(α² v + σ²): Cov[x_0|x_t] of N(m, v I) data, at v = 1 the choice of ΠGDM. A scalar, or (b,) as t is."""
+    """r² = σ² v/(α² v + σ²): Cov[x_0|x_t] of N(m, v I) data, at v = 1 the choice of ΠGDM. Of the shape of t."""
     return Partial(_isotropic, process, data_variance)
 
 

@@ -1,4 +1,4 @@
-"""From samples back to noise, by the very steps that lead the other way."""
+"""From samples back to noise, by the same steps in reverse."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def invert(
     the same grid gives x back up to an error of the sampler's order. x is (b, *event), the state at grid[-1], which is
     above 0: at σ = 0 there is no noise to predict, so leave the grid's 0 out and give x as it is, or scaled by α.
 
-    Raises ValueError for a grid that ends at 0 and for a sampler with noise, TypeError for one with a memory.
+    Raises ValueError for a grid that ends at 0 and for a sampler with noise, TypeError for one that remembers.
     """
     times = np.asarray(grid, np.float64)
     if times.ndim != 1 or len(times) < 2 or not times[-1] > 0:

@@ -1,7 +1,7 @@
 """Langevin dynamics: at one noise level, down a ladder of them, after each step of another sampler, or adjusted.
 
-A step of size η at level t is x + ½η ∇ln p_t(x) + √η n. Repeated, it ends in p_t but for a bias of the order η; MALA
-has none. Every step size is the sample's own: a norm over the batch would let samples depend on their neighbours.
+A step of size η at level t is x + ½η ∇ln p_t(x) + √η n. Repeated, it converges to p_t up to a bias of order η; MALA has
+none. Every step size is the sample's own: a norm over the batch would let samples depend on their neighbours.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ def langevin_step(
 
 
 class Adjusted(NamedTuple):
-    """What a step of MALA returns."""
+    """What a step of MALA or of Hamiltonian Monte Carlo returns."""
 
     x: Float[Array, "b *event"]
+    """The states after the step."""
     accepted: Bool[Array, " b"]
+    """Whether each sample took the proposal."""
 
     __repr__ = short_repr
 
@@ -66,7 +68,7 @@ def mala_step(
     forth_density = -sum_event((proposal - x - 0.5 * eta * gradient) ** 2 / (2 * eta))
     back_density = -sum_event((x - proposal - 0.5 * eta * back) ** 2 / (2 * eta))
     chance = there - here + back_density - forth_density
-    # NaN, a proposal out of the density's support, is no comparison that holds: it is rejected.
+    # NaN, from a proposal outside the density's support, makes the comparison false: it is rejected.
     accepted = jnp.log(keys_lib.uniform(keys_lib.fold(keys, 1), (), x.dtype)) < chance
     return Adjusted(jnp.where(expand(accepted, x), proposal, x), accepted)
 
@@ -76,8 +78,9 @@ class AnnealedLangevin(Sampler):
     """At every level of the grid `repeats` Langevin steps of η = `size` · σ_t², then on to the next level.
 
     (Song & Ermon 2019, arXiv:1907.05600, algorithm 1: their ε σ_i²/σ_L² is η/2.) x goes from level to level scaled by
-    α_s/α_t. Onto σ = 0 leads the denoiser, the final jump of Jolicoeur-Martineau et al. 2020 (arXiv:2009.05475). The
-    size does not shrink with the grid's steps, so neither does the bias: this method has no order.
+    α_s/α_t. The step onto σ = 0 is the denoiser's, the final jump of Jolicoeur-Martineau et al. 2020
+    (arXiv:2009.05475). The size does not shrink with the grid's steps, so neither does the bias: this method has no
+    order.
     """
 
     repeats: int = static(default=5)
@@ -99,7 +102,7 @@ class AnnealedLangevin(Sampler):
         return True
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """`repeats` a step, and one for the jump onto the data."""
+        """`repeats` calls a step, and one for the jump onto the data."""
         return self.repeats * steps + int(to_data)
 
     def check_noise(self, process: Process) -> None:
@@ -137,13 +140,13 @@ class PredictorCorrector(Sampler):
     """A step of ancestral sampling or of reverse diffusion, then `corrections` Langevin steps at the new level.
 
     (Song et al. 2021, arXiv:2011.13456, algorithms 2 and 4.) The step size is theirs with norms of the sample's own,
-    η = 4 (snr |n|/|∇ln p_s|)², where they take means over the batch: it is meant for images, for in few
+    η = 4 (snr |n|/|∇ln p_s|)², where they take means over the batch: it is meant for images, since in few
     dimensions a gradient may vanish and the step grow without bound. Reverse diffusion is their eq. 46,
     x_s = (2 − α_{t|s}) x_t + σ_{t|s}² ∇ln p_t + σ_{t|s} n.
     """
 
     predictor: Literal["ancestral", "reverse-diffusion"] = static(default="reverse-diffusion")
-    """The predictor."""
+    """The step that precedes the corrections."""
     corrections: int = static(default=1)
     """Langevin steps after each step; 0 is the predictor alone."""
     snr: float = 0.16
@@ -175,7 +178,7 @@ class PredictorCorrector(Sampler):
         return 1 if self.corrections == 0 else 0
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """One a step, and one for each correction but after the step onto the data."""
+        """One call a step, and one for each correction, of which the step onto the data has none."""
         return steps + self.corrections * (steps - int(to_data))
 
     def check_noise(self, process: Process) -> None:

@@ -40,10 +40,11 @@ class Multistep(Sampler):
     """
 
     start: Start
+    """How the method starts."""
 
     @property
     def remembers(self) -> bool:
-        """True, but at order 1."""
+        """True, except at order 1."""
         return self.order > 1
 
     @property
@@ -64,7 +65,7 @@ class Multistep(Sampler):
 
     @property
     def extra(self) -> int:
-        """Denoiser calls that the start costs."""
+        """The extra denoiser calls of the start."""
         return max(self.order - 2, 0) if self.start == "single-step" else 0
 
     @property
@@ -73,7 +74,7 @@ class Multistep(Sampler):
         return self.order if self.start == "single-step" else min(self.order, 2)
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """One a step, and those of the start unless the only step is the one onto the data."""
+        """One call a step, and those of the start unless the only step is the one onto the data."""
         return steps + (self.extra if steps - int(to_data) > 0 else 0)
 
     def check(self, process: Process, grid: np.ndarray) -> None:
@@ -106,7 +107,7 @@ class Multistep(Sampler):
         places, values, count = carry
         here, starts = node(process, self.variable, t), jnp.isfinite(half_log_snr(process, t))
         inside = starts & (process.sigma(s) > 0)
-        # Where λ is infinite the weights are not numbers; what stands there instead is thrown away.
+        # Where λ is infinite the weights are not finite: other times stand in, and their result is discarded.
         safe_t, safe_s = jnp.where(inside, t, 0.7 * process.t_max), jnp.where(inside, s, 0.6 * process.t_max)
 
         def multistep() -> tuple[Array, Any]:

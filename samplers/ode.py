@@ -63,7 +63,7 @@ class RK4(Sampler):
         require_continuous(process, "RK4")
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """Four a step, but one for the step onto the data."""
+        """Four calls a step, but one for the step onto the data."""
         return 4 * steps - 3 * int(to_data)
 
     def step(
@@ -100,13 +100,13 @@ class Heun(Sampler):
     """
 
     S_churn: float = 0.0
-    """How much noise is added on the way, over all steps; 0 is deterministic."""
+    """The amount of noise added over all steps; 0 is deterministic."""
     S_min: float = 0.0
-    """Smallest σ/α at which noise is added."""
+    """The smallest σ/α at which noise is added."""
     S_max: float = float("inf")
-    """Largest σ/α at which noise is added."""
+    """The largest σ/α at which noise is added."""
     S_noise: float = 1.0
-    """Standard deviation of the noise that is added."""
+    """The standard deviation of the noise that is added, in units of what is due."""
 
     def __post_init__(self) -> None:
         if is_concrete(self.S_churn, self.S_min, self.S_max, self.S_noise):
@@ -133,16 +133,16 @@ class Heun(Sampler):
         return bool(self.S_churn > 0)
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """Two a step, but one for the step onto the data."""
+        """Two calls a step, but one for the step onto the data."""
         return 2 * steps - int(to_data)
 
     def check_noise(self, process: Process) -> None:
-        """Raise TypeError for churn, or one that is traced, with a noise that is not Gaussian."""
+        """Raise TypeError for churn that is positive or traced, with a noise that is not Gaussian."""
         if not is_concrete(self.S_churn) or self.S_churn > 0:
             require_gaussian(process.noise, "Heun with S_churn > 0")
 
     def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
-        """γ at the levels that are churned."""
+        """γ, the relative rise of σ/α at the levels that are churned."""
         del x
         return jnp.minimum(self.S_churn / (grid.shape[0] - 1), jnp.sqrt(jnp.asarray(2.0, grid.dtype)) - 1)
 
@@ -171,7 +171,7 @@ class Heun(Sampler):
     def _churn(self, keys: Draws, x: Array, gamma: Array, t: Array, process: Process) -> tuple[Array, Array]:
         schedule = process.schedule
         level = jnp.exp(-0.5 * schedule.log_snr(t))
-        # At infinite σ/α there is nothing but noise, and more of it is the same.
+        # At infinite σ/α there is nothing but noise, and adding more changes nothing.
         churned = (gamma > 0) & (self.S_min <= level) & (level <= self.S_max) & jnp.isfinite(level)
 
         def add_noise() -> tuple[Array, Array]:

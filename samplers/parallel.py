@@ -24,9 +24,9 @@ class ParallelSampled:
     x: Float[Array, "b *event"]
     """The samples, at the last time of the grid."""
     rounds: Int[Array, ""]
-    """Rounds of the iteration: denoiser calls that waited for each other, where the sampler makes one a step."""
+    """The rounds of the iteration: denoiser calls one after another, where the sampler makes one a step."""
     steps: Int[Array, ""]
-    """Steps that were computed for each sample, in all rounds."""
+    """The steps computed for each sample, in all rounds."""
 
 
 def sample_parallel(
@@ -52,7 +52,7 @@ def sample_parallel(
     is at most `tolerance` · σ at its time (at the data's end, of the time before); the window moves on past the states
     that have arrived in every sample. The first state of a window is always exact, so that N steps need N rounds at the
     most, and a tolerance of 0 gives the sequential answer to rounding. `window` is how many steps are computed at
-    once, all unless given: so many times the memory.
+    once, all unless given: as many times the memory.
 
     Worth its many-fold work only where a device is not filled by one batch. A sample of a larger batch may be iterated
     more often than alone: it is a function of its seed to about the tolerance, not to rounding. With `Restart` every
@@ -102,7 +102,7 @@ def _iterate(
     keys = keys_lib.sample_keys(key, ids)
     x = initial_state(keys, process, shape, grid[0], x_init)
     denoise, carry = in_type_of(x, denoise), sampler.init(x, grid)
-    # A change is small beside the noise that is still there; σ = 0 has none, so its own is that of the time before.
+    # A change is measured against the noise that is still there; σ = 0 has none, and takes that of the time before.
     sigmas = process.sigma(grid)
     scale = jnp.where(sigmas > 0, sigmas, jnp.roll(sigmas, 1))
 
@@ -116,7 +116,7 @@ def _iterate(
         first = jnp.minimum(done, steps - window)
         old = jax.lax.dynamic_slice_in_dim(states, first, window + 1)
         moved = jax.vmap(step)(first + jnp.arange(window), old[:-1])
-        # What is done stays, to the last bit, and is what the rest is added to; the step after it is exact.
+        # What is done stays, to the last bit, and the rest is added to it; the step after it is exact.
         place = first + jnp.arange(window)
         open_moves = jnp.where(expand(place >= done, moved), moved - old[:-1], 0.0)
         new = jax.lax.dynamic_index_in_dim(states, done, keepdims=False) + jnp.cumsum(open_moves, axis=0)

@@ -31,14 +31,14 @@ class Entry:
     """A sampler's place in the catalogue."""
 
     make: Callable[..., Sampler]
-    """Its constructor; the keyword arguments are its options."""
+    """The constructor, whose keyword arguments are the options."""
     source: str
-    """The paper."""
+    """The paper that the sampler comes from."""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What this name stands for, besides the constructor's own defaults."""
+    """The options that the name stands for, beyond the constructor's defaults."""
 
     def default(self) -> Sampler:
-        """The sampler that the name alone stands for."""
+        """The sampler that the name stands for without further options."""
         return self.make(**self.options)
 
 
@@ -69,7 +69,7 @@ SAMPLERS: dict[str, Entry] = {
 def default_grid(process: Process, sampler: Sampler) -> str:
     """The usual grid for this sampler on this process: Karras's where σ/α is finite, else even steps in time.
 
-    The discrete chain's own samplers visit it in even strides.
+    Samplers made for the discrete chain visit it in even strides.
     """
     if process.schedule.discrete:
         return "uniform-time" if sampler.stochastic or isinstance(sampler, DDIM) else "karras"
@@ -77,7 +77,7 @@ def default_grid(process: Process, sampler: Sampler) -> str:
 
 
 def make_grid(process: Process, sampler: Sampler, name: str, steps: int) -> Grid:
-    """The grid of this name, "auto" for the usual one, started just below a prior where the sampler cannot start.
+    """The grid of this name, or the usual one for "auto"; it starts just below a prior where the sampler cannot start.
 
     Raises ValueError for an unknown name, and as the grid itself does.
     """

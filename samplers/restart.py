@@ -1,4 +1,4 @@
-"""Restart sampling: a deterministic solver, thrown back up over an interval of noise levels and run down again."""
+"""Restart sampling: a deterministic solver, sent back up over an interval of noise levels and run down again."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from samplers.wrapped import Wrapped
 
 @pytree
 class Interval:
-    """The noise levels that are gone over again, `repeats` times in `steps` steps."""
+    """A range of noise levels that is gone over again, `repeats` times in `steps` steps."""
 
     low: float = 0.06
-    """σ/α at the bottom: the first level of the grid at or below it is restarted from."""
+    """σ/α at the bottom; a restart begins at the first level of the grid that is at or below it."""
     high: float = 0.3
     """σ/α at the top."""
     repeats: int = static(default=2)
-    """How often, the paper's K."""
+    """The number of repetitions, the paper's K."""
     steps: int = static(default=3)
-    """Steps from the top to the bottom each time."""
+    """The number of steps from the top to the bottom each time."""
 
     def __post_init__(self) -> None:
         if is_concrete(self.low, self.high) and not 0 < self.low < self.high:
@@ -49,7 +49,7 @@ class Restart(Wrapped):
     """The steps of `sampler`; where it arrives below an interval, noise up to its top and `steps` steps down, K times.
 
     The noise is that of the forward process, x_high ~ q(x_high | x_low); the steps down have Karras's spacing with
-    ρ = 7 and end at the level they began from. Errors that were made above the interval are forgotten in part each
+    ρ = 7 and end at the level they began from. Errors made above the interval are partly forgotten each
     time, while the solver stays deterministic and its own errors small (Xu et al. 2023, arXiv:2306.14878, algorithm 1).
     Two intervals that end at the same step of the grid are both gone over, one after the other, the first one first.
     """
@@ -57,13 +57,13 @@ class Restart(Wrapped):
     sampler: Sampler = Heun()
     """The solver on the way down; the history of a multistep method begins anew at every restart."""
     intervals: tuple[Interval, ...] = (Interval(),)
-    """The intervals."""
+    """The intervals to go over again."""
 
     order: ClassVar[float] = 0
-    """The steps within an interval do not become finer with the grid."""
+    """No order of convergence: the steps within an interval do not become finer with the grid."""
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """Those of the sampler inside, and of every restart."""
+        """The calls of the sampler inside, and of every restart."""
         again = sum(interval.repeats * self.sampler.nfe(interval.steps, False) for interval in self.intervals)
         return super().nfe(steps, to_data) + again
 
@@ -106,7 +106,7 @@ class Restart(Wrapped):
         x, carry = self.sampler.step(keys, x, carry, t, s, process, denoise)
         before, after = jnp.exp(-half_log_snr(process, t)), jnp.exp(-half_log_snr(process, s))
         for index, interval in enumerate(self.intervals):
-            # What `check` has found in float64 may not be lost by a rounding.
+            # What `check` has found in float64 must not be lost to rounding.
             low = interval.low * (1 + 1e-5)
             due = (before > low) & (after <= low) & (process.sigma(s) > 0)
             own = keys_lib.fold(keys, streams.UP + 16 * index)
@@ -131,7 +131,7 @@ class Restart(Wrapped):
             return jax.lax.fori_loop(0, interval.steps, down, (up, self.sampler.init(up, times)))
 
         x, last = jax.lax.fori_loop(0, interval.repeats, once, (x, self.sampler.init(x, times)))
-        # The steps that x now comes from are those of the way down; what is fixed for the grid stays so.
+        # The history of x is now the way down; a carry that is fixed for the grid stays as it is.
         return x, last if self.sampler.remembers else carry
 
     def _times(self, process: Process, s: Array, interval: Interval) -> Float[Array, " n"]:

@@ -33,46 +33,46 @@ from samplers.grids import check_grid
 
 
 class Sampler:
-    """What every sampler answers to."""
+    """The protocol that every sampler follows."""
 
     order: ClassVar[Any]
-    """The order that the method is called by."""
+    """The order in the name of the method."""
 
     @property
     def stated_order(self) -> int:
-        """The order of convergence in the step that is promised, and tested: strong for ODEs, weak for SDEs."""
+        """The order of convergence in the step size that is promised and tested: strong for ODEs, weak for SDEs."""
         return self.order
 
     @property
     def stochastic(self) -> bool:
-        """Whether noise is drawn on the way."""
+        """Whether the sampler draws noise."""
         return False
 
     @property
     def strong_order(self) -> int:
-        """The order along one Brownian path, 0 where the noise is not that of a path; ODE samplers draw none."""
+        """The order along one Brownian path; 0 where the noise is not that of a path, or there is none."""
         return 0
 
     @property
     def remembers(self) -> bool:
-        """Whether a step depends on the steps before, by more than its x."""
+        """Whether a step depends on earlier steps through more than its x."""
         return False
 
     @property
     def takes_pair(self) -> bool:
-        """Whether it is given a `samplers.cfgpp.conditional_pair` in the place of a denoiser."""
+        """Whether the sampler takes a `samplers.cfgpp.conditional_pair` in place of a denoiser."""
         return False
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """Denoiser calls for a grid of `steps` steps, whose last one ends at the data or not."""
+        """Denoiser calls for a grid of `steps` steps; `to_data` says whether the last one ends at the data."""
         del to_data
         return steps
 
     def check_noise(self, process: Process) -> None:
-        """Raise TypeError when this sampler does not exist for the process's noise; also called under a trace."""
+        """Raise TypeError when the sampler does not exist for the process's noise; also called under a trace."""
 
     def check(self, process: Process, grid: np.ndarray) -> None:
-        """Raise ValueError when these options cannot sample this process on this grid, all of them concrete."""
+        """Raise ValueError when these options cannot sample this process on this grid; all three are concrete."""
 
     def init(self, x: Float[Array, "b *event"], grid: Float[Array, " n"]) -> Any:
         """The carry before the first step."""
@@ -122,8 +122,8 @@ def sample(
 ) -> Sampled:
     """Draw samples of shape (b, *event) by running `sampler` along `grid`, from the prior at grid[0] to grid[-1].
 
-    `denoise` is (x, t) -> E[x_0 | x_t = x]; give a `jax.tree_util.Partial` so that new weights do not recompile, as
-    a fresh lambda does each time.
+    `denoise` is (x, t) -> E[x_0 | x_t = x]; give a `jax.tree_util.Partial`, so that new weights do not recompile, as
+    they would with a fresh lambda.
     `ids` are the (b,) identities of the samples, 0, 1, ... unless given: sample i is a function of (key, ids[i])
     whatever the batch. `x_init` (b, *event) replaces the draw from the prior. `keep_every` = k returns every k-th
     state as well. `brownian_tree` takes the noise of each sample from one Brownian path, the same on every
@@ -132,7 +132,7 @@ def sample(
     not by a network's activations for each step.
 
     Raises ValueError for a grid, shape or option that does not fit, and TypeError for a sampler that does not
-    exist for the process's noise, or a key that is none.
+    exist for the process's noise, or for anything but a key.
     """
     if keep_every is not None and keep_every < 1:
         raise ValueError(f"keep_every = {keep_every}; give 1 for every state, k for every k-th.")
@@ -201,7 +201,7 @@ def initial_state(
 
 
 def in_type_of(x: Array, denoise: Denoiser) -> Denoiser:
-    """The denoiser, its answer (or pair of answers) in the type of the state: networks may run in bfloat16."""
+    """The denoiser with its answer, or pair of answers, in the type of the state: networks may run in bfloat16."""
     return lambda y, time: jax.tree.map(lambda answer: answer.astype(x.dtype), denoise(y, time))
 
 
@@ -228,7 +228,7 @@ def _check_path(process: Process, sampler: Sampler, grid: np.ndarray) -> None:
 
 
 def require_continuous(process: Process, what: str) -> None:
-    """Raise TypeError on a discrete chain: `what` is the thing that needs α' and σ'."""
+    """Raise TypeError on a discrete chain; `what` names the thing that needs α' and σ'."""
     if process.schedule.discrete:
         raise TypeError(
             f"{what} needs a velocity, and a discrete chain has no derivative in t; use DDIM, an exponential method, "
@@ -270,14 +270,14 @@ def _run(
         return (x, carry, kept), None
 
     start = (x, sampler.init(x, grid), kept)
-    # A gradient keeps the states and computes the network's activations again, a step at a time.
+    # A gradient keeps the states, and computes the network's activations again one step at a time.
     again = jax.checkpoint(body, prevent_cse=False)
     (x, _, kept), _ = jax.lax.scan(again, start, (grid[:-1], grid[1:], jnp.arange(steps)))
     return x, kept
 
 
 def run_steps(process: Process, denoise: Partial, sampler: Sampler, times: Array, x: Array) -> Array:
-    """x after the steps of a deterministic sampler along any times, upwards too; nothing is checked."""
+    """x after the steps of a deterministic sampler along any times, even upwards; nothing is checked."""
     return _run(
         key=jax.random.key(0),
         ids=jnp.arange(x.shape[0]),

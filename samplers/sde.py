@@ -31,6 +31,7 @@ class ReverseSDE(Sampler):
     """What the solvers of the reverse SDE with σ̃ = level · g share: noise of that level, which is additive."""
 
     level: float
+    """The noise level σ̃/g."""
 
     @property
     def stochastic(self) -> bool:
@@ -56,7 +57,7 @@ class EulerMaruyama(ReverseSDE):
     """
 
     level: float = 1.0
-    """How noisy: σ̃/g."""
+    """The noise level σ̃/g: 0 is the ODE, 1 the reverse SDE."""
 
     def __post_init__(self) -> None:
         check_level(self.level)
@@ -100,14 +101,14 @@ class StochasticHeun(ReverseSDE):
     With h = λ_s − λ_t, η = level² and one n for both lines,
 
         x* = (σ_s/σ_t) e^{−ηh} x_t + α_s (1 − e^{−(1+η)h}) x̂_0(x_t, t) + σ_s √(1 − e^{−2ηh}) n
-        x_s = x* with, in the place of x̂_0(x_t, t), the line in λ through x̂_0(x_t, t) and x̂_0(x*, s), integrated exactly
+        x_s = x* with, in place of x̂_0(x_t, t), the line in λ through x̂_0(x_t, t) and x̂_0(x*, s), integrated exactly
 
     The noise is additive in these variables, where Heun's method has weak order 2 (Kloeden & Platen 1992, section
     15.1); the first line is SDE-DPM-Solver++(1) (Lu et al. 2022, arXiv:2211.01095). The step onto σ = 0 returns x̂_0.
     """
 
     level: float = 1.0
-    """How noisy: σ̃/g. 0 is the ODE, 1 the reverse SDE."""
+    """The noise level σ̃/g: 0 is the ODE, 1 the reverse SDE."""
 
     def __post_init__(self) -> None:
         check_level(self.level)
@@ -115,7 +116,7 @@ class StochasticHeun(ReverseSDE):
     order: ClassVar[float] = 2
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """Two a step, but one for the step onto the data."""
+        """Two calls a step, but one for the step onto the data."""
         return 2 * steps - int(to_data)
 
     def step(

@@ -23,9 +23,10 @@ class _SingleStep(Sampler):
     """A step of two or three denoiser calls between finite λ; DDIM's one where σ_s = 0 or α_t = 0."""
 
     prediction: Form
+    """The prediction that is integrated."""
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """`order` a step, but one for the step onto the data."""
+        """`order` calls a step, but one for the step onto the data."""
         return self.order * steps - (self.order - 1) * int(to_data)
 
     def check(self, process: Process, grid: np.ndarray) -> None:
@@ -70,9 +71,9 @@ class DPMSolverSinglestep(_SingleStep):
     """
 
     order: int = static(default=2)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """2 or 3."""
+    """The order, 2 or 3."""
     prediction: Form = static(default="x0")
-    """What is taken to vary slowly: x0 (DPM-Solver++) or eps (DPM-Solver)."""
+    """The prediction that is taken to vary slowly: x0 (DPM-Solver++) or eps (DPM-Solver)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.order, int) and self.order not in (2, 3):

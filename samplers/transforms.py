@@ -1,4 +1,4 @@
-"""What is known of the data, imposed on the denoiser's answer: every sample for itself, never over the batch.
+"""The range of the data, imposed on the denoiser's answer: sample by sample, never over the batch.
 
 Samplers read ε̂ off x_t and the answer, so they step along the changed x̂_0 and its own noise. A learned variance, the
 second half of a pair, passes through as it is.
@@ -19,7 +19,7 @@ from diffusion.pytree import as_partial, is_concrete
 
 
 def clipped(denoise: Denoiser, low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> Denoiser:
-    """x̂_0 clipped to [low, high], each coordinate for itself: the range of the data, [−1, 1] for images.
+    """x̂_0 clipped to [low, high] coordinate by coordinate: the range of the data, [−1, 1] for images.
 
     `low` and `high` are scalars, or arrays of the shape of an event. With the exact denoiser of data within the range
     this changes nothing, since a mean of such data is within it too (Ho et al. 2020, their code's `clip_denoised`).

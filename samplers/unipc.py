@@ -29,7 +29,7 @@ Variant = Literal["bh1", "bh2", "varying"]
 
 @pytree
 class UniPC(Sampler):
-    """UniPC-p on x̂_0 (Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8): p-th order, and one more by correction.
+    """UniPC-p on x̂_0 (Zhao et al. 2023, arXiv:2302.04867, algorithms 5 to 8): order p, and one more by the correction.
 
     Predictor and corrector are x_s = (σ_s/σ_t) x_t + α_s [(1 − e^{−h}) m_0 − B Σ_k ρ_k (m_k − m_0)/r_k] with m_k the
     x̂_0 at λ_t + r_k h and ρ from the order conditions, B = −h (bh1) or e^{−h} − 1 (bh2). "varying" integrates the
@@ -39,7 +39,7 @@ class UniPC(Sampler):
     order: int = static(default=2)  # pyright: ignore[reportIncompatibleVariableOverride]
     """p, 1 to 3: the number of predictions in the predictor."""
     variant: Variant = static(default="bh2")
-    """bh1, bh2, or varying coefficients."""
+    """The coefficients: bh1, bh2, or varying ones."""
     corrector: bool = static(default=True)
     """Whether to correct, which costs nothing but memory; without it this is UniP-p."""
 
@@ -49,7 +49,7 @@ class UniPC(Sampler):
 
     @property
     def stated_order(self) -> int:
-        """p + 1 with the corrector, at most 3 for the first step is UniPC-1's; UniP-p's at most 2 likewise."""
+        """p + 1 with the corrector, at most 3 since the first step is that of UniPC-1; likewise UniP-p's at most 2."""
         return min(self.order + 1, 3) if self.corrector else min(self.order, 2)
 
     @property
@@ -82,7 +82,7 @@ class UniPC(Sampler):
         m, here = denoise(x, t), half_log_snr(process, t)
         starts = jnp.isfinite(here)
         inside = starts & (process.sigma(s) > 0)
-        # Where λ is infinite the weights are not numbers; what stands there instead is thrown away.
+        # Where λ is infinite the weights are not finite: other times stand in, and their result is discarded.
         high, low = 0.7 * process.t_max, 0.6 * process.t_max
         if self.corrector:
             led = (count > 0) & starts

@@ -1,4 +1,4 @@
-"""Samplers around a sampler: what is not said anew is that of the sampler inside."""
+"""Samplers around a sampler: what a subclass does not define is that of the sampler inside."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Wrapped(Sampler):
     """
 
     sampler: Sampler
+    """The sampler inside."""
 
     @property
     def stochastic(self) -> bool:

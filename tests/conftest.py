@@ -1,22 +1,42 @@
 """What every test shares: four virtual devices, warnings as errors, a float64 switch."""
 
 import os
+from pathlib import Path
 
 from experiments.compilation import add_xla_flags, compile_quickly
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 add_xla_flags("--xla_force_host_platform_device_count=4")
-compile_quickly()  # most of the suite's time is compilation
+# Most of the suite's time is compilation, and most of it is done once: the workers, the processes that tests start and
+# the next run find a program beside pytest's own cache. JAX reads these when it is imported.
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "jax"
+for variable, value in {
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+}.items():
+    os.environ.setdefault(variable, value)
+compile_quickly()
+
 
 import jax  # noqa: E402 (XLA reads its flags once)
 import pytest  # noqa: E402
 
-from tests import footprint  # noqa: E402
+from tests import footprint, kinds, tiers  # noqa: E402
 
-# And most of it is done once: the second run finds the programs of the first beside pytest's own cache.
-jax.config.update("jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+def pytest_addoption(parser):
+    parser.addoption("--by-kind", action="store_true", help="print what each file's tests spend processor time on")
+
+
+def pytest_configure(config):
+    kinds.register(config)
+    footprint.register(config)
+
+
+def pytest_collection_modifyitems(items):
+    tiers.mark(items)
 
 
 @pytest.fixture
@@ -24,7 +44,3 @@ def x64():
     """Float64 for the duration of a test: exact identities are checked to 1e-12."""
     with jax.enable_x64(True):
         yield
-
-
-def pytest_configure(config):
-    footprint.register(config)

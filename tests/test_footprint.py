@@ -35,18 +35,17 @@ def test_programs_hold_maps_until_they_are_given_back():
 CONFTEST = """
 import jax, numpy, pytest
 from tests import footprint
+from tests.conftest import pytest_addoption, pytest_configure
 
-footprint.PROGRAMS = {bound}
+footprint.FEW = footprint.PROGRAMS = {bound}
 kept = []
-
-def pytest_configure(config):
-    footprint.register(config)
 
 @pytest.mark.parametrize("n", range({programs}))
 def test_a_program(n):
     kept.append(jax.jit(lambda x: x * n + n))
     kept[-1](numpy.ones(3, numpy.float32))
 """
+ROW = re.compile(r"^\| test_programs\.py \| .* \| (\d+) \|$", re.MULTILINE)
 
 
 def most_held(folder, bound, workers):
@@ -54,7 +53,7 @@ def most_held(folder, bound, workers):
     folder.mkdir()
     (folder / "conftest.py").write_text(CONFTEST.format(bound=bound, programs=PROGRAMS + 10))
     (folder / "test_programs.py").write_text("from conftest import test_a_program")
-    command = (sys.executable, "-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider", str(folder))
+    command = (sys.executable, "-m", "pytest", "-q", "-n", workers, "--by-kind", "-p", "no:cacheprovider", str(folder))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -62,6 +61,9 @@ def most_held(folder, bound, workers):
         r"^Most that a process of the tests held: ([\d,]+) maps, ([\d,]+) MiB\.$", run.stdout, re.MULTILINE
     )
     assert said is not None, run.stdout
+    row = ROW.search(run.stdout)
+    assert row is not None, run.stdout
+    assert int(row.group(1)) >= PROGRAMS
     return tuple(int(number.replace(",", "")) for number in said.groups())
 
 

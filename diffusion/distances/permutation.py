@@ -25,7 +25,7 @@ from diffusion.pytree import as_partial, as_traced, short_repr
 X = Float[np.ndarray | Array, "n *event"]
 Y = Float[np.ndarray | Array, "m *other"]
 """Another number of samples; that both have events of one shape is checked by hand, for the sake of the message."""
-_TIE = 100  # in units of the rounding: what is no more than this below T counts as T
+_TIE = 100  # in units of the rounding: values at most this far below T count as T
 
 
 class PermutationTest(NamedTuple):

@@ -41,10 +41,15 @@ class Components:
     """Σ_k exp(log_weights_k) N(m_k, Q_k diag(λ_k) Q_kᵀ + f_k (I − Q_k Q_kᵀ))."""
 
     log_weights: Float[Array, " K"]
+    """The logarithms of the weights, which sum to one."""
     means: Float[Array, "K d"]
+    """The means m_k, the event flattened."""
     basis: Float[Array, "K d r"]
+    """The Q_k, with orthonormal columns."""
     eigenvalues: Float[Array, "K r"]
+    """The variances λ_k along the columns of Q_k."""
     floor: Float[Array, " K"]
+    """The variances f_k in every other direction."""
 
     @property
     def rank(self) -> int:
@@ -59,16 +64,18 @@ class Components:
 
 @pytree
 class Posterior:
-    """The moments of x_0 given x, and p_t at x; `second` is Cov[x_0 | x], its trace, or None.
-
-    `gap` is x − α E[x_0 | x] if asked for: a mean of differences, accurate to the last digit close to a point.
-    """
+    """The moments of x_0 given x, and p_t at x."""
 
     log_prob: Float[Array, "..."]
+    """ln p_t(x) in nats."""
     mean: Float[Array, "... d"]
+    """E[x_0 | x]."""
     score: Float[Array, "... d"]
+    """∇ ln p_t(x)."""
     second: Array | None = None
+    """Cov[x_0 | x] (d, d) or its trace, if asked for."""
     gap: Float[Array, "... d"] | None = None
+    """x − α E[x_0 | x], if asked for: a mean of differences, accurate to the last digit close to a point."""
 
 
 @pytree

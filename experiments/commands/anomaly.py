@@ -1,4 +1,4 @@
-"""`scorefield anomaly`: how strange images are to a model with an energy, or of which of two models they are."""
+"""`scorefield anomaly`: how strange images are to a model with an energy, or which of two models they belong to."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from experiments.evaluation.anomalies import Scored
 
 DESCRIPTION = """\
-Score images by how strange they are to a model with an energy, in nats above the median of the training images: minus
-the log-density of the image under noise of σ, for a model that was trained at one noise level; for one of many levels
-the energy, whose density is near that one's at the smallest level and not the same.
+Score images by how strange they are to a model with an energy, in nats above the median of the training images. For a
+model that was trained at one noise level σ the score is minus the log-density of the image under that noise; for one of
+many levels it is the energy, whose density is near that one at the smallest level, and not the same.
 
   scorefield anomaly --run runs/digits-mdsm --outdir strange
   scorefield anomaly --run runs/digits-mdsm --data idx:fashion-mnist --data.size 8
 
-Without --data the run's held-out images are ranked; with it the images of another source (its test split, where it
-has one) are, and compared with the held-out images. Runs with an energy are trained with --conservative
+Without --data the run's held-out images are ranked; with it, the images of another source (its test split, if it has
+one) are ranked and compared with the held-out images. Runs with an energy are trained with --conservative
 --preconditioning.kind residual --times log-uniform, or with --objective generator.
 
-A density is no measure of how typical an image is: one simpler than the data may score below them. And far from
-all training images under all noise the energy is a guess: `scorefield sample --kernel mala` finds what it takes for
-likely, and so the pictures that no score will find strange.
+A density does not measure how typical an image is: an image simpler than the data may score below them. And far from
+all training images under all noise the energy is a guess: `scorefield sample --kernel mala` shows what it takes for
+likely, and so the pictures that it will never find strange.
 """
 
 
@@ -45,7 +45,7 @@ class OtherData:
     size: int | None = None
     """Height and width in pixels that every image is brought to."""
     crop: Literal["center", "none"] = "center"
-    """How an image that is not square becomes so: its central square, or all of it squeezed."""
+    """How an image that is not square is made square: by its central part, or by squeezing all of it."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB. [the run's]"""
 
@@ -57,11 +57,12 @@ class AnomalyArguments(CheckpointArguments):
     data: OtherData = OtherData()
     """Options of the source that `--data URI` names."""
     against_run: Path | None = None
-    """Folder of a second run with an energy: the log-density ratio of the two is reported too, by its first average."""
+    """Folder of a second run with an energy, of which the first average is taken: the log-density ratio of the two runs
+    is reported too."""
     noised: int = 0
-    """Noisy copies of each image whose scores are averaged; 0 scores the image as it is."""
+    """Number of noisy copies of each image whose scores are averaged; 0 scores the image as it is."""
     images: int = 2000
-    """At most so many images of each set, drawn by a fixed seed."""
+    """Largest number of images of each set, drawn by a fixed seed."""
     outdir: Path | None = None
     """Folder for scores.npz and for the picture anomalies.png. [nothing is written]"""
     json: bool = False

@@ -1,4 +1,4 @@
-"""The options of a run and of its sampler, as every command that samples a run reads them."""
+"""The arguments of every command that samples a run: the run, the sampler with its options, the grid."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class RunArguments(CheckpointArguments):
     sampler: Any
     """Options of the sampler."""
     steps: int | None = None
-    """Steps of the grid. [the run's own with its own sampler, else 20]"""
+    """Number of steps. [the run's own with its own sampler, else 20]"""
     grid: Literal["auto", "fitted"] | GridName | None = None
-    """The time grid; auto is the usual one for sampler and process, fitted the one that `scorefield grid` has found.
+    """Time grid; auto is the usual one for the sampler and the process, fitted the one that `scorefield grid` found.
     [the run's own with its own sampler, else auto]"""
     sigma_min: float | None = None
-    """Smallest σ/α of the karras, uniform-log-snr, uniform-sigma and cosine grids."""
+    """Smallest σ/α of a karras, uniform-log-snr, uniform-sigma or cosine grid."""
     sigma_max: float | None = None
-    """Largest σ/α of these grids."""
+    """Largest σ/α of such a grid."""
     rho: float | None = None
-    """Exponent of the karras grid. [7]"""
+    """Exponent of a karras grid. [7]"""
     json: bool = False
     """Print the result as JSON."""
 
@@ -67,7 +67,7 @@ def read_arguments(
 ) -> tuple[Arguments, str]:
     """(The arguments of a command with the options of its sampler, the sampler's name: the run's own unless given.)
 
-    `taken` are flags that the command has read itself. Raises UsageError for anything that cannot be read,
+    `taken` names flags that the command has read itself. Raises UsageError for anything that cannot be read,
     CheckpointError when the run cannot be.
     """
     name, argv = take_flag(argv, "--sampler")

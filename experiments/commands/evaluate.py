@@ -1,4 +1,4 @@
-"""`scorefield evaluate`: bits/dim and distances in a feature space of images; of points, KL to their exact law."""
+"""`scorefield evaluate`: for images bits/dim and distances in a feature space, for points the KL to their exact law."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from experiments.evaluation.report import EvaluationOptions, evaluate, table, wi
 from experiments.runs.load import load_run
 
 DESCRIPTION = """\
-Measure a trained model against held-out images: bits/dim by the ELBO; Fréchet distance, precision, recall, density
-and coverage in the feature space of a small classifier trained on the same data. Nothing is downloaded.
+Measure a trained model against held-out images: bits/dim from the ELBO; Fréchet distance, precision, recall, density
+and coverage in the feature space of a small classifier that is trained on the same data. Nothing is downloaded.
 
   scorefield evaluate --run runs/digits-ddpm
   scorefield evaluate --run runs/mnist --sampler ddim --steps 10 --no-bits-per-dim
 
 Points in the plane are measured against the law that they come from: negative log-likelihood by the probability flow
-beside the entropy, energy distance and sliced W2 with p-values.
+beside the entropy of the law, energy distance and sliced W2 with p-values.
 
 --sampler NAME is as in `scorefield sample`; the run's own unless given.
 """

@@ -17,9 +17,9 @@ Fit the time grid of a sampler and a number of steps to a trained model, and kee
   scorefield grid --run runs/digits-ddpm --sampler dpmpp-2m --steps 10
   scorefield sample --run runs/digits-ddpm --sampler dpmpp-2m --steps 10 --grid fitted
 
-It minimises the mean square of the distance, pixel by pixel in [-1, 1], between what the sampler makes in so few steps
-and what a fine solution of the probability-flow ODE makes of the same noise. A model with classes is asked for each of
-them in turn, unguided.
+It minimises the mean square of the distance, pixel by pixel in [-1, 1], between the images that the sampler makes in
+these few steps and those that a fine solution of the probability-flow ODE makes of the same noise. A model with classes
+is asked for each of them in turn, without guidance.
 """
 
 

@@ -1,4 +1,4 @@
-"""How far a command is, on a terminal."""
+"""The progress of a command, on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from experiments.sampling.throughput import Throughput
 
 
 def progress(throughput: Throughput, total: int, quiet: bool) -> None:
-    """Say on a terminal how far it is."""
+    """Show how many of `total` samples are drawn, if standard error is a terminal and `quiet` is false."""
     if not quiet and sys.stderr.isatty():
         end = "\n" if throughput.count == total else ""
         print(f"\rsampling {throughput.count}/{total}  {throughput}", end=end, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""`scorefield sample`: images or points from a trained model, one seed each, with their provenance."""
+"""`scorefield sample`: images or points from a trained model, one for each seed, with their provenance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Draw images or points from a trained model. The image of a seed is the same in e
   scorefield sample --run runs/digits-ddpm --seeds 0-63
   scorefield sample --run runs/mnist --sampler dpmpp-2m --steps 20 --class 3 --guidance 2
 
-Of a model of points in the plane the picture has three panels: the exact density of the data, the model's own, and
+For a model of points in the plane the picture has three panels: the exact density of the data, the model's own, and
 the samples; --format npz writes the points.
 
 --kernel langevin, mala or hmc samples the energy of a run that has one; `--kernel mala --help` shows its options.
@@ -42,24 +42,26 @@ class SampleArguments(RunArguments):
     seeds: str = "0-63"
     """One seed for each image or point: 0-63, or 1,5,10-12."""
     label: int | None = None
-    """Class of all images (also --class)."""
+    """Class of all images; --class is the same flag."""
     guidance: float | None = None
-    """Strength of guidance: 1 is the model itself, more exaggerates the class, or what the model has over --weak."""
+    """Strength of guidance: 1 is the model itself, more exaggerates the class, or the model's advantage over --weak."""
     guidance_low: float = 0.0
-    """Guide from this noise level σ/α on, at lower ones sample the class as it is."""
+    """Lowest noise level σ/α with guidance; below it the class is sampled as it is."""
     guidance_high: float = float("inf")
-    """Guide up to this noise level σ/α, at higher ones sample the class as it is."""
+    """Highest noise level σ/α with guidance; above it the class is sampled as it is."""
     weak: Path | None = None
-    """Autoguidance: folder of a run, or of a checkpoint, of a worse model of the same images, to be led away from;
-    its first average is taken."""
+    """Autoguidance: folder of a run, or of a checkpoint, with a worse model of the same images to lead away from; its
+    first average is taken."""
     clip: Clip = "no"
-    """Keep the model's answers within the range of images, pixel by pixel (range) or image by image (dynamic)."""
+    """Whether the model's answers are kept within the range of images: pixel by pixel (range) or image by image
+    (dynamic)."""
     percentile: float = 99.5
     """Percentile of the pixels that dynamic clipping divides by."""
     brownian_tree: bool = False
-    """Take an SDE sampler's noise from one Brownian path for each seed: more steps, the same image more exactly."""
+    """Whether an SDE sampler's noise comes from one Brownian path for each seed, so that more steps give the same image
+    more exactly."""
     batch: int = 64
-    """Images drawn at a time; it changes the speed only."""
+    """Images drawn at a time; it affects the speed only."""
     outdir: Path = Path("samples")
     """Folder to write to."""
     format: Literal["grid", "png", "npz"] = "grid"
@@ -138,7 +140,7 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
 
 
 def _check_points(arguments: SampleArguments) -> None:
-    """Raise UsageError for what is asked of images only."""
+    """Raise UsageError for options that go with images only."""
     for flag, value, remedy in (
         ("--format png", arguments.format == "png", "take --format npz"),
         (f"--clip {arguments.clip}", arguments.clip != "no", "leave it out"),

@@ -1,11 +1,11 @@
-"""`scorefield sample --kernel`: images or points from the energy of a run, by a Markov chain that cools."""
+"""`scorefield sample --kernel`: images or points from the energy of a run, by a Markov chain that cools down."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -18,25 +18,29 @@ from experiments.pictures.output import write
 from experiments.runs.load import CheckpointArguments, load_run
 from experiments.runs.provenance import origin
 from experiments.sampling.throughput import Throughput
+from samplers.energy import Kernel
 
-KERNELS = {name: name for name in ("langevin", "mala", "hmc")}
-"""The names of `samplers.energy.Kernel`."""
+if TYPE_CHECKING:
+    from experiments.runs.energy import Energy
+    from experiments.sampling.energy import EnergySampler
+
+KERNELS: dict[str, Kernel] = {name: name for name in get_args(Kernel)}
+"""The kernels, by the name that is typed."""
 
 _STUCK = 0.1
-"""The share of accepted steps below which a chain is no use."""
+"""The share of accepted steps below which a chain is useless."""
 
 DESCRIPTION = """\
-Draw images or points from the energy of a trained model, by a Markov chain from a high temperature down to 1 and the
-denoiser's jump at the end. The image of a seed is the same in every batch.
+Draw images or points from the energy of a trained model, by a Markov chain that cools from a high temperature to 1,
+and the denoiser's jump at the end. The image of a seed is the same in every batch.
 
   scorefield sample --run runs/digits-mdsm --kernel mala
   scorefield sample --run runs/digits-mdsm --kernel hmc --leapfrogs 10
 
 --kernel langevin accepts every step, mala and hmc (Hamiltonian Monte Carlo) as many as leave the density as it is.
 Runs with an energy are trained with --conservative --preconditioning.kind residual --times log-uniform, or with
---objective generator. A run of a single noise level has nothing to cool from: the
-chain is at the temperature 1 throughout, unless --temperature says else. Without --kernel the options are those of a
-sampler of denoisers.
+--objective generator. A run with a single noise level has nothing to cool from: the chain stays at the temperature 1,
+unless --temperature says otherwise. Without --kernel the options are those of a sampler of denoisers.
 """
 
 
@@ -45,19 +49,19 @@ class EnergySampleArguments(CheckpointArguments):
     """The arguments of `scorefield sample --kernel`."""
 
     steps: int = 200
-    """Steps from the highest temperature to 1."""
+    """Number of steps from the highest temperature to 1."""
     hold: int = 100
-    """Steps at the temperature 1 after these."""
+    """Number of steps at the temperature 1 after these."""
     temperature: float | None = None
-    """The highest temperature. [(largest/smallest noise level of the training)²]"""
+    """Highest temperature. [(largest/smallest noise level of the training)²]"""
     step_size: float | None = None
     """Step size η in units of T σ_0²; hmc takes leapfrogs of √η. [0.1 for langevin, 0.3 for mala, 0.1 for hmc]"""
     leapfrogs: int = 10
-    """Leapfrogs of each step of hmc."""
+    """Number of leapfrogs in each step of hmc."""
     seeds: str = "0-63"
     """One seed for each image or point: 0-63, or 1,5,10-12."""
     batch: int = 64
-    """Images drawn at a time; it changes the speed only."""
+    """Images drawn at a time; it affects the speed only."""
     outdir: Path = Path("samples")
     """Folder to write to."""
     format: Literal["grid", "png", "npz"] = "grid"
@@ -89,7 +93,7 @@ def run(kernel: str, argv: list[str]) -> int:
     return _sample(arguments, name, parse_seeds(arguments.seeds))
 
 
-def _sample(arguments: EnergySampleArguments, kernel: Any, seeds: list[int]) -> int:
+def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: list[int]) -> int:
     from experiments.runs.energy import energy_of
     from experiments.sampling.energy import SIZES, EnergySampler, draw_energy
 
@@ -120,21 +124,15 @@ def _sample(arguments: EnergySampleArguments, kernel: Any, seeds: list[int]) -> 
     # The last step on the way down is at 1 already; without a way down all are.
     first = 0 if hottest == 1 else arguments.steps - 1
     acceptance = {"cooling": float(accepted[: arguments.steps].mean()), "end": float(accepted[first:].mean())}
-    trained_at = (energy.high / energy.sigma) ** 2
-    if hottest > trained_at * (1 + 1e-6):
-        warn(
-            f"--temperature {hottest:g} is above {trained_at:.4g}, the highest that the run was trained at; "
-            "samples that start so far out may never come back."
-        )
-    if acceptance["end"] < _STUCK:
-        warn(
-            f"{acceptance['end']:.1%} of the steps at T = 1 were accepted, so the samples hardly moved there; "
-            f"give a smaller --step-size than {size:g}."
-        )
+    _warn(sampler, energy, acceptance["end"])
     provenance = {
-        **{"sampler": f"energy-{kernel}", **sampler.report(), "sigma": energy.sigma, "acceptance": acceptance},
+        "sampler": f"energy-{kernel}",
+        **sampler.report(),
+        "sigma": energy.sigma,
+        "acceptance": acceptance,
         **origin(model),
-        **{"nfe": sampler.calls, "seeds": arguments.seeds},
+        "nfe": sampler.calls,
+        "seeds": arguments.seeds,
     }
     paths = write(arguments.outdir, arguments.format, model, pictures, seeds, provenance)
     if arguments.json:
@@ -149,3 +147,18 @@ def _sample(arguments: EnergySampleArguments, kernel: Any, seeds: list[int]) -> 
     where = paths[0] if len(paths) == 1 else f"{arguments.outdir} ({len(paths)} files)"
     print(f"{len(seeds)} samples, {done}, {throughput}: {where}")
     return 0
+
+
+def _warn(sampler: EnergySampler, energy: Energy, accepted: float) -> None:
+    """Say on standard error what makes samples doubtful: too hot a start, or chains that hardly moved at T = 1."""
+    trained_at = (energy.high / energy.sigma) ** 2
+    if sampler.temperature > trained_at * (1 + 1e-6):
+        warn(
+            f"--temperature {sampler.temperature:g} is above {trained_at:.4g}, the highest that the run was trained "
+            "at; samples that start so far out may never come back."
+        )
+    if accepted < _STUCK:
+        warn(
+            f"{accepted:.1%} of the steps at T = 1 were accepted, so the samples hardly moved there; "
+            f"give a smaller --step-size than {sampler.size:g}."
+        )

@@ -1,4 +1,4 @@
-"""The seeds of a command line."""
+"""Lists of seeds as they are typed on a command line."""
 
 from __future__ import annotations
 

@@ -32,109 +32,115 @@ With --run, put a trained model under the equations instead: what is out of line
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyArguments:
-    """What `scorefield verify` is told."""
+    """What `scorefield verify` is arguments."""
 
     only: str | None = None
     """Topics (ddpm is chain, elbo and variance), names or numbers of identities, separated by commas."""
     precision: Precision = "float64"
-    """Of the arithmetic; bfloat16 rounds networks' answers to it and computes in float32. A certificate of each
-    identity's error floor."""
+    """The precision of the arithmetic; bfloat16 rounds networks' answers and computes in float32. A certificate of
+    each identity's error floor."""
     dim: int = 3
-    """Dimension of the laws whose dimension is free."""
+    """The dimension of the laws whose dimension is free."""
     run: Path | None = None
-    """Folder of a trained run, or of one of its checkpoints: check this model instead."""
+    """The folder of a trained run, or of one of its checkpoints: check this model instead."""
     ema: str = "0"
     """With --run, which parameters: the number of an average, counted from 0, or raw."""
     best: bool = False
     """With --run, take the checkpoint of the lowest held-out loss, not the newest."""
     samples: int = 256
-    """With --run, samples that are drawn and images that are looked at."""
+    """With --run, the number of samples that are drawn and of images that are examined."""
     seed: int = 2_000_000
     """With --run, the first seed of these samples."""
     batch: int = 128
-    """With --run, images at a time."""
+    """With --run, the number of images at a time."""
     html: Path | None = None
     """Write a report with equations and pictures to this file."""
     json: bool = False
     """Print a list as JSON: of rows, or with --run of findings."""
 
 
-def run(arguments: list[str]) -> int:
+def run(words: list[str]) -> int:
     """Verify; returns 0 when all is as it should be, else 1."""
-    told = parse(VerifyArguments, arguments, "scorefield verify", DESCRIPTION)
-    if told.html is not None:
-        _writable(told.html)
-    return _table(told) if told.run is None else _trained(told)
+    arguments = parse(VerifyArguments, words, "scorefield verify", DESCRIPTION)
+    if arguments.html is not None:
+        _writable(arguments.html)
+    return _table(arguments) if arguments.run is None else _trained(arguments)
 
 
-def _table(told: VerifyArguments) -> int:
+def _table(arguments: VerifyArguments) -> int:
     default = VerifyArguments()
     for flag in ("ema", "best", "samples", "seed", "batch"):
-        if getattr(told, flag) != getattr(default, flag):
+        if getattr(arguments, flag) != getattr(default, flag):
             raise UsageError(f"--{flag} goes with --run; name a run, or leave it out.")
     compile_quickly()
     try:
-        setting = Setting(told.precision, told.dim)
+        setting = Setting(arguments.precision, arguments.dim)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
-    chosen = select(told.only, applicable(setting))
+    chosen = select(arguments.only, applicable(setting))
     start, rows = time.perf_counter(), []
     for one in chosen:
         rows.append(measure(one, setting))
-        if not told.json:
+        if not arguments.json:
             print(_line(rows[-1]), flush=True)
     seconds = time.perf_counter() - start
     failed = [row for row in rows if not row.passed]
-    if told.json:
+    if arguments.json:
         print(json.dumps([row.report() for row in rows]))
     else:
         names = f": {', '.join(row.identity.name for row in failed)}" if failed else ""
-        print(f"\n{len(rows) - len(failed)} of {len(rows)} hold, in {told.precision}, {seconds:.0f} s{names}")
-    if told.html is not None:
+        print(f"\n{len(rows) - len(failed)} of {len(rows)} hold, in {arguments.precision}, {seconds:.0f} s{names}")
+    if arguments.html is not None:
         from experiments.verification.report.html import table_page
 
-        _write(told.html, table_page(rows, environment(told.precision, seconds)), told.json)
+        _write(arguments.html, table_page(rows, environment(arguments.precision, seconds)), arguments.json)
     return 1 if failed else 0
 
 
-def _trained(told: VerifyArguments) -> int:
+def _trained(arguments: VerifyArguments) -> int:
     from experiments.config.tree import Generator
     from experiments.verification.trained.check import check_run, lines
 
-    for flag, given in (("only", told.only), ("precision", told.precision != "float64"), ("dim", told.dim != 3)):
+    for flag, given in (
+        ("only", arguments.only),
+        ("precision", arguments.precision != "float64"),
+        ("dim", arguments.dim != 3),
+    ):
         if given:
             raise UsageError(f"--{flag} goes with the identities, and --run checks a model; leave one of them out.")
-    if told.run is not None and not told.run.exists():
-        raise UsageError(f"--run {told.run} does not exist; give the folder that `scorefield train` wrote.")
+    if arguments.run is not None and not arguments.run.exists():
+        raise UsageError(f"--run {arguments.run} does not exist; give the folder that `scorefield train` wrote.")
     for name, least in (("samples", 16), ("batch", 1), ("seed", 0)):
-        if getattr(told, name) < least:
-            raise UsageError(f"--{name} is {getattr(told, name)}; give at least {least}.")
-    assert told.run is not None
-    trained = load_run(CheckpointArguments(run=told.run, ema=told.ema, best=told.best))
+        if getattr(arguments, name) < least:
+            raise UsageError(f"--{name} is {getattr(arguments, name)}; give at least {least}.")
+    assert arguments.run is not None
+    trained = load_run(CheckpointArguments(run=arguments.run, ema=arguments.ema, best=arguments.best))
     if isinstance(trained.config.objective, Generator):
         raise UsageError(
-            f"--run {told.run} is a generator of one step, which is no denoiser; see `scorefield evaluate` for its "
-            "samples, and `scorefield anomaly` for its estimator of the data."
+            f"--run {arguments.run} is a generator of one step, which is no denoiser; see `scorefield evaluate` for "
+            "its samples, and `scorefield anomaly` for its estimator of the data."
         )
     training, held_out = run_data(trained)
     start = time.perf_counter()
     findings = check_run(
-        *(trained, training, held_out),
-        samples=told.samples,
-        seed=told.seed,
-        batch=told.batch,
+        trained,
+        training,
+        held_out,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        batch=arguments.batch,
         tell=lambda finding: warn(f"{finding.name}: {finding.verdict.partition(':')[0]}"),
     )
     seconds = time.perf_counter() - start
-    if told.json:
+    if arguments.json:
         print(json.dumps([finding.report() for finding in findings]))
     else:
         print(lines(findings))
-    if told.html is not None:
+    if arguments.html is not None:
         from experiments.verification.report.html import run_page
 
-        about = {"run": str(told.run), "checkpoint step": str(trained.step), **environment("float32", seconds)}
-        _write(told.html, run_page(findings, about), told.json)
+        about = {"run": str(arguments.run), "checkpoint step": str(trained.step), **environment("float32", seconds)}
+        _write(arguments.html, run_page(findings, about), arguments.json)
     return 1 if any(finding.out_of_line for finding in findings) else 0
 
 
@@ -161,11 +167,8 @@ def select(only: str | None, among: Sequence[Identity]) -> list[Identity]:
 
 
 def _names(one: Identity) -> tuple[str, ...]:
-    row = one.row.rstrip("abcdefgh")
-    family = ("ddpm",) if one.topic in ("chain", "elbo", "variance") else ()
-    if row in ("39", "42", "43"):  # residual autoencoders, and the chains that sample a density
-        family = ("energy",)
-    return one.topic, one.name, one.row.lower(), row.lower(), *family
+    row = one.row.lower()
+    return *one.topics, one.name, row, row.rstrip("abcdefgh")
 
 
 def _line(row: Row) -> str:

@@ -1,1 +1,1 @@
-"""How good samples are: a feature space learned from the data itself, and distances in it with error bars."""
+"""How good a trained model is: distances of its samples from held-out data, likelihoods, scores of anomalies."""

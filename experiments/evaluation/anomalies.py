@@ -1,4 +1,4 @@
-"""How strange sets of images are to an energy, beside the images that it was trained on."""
+"""How strange sets of images are to an energy, measured from the median of the images that it was trained on."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ from experiments.data.source import Source
 from experiments.evaluation.ranking import auroc, share_below
 from experiments.evaluation.strangeness import log_ratio, strangeness
 from experiments.runs.energy import Energy
+from experiments.sampling.variance import some_rows
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_SHOWN = 5  # in the table, from either end
+_SHOWN = 5  # images in the table, from either end
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """A set of images with their scores, each the row of its own part of the data."""
+    """Some images of a data set, with their scores."""
 
     source: Source
     rows: np.ndarray
+    """The images' places in the source."""
     scores: np.ndarray
+    """How strange each image is, in nats."""
     ratio: np.ndarray | None
+    """ln p̂ under the run less that under the other run, in nats; None without another run."""
 
     @property
     def labels(self) -> np.ndarray:
-        """Class of each image, −1 where there is none."""
+        """The class of each image, −1 where there is none."""
         known = self.source.labels
         return np.full(len(self.rows), -1, np.int32) if known is None else known[self.rows]
 
@@ -43,7 +47,7 @@ def score(
     """
     result = {}
     for name, source in parts.items():
-        rows = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
+        rows = some_rows(len(source), limit)
         pixels = source.images[rows]
         scores = strangeness(energy, pixels, copies=copies)
         ratio = None if other is None else log_ratio(energy, other, pixels, copies=copies)
@@ -59,7 +63,7 @@ def score(
 
 
 def summary(scored: dict[str, Scored]) -> dict[str, Any]:
-    """What is reported of the sets, the training images first and those in question last, as JSON values."""
+    """The report on sets of images, the training images first and those in question last, as JSON values and NaN."""
     (first, *_), (low_name, low), (name, last) = scored.values(), *list(scored.items())[-2:]
     order = np.argsort(last.scores, kind="stable")
     as_strange = 1 - share_below(last.scores, first.scores)
@@ -98,7 +102,7 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    """Lines for a person, of a `summary` and of what it is of."""
+    """A report, a `summary` with what it is about, as lines for a person."""
     copies, kind = report["noisy_copies"], report["kind"]
     how = f"the mean of {copies} noisy copies each" if copies else f"each {kind} as it is"
     what = "−ln p̂" if report["one_level"] else "the energy −ψ/σ²"

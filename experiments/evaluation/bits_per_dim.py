@@ -1,4 +1,4 @@
-"""Bits per dimension of held-out images, by the ELBO of the discrete chain."""
+"""Bits per dimension of held-out images, from the ELBO of a discrete chain."""
 
 from __future__ import annotations
 
@@ -21,27 +21,34 @@ from experiments.data.scaling import to_model
 from experiments.data.source import Source
 from experiments.errors import UsageError
 from experiments.runs.model import Model, make_denoiser
-from experiments.sampling.variance import VarianceName, _sample_of, chain_times, reverse_variance, variance_name
+from experiments.sampling.variance import VarianceName, chain_times, reverse_variance, some_rows, variance_name
 
 
 class BitsPerDim(NamedTuple):
     """An upper bound of the negative log-likelihood of 8-bit images, in bits per dimension."""
 
     bits: float
+    """The bound: the sum of its three terms below."""
     standard_error: float
-    """Over images and Monte-Carlo draws."""
+    """The standard error of the bound, over images and Monte-Carlo draws."""
     prior: float
+    """The term of the prior."""
     steps: float
+    """The terms of the chain's steps, summed."""
     reconstruction: float
+    """The term of the decoder."""
     images: int
+    """The number of images."""
     chain_steps: int
+    """The number of steps of the chain."""
     variance: VarianceName
+    """The name of the reverse variance."""
     given_class: bool
     """Whether the likelihood is that of an image given its class."""
 
 
 def require_elbo(model: Model) -> None:
-    """Raise UsageError for a model without a chain whose ELBO could be had."""
+    """Raise UsageError for a model that has no ELBO: a generator of one step, or one whose noise is not Gaussian."""
     if isinstance(model.config.objective, Generator):
         raise UsageError("a generator of one step has no chain, and so no ELBO; add --no-bits-per-dim.")
     if not isinstance(model.config.noise, Gaussian):
@@ -59,19 +66,19 @@ def held_out_bits_per_dim(
     batch: int = 64,
     limit: int = 1000,
 ) -> BitsPerDim:
-    """−ELBO of up to `limit` held-out images, `draws` of its steps for each, in bits per dimension.
+    """−ELBO of up to `limit` held-out images in bits per dimension, estimated from `draws` steps of the chain for each.
 
-    Which images is drawn by a fixed seed. The chain is the run's own if it is discrete, else `chain_steps` steps of its
-    process. A conditional model is told the class of each image, so that the bound is that of −log p(image | class).
-    `variance` is as `reverse_variance` has it, the optimal one estimated from `training`.
-    Raises UsageError as `require_elbo` does, and for the learned variance of a run without one.
+    A fixed seed draws the images. The chain is the run's own if it is discrete, else `chain_steps` steps of its
+    process. A conditional model is told the class of each image, so that the bound is on −log p(image | class).
+    `variance` is as in `reverse_variance`, the optimal one estimated from `training`.
+    Raises UsageError as `require_elbo` does, and for the learned variance of a run that has none.
     """
     require_elbo(model)
     process = model.process
     times = chain_times(process, chain_steps)
     chosen = reverse_variance(variance, model, times, training)
     conditional = model.num_classes > 0
-    rows = _sample_of(len(held_out), limit)
+    rows = some_rows(len(held_out), limit)
     images, labels = held_out.images[rows], None if held_out.labels is None else held_out.labels[rows]
     dims, batch = math.prod(images.shape[1:]), min(batch, len(images))
 

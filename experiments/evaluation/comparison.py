@@ -1,4 +1,4 @@
-"""Samples against held-out data, between what real data and what noise would get at the same number of samples."""
+"""Samples against held-out data, with real data and noise in the same numbers for comparison."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from experiments.evaluation.features import FeatureSpace
 
 
 class Row(NamedTuple):
-    """One set against held-out data."""
+    """The distances of one set of images from held-out data."""
 
     frechet: Estimate
-    """Fréchet distance, in the feature space that must be named with it."""
+    """Fréchet distance, which means something only together with the name of its feature space."""
     precision: float
     recall: float
     density: float
@@ -32,9 +32,9 @@ def compare(
 ) -> dict[str, Row]:
     """Three rows, "samples", "training data" and "noise", each against the held-out data at one common n.
 
-    `train` and `held_out` are features (`source_features`). n is the smallest of the three sizes. Training data is
-    where perfect samples would be, as would copies of it, which no column can tell apart; noise is uniform in
-    0..255, independently in each pixel. Fréchet distance: lower is better; the others: higher is better.
+    `train` and `held_out` are features (`source_features`). n is the smallest of the three sizes. Perfect
+    samples would do as well as training data, and so would copies of it, which no column can tell apart; noise is
+    uniform in 0..255, independently in each pixel. Fréchet distance: lower is better; the others: higher is better.
 
     Raises DataError when there are too few samples, or of the wrong shape.
     """

@@ -1,7 +1,7 @@
 """Distances between two sets of features: Fréchet, precision and recall, density and coverage.
 
-All of them depend on the number of samples. `frechet_at` compares sets at one common size, which is the only fair
-way to hold two of its values against each other.
+All of them depend on the number of samples. `frechet_at` compares sets at one common size, the only fair way to
+compare two of its values.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def frechet_at(
 ) -> Estimate:
     """The Fréchet distance of n rows of either set, drawn without replacement, and its standard error.
 
-    n is by default the size of the smaller set. The distance of two finite samples is biased upwards: for two sets
+    By default n is the size of the smaller set. The distance of two finite samples is biased upwards: for two sets
     from one Gaussian with eigenvalues λ of its covariance, two halves of one data set, its mean is about
-    (1/n₁ + 1/n₂) (Σ_i λ_i + ½ Σ_ij (1 + δ_ij) λ_i λ_j / (λ_i + λ_j)) and not 0. So only values at equal n compare,
-    and real data against real data at that n is where perfect samples would be (the bias of FID: Chong & Forsyth
-    2020, arXiv:1911.07023). The standard error is the spread of the distance over `resamples` bootstrap samples of
-    both sets; it covers the choice of samples, not the bias and not the network, and for two sets of nearly one law
-    it is on the large side, by up to a factor of two. The result depends on the data, n and the seed alone.
+    (1/n₁ + 1/n₂) (Σ_i λ_i + ½ Σ_ij (1 + δ_ij) λ_i λ_j / (λ_i + λ_j)) and not 0. So only values at equal n can be
+    compared, and perfect samples would score what real data score against real data at that n (the bias of FID: Chong &
+    Forsyth 2020, arXiv:1911.07023). The standard error is the spread of the distance over `resamples` bootstrap
+    samples of both sets; it covers the choice of samples, not the bias and not the network, and for two sets of nearly
+    one law it is too large, by up to a factor of two. The result depends on the data, n and the seed alone.
 
     Raises DataError when n is below 2 or above the size of either set.
     """
@@ -146,7 +146,7 @@ def _inside(points: Features, support: Features, k: int) -> float:
 
 
 def _memberships(points: Features, support: Features, k: int) -> Iterator[Bool[np.ndarray, "block n"]]:
-    """Whether point j lies in the ball of support point i, as blocks of rows j."""
+    """Whether point j lies in the ball around support point i, in blocks of rows j."""
     if not 1 <= k < len(support):
         raise DataError(f"{len(support)} samples do not have k = {k} neighbours each; give more, or another k from 1.")
     centre = support.mean(0)  # distances lose fewer digits near the origin

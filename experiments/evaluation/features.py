@@ -1,7 +1,7 @@
-"""Feature spaces: images as 64 numbers that a network trained on the same data cares about, kept on the disk.
+"""Feature spaces: 64 numbers for each image, from a network that was trained on the same data; kept on the disk.
 
-A distance is stated together with the name of its space, such as «Fréchet distance in cnn64@0f3a92c1»: it compares
-with others in that same space only, and with no published FID.
+A distance is stated together with the name of its space, such as «Fréchet distance in cnn64@0f3a92c1»: it can be
+compared with others in that space, and not with any published FID.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class FeatureSpace:
     name: str
     """cnn64, or rotnet64 without labels, -s and the seed if it is not 0, @ and 8 digits of the fingerprint."""
     task: Task
-    """What the network was trained to tell: the classes, or the quarter turn of an image."""
+    """The task that the network was trained for: to tell the classes, or the quarter turn of an image."""
     accuracy: float
-    """Fraction of held-out images that it gets right."""
+    """The fraction of held-out images that it gets right."""
     architecture: Architecture
     params: Params = field(repr=False)
 
     def __call__(self, images: UInt8[np.ndarray, "n height width channels"]) -> Float32[np.ndarray, "n d"]:
-        """Features of uint8 images (n, height, width, channels); up to rounding, each image's are its own.
+        """Features of uint8 images (n, height, width, channels), each image's independent of the others up to rounding.
 
         Raises DataError for images of another channel count than the training data's.
         """
@@ -80,8 +80,8 @@ def feature_space(
 
     It depends on the fingerprint of the data and the seed alone (and on the machine in the last digits, so keep the
     cache with results that are to be compared). `held_out` serves to measure its accuracy. Labels are used if there
-    are at least two classes, else quarter turns. About a second for each thousand 8×8 images up to a minute.
-    A damaged file of the cache is noticed, removed and made anew.
+    are at least two classes, else quarter turns. Training takes about a second for each thousand 8×8 images, and a
+    minute at most. A damaged file of the cache is reported, removed and made anew.
     """
     task: Task = "rotation" if classifier.classes_of(train) is None else "labels"
     name = f"{KINDS[task]}{f'-s{seed}' if seed else ''}@{train.fingerprint[:8]}"
@@ -107,9 +107,9 @@ def source_features(
     cache: Path | None = None,
     notice: store.Notice = to_stderr,
 ) -> Float32[np.ndarray, "n d"]:
-    """Features of the images of `source`, or of `limit` drawn without replacement, in their order; kept in `cache`.
+    """Features of the images of `source`, or of `limit` of them drawn without replacement, in their order.
 
-    Mean and covariance are `distances.moments` of them.
+    They are kept in `cache`. `distances.moments` gives their mean and covariance.
     """
     count = min(limit, len(source))
     stem = f"features-{space.digest[:16]}-{source.fingerprint[:16]}-{count}"

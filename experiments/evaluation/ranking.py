@@ -1,4 +1,4 @@
-"""How well a score tells two sets apart: the area under the receiver operating characteristic, with its error."""
+"""How well a score tells two sets apart: the area under the receiver operating characteristic, and its error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Scores = Float[np.ndarray, " n"]
 
 
 class AUROC(NamedTuple):
-    """P(high > low) + ½ P(high = low) of one score of each set: ½ says nothing, 1 is told apart without fail."""
+    """P(high > low) + ½ P(high = low) for one score of each set: ½ if it tells nothing, 1 if it never fails."""
 
     value: float
     standard_error: float
-    """Over both sets; NaN where one has a single score."""
+    """The standard error of the area, from both sets; NaN if one has a single score."""
 
 
 def auroc(high: Scores, low: Scores) -> AUROC:
@@ -36,7 +36,7 @@ def auroc(high: Scores, low: Scores) -> AUROC:
 
 
 def share_below(scores: Scores, others: Scores) -> Scores:
-    """The share of `others` below each of the scores, ties as one half."""
+    """The share of `others` that lie below each of the scores, ties as one half."""
     ordered = np.sort(others)
     places = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
     return places / (2 * len(others))

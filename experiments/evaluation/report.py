@@ -27,22 +27,22 @@ _OF_IMAGES = ("bits_per_dim", "elbo_images", "elbo_draws", "variance", "cache")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """What is measured, and at which effort."""
+    """What is measured, and with how much effort."""
 
     samples: int = 1000
-    """Samples to draw; at most as many held-out images or points enter the distances, or the likelihood of points."""
+    """Number of samples; at most as many held-out images or points enter the distances, or the likelihood of points."""
     batch: int = 100
-    """Images or points at a time."""
+    """Images or points drawn at a time."""
     seed: int = 1_000_000
-    """First seed of the samples, far from the seeds that people look at."""
+    """First seed of the samples, far from those that people look at."""
     bits_per_dim: bool = True
-    """Compute the ELBO."""
+    """Whether the ELBO is computed."""
     elbo_images: int = 500
-    """Held-out images in the ELBO."""
+    """Number of held-out images in the ELBO."""
     elbo_draws: int = 16
-    """Steps of the chain drawn for each image."""
+    """Number of the chain's steps that are drawn for each image."""
     variance: VarianceName = "auto"
-    """Reverse variance in the ELBO: auto is learned where there is one, else optimal."""
+    """Reverse variance in the ELBO; auto is the learned one if there is one, else the optimal one."""
     cache: Path | None = None
     """Folder for the feature network and reference features. [$XDG_CACHE_HOME/scorefield]"""
 

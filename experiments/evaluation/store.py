@@ -16,7 +16,7 @@ from experiments.errors import UsageError
 from experiments.files import replacing
 
 Notice = Callable[[str], None]
-"""What is done with one line for the user."""
+"""A function that shows one line to the user."""
 
 
 def default_folder() -> Path:
@@ -25,7 +25,7 @@ def default_folder() -> Path:
 
 
 def save(folder: Path | None, stem: str, arrays: Mapping[str, Any], notice: Notice) -> None:
-    """Write `arrays` whole or not at all; a disk that refuses is a notice, for nothing is lost but time."""
+    """Write `arrays` whole or not at all; if the disk refuses, say so and go on, for nothing is lost but time."""
     if folder is None:
         return
     buffer = io.BytesIO()

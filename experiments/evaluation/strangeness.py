@@ -26,16 +26,16 @@ from experiments.runs.energy import Energy
 def strangeness(energy: Energy, images: Events, *, copies: int, batch: int = 256) -> Float64[np.ndarray, " n"]:
     """−ψ(y)/σ_0² of each image in nats, up to a constant: the mean over `copies` y = x + σ_0 z, or of y = x for 0.
 
-    The noise of an image depends on its pixels alone: equal images have equal scores, in any batch and any data set.
+    The noise of an image depends on its pixels alone: equal images have equal scores in any batch of any data set.
     Raises DivergedError for a score that is not finite.
     """
     return _scored("score", _strangeness, (as_partial(energy.psi), energy.sigma), energy.sigma, images, copies, batch)
 
 
 def log_ratio(a: Energy, b: Energy, images: Events, *, copies: int, batch: int = 256) -> Float64[np.ndarray, " n"]:
-    """ln p̂_a − ln p̂_b of each image in nats, up to a constant; at the same noisy copies as `strangeness`.
+    """ln p̂_a − ln p̂_b of each image in nats, up to a constant, at the same noisy copies as in `strangeness`.
 
-    Raises UsageError for two levels or two shapes, DivergedError for a ratio that is not finite.
+    Raises UsageError for energies of different noise levels or shapes, DivergedError for a ratio that is not finite.
     """
     require_comparable(a, b)
     arguments = (as_partial(a.psi), as_partial(b.psi), a.sigma)
@@ -66,7 +66,7 @@ def _log_ratio(y: Array, psi_a: Potential, psi_b: Potential, sigma: Array) -> Ar
 def _mean(
     value: Callable[..., Array], arguments: tuple[Any, ...], sigma: Array, x: Array, marks: Array, copies: int
 ) -> Array:
-    """The mean of `value` over noisy copies (b,); over the image itself for none."""
+    """The mean of `value` over `copies` noisy copies of each image (b,), or its value at the image itself for 0."""
     if not copies:
         return value(x, *arguments)
     keys = keys_lib.sample_keys(jax.random.key(streams.STRANGENESS), marks)

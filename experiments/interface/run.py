@@ -45,9 +45,10 @@ def load(place: Path | str, *, average: int | None = 0, best: bool = False) -> R
     that it has not.
     """
     model = load_model(Path(place), average, use_best=best, warn=warn)
-    assert model.path is not None
+    folder = model.path
+    assert folder is not None
     model = dataclasses.replace(model, params=jax.device_put(model.params))  # once, not with every call
-    return Run(model, model.path.parent.parent if model.path.parent.name == "checkpoints" else model.path)
+    return Run(model, folder.parent.parent if folder.parent.name == "checkpoints" else folder)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

@@ -1,1 +1,1 @@
-"""What is drawn and written: files with their provenance, grids, previews of a training, points in the plane."""
+"""Pictures, and files that carry their provenance: contact sheets, previews of a training, points in the plane."""

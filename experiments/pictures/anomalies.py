@@ -15,7 +15,7 @@ COLUMNS = 10
 def draw(
     sets: Mapping[str, tuple[Events, Float[np.ndarray, " n"]]], columns: int = COLUMNS
 ) -> UInt8[np.ndarray, "height width 4"]:
-    """Two rows for each set of (images, scores): from the lowest score on, and from the highest on; scores in nats."""
+    """Two rows for each set of (images, scores in nats): the lowest scores upwards, and the highest downwards."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
-"""Pictures on the disk: grids, single PNGs and npz files, each of which says where it came from.
+"""Pictures on the disk: contact sheets, single PNGs and npz files, each of which says where it came from.
 
 Images are uint8 (n, height, width, channels) with 1 (grey), 3 (RGB) or 4 (RGBA) channels. Every file is written
-next to its place and moved there whole, so a reader never sees half a picture.
+beside its place and moved there whole, so that nobody ever reads half a picture.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEY = "scorefield"
 """The PNG text chunk that holds the whole provenance as JSON."""
 
 
-SHORTEST, SEPARATOR = 600, 64  # pixels that a grid's longer side is enlarged to, and the grey between tiles
+SHORTEST, SEPARATOR = 600, 64  # pixels of a contact sheet's longer side at least, and the grey between its tiles
 
 
 Images = UInt8[np.ndarray, "n height width channels"]
@@ -37,7 +37,7 @@ def contact_sheet(
     Each pixel becomes a square of scale × scale equal pixels: image i lies at row i // columns and column
     i % columns, its corner at pad + row (scale·height + pad), pad + column (scale·width + pad). "auto" is the smallest
     scale that makes the longer side at least 600 pixels; it is then at most 1200, or the scale is 1.
-    Without `columns` the picture is about square.
+    Without `columns` the picture is roughly square.
 
     Raises DataError for images that no PNG can hold, UsageError for columns or scale below 1 and pad below 0.
     """
@@ -142,7 +142,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def check(images: np.ndarray) -> np.ndarray:
     """`images`, if they are uint8 (n, height, width, channels) that a PNG can hold.
 
-    Raises DataError when they are none, empty or have another number of channels, TypeError when not uint8.
+    Raises DataError when they are not images, are empty or have another number of channels, TypeError when not uint8.
     """
     if images.dtype != np.uint8:
         raise TypeError(f"images are {images.dtype}; pass them through experiments.data.scaling.to_uint8 first.")
@@ -156,7 +156,7 @@ def check(images: np.ndarray) -> np.ndarray:
 
 
 def _png_text(path: Path) -> str:
-    """The JSON text chunk of a PNG; raises ValueError when there is none."""
+    """The JSON text chunk of a PNG. Raises ValueError when there is none."""
     from PIL import Image
 
     try:

@@ -1,4 +1,4 @@
-"""What `scorefield sample` writes: one picture, single PNGs or arrays."""
+"""Samples on the disk: one picture, single PNGs or arrays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ def write(
     provenance: dict[str, Any],
     label: int | None = None,
 ) -> list[Path]:
-    """Write images or points to `outdir` in that form; returns the files."""
+    """Write samples to `outdir` as one picture ("grid"), as a PNG each or as arrays; returns the files.
+
+    The one picture is a contact sheet of images, or the `model_picture` of points in the plane.
+    Raises UsageError when a file cannot be written.
+    """
     if model.of_points:
         return [_write_points(outdir, form, model, pictures, seeds, provenance)]
     if form == "png":

@@ -23,25 +23,25 @@ from experiments.runs.model import Model
 REACH = 1.3
 """The panels show [−REACH, REACH]²."""
 CELLS = 128
-"""Cells of a density along an axis."""
+"""The number of cells of a density along an axis."""
 TOLERANCE = 1e-3
-"""Of the solver, for a picture: a hundredth of a nat cannot be seen."""
+"""The ODE solver's tolerance: in a picture a hundredth of a nat cannot be seen."""
 _STEPS = 200  # a rough field far from the data is not worth minutes: such cells are grey
 _COLOURS, _DOTS, _LOST = "magma", "#ffe6a8", "#4a5a66"
 
 
 class Picture(NamedTuple):
-    """A picture, and what it says in numbers."""
+    """A picture, and its content in numbers."""
 
     pixels: UInt8[np.ndarray, "height width 4"]
     facts: dict[str, Any]
-    """As JSON values: the reach, and how much mass each density has within it."""
+    """The reach, the mass of each density within it and the samples outside, as JSON values."""
 
 
 def model_picture(model: Model, law: GaussianMixture | None, points: Points, *, density: bool = True) -> Picture:
-    """What is known of the model: the law of its data where it is known, its own density if wanted, and samples.
+    """The law of the data if it is known, the model's density if it has one and `density` asks for it, and samples.
 
-    The model's density is its energy's, or else its flow's, which costs seconds and which a discrete chain has not.
+    The model's density is its energy's, or else its flow's, which takes seconds; a discrete chain has no flow.
     Raises UsageError for points that are not in the plane.
     """
     if model.event_shape != (2,):
@@ -55,7 +55,7 @@ def model_picture(model: Model, law: GaussianMixture | None, points: Points, *, 
 
 
 def _densities(model: Model, law: GaussianMixture | None, *, own: bool) -> dict[str, np.ndarray]:
-    """The densities that are known, by their titles; beside an energy the law has the blur that the energy has."""
+    """The densities that are known, by their titles; beside an energy the law is blurred as the energy is."""
     energy, panels = energy_density(model) if own else None, {}
     if law is not None:
         blurred = "" if energy is None else f" * N(0, {energy.sigma:g}² I)"
@@ -70,7 +70,7 @@ def _densities(model: Model, law: GaussianMixture | None, *, own: bool) -> dict[
 
 
 def cells() -> Points:
-    """The middles of the cells, row by row from the bottom: (CELLS², 2)."""
+    """The centres of the cells, row by row from the bottom, (CELLS², 2)."""
     return square(REACH, CELLS)
 
 
@@ -79,8 +79,8 @@ def draw(
 ) -> UInt8[np.ndarray, "height width 4"]:
     """One panel for each density by its title, in the colours of one scale, and one for the points.
 
-    Row 0 of a density is at the bottom. The scale goes up to the largest value of the first density: what another has
-    above it is cut off, and a value that is not finite is grey. Points outside of the panels are counted in the title.
+    Row 0 of a density is at the bottom. The scale goes up to the largest value of the first density: larger values of
+    another are cut off, and values that are not finite are grey. Points outside the panels are counted in the title.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,4 +1,4 @@
-"""The pictures that training draws."""
+"""The pictures that a training draws of its samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POINTS = 2000
 
 
 class GridWriter:
-    """Called by the training loop: writes samples of the first average to OUTDIR/samples/, as a grid or as points."""
+    """Called by the training loop: writes samples of the first average to OUTDIR/samples/, images or points."""
 
     def __init__(self, config: Config, facts: Facts, outdir: Path) -> None:
         """Raises UsageError when the run's own sampler cannot sample its process."""

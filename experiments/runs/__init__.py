@@ -1,1 +1,1 @@
-"""A trained run: its network, where it came from, what can be loaded from its folder and kept in it."""
+"""A trained run: its model, where that comes from, and what its folder holds."""

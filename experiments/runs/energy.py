@@ -1,13 +1,13 @@
-"""From a trained run to its energy E = −ψ/σ_0², and what it says of images: how strange, of which of two laws.
+"""From a trained model to its energy E = −ψ/σ_0².
 
 ψ/σ_0² is ln p̂ up to a constant, p̂ the law of images under noise of σ_0, if that is the only level that ψ was trained
-at. One ψ for many levels is of no such law: what has the least loss is a mean over the levels
-(`diffusion.energy.multiscale`), near ∇ ln p̂ where the lowest level outweighs the others.
+at. One ψ for many levels belongs to no such law: the least loss is reached by a mean over the levels
+(`diffusion.energy.multiscale`), which is near ∇ ln p̂ where the lowest level outweighs the others.
 
-For one level the mean over noisy copies of an image is the cross-entropy of N(x, σ_0²I) and p̂, and the image itself
-lies above where p̂ has its mass. As a score the image itself is better all the same: two digits blended into one score
-above a digit with probability 0.89 at σ_0 = 0.1 and 0.82 at 0.3, by 64 noisy copies with 0.86 and 0.72; for other
-changes of digits the two agree.
+For one level, the mean energy over noisy copies of an image x is the cross-entropy of N(x, σ_0²I) and p̂, and the image
+itself lies where p̂ is higher than on the bulk of its mass. The energy of the image itself is the better score all the
+same: two digits blended into one score above a digit with probability 0.89 at σ_0 = 0.1 and 0.82 at 0.3, but with 0.86
+and 0.72 by 64 noisy copies; for other changes of digits the two agree.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from experiments.runs.model import Model
 
 @dataclass(frozen=True)
 class Energy:
-    """A potential ψ, D(y) = y + ∇ψ(y), and the noise levels that it is of."""
+    """A potential ψ, D(y) = y + ∇ψ(y), and the noise levels that it was trained at."""
 
     psi: Potential
     """ψ, a Partial with the parameters as leaves."""
     sigma: float
-    """σ_0, in the units of the data: of one level e^{ψ/σ_0²} ∝ p * N(0, σ_0²I); of many it is a density of its own."""
+    """The smallest level σ_0, in the units of the data; if it is the only one, e^{ψ/σ_0²} ∝ p * N(0, σ_0²I)."""
     high: float
-    """The largest level that ψ was trained at."""
+    """The largest level, in the units of the data."""
     sigma_data: float
-    """Standard deviation of the data, about."""
+    """The approximate standard deviation of the data."""
     event_shape: tuple[int, ...]
 
 
 def energy_of(model: Model, flag: str = "--run") -> Energy:
-    """The energy of a run: of a conservative denoiser that is blind to the level, or of a generator's estimator.
+    """The energy of a conservative denoiser that is not told the noise level, or of a generator's data estimator.
 
-    Raises UsageError, naming the run as `flag` gave it, for every other run.
+    Raises UsageError, naming `flag` and the checkpoint, for every other model.
     """
     from diffusion.networks.conservative import Conservative
     from experiments.training.generator import Game, data_potential

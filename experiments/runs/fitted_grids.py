@@ -1,4 +1,4 @@
-"""Grids that were fitted to a run, kept in its folder: grids/SAMPLER-STEPS-OPTIONS.json."""
+"""Time grids that were fitted to a run, kept in its folder: grids/SAMPLER-STEPS-OPTIONS.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from experiments.files import replacing
 
 
 def save(run: Path, kept: dict[str, Any]) -> Path:
-    """Keep a fitted grid with the run; returns its file, which replaces an older one whole."""
+    """Keep a fitted grid with the run, in place of an older one for the same; returns its file."""
     path = _file(run, kept["sampler"], kept["options"], kept["steps"])
     with replacing(path) as scratch:
         scratch.write_text(json.dumps(kept, indent=1) + "\n")
@@ -24,7 +24,7 @@ def save(run: Path, kept: dict[str, Any]) -> Path:
 
 
 def load(run: Path, name: str, options: Any, steps: int) -> dict[str, Any]:
-    """What was kept of a grid, its times among it. Raises UsageError when there is none, or it cannot be read."""
+    """What was kept of a grid, with its times as an array. Raises UsageError if there is none, or it cannot be read."""
     path = _file(run, name, options_as_json(options), steps)
     remedy = f"run: scorefield grid --run {run} --sampler {name} --steps {steps}, with the same options."
     if not path.exists():

@@ -1,4 +1,4 @@
-"""From a folder on the disk to a trained run, and to the data that it was trained on."""
+"""From a folder on the disk to a trained model, and to the data that it was trained on."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING
 from experiments.config.file import load_config
 from experiments.errors import CheckpointError, DataError, UsageError, warn
 from experiments.runs.model import Model
-from experiments.training import checkpoint as checkpoints
-from experiments.training.manifest import NAME as MANIFEST
-from experiments.training.model import network_of
 
 if TYPE_CHECKING:
     from experiments.data.source import Source
+    from experiments.training.checkpoint import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointArguments:
-    """Which parameters of a run."""
+    """Which checkpoint of a run, and which of its parameters."""
 
     run: Path
     """Folder of a run, or of one of its checkpoints."""
@@ -31,7 +29,7 @@ class CheckpointArguments:
 
 
 def load_run(arguments: CheckpointArguments) -> Model:
-    """The run's checkpoint that was asked for; a line on standard error for each that is passed over."""
+    """The model that was asked for; a line on standard error for each checkpoint that is passed over."""
     if arguments.ema != "raw" and not (arguments.ema.isascii() and arguments.ema.isdecimal()):
         raise UsageError(f"--ema {arguments.ema!r} is neither raw nor the number of an average, counted from 0.")
     return load_model(
@@ -42,8 +40,8 @@ def load_run(arguments: CheckpointArguments) -> Model:
 def run_data(model: Model) -> tuple[Source, Source | None]:
     """The run's data as they are now: (training, held out).
 
-    Raises DataError when their images or classes are not those that the run was trained on; a line on standard error
-    when they are like them, but have changed.
+    Raises DataError when their shape or their classes are not those that the run was trained on; says so on standard
+    error when only their contents have changed.
     """
     from experiments.data import open_source, split
 
@@ -65,12 +63,17 @@ def load_model(
 ) -> Model:
     """The model of a run's folder, or of one checkpoint's folder.
 
-    Of a run it is the newest checkpoint that can be trusted (`warn` is told a line for each that cannot), or with
-    `use_best` the one of the lowest held-out loss; a checkpoint that is asked for by name is refused when damaged.
+    For a run it is that of the newest checkpoint that can be trusted (`warn` is given a line for each that cannot), or
+    with `use_best` that of the lowest held-out loss; a checkpoint that is asked for by name is refused when damaged.
     `average` is the index of the averaged parameters, None the raw ones.
 
     Raises CheckpointError when there is no checkpoint, or it is damaged, and UsageError when it has no such average.
     """
+    # Not above: reading arguments needs this module, and answers a mistyped one without the libraries of training.
+    from experiments.training import checkpoint as checkpoints
+    from experiments.training.manifest import NAME as MANIFEST
+    from experiments.training.model import network_of
+
     is_checkpoint = (place / MANIFEST).exists()
     if is_checkpoint and use_best:
         raise UsageError(
@@ -89,7 +92,9 @@ def load_model(
     return Model(config, facts, network, params, path, int(tree["step"]), digest, average)
 
 
-def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> checkpoints.Checkpoint:
+def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoint:
+    from experiments.training import checkpoint as checkpoints
+
     directory = run / "checkpoints"
     found = checkpoints.best(directory) if use_best else checkpoints.newest_trusted(directory, warn)
     if use_best and found is not None and found.held_out_loss is None:

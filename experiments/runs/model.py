@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 from jaxtyping import Array
@@ -16,7 +16,9 @@ from diffusion.process import Process
 from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.training.data import Facts, num_classes
-from experiments.training.model import AnyNetwork
+
+if TYPE_CHECKING:
+    from experiments.training.model import AnyNetwork
 
 
 @dataclass(frozen=True, eq=False, repr=False)

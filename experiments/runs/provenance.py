@@ -1,4 +1,4 @@
-"""What had a part in the numbers: the versions, the checkpoint, its parameters."""
+"""Where numbers and pictures come from: the versions, the checkpoint, its parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what has a part in the numbers."""
+    """The versions of the packages that have a part in the numbers."""
     return {"version": version("scorefield"), "jax": jax.__version__}
 
 
@@ -28,5 +28,5 @@ def origin(model: Model) -> dict[str, Any]:
 
 
 def checkpoint(model: Model) -> dict[str, Any]:
-    """The checkpoint of a second model that had a part, such as the one that guidance leads away from."""
+    """The checkpoint of a second model, such as the one that guidance leads away from, as JSON values."""
     return {"checkpoint": str(model.path), "step": model.step, "sha256": model.digest}

@@ -1,4 +1,4 @@
-"""From a trained network to samples: the solver, guidance, the reverse variance, the loop over seeds."""
+"""From a trained model to samples: the choice of a sampler, the solver, guidance, the loop over seeds."""
 
 from diffusion.moved import names_from
 

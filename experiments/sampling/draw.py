@@ -1,4 +1,4 @@
-"""From a trained model to images or points: the denoiser, the grid, the loop over seeds."""
+"""From a trained model and a solver to images or points: the loop over seeds."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Drawn:
 
     seeds: list[int]
     images: Events
-    """Images; of a model of points the points, as they come."""
+    """Images uint8 (b, height, width, channels), or the points float32 (b, d) of a model of points."""
     nfe: int
-    """Network calls for each; under guidance two for each call of the denoiser."""
+    """Network calls for each sample; under guidance two for each call of the denoiser."""
 
 
 class Sampling(Protocol):
-    """A sampler on a grid."""
+    """A sampler on a grid, such as a `Solver`."""
 
     @property
     def sampler(self) -> Sampler:

@@ -1,8 +1,9 @@
-"""Images or points from the energy of a run, by Langevin dynamics, MALA or Hamiltonian Monte Carlo while it cools.
+"""Images or points from the energy of a run: Langevin dynamics, MALA or Hamiltonian Monte Carlo, while it cools.
 
-At the temperature T = (σ/σ_0)² the slope of ln p̂^{1/T} is ∇ψ/σ², the score at the level σ of a denoiser that is blind
-to it: from (σ_max/σ_0)² to 1 the energy is led through all levels that it was trained at (Li, Chen & Sommer 2019,
-arXiv:1910.07762, section 3.3). A few steps at T = 1 follow, where MALA and HMC leave p̂ alone, and the denoiser's jump.
+At the temperature T = (σ/σ_0)² the slope of ln p̂^{1/T} is ∇ψ/σ², the score at the level σ of a denoiser that is not
+told the level: cooling from (σ_max/σ_0)² to 1 passes through all levels that the energy was trained at (Li, Chen &
+Sommer 2019, arXiv:1910.07762, section 3.3). Then come a few steps at T = 1, where MALA and HMC leave p̂ invariant, and
+the denoiser's jump.
 """
 
 from __future__ import annotations
@@ -25,33 +26,33 @@ from experiments.sampling.draw import Drawn
 from samplers.energy import Kernel, cooling, sample_energy
 
 SIZES: dict[str, float] = {"langevin": 0.1, "mala": 0.3, "hmc": 0.1}
-"""Step sizes η in units of σ_0², for images of some hundred pixels."""
+"""Step sizes η in units of σ_0² that suit images of a few hundred pixels."""
 
 
 @dataclass(frozen=True)
 class EnergySampler:
-    """How an energy is sampled."""
+    """How an energy is sampled: by which kernel, and how it cools."""
 
     kernel: Kernel
     steps: int
-    """Steps from the highest temperature to 1."""
+    """The number of steps from the highest temperature to 1."""
     hold: int
-    """Steps at 1."""
+    """The number of steps at the temperature 1."""
     temperature: float
-    """The highest."""
+    """The highest temperature."""
     size: float
-    """η/σ_0² at the temperature 1; η T at T."""
+    """The step size η/σ_0² at the temperature 1; at T it is T times as large."""
     leapfrogs: int
-    """Of each step of hmc."""
+    """The number of leapfrogs in each step of hmc."""
 
     @property
     def calls(self) -> int:
-        """Slopes of the potential, as an implementation that forgets none needs them, with that of the jump."""
+        """How many slopes of the potential a sample needs if none is computed twice, that of the jump included."""
         each = self.leapfrogs if self.kernel == "hmc" else 1
         return each * (self.steps + self.hold) + (self.kernel != "langevin") + 1
 
     def report(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The fields that matter to the kernel, as JSON values."""
         values: dict[str, Any] = {
             "kernel": self.kernel,
             "steps": self.steps,
@@ -64,14 +65,15 @@ class EnergySampler:
 
 @dataclass(frozen=True)
 class Part:
-    """A batch of samples, and the share of it that accepted each step."""
+    """A batch of samples, and how well its chains moved."""
 
     drawn: Drawn
     acceptance: np.ndarray
+    """The share of the batch that accepted each step, (steps,)."""
 
 
 def draw_energy(energy: Energy, sampler: EnergySampler, seeds: Sequence[int], *, batch: int) -> Iterator[Part]:
-    """Samples of the seeds, batch by batch, each from N(0, (σ_max² + σ_d²) I); a seed's depends on no other.
+    """Samples of the seeds, batch by batch, from starts in N(0, (σ_max² + σ_d²) I); no seed's depends on another.
 
     Raises ValueError for a chain that cannot be run, DivergedError for a sample that is not finite.
     """

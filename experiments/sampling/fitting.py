@@ -1,4 +1,4 @@
-"""The time grid that suits a trained model best: fitted to it, for one sampler and one number of steps."""
+"""Fits the time grid of one sampler and one number of steps to a trained model."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class FitOptions:
     """How carefully a grid is fitted."""
 
     images: int = 32
-    """Samples that the grid is fitted to."""
+    """Number of samples that the grid is fitted to."""
     reference_steps: int = 60
-    """Steps of the fine solution."""
+    """Number of steps of the fine solution."""
     rounds: int = 12
-    """Rounds of the fit from each of three fixed grids, at most."""
+    """Largest number of rounds of the fit from each of three fixed grids."""
     seed: int = 0
-    """Seed of the noise that is fitted to; no seed of `scorefield sample` has the same."""
+    """Seed of the noise that is fitted to, which no seed of `scorefield sample` shares."""
 
     def check(self) -> None:
         """Raise UsageError for numbers that no grid can be fitted with."""
@@ -48,8 +48,8 @@ def fit_grid(model: Model, choice: SamplerChoice, options: FitOptions) -> dict[s
     """The grid of `choice.steps` steps that is fitted to the sampler's images of the model, as JSON values.
 
     It minimises the mean square of the distance of pixels from those of a fine solution of the probability-flow ODE
-    (`samplers.grid_fit.optimised_grid`); a model with classes is asked for each of them in turn, unguided. What is
-    returned is what `experiments.runs.fitted_grids.save` keeps: the times, errors before and after, and provenance.
+    (`samplers.grid_fit.optimised_grid`); a model with classes is asked for each of them in turn, without guidance. The
+    result is for `experiments.runs.fitted_grids.save` to keep: the times, errors before and after, and provenance.
     Raises UsageError for a sampler that follows no flow.
     """
     options.check()

@@ -1,4 +1,4 @@
-"""From the choice of a sampler to the solver: a sampler on a grid that is checked against the process it samples."""
+"""From the choice of a sampler to a solver: the sampler on its grid, checked against the process that it samples."""
 
 from __future__ import annotations
 

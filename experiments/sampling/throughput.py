@@ -8,21 +8,21 @@ from typing import Any
 
 
 class Throughput:
-    """Samples a second; without the first batch, in which everything is compiled, as soon as there is another."""
+    """Samples a second; once a second batch is done, without the first, in which everything is compiled."""
 
     def __init__(self, batch: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        """The clock, in seconds, runs from here. Every batch costs as much as `batch` samples, for it is filled up."""
+        """Start the clock, in seconds. Every batch costs as much as `batch` samples, for a short one is filled up."""
         self.count = 0
         self._batch, self._clock, self._ends = batch, clock, [clock()]
 
     def add(self, count: int) -> None:
-        """Another batch is done, of which `count` samples are wanted."""
+        """Note that another batch is done, `count` of whose samples are wanted."""
         self.count += count
         self._ends.append(self._clock())
 
     @property
     def seconds(self) -> float:
-        """From the beginning to the last batch."""
+        """The seconds from the start to the end of the last batch."""
         return self._ends[-1] - self._ends[0]
 
     @property
@@ -38,7 +38,7 @@ class Throughput:
         return self._batch * (len(self._ends) - 2) / (self._ends[-1] - self._ends[1])
 
     def report(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The time and the rate, as JSON values."""
         return {
             "seconds": self.seconds,
             "samples_per_second": self.rate,

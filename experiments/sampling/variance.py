@@ -1,4 +1,4 @@
-"""The reverse variance of a chain by its name, the optimal one estimated from the run's data."""
+"""Reverse variances by name; the optimal one is estimated from the run's data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.runs.model import Model, make_denoiser
 from samplers.grids import uniform_log_snr, uniform_time
 
 VarianceName = Literal["auto", "small", "large", "optimal", "learned"]
-"""How a reverse variance is called on the command line; what auto means depends on what it is for."""
+"""The names of reverse variances on the command line; the meaning of auto depends on the use."""
 
 _BY_NAME: dict[str, type[ReverseVariance]] = {
     "small": FixedSmall,
@@ -40,8 +40,8 @@ def variance_without_data(
 ) -> ReverseVariance | None:
     """The reverse variance of this name, or None for the optimal one, which is estimated from data.
 
-    "auto" is the learned variance where the run has learned one, else `auto`.
-    Raises UsageError, naming `flag`, for the learned variance of a run without one.
+    "auto" is the learned variance if the run has learned one, else `auto`.
+    Raises UsageError, naming `flag`, for the learned variance of a run that has none.
     """
     if name == "auto":
         name = "learned" if config.learned_variance else auto
@@ -63,19 +63,19 @@ def chain_times(process: Process, steps: int) -> np.ndarray:
     return np.append(below, float(process.t_max))
 
 
-def _sample_of(count: int, wanted: int) -> np.ndarray:
-    """Up to `wanted` of 0..count − 1, drawn by a fixed seed: the first ones of a set may all be of one class."""
+def some_rows(count: int, wanted: int) -> np.ndarray:
+    """Up to `wanted` of 0..count − 1, in order, drawn by a fixed seed: the first images of a set may share a class."""
     return np.sort(np.random.default_rng(0).permutation(count)[:wanted])
 
 
 def optimal_variance(model: Model, times: np.ndarray, training: Source, *, given_class: bool) -> Optimal:
-    """Analytic-DPM's variance of the model, estimated from 256 images of `training`.
+    """Analytic-DPM's variance of the model on a chain with these times, estimated from 256 images of `training`.
 
-    `given_class` tells the model their classes: the variance of a chain that is told a class is another one.
+    With `given_class` the model is told their classes: a chain that is told the class has a different variance.
     """
-    rows = _sample_of(len(training), 256)
+    rows = some_rows(len(training), 256)
     known = jnp.asarray(training.labels[rows]) if given_class and training.labels is not None else None
-    # Sixty-four times tell the whole curve, which is interpolated between them.
+    # Sixty-four times are enough for the whole curve, which is interpolated between them.
     places = np.unique(np.linspace(1, len(times) - 1, 64).round().astype(int))
     estimate = jax.jit(estimate_optimal_variance, static_argnames=("method", "data_range"))(
         jax.random.key(streams.OPTIMAL_VARIANCE),
@@ -89,9 +89,9 @@ def optimal_variance(model: Model, times: np.ndarray, training: Source, *, given
 
 
 def reverse_variance(name: VarianceName, model: Model, times: np.ndarray, training: Source) -> ReverseVariance:
-    """The reverse variance of this name; `auto` is the learned one where there is one, else the optimal one.
+    """The reverse variance of this name; "auto" is the learned variance if there is one, else the optimal one.
 
-    Raises UsageError for the learned variance of a model without one.
+    Raises UsageError for the learned variance of a model that has none.
     """
     variance = variance_without_data(name, model.config, auto="optimal", flag="--variance")
     if variance is not None:

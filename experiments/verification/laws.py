@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +14,11 @@ from jaxtyping import Array
 from diffusion import EDM, VE, VP, Process, RectifiedFlow, SubVP
 from diffusion.oracles.examples import line, mixture
 from diffusion.oracles.law import Law
+from experiments.verification.chosen import OneOf
 
-__all__ = ["PROCESSES", "gauss_legendre", "line", "log_density", "mixture"]
+__all__ = ["PROCESSES", "gauss_legendre", "line", "log_density", "mixture", "over_processes"]
+
+T = TypeVar("T")
 
 PROCESSES: dict[str, tuple[Process, float]] = {
     "VP": (Process(VP()), 0.4),
@@ -25,6 +28,15 @@ PROCESSES: dict[str, tuple[Process, float]] = {
     "RectifiedFlow": (Process(RectifiedFlow()), 0.4),
 }
 """Continuous Gaussian processes, and a time in the middle of each."""
+
+
+def over_processes(measure: Callable[[Process, float], T]) -> dict[str, T]:
+    """What `measure` finds of each of `PROCESSES` and its time; what it compiles of them, it compiles once for all."""
+    schedules = tuple(process.schedule for process, _ in PROCESSES.values())
+    return {
+        name: measure(Process(OneOf(schedules, jnp.asarray(place))), t)
+        for place, (name, (_, t)) in enumerate(PROCESSES.items())
+    }
 
 
 def log_density(law: Law, process: Process) -> Callable[[Array, Any], Array]:

@@ -29,17 +29,18 @@ ROUNDOFF: dict[str, float] = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat1
 ANSWERS = 40.0
 """Roundoffs that an identity may be off by in bfloat16 at most, where nothing but networks' answers is rounded."""
 STANDARD_ERRORS = 4.0
-"""What a statistical check may be off by: one comparison in 15,787 is, when the identity holds."""
+"""What a statistical check may be off by: if the identity holds, one comparison in 15,787 is further off by chance."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Under which conditions identities are measured."""
+    """The conditions under which identities are measured."""
 
     precision: Precision = "float64"
-    """Of all arithmetic; with bfloat16 that of networks' answers alone, and float32 for the rest, as in training."""
+    """The precision of all arithmetic; bfloat16 is that of networks' answers alone, with float32 for the rest, as in
+    training."""
     dim: int = 3
-    """Dimension of the laws whose dimension is free."""
+    """The dimension of the laws whose dimension is free."""
     seeded: float = 0.0
     """A relative error put into the formula, to see what a statistical check detects."""
 
@@ -61,7 +62,7 @@ class Setting:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Float64 arithmetic, or not."""
+        """Float64 arithmetic for the duration, or float32."""
         with jax.enable_x64(self.precision == "float64"):
             yield
 
@@ -73,14 +74,14 @@ def _rounded(function: Callable[..., Any], *arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out."""
+    """The outcome of a measurement."""
 
     error: float
-    """What the tolerance is for: relative to the size of what is compared; statistical: in standard errors."""
+    """The number that the tolerance bounds: a relative error, or standard errors of a statistical check."""
     detail: str = ""
     """A few words on the numbers behind it."""
     plot: Plot | None = None
-    """For the report."""
+    """The picture in the report."""
 
 
 @dataclass(frozen=True)
@@ -90,31 +91,37 @@ class Identity:
     row: str
     """Its number, such as 19 or 19b."""
     name: str
-    topic: str
+    topics: tuple[str, ...]
+    """The words that `--only` finds it by; the first is its section on the page."""
     title: str
     latex: str
     """The equation, in what both TeX and matplotlib understand."""
     compared: str
-    """What was compared with what, in words."""
+    """The two sides that are compared, in words."""
     oracle: str
     """Where the exact answer comes from."""
     source: str
     tolerance: float
-    """In float64; of statistical checks STANDARD_ERRORS; of false statements how far off they must be at least."""
+    """The largest error in float64; STANDARD_ERRORS for statistical checks; the least error of false statements."""
     why: str
-    """Why that tolerance."""
-    functions: tuple[str, ...]
-    """The public functions that state it, by their dotted names."""
+    """The reason for that tolerance."""
+    functions: tuple[Any, ...]
+    """The public functions that state it: functions, classes or methods of classes."""
     measure: Callable[[Setting], Measured]
     kind: Kind = "exact"
     amplification: float = 0.0
-    """Unit roundoffs that it may be off by in less than float64, where that is more than the tolerance."""
+    """The error allowed below float64, in unit roundoffs, where that is more than the tolerance."""
     answers: bool = False
     """Whether a network's answer enters, so that bfloat16 has something to round."""
     detects: float | None = None
-    """Of statistical checks: the relative error, put in by `Setting.seeded`, that is detected."""
+    """The relative error, put in by `Setting.seeded`, that a statistical check detects."""
     test: str = ""
     """The test file that goes deeper, if any."""
+
+    @property
+    def topic(self) -> str:
+        """The topic that it stands under."""
+        return self.topics[0]
 
     def allowed(self, precision: Precision) -> float:
         """The tolerance in this precision."""
@@ -137,7 +144,7 @@ class Row:
     measured: Measured
     seconds: float
     failure: str = field(default="")
-    """Why it could not be measured."""
+    """The reason why it could not be measured."""
 
     @property
     def passed(self) -> bool:
@@ -172,11 +179,17 @@ _REGISTRY: dict[str, Identity] = {}
 def identity(**facts: Any) -> Callable[[Callable[[Setting], Measured]], Callable[[Setting], Measured]]:
     """A decorator that puts the measuring function into the table, under the facts of `Identity`.
 
-    Raises ValueError for a name or a row that is taken.
+    Its name is that of the function. Its topics, unless given, are the TOPICS of the function's module, or where there
+    are none the module's name. Raises ValueError for a name or a row that is taken.
     """
 
     def register(measure: Callable[[Setting], Measured]) -> Callable[[Setting], Measured]:
-        one = Identity(measure=measure, **facts)
+        stem = measure.__module__.rpartition(".")[2]
+        named = {
+            "name": _with_hyphens(measure.__name__),
+            "topics": measure.__globals__.get("TOPICS", (_with_hyphens(stem),)),
+        }
+        one = Identity(measure=measure, **named | facts)
         for other in _REGISTRY.values():
             if one.name == other.name or one.row == other.row:
                 raise ValueError(f"the identity {one.row} {one.name} is there already, as {other.row} {other.name}.")
@@ -186,6 +199,10 @@ def identity(**facts: Any) -> Callable[[Callable[[Setting], Measured]], Callable
         return measure
 
     return register
+
+
+def _with_hyphens(name: str) -> str:
+    return name.strip("_").replace("_", "-")
 
 
 @functools.cache

@@ -9,12 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.comparison import accuracy, others, plots, problems
 from diffusion.oracles import GaussianMixture, flow_map_1d
 from samplers import DDIM
 from samplers.registry import SAMPLERS
-
-sys.path.append(str(Path(__file__).parents[2]))
-from benchmarks import accuracy, others, plots, problems
 
 FEW, MANY = 6, 24
 CHOSEN = ("ddim", "dpmpp-2m", "deis(3, rho, single-step)", "heun on RectifiedFlow")
@@ -103,11 +101,19 @@ def test_a_library_that_is_missing_is_reported_and_left_out(monkeypatch):
     assert others.others() == ([], ["absent is left out: No module named 'absent'"])
 
 
-@pytest.mark.parametrize("script", ["orders.py", "samplers.py"])
-def test_the_scripts_find_the_packages(script):
-    """One of them has the name of a package, and Python looks in a script's own folder first."""
-    path = str(Path(__file__).parents[2] / "benchmarks" / script)
-    code = f"import runpy, sys; sys.argv = [{path!r}, '--help']; sys.path[0] = {str(Path(path).parent)!r}; "
-    code += f"runpy.run_path({path!r}, run_name='not main'); import samplers; assert samplers.DDIM"
+SCRIPTS = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_hides_no_package(script):
+    """Python looks in a script's own folder first; no file there may have the name of something imported."""
+    assert script.stem not in {"diffusion", "samplers", "experiments", *sys.stdlib_module_names}
+    assert "sys.path" not in script.read_text(encoding="utf-8")
+
+
+def test_the_orders_are_printed_by_their_script_alone():
+    """It is run from its own folder, and finds the packages."""
+    script = next(path for path in SCRIPTS if path.name == "orders.py")
+    code = f"import runpy, sys; sys.path[0] = {str(script.parent)!r}; runpy.run_path({str(script)!r}, run_name='other')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,8 +10,8 @@ is kept beside pytest's cache and learnt again where files have changed. A mutan
 has imported everything but the code, by the tests that enter its block, until one fails; it survives when all pass.
 Nothing is written to the tree: tests run on a copy, and the importer is given the mutant in the place of its file.
 
-Survivors that were looked at are explained in `mutation_survivors.toml`; those that compute the same as the original
-are no faults, and do not count. The exit status is 0 when 90% of the others are killed and every survivor is explained.
+Survivors that were looked at are explained in `survivors.toml`; those that compute the same as the original
+are no faults, and do not count. The exit status is 0 when 95% of the others are killed and every survivor is explained.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ COPIED = (
     "tests/conftest.py",
     "pyproject.toml",
     "README.md",
+    "docs/orders.md",
 )
 IMPORTED = ("beartype", "diffrax", "flax.nnx", "hypothesis.strategies", "jaxtyping", "scipy.integrate", "scipy.stats")
 """What takes long to import, and knows nothing of the code."""
-RATE = 0.9
+RATE = 0.95
 
 
 class Known(NamedTuple):
@@ -72,16 +73,16 @@ def baseline(root: Path, jobs: int) -> dict[str, Known]:
     files = [
         path.relative_to(root).as_posix() for suite in SUITES for path in sorted((root / suite).rglob("test_*.py"))
     ]
-    shared = hashlib.sha256()  # of what every test may depend on; of experiments/ only conftest.py has need
+    shared = hashlib.sha256()  # of what every test may depend on; of experiments/ they need the orders
     for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".toml", ".md")):
-        if not path.name.startswith("test_") and "experiments" not in path.parts:
+        if not path.name.startswith("test_") and ("experiments" not in path.parts or "verification" in path.parts):
             shared.update(path.read_bytes())
     keys = {file: hashlib.sha256(shared.digest() + (root / file).read_bytes()).hexdigest() for file in files}
     todo = [file for file in files if kept.get(file, {}).get("key") != keys[file]]
     failures: list[str] = []
     for run in forked(record, root, todo, jobs, lambda _: 900.0):
         found, failed = run.said("test"), run.said("failed")
-        if failed or run.said("ended") != [0]:
+        if failed or run.said("ended") != [0] or not found:
             failures += failed or [f"{run.task} ended with {run.said('ended')}"]
         else:
             tests = {name: [seconds, blocks] for name, seconds, blocks in found}
@@ -122,23 +123,41 @@ def judges(mutant: Mutant, texts: dict[str, str], known: dict[str, Known]) -> li
     if mutant.block is not None:
         reached = [name for name, test in known.items() if f"{mutant.path}:{mutant.block}" in test.blocks]
     else:  # a table, read by whatever is in its module or imports it
-        readers = (mutant.path, *(path for path, text in texts.items() if _imports(text, mutant.path)))
+        named = _defined(texts[mutant.path])
+        readers = (mutant.path, *(path for path, text in texts.items() if _imports(text, mutant.path, named)))
         reached = [name for name, test in known.items() if any(block.startswith(readers) for block in test.blocks)]
     reached.sort(key=lambda name: known[name].seconds)
     variants: Counter[str] = Counter()
+    parts = Path(mutant.path).with_suffix("").parts
 
     def place(name: str) -> tuple[Any, ...]:
         function, seconds, file = name.partition("[")[0], known[name].seconds, Path(name.partition("::")[0])
         variants[function] += 1
-        near = any(part in file.stem for part in Path(mutant.path).with_suffix("").parts[1:])
-        return seconds > 5, variants[function] > 1, not near, round(seconds, 1) if seconds < 1 else round(seconds), name
+        near = sum(part in (*file.parts, file.stem.removeprefix("test_")) for part in parts)
+        return seconds > 5, variants[function] > 1, -near, round(seconds, 1) if seconds < 1 else round(seconds), name
 
     return [name for _, name in sorted((place(name), name) for name in reached)]
 
 
-def _imports(text: str, path: str) -> bool:
+def _imports(text: str, path: str, names: frozenset[str]) -> bool:
+    """Whether a program imports the module at `path`, or one of its `names` by way of a package above it."""
     module = path.removesuffix(".py").replace("/", ".")
-    return any(isinstance(node, ast.ImportFrom) and node.module == module for node in ast.walk(ast.parse(text)))
+    package, _, own = module.rpartition(".")
+    return any(
+        node.module == module
+        or (node.module == package and any(alias.name == own for alias in node.names))
+        or (module.startswith(f"{node.module}.") and any(alias.name in names for alias in node.names))
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom)
+    )
+
+
+def _defined(text: str) -> frozenset[str]:
+    """The names that a module gives to what is in it."""
+    body = ast.parse(text).body
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    stored = (n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    return frozenset((*stored, *(statement.name for statement in body if isinstance(statement, kinds))))
 
 
 def verdict(run: Run) -> dict[str, Any]:

@@ -220,6 +220,8 @@ def _fork(work: Callable[[Send, Path, Any], None], outbox: Connection, root: Pat
         os.dup2(null, stream)
     os.chdir(root)
     sys.path.insert(0, str(root))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]  # or the tests would be looked for beside this file, not in the copy
     try:
         work(outbox.send, root, task)
     except BaseException as error:

@@ -336,7 +336,7 @@ def mutants_of(path: str, text: str) -> list[Mutant]:
 
 
 def sources(root: Path) -> dict[str, str]:
-    """The files that faults are seeded into: no networks, which are no formulas, and nothing that needs an extra."""
+    """The files that faults are seeded into: formulas, not networks or old names, and nothing that needs an extra."""
     paths = [path for layer in ("diffusion", "samplers") for path in sorted((root / layer).rglob("*.py"))]
-    kept = [p for p in paths if "networks" not in p.parts and p.name not in ("__init__.py", "adaptive.py")]
+    kept = [p for p in paths if "networks" not in p.parts and p.name not in ("__init__.py", "adaptive.py", "moved.py")]
     return {path.relative_to(root).as_posix(): path.read_text() for path in kept}

@@ -1,4 +1,4 @@
-"""The faults that `mutation.py` seeds: the right ones, one at a time, and only into formulas."""
+"""The faults that `tests.mutation` seeds: the right ones, one at a time, and only into formulas."""
 
 import ast
 import tomllib
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutation.__main__ import TABLE, key, sample
+from tests.mutation.__main__ import TABLE, Known, _defined, _imports, judges, key, sample
 from tests.mutation.forks import instrumented
 from tests.mutation.mutants import OPERATORS, mutants_of, sources
 
@@ -96,6 +96,38 @@ def test_a_mutant_knows_where_it_is():
     outer, *_, inner = mutants_of("toy.py", text)
     assert (outer.function, outer.line, outer.block) == ("", 1, None)
     assert (inner.function, inner.line, inner.block) == ("C.f", 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "reads"),
+    [
+        ("from diffusion.ddpm.chains import step", True),
+        ("from diffusion.ddpm import step", True),
+        ("from diffusion import Chain as C, VP", True),
+        ("from diffusion.ddpm import chains", True),
+        ("from diffusion.ddpm import elbo_term", False),
+        ("from diffusion.ddpm.elbo import step", False),
+        ("from diffusion.dd import step", False),
+    ],
+)
+def test_a_module_is_read_by_its_name_or_by_way_of_a_package(line, reads):
+    names = _defined("TABLE = [1]\nclass Chain:\n    x = 1\ndef step(y):\n    return y\n")
+    assert {"TABLE", "Chain", "step"} <= names
+    assert _imports(line, "diffusion/ddpm/chains.py", names) is reads
+
+
+def test_a_table_is_judged_by_those_who_read_it_the_nearest_first():
+    text = "TABLE = [1 / 6]\ndef f():\n    return TABLE\n"
+    texts = {"diffusion/ddpm/a.py": text, "samplers/b.py": "from diffusion.ddpm import f\n", "samplers/c.py": ""}
+    tests = {
+        "tests/samplers/test_b.py::test_b": Known(0.1, frozenset({"samplers/b.py:3"})),
+        "tests/samplers/test_c.py::test_c": Known(0.1, frozenset({"samplers/c.py:3"})),
+        "tests/diffusion/ddpm/test_d.py::test_d": Known(0.3, frozenset({"diffusion/ddpm/a.py:3"})),
+        "tests/diffusion/ddpm/test_a.py::test_a": Known(0.5, frozenset({"diffusion/ddpm/a.py:3"})),
+    }
+    near = ["tests/diffusion/ddpm/test_a.py::test_a", "tests/diffusion/ddpm/test_d.py::test_d"]
+    mutant = mutants_of("diffusion/ddpm/a.py", text)[0]
+    assert judges(mutant, texts, tests) == [*near, "tests/samplers/test_b.py::test_b"]
 
 
 def test_probes_tell_which_blocks_are_entered():

@@ -3,7 +3,7 @@
 import pytest
 
 from diffusion.oracles import examples
-from tests.samplers import convergence
+from experiments.verification.orders.problems import grid_of
 
 
 @pytest.fixture(scope="session")
@@ -21,4 +21,4 @@ def mixture_8d():
 @pytest.fixture(scope="session")
 def log_snr_grid():
     """A grid of n even steps in log-SNR between two finite noise-to-signal ratios, without the data's end."""
-    return convergence.grid_of
+    return grid_of

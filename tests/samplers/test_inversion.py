@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffusion import VP, Betas, Process
+from experiments.verification.orders.problems import grid_of, observed_order, problem
 from samplers import DDIM, RK4, Ancestral, DPMSolverMultistep, DPMSolverSinglestep, Heun, invert, karras, sample
-from tests.samplers.convergence import grid_of, observed_order, problem
 
 STEPS = (80, 160, 320)
 

@@ -1,7 +1,4 @@
-"""Every ODE sampler reaches its stated order against the exact flow."""
-
-import pathlib
-import re
+"""Every ODE sampler reaches its stated order against the exact flow, and docs/orders.md prints what is measured."""
 
 import jax
 import jax.numpy as jnp
@@ -9,64 +6,65 @@ import numpy as np
 import pytest
 
 from diffusion import VP, Process, StudentT
-from diffusion.oracles import StudentTMixture, flow_map_1d
+from diffusion.oracles import StudentTMixture
 from diffusion.pytree import pytree
-from samplers import DDIM, DPMSolverMultistep, Euler, Heun, UniPC, sample
-from tests.samplers.convergence import (
-    ODE_SAMPLERS,
+from diffusion.schedules import Schedule
+from experiments.verification.chosen import OneOf
+from experiments.verification.orders import deterministic
+from experiments.verification.orders.deterministic import CASES, COLUMNS, STEPS, Case
+from experiments.verification.orders.problems import (
     PROCESSES,
-    STEPS,
+    SCHEDULES,
+    chosen,
     grid_of,
-    measured_order,
     observed_order,
+    padded,
     problem,
+    root_mean_square,
     run_on,
 )
-
-README = pathlib.Path(__file__).parents[2] / "README.md"
-
-
-def readme_table():
-    """The README's orders: name -> (stated, [VP, EDM, RectifiedFlow on the line, VP in space])."""
-    rows = re.findall(r"^\| ([^|]+) \| (\d) \|((?: \d\.\d\d \|){4})$", README.read_text(), re.MULTILINE)
-    return {name: (int(stated), [float(cell) for cell in cells.split("|")[:-1]]) for name, stated, cells in rows}
+from samplers import DDIM, DPMSolverMultistep, Euler, Heun, UniPC, sample
+from tests.samplers.orders_page import PRINTED
 
 
-# In eight dimensions the methods that work in λ or ρ are measured on one process: on the others they do the very same
-# (test_identities.py), as the three equal columns of the README's table show.
-IN_TIME = ("Euler", "Heun", "RK4", "DEIS-3 (t)")
-CASES = [(name, process, 1) for name in ODE_SAMPLERS for process in PROCESSES] + [
-    (name, process, 8) for name in ODE_SAMPLERS for process in PROCESSES if process == "VP" or name in IN_TIME
-]
+@pytest.mark.parametrize("name", CASES)
+def test_observed_order(name):
+    """On three processes, on the line and in eight dimensions; what the page prints is what is measured."""
+    found, stated = deterministic.measured(name), CASES[name].sampler.stated_order
+    for place, order in found.items():
+        assert order > stated - 0.15, place
+    printed = PRINTED[name]
+    assert int(printed[1]) == stated
+    for place, cell in zip(COLUMNS.values(), printed[2:], strict=True):
+        assert float(cell) == pytest.approx(found[place], abs=0.05)  # for other machines' rounding
 
 
-@pytest.mark.parametrize(("name", "process", "dimensions"), CASES)
-def test_observed_order(name, process, dimensions, x64):
-    """On the line the flow is the quantile map, an answer without any solver in it."""
-    order = measured_order(name, process, dimensions)
-    assert order > ODE_SAMPLERS[name].stated_order - 0.15
-    stated, printed = readme_table()[name]
-    assert stated == ODE_SAMPLERS[name].stated_order
-    places = [(other, 1) for other in PROCESSES] + [("VP", 8)]
-    if (process, dimensions) in places:
-        # What the README prints is what is measured; 0.05 is left for other machines' rounding.
-        assert printed[places.index((process, dimensions))] == pytest.approx(order, abs=0.05)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_chosen_schedule_is_the_schedule_itself(name, x64):
+    """All that a schedule says, so that the process on which an order is measured is the one that is printed."""
+    times = jnp.asarray([0.02, 0.3, 0.9])
+    one, own = chosen(name).schedule, SCHEDULES[name]
+    for said in ("t_max", "t_min"):
+        assert float(getattr(one, said)) == float(getattr(own, said))
+    facts = [said for said in vars(OneOf) if said in vars(Schedule) and callable(vars(Schedule)[said])]
+    assert {"alpha", "variance", "time_from_log_snr", "diffusion_squared"} <= set(facts)
+    for said in facts:
+        np.testing.assert_array_equal(getattr(one, said)(times), getattr(own, said)(times), err_msg=said)
+    facts_of_others = {"discrete", "ends_in_noise", "is_noise_at"}  # which are made of α, and asked outside of programs
+    assert {said for said in vars(Schedule) if not said.startswith("_")} <= {*vars(OneOf), *facts_of_others}
 
 
 @pytest.mark.parametrize("sampler", [DPMSolverMultistep(order=3), UniPC(order=3)], ids=repr)
 def test_the_loop_of_these_tests_is_the_samplers_own(sampler, x64):
     process, denoise, x, _ = problem("VP", 1)
     grid = grid_of(process, 11)
-    padded = jnp.asarray(np.pad(grid, (0, 5), mode="edge"))
     whole = sample(jax.random.key(0), process, denoise, sampler, grid, x.shape, x_init=x).x
-    np.testing.assert_allclose(run_on(process, denoise, sampler, x)(padded, 11), whole, rtol=1e-12)
+    np.testing.assert_allclose(run_on(process, denoise, sampler, x)(padded(grid, 16), 11), whole, rtol=1e-12)
 
 
 def errors_on(process, denoise, sampler, grids, x, exact):
-    longest = max(len(grid) for grid in grids)
     run = run_on(process, denoise, sampler, x)
-    ends = [run(jnp.asarray(np.pad(grid, (0, longest - len(grid)), mode="edge")), len(grid) - 1) for grid in grids]
-    return [float(jnp.sqrt(jnp.mean((end - exact) ** 2))) for end in ends]
+    return [root_mean_square(run(padded(grid, max(STEPS)), len(grid) - 1), exact) for grid in grids]
 
 
 HEAVY = {"euler": Euler(), "heun": Heun(), "ddim": DDIM(), "dpmpp-2m": DPMSolverMultistep()}
@@ -101,13 +99,7 @@ class HalfHearted(DPMSolverMultistep):
         return jnp.stack([first + 0.5 * last, 0.5 * last])
 
 
-def test_a_wrong_method_is_found_out(mixture, log_snr_grid, x64):
+def test_a_wrong_method_is_found_out(x64):
     """The power of the order test: 2M with its extrapolation halved is first order, and seen to be."""
-    process = Process(VP())
-    grids = [log_snr_grid(process, steps) for steps in STEPS]
-    t, s = grids[0][0], grids[0][-1]
-    x = mixture.sample_marginal(jax.random.key(1), process, 16, t)
-    exact = flow_map_1d(mixture, process, x, t, s)
-
-    errors = errors_on(process, mixture.denoiser(process), HalfHearted(), grids, x, exact)
-    assert observed_order(STEPS, errors) < 1.3
+    errors = deterministic.errors(Case("half-hearted", HalfHearted()), dimensions=1)
+    assert observed_order(STEPS, errors["VP"]) < 1.3

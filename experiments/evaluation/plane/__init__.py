@@ -1,1 +1,1 @@
-"""Models of points in the plane, beside the law that their data have: a picture and numbers."""
+"""Models of points in the plane, measured against the law of their data."""

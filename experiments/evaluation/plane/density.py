@@ -1,4 +1,4 @@
-"""Densities of points: of the exact law, and of a model by its probability flow or by the energy that it is."""
+"""Densities of points: under the exact law, and under a model by its probability flow or by its energy."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Points = Float[np.ndarray, "n 2"]
 
 
 class ModelDensity(NamedTuple):
-    """What the flow of a model says of some points."""
+    """The density of a model's probability flow at some points."""
 
     log_prob: Float[np.ndarray, "n"]
-    """ln q(x) in nats, of the law that the flow carries from the prior to the least time; NaN where it is lost."""
+    """ln q(x) in nats, q the law that the flow carries from the prior to the least time; NaN where it is lost."""
     followed: Bool[np.ndarray, "n"]
-    """Whether the flow came to its end."""
+    """Whether the flow was followed to its end."""
 
 
 def has_flow(model: Model) -> bool:
-    """Whether there is an ODE to follow: not on a discrete chain, nor for a denoiser that is not told the time."""
+    """Whether there is an ODE to follow: there is none on a discrete chain, or for a denoiser that ignores the time."""
     return not model.process.schedule.discrete and model.config.preconditioning.kind != "residual"
 
 
@@ -53,7 +53,7 @@ def exact_log_prob(law: GaussianMixture, points: Points, blur: float = 0.0) -> F
 def model_log_prob(model: Model, points: Points, tolerance: float = 1e-5, max_steps: int = 1000) -> ModelDensity:
     """ln q(x) by the instantaneous change of variables with the exact divergence, for any noise.
 
-    `tolerance` is the solver's, relative and absolute; after `max_steps` it gives a point up.
+    `tolerance` is the solver's, relative and absolute; after `max_steps` steps it gives up on a point.
     Raises TypeError on a discrete chain, which has no flow.
     """
     denoise, solver = make_denoiser(model, None), Adaptive(tolerance, tolerance, max_steps=max_steps)
@@ -89,7 +89,7 @@ class EnergyDensity:
 
     @functools.cached_property
     def log_z(self) -> float:
-        """ln Z in nats: all that lies within the span. What is beyond would be the energy's own invention."""
+        """ln Z in nats, over the span alone: beyond it the energy is not to be trusted."""
         values = self._unnormalised(square(SPAN, NODES))
         top = values.max()
         return float(top + np.log(np.mean(np.exp(values - top))) + 2 * math.log(2 * SPAN))
@@ -108,9 +108,9 @@ class EnergyDensity:
 
 
 def energy_density(model: Model) -> EnergyDensity | None:
-    """The density of a conservative model that is not told the noise level, σ from its `LogUniformSigma` times.
+    """The density of a conservative model that is not told the noise level; σ comes from its `LogUniformSigma` times.
 
-    None of any other: where levels have no least one, or the noise is not Gaussian, no density belongs to ψ.
+    None for any other model: without a least noise level, or with noise that is not Gaussian, ψ has no density.
     """
     config = model.config
     blind = config.preconditioning.kind == "residual" and config.conservative

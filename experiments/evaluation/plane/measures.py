@@ -1,4 +1,4 @@
-"""A model of points against the law that its data have, and samples of it against held-out points."""
+"""A model of points against the law of its data, and its samples against held-out points."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def distances(
 ) -> dict[str, Any]:
     """Energy distance and sliced W₂ to held-out points with their p-values, as JSON values.
 
-    Three rows, at one common n: "samples" of the seeds from `seed` on; "training data", where perfect samples would be;
-    and "Gaussian", of the training data's mean and covariance, which knows nothing of their shape. A p-value is the
-    probability, at most, of a distance as large when the laws are the same.
+    Three rows, at one common n: "samples", of the seeds from `seed` on; "training data", which perfect samples would
+    match; and "Gaussian", with the training data's mean and covariance but not their shape. A p-value is an upper bound
+    on the probability of a distance this large when the laws are the same.
     """
     batches = draw(model, solver, range(seed, seed + samples), batch=batch)
     drawn = gather(batches, Throughput(min(batch, samples)))
@@ -77,13 +77,13 @@ def _row(points: Points, real: Points) -> dict[str, Any]:
 def likelihood(
     model: Model, law: GaussianMixture, held_out: Source, *, points: int, seed: int
 ) -> dict[str, Any] | None:
-    """What the model's own density q and the exact law p say of the same held-out points, in nats, as JSON values.
+    """The likelihood of held-out points under the model's density q and the exact law p, in nats, as JSON values.
 
     `nll` is −E ln q, `entropy` −E ln p, and `kl` their difference E ln p/q, an estimate of KL(p‖q), whose standard
-    error is that of the differences point by point. q is the law at the end of the model's probability flow, and p
-    that of the data; points that the flow could not be followed from are counted in `lost` and left out. Of an energy,
-    q = e^{ψ/σ²}/Z, p is that of the data * N(0, σ²I), and the points are held-out ones with such noise: `blur` is σ.
-    None where there is neither a flow nor an energy.
+    error is that of the pointwise differences. q is the law at the end of the model's probability flow, and p that of
+    the data; points that the flow could not be followed from are counted in `lost` and left out. For an energy
+    q = e^{ψ/σ²}/Z, p is the law of the data * N(0, σ²I), and the points are held-out ones with such noise: `blur` is σ.
+    None if there is neither a flow nor an energy.
     """
     energy = energy_density(model)
     if energy is None and not has_flow(model):

@@ -25,6 +25,8 @@ from experiments.verification.laws import mixture
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves, settling
 
+TOPICS = ("chain", "ddpm")
+
 _CLOSED = "α and σ of seven schedules in closed form, in NumPy's float64"
 
 
@@ -35,8 +37,6 @@ def _levels(process: Process, t: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @identity(
     row="1a",
-    name="chain-accumulates",
-    topic="chain",
     title="The noises of a chain add up to unit variance",
     latex=r"A_t = a_1 \cdots a_t,\quad B_t^2 = a_t^2 B_{t-1}^2 + b_t^2\quad\Rightarrow\quad A_t^2 + B_t^2 = 1",
     compared="A and B² with what 1000 steps have added, and A² + B² with 1, for the linear chain, cosine and ramp",
@@ -44,11 +44,11 @@ def _levels(process: Process, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     source="Ho et al. 2020, arXiv:2006.11239, eq. 4; Su 2022, the first post on diffusion models",
     tolerance=1e-12,
     why="a thousand products, each rounded",
-    functions=("diffusion.betas.Betas.alpha", "diffusion.betas.Betas.variance"),
+    functions=(Betas.alpha, Betas.variance),
     amplification=50,
     test="tests/diffusion/ddpm/test_chains.py",
 )
-def _accumulates(setting: Setting) -> Measured:
+def _chain_accumulates(setting: Setting) -> Measured:
     t = np.arange(1, 1001)
     u = np.cos(np.pi / 2 * (np.arange(1001) / 1000 + 0.008) / 1.008) ** 2
     chains = {
@@ -75,8 +75,6 @@ def _steps(process: Process, times: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @identity(
     row="1b",
-    name="steps-make-a-jump",
-    topic="chain",
     title="Many steps have the law of one jump",
     latex=r"x_t = a\,x_s + b\,\varepsilon_t\ \mathrm{repeated}\quad\Rightarrow\quad x_t = A_t\,x_0 + B_t\,\varepsilon",
     compared="products of the steps' factors and sums of their variances with A and B², over 20 steps",
@@ -84,11 +82,11 @@ def _steps(process: Process, times: jax.Array) -> tuple[jax.Array, jax.Array]:
     source="Song et al. 2021, arXiv:2011.13456, appendix B; Kingma et al. 2021, arXiv:2107.00630, appendix A",
     tolerance=1e-12,
     why="twenty products, each rounded",
-    functions=("diffusion.process.transition",),
+    functions=(transition,),
     amplification=200,
     test="tests/diffusion/test_process.py",
 )
-def _jump(setting: Setting) -> Measured:
+def _steps_make_a_jump(setting: Setting) -> Measured:
     found = {}
     for name, (process, _, _) in STEPS.items():
         times = np.arange(0, 41, 2) if name == "chain" else 0.98 * float(process.t_max) * np.linspace(0, 1, 21)
@@ -116,17 +114,16 @@ def _conversions(
 
 @identity(
     row="2",
-    name="predictions",
-    topic="chain",
     title="Five predictions are one",
     latex=r"y = p\,x_0 + q\,z:\quad x_0\,(1,0),\quad \varepsilon\,(0,1),\quad s\,(0,-\frac{1}{\sigma}),\quad "
     r"v\,(-\sigma,\alpha),\quad u\,(\dot\alpha,\dot\sigma)",
-    compared="each of x_0, ε, score, v and velocity, made from each, with its definition, on four processes",
+    compared="each of x_0, ε, score, v and velocity, computed from each of the five, with its definition, on four "
+    "processes",
     oracle="p and q from α, σ and their slopes in closed form, in NumPy's float64",
     source="Salimans & Ho 2022, arXiv:2202.00512, appendix D; Lipman et al. 2023, arXiv:2210.02747",
     tolerance=1e-12,
     why="two equations in two unknowns, with a determinant far from 0",
-    functions=("diffusion.convert", "diffusion.prediction.target"),
+    functions=(convert, target),
     amplification=150,
     test="tests/diffusion/test_prediction.py",
 )
@@ -162,8 +159,6 @@ def _two_noises(
 
 @identity(
     row="3a",
-    name="variance-reduction",
-    topic="chain",
     title="One noise does the work of two",
     latex=r"B\varepsilon = a B_-\bar\varepsilon_- + b\,\varepsilon_t:\quad \mathbb{E}_\omega|\varepsilon_t - "
     r"\frac{b}{B}e|^2 = \frac{b^2}{B^2}|\varepsilon - e|^2 + d\,\frac{a^2B_-^2}{B^2}",
@@ -172,11 +167,11 @@ def _two_noises(
     source="Su 2022, the first post on diffusion models; Ho et al. 2020, eq. 14",
     tolerance=1e-12,
     why="a quadratic function of ω, whose mean over those points is exact",
-    functions=("diffusion.ddpm.losses.merge_noises", "diffusion.ddpm.losses.two_noise_loss"),
+    functions=(merge_noises, two_noise_loss),
     amplification=30,
     test="tests/diffusion/ddpm/test_losses.py",
 )
-def _reduction(setting: Setting) -> Measured:
+def _variance_reduction(setting: Setting) -> Measured:
     d, found = setting.dim, {}
     x_0, eps = np.random.default_rng(0).normal(size=(2, 1, d)) * np.ones((2 * d, 1))
     omega = np.sqrt(d) * np.concatenate([np.eye(d), -np.eye(d)])
@@ -207,8 +202,6 @@ def _losses(key: jax.Array, process: Process, law: Law, denoise: Partial, st: tu
 
 @identity(
     row="3b",
-    name="variance-reduction-sampled",
-    topic="chain",
     title="The simplified loss, and the constant that it drops",
     latex=r"\mathbb{E}|\varepsilon_t - \frac{b}{B}e|^2 = \frac{b^2}{B^2}\,\mathbb{E}|\varepsilon - e|^2 "
     r"+ d\,\frac{a^2B_-^2}{B^2}",
@@ -217,13 +210,13 @@ def _losses(key: jax.Array, process: Process, law: Law, denoise: Partial, st: tu
     source="Su 2022, the first post on diffusion models; Ho et al. 2020, eq. 14",
     tolerance=STANDARD_ERRORS,
     why="4 standard errors of the difference of two means, exceeded in one run of 16,000 by chance",
-    functions=("diffusion.ddpm.losses.two_noise_loss", "diffusion.ddpm.losses.simplified_loss"),
+    functions=(two_noise_loss, simplified_loss),
     kind="statistical",
     detects=0.06,
     answers=True,
     test="tests/diffusion/ddpm/test_losses.py",
 )
-def _reduction_sampled(setting: Setting) -> Measured:
+def _variance_reduction_sampled(setting: Setting) -> Measured:
     (process, _, t), s = STEPS["chain"], 15
     before, after = levels("chain", s), levels("chain", t)
     a, b = one_step(before, after)
@@ -244,21 +237,19 @@ def _posterior_log_prob(process: Process, x_s: jax.Array, x_t: jax.Array, x_0: j
 
 @identity(
     row="4a",
-    name="posterior",
-    topic="chain",
-    title="The noising step backwards, given the data",
+    title="The noising step reversed, given the data",
     latex=r"p(x_s|x_t,x_0) = \frac{p(x_t|x_s)\,p(x_s|x_0)}{p(x_t|x_0)} = "
     r"\mathcal{N}(\frac{a B_-^2 x_t + A_- b^2 x_0}{B^2},\ \frac{B_-^2b^2}{B^2})",
-    compared="its logarithm at 64 points with those of the three densities, on seven processes",
+    compared="its log-density at 64 points with the sum of the three log-densities, on seven processes",
     oracle=f"Bayes' rule for three Gaussian densities; {_CLOSED}",
     source="Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7",
     tolerance=1e-12,
     why="logarithms of densities, with nothing that cancels",
-    functions=("diffusion.posterior",),
+    functions=(posterior,),
     amplification=50,
     test="tests/diffusion/test_process.py",
 )
-def _bayes(setting: Setting) -> Measured:
+def _posterior(setting: Setting) -> Measured:
     rng, found, d = np.random.default_rng(0), {}, setting.dim
     for name, (process, s, t) in STEPS.items():
         before, after = levels(name, s), levels(name, t)
@@ -288,9 +279,7 @@ def _posterior_curves() -> Curves:
 
 @identity(
     row="4b",
-    name="posterior-coefficients",
-    topic="chain",
-    title="The step backwards in the notation of the chain",
+    title="The reversed step in the notation of the chain",
     latex=r"\tilde\mu_t = \frac{a_t B_{t-1}^2}{B_t^2}x_t + \frac{A_{t-1}b_t^2}{B_t^2}x_0,\quad "
     r"\tilde\beta_t = \frac{B_{t-1}^2 b_t^2}{B_t^2}",
     compared="both factors and the variance with the formulas, at t = 2, ..., 40 of a ramp",
@@ -298,11 +287,11 @@ def _posterior_curves() -> Curves:
     source="Ho et al. 2020, arXiv:2006.11239, eq. 7; Su 2022, the third post on diffusion models",
     tolerance=1e-12,
     why="a few products and quotients of what the recursion gives",
-    functions=("diffusion.process.posterior_coefficients",),
+    functions=(posterior_coefficients,),
     amplification=150,
     test="tests/diffusion/ddpm/test_chains.py",
 )
-def _coefficients(setting: Setting) -> Measured:
+def _posterior_coefficients(setting: Setting) -> Measured:
     t = np.arange(1, 41)
     known = levels("chain", np.arange(41))
     c_t, c_0, added = np.transpose(list(reverse_coefficients(known)))

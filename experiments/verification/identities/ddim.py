@@ -25,8 +25,6 @@ def _family(process: Process, x_t: jax.Array, x_0: jax.Array, s: float, t: float
 
 @identity(
     row="12",
-    name="ddim-marginals",
-    topic="ddim",
     title="DDIM keeps the marginals, whatever noise it adds",
     latex=r"p(x_{t-1}|x_t,x_0) = \mathcal{N}(A_-x_0 + \sqrt{B_-^2-\sigma^2}\,\frac{x_t - A x_0}{B},\ \sigma^2 I),\ "
     r"0\leq\sigma\leq B_-\ \Rightarrow\ x_{t-1}|x_0\sim\mathcal{N}(A_-x_0, B_-^2 I)",
@@ -35,11 +33,11 @@ def _family(process: Process, x_t: jax.Array, x_0: jax.Array, s: float, t: float
     source="Song et al. 2021, arXiv:2010.02502, eq. 7 and lemma 1; Su 2022, the fourth post on diffusion models",
     tolerance=1e-12,
     why="a square root and a few products",
-    functions=("diffusion.ddpm.reverse_steps.ddim_posterior",),
+    functions=(ddim_posterior,),
     amplification=200,
     test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
-def _marginals(setting: Setting) -> Measured:
+def _ddim_marginals(setting: Setting) -> Measured:
     shares, found = np.linspace(0, 1, 11), {}
     x_0 = np.random.default_rng(0).normal(size=(1, setting.dim)) * np.ones((2, 1))
     signs, kept = np.asarray([[-1.0], [1.0]]) * np.ones(setting.dim), np.zeros(11)
@@ -69,8 +67,6 @@ def _run(process: Process, denoise: Partial, sampler: Sampler, x: jax.Array, gri
 
 @identity(
     row="13a",
-    name="ddim-shared-noise",
-    topic="ddim",
     title="A step of DDIM is the mean of the past that has the same noise",
     latex=r"x_{t-1}^{\mathrm{DDIM}} = \mathbb{E}[x_{t-1}|x_t],\quad x_{t-1} = A_-x_0 + B_-\varepsilon,\ "
     r"x_t = A x_0 + B\varepsilon\ \mathrm{of\ one}\ (x_0,\varepsilon)",
@@ -79,12 +75,12 @@ def _run(process: Process, denoise: Partial, sampler: Sampler, x: jax.Array, gri
     source="Song et al. 2021, arXiv:2010.02502, eq. 9; Su 2022, the fourth post on diffusion models",
     tolerance=1e-12,
     why="a linear system on either side",
-    functions=("samplers.ddim.DDIM.step",),
+    functions=(DDIM.step,),
     amplification=20,
     answers=True,
     test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
-def _shared(setting: Setting) -> Measured:
+def _ddim_shared_noise(setting: Setting) -> Measured:
     rng, found, d = np.random.default_rng(0), {}, setting.dim
     root = 0.5 * np.eye(d) + 0.3 * rng.normal(size=(d, d)) / np.sqrt(d)
     law, x_t = Matrices(rng.normal(size=d), root @ root.T), rng.normal(size=(5, d))
@@ -101,8 +97,6 @@ def _shared(setting: Setting) -> Measured:
 
 @identity(
     row="13b",
-    name="ddim-cosines",
-    topic="ddim",
     title="DDIM shrinks a Gaussian by a product of cosines",
     latex=r"\frac{\mathrm{std\ of\ the\ samples}}{\sqrt{v}} = \prod_t\cos(\theta_t - \theta_{t-1}),\quad "
     r"\tan\theta_t = \frac{B_t}{A_t\sqrt{v}}",
@@ -110,13 +104,13 @@ def _shared(setting: Setting) -> Measured:
     oracle="angles from α and σ in closed form",
     source="Song et al. 2021, arXiv:2010.02502, eq. 12; Su 2022, the fourth post on diffusion models",
     tolerance=1e-12,
-    why="as many products as there are steps",
-    functions=("samplers.ddim.DDIM.step",),
+    why="one product for each step",
+    functions=(DDIM.step,),
     amplification=80,
     answers=True,
     test="tests/samplers/test_identities.py",
 )
-def _cosines(setting: Setting) -> Measured:
+def _ddim_cosines(setting: Setting) -> Measured:
     std, found, curves = np.sqrt(0.3), {}, {}
     for name, counts in {"VP": (1, 2, 4, 8, 16, 32, 64), "RectifiedFlow": (3, 17), "chain": (3, 40)}.items():
         process, shrunk, products = STEPS[name][0], [], []
@@ -140,21 +134,19 @@ def _cosines(setting: Setting) -> Measured:
 
 @identity(
     row="14a",
-    name="ddim-order",
-    topic="ddim",
     title="DDIM is the probability-flow ODE at order 1",
     latex=r"|x_N - x(0)| = O(N^{-1}),\quad \frac{d}{d\rho}\frac{x}{\alpha} = \mathbb{E}[z|x_t],\quad "
     r"\rho = \frac{\sigma}{\alpha}",
     compared="the slope of ln(error) over ln(1/N) for N = 160, ..., 1280 with 1; σ/α from 5 to 0.05 on VP, 16 points",
-    oracle="two Gaussians on the line, whose flow is the map of quantiles",
+    oracle="two Gaussians on the line, whose flow is the map between quantiles",
     source="Song et al. 2021, arXiv:2010.02502, section 4.3; Su 2022, the fourth post on diffusion models",
     tolerance=0.05,
     why="the next term of the error, O(1/N) of it",
-    functions=("samplers.ddim.DDIM", "diffusion.oracles.flow_map_1d"),
+    functions=(DDIM, flow_map_1d),
     amplification=1,
     test="tests/samplers/test_order.py",
 )
-def _order(setting: Setting) -> Measured:
+def _ddim_order(setting: Setting) -> Measured:
     process, law, counts = STEPS["VP"][0], line(), np.asarray([160, 320, 640, 1280])
     integral = np.log1p(np.geomspace(5.0, 0.05, 1281) ** 2)
     times = 2 * integral / (0.1 + np.sqrt(0.01 + 39.8 * integral))
@@ -174,8 +166,6 @@ def _order(setting: Setting) -> Measured:
 
 @identity(
     row="14b",
-    name="ddim-is-ddpm",
-    topic="ddim",
     title="DDIM with η = 1 is DDPM",
     latex=r"\sigma^2 = \frac{B_-^2b^2}{B^2}\ \Rightarrow\ \sqrt{B_-^2-\sigma^2}\,\frac{x_t - A x_0}{B} + A_-x_0 = "
     r"\frac{aB_-^2x_t + A_-b^2x_0}{B^2}",
@@ -184,11 +174,11 @@ def _order(setting: Setting) -> Measured:
     source="Song et al. 2021, arXiv:2010.02502, section 4.1; Ho et al. 2020, algorithm 2",
     tolerance=1e-12,
     why="a square root and a few products",
-    functions=("samplers.ddim.DDIM.step", "samplers.ancestral.Ancestral.step"),
+    functions=(DDIM.step, Ancestral.step),
     amplification=20,
     test="tests/samplers/test_identities.py",
 )
-def _eta_one(setting: Setting) -> Measured:
+def _ddim_is_ddpm(setting: Setting) -> Measured:
     x, found = np.random.default_rng(0).normal(size=(5, setting.dim)), {}
     keys = keys_lib.fold(keys_lib.sample_keys(jax.random.key(0), jnp.arange(5)), 1)
     noise = np.asarray(keys_lib.normal(keys, (setting.dim,)), np.float64)
@@ -210,9 +200,7 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
 
 @identity(
     row="N2",
-    name="ddim-with-beta",
-    topic="ddim",
-    title="DDIM may add the noise of the step forwards, σ = b",
+    title="DDIM may add the noise of the forward step, σ = b",
     latex=r"\sigma_t = b_t\ \mathrm{for\ all}\ t:\quad \frac{b_t^2}{B_{t-1}^2}\leq 1"
     r"\quad(\mathrm{false\ at}\ t = 1, 2, 3)",
     compared="the least excess of b² over B₋² at t = 1, 2, 3 of the default chain, if the library refuses all three",
@@ -220,11 +208,11 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     source="Su 2022, the fourth post on diffusion models; Song et al. 2021, arXiv:2010.02502, eq. 7",
     tolerance=1e-5,
     why="at t = 3 it is 1.3e-5: b² = 6e-5 and B₋² = 6e-5 − 8e-10",
-    functions=("diffusion.ddpm.reverse_steps.ddim_posterior",),
+    functions=(ddim_posterior,),
     kind="false",
     test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
-def _infeasible(setting: Setting) -> Measured:
+def _ddim_with_beta(setting: Setting) -> Measured:
     process, x = Process(Betas.ramp(1000)), jnp.ones((1, setting.dim))
     t = np.arange(1, 13)
     b2 = 0.02 * t / 1000

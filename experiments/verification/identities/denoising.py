@@ -9,12 +9,15 @@ from jaxtyping import Array
 
 from diffusion import EDM, Process
 from diffusion.oracles import Atoms, GaussianLaw
+from diffusion.oracles.law import Law
 from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.weightings import UniformWeighting
 from experiments.verification.identities.score_matching import GivenNoise, OneTime
 from experiments.verification.laws import line
 from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative, worst_of
 from experiments.verification.report.plots import Curves
+
+TOPICS = ("denoisers",)
 
 _LEVEL = 0.5
 
@@ -68,8 +71,10 @@ def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
 
 @identity(
     row="39",
-    name="denoising-autoencoder",
-    topic="denoisers",
+    topics=(
+        "denoisers",
+        "energy",
+    ),
     title="The best denoising autoencoder climbs the blurred density",
     latex=r"\mathrm{argmin}_r\,\mathbb{E}|r(x+\epsilon)-x|^2 = y + \sigma^2\nabla\ln\hat p(y),\quad "
     r"\hat p = p * N(0,\sigma^2 I)",
@@ -79,12 +84,12 @@ def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
     source="Alain & Bengio 2014, arXiv:1211.4246, theorem 1; Miyasawa 1961; Vincent 2011",
     tolerance=1e-10,
     why="the trapezoidal rule is exact here to rounding",
-    functions=("diffusion.oracles.law.Law.denoiser", "diffusion.score_matching.losses.denoising_terms"),
+    functions=(Law.denoiser, denoising_terms),
     amplification=4e1,
     answers=True,
     test="tests/diffusion/score_matching/test_losses.py",
 )
-def _autoencoder(setting: Setting) -> Measured:
+def _denoising_autoencoder(setting: Setting) -> Measured:
     y = np.linspace(-3.0, 3.5, 66)
     denoise = setting.answered(line().denoiser(Process(EDM())))
     found, expected = np.asarray(denoise(jnp.asarray(y)[:, None], _LEVEL))[:, 0], y + _LEVEL**2 * _blurred(y)[1]
@@ -103,8 +108,6 @@ def _autoencoder(setting: Setting) -> Measured:
 
 @identity(
     row="N1",
-    name="denoised-noisy-data-are-data",
-    topic="denoisers",
     title="The best denoiser sends noisy data back to the data",
     latex=r"y\sim\hat p = p * N(0,\sigma^2 I)\quad\Rightarrow\quad r(y) = y + \sigma^2\nabla\ln\hat p(y)\sim p",
     compared="the variance of the answers, for p = N(0, I) and σ = 1/2, with 1; it is 1/(1 + σ²) = 0.8",
@@ -112,10 +115,10 @@ def _autoencoder(setting: Setting) -> Measured:
     source="Alain & Bengio 2014, arXiv:1211.4246; the law of total variance",
     tolerance=0.19,
     why="a mean leaves out the variance of what it is the mean of; the variance is 0.8 to rounding, or this fails",
-    functions=("diffusion.oracles.law.Law.denoiser",),
+    functions=(Law.denoiser,),
     kind="false",
 )
-def _pushed(setting: Setting) -> Measured:
+def _denoised_noisy_data_are_data(setting: Setting) -> Measured:
     law = GaussianLaw.isotropic(np.zeros(setting.dim), 1.0)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     y = np.zeros((40, setting.dim))
@@ -139,8 +142,6 @@ def _three_densities() -> Curves:
 
 @identity(
     row="N4",
-    name="nearest-noises-are-shifted-noises",
-    topic="denoisers",
     title="A codebook of noises, weighted by how near they are to m, samples N(m, I)",
     latex=r"\epsilon_k\sim N(0,I),\quad w_k\propto e^{-|\epsilon_k-m|^2/2}\quad\Rightarrow\quad "
     r"\sum_k w_k\,\delta_{\epsilon_k}\to N(m,I)",
@@ -150,10 +151,10 @@ def _three_densities() -> Curves:
     source="Ohayon et al. 2025, arXiv:2502.01189, for such codebooks; Owen 2013, Monte Carlo theory, chapter 9",
     tolerance=0.49,
     why="both are half of what is said; what they are holds to rounding, or this fails",
-    functions=("diffusion.oracles.Atoms", "diffusion.oracles.law.Law.posterior_covariance"),
+    functions=(Atoms, Law.posterior_covariance),
     kind="false",
 )
-def _codebook(setting: Setting) -> Measured:
+def _nearest_noises_are_shifted_noises(setting: Setting) -> Measured:
     axis, m = np.linspace(-8.0, 8.0, 65), np.asarray([0.6, -0.4])
     noises = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     masses = np.prod(_normal(noises), 1)

@@ -31,8 +31,6 @@ def _log_normal(x: Array, mean: np.ndarray, covariance: np.ndarray) -> Array:
 
 @identity(
     row="36a",
-    name="gaussian-kl",
-    topic="distances",
     title="Kullback-Leibler divergence of Gaussians",
     latex=r"\mathrm{KL}(p\|q) = \frac{1}{2}[\mathrm{tr}(Q^{-1}P) - d - \ln\det(Q^{-1}P) + \delta^T Q^{-1}\delta]",
     compared="the closed form with ∫ p ln(p/q) dx in the plane",
@@ -40,11 +38,11 @@ def _log_normal(x: Array, mean: np.ndarray, covariance: np.ndarray) -> Array:
     source="Rasmussen & Williams 2006, eq. A.23",
     tolerance=1e-10,
     why="quadrature with 120 × 120 nodes",
-    functions=("diffusion.distances.gaussian_kl",),
+    functions=(gaussian_kl,),
     amplification=200,
     test="tests/diffusion/distances/test_gaussians.py",
 )
-def _kl(setting: Setting) -> Measured:
+def _gaussian_kl(setting: Setting) -> Measured:
     def integrand(x: Array) -> Array:
         ln_p, ln_q = _log_normal(x, *_P), _log_normal(x, *_Q)
         return jnp.exp(ln_p) * (ln_p - ln_q)
@@ -63,8 +61,6 @@ def _plane() -> tuple[np.ndarray, Array]:
 
 @identity(
     row="36b",
-    name="bhattacharyya",
-    topic="distances",
     title="Bhattacharyya's distance of Gaussians",
     latex=r"D_B = -\ln\int\sqrt{p\,q}\,dx = \frac{1}{8}\delta^T M^{-1}\delta"
     r" + \frac{1}{2}\ln\frac{\det M}{\sqrt{\det P\,\det Q}},\quad M = \frac{1}{2}(P+Q)",
@@ -73,11 +69,11 @@ def _plane() -> tuple[np.ndarray, Array]:
     source="Kailath 1967, IEEE Trans. Commun. Technol. 15, 52",
     tolerance=1e-10,
     why="quadrature with 120 × 120 nodes",
-    functions=("diffusion.distances.bhattacharyya",),
+    functions=(bhattacharyya,),
     amplification=200,
     test="tests/diffusion/distances/test_gaussians.py",
 )
-def _overlap(setting: Setting) -> Measured:
+def _bhattacharyya(setting: Setting) -> Measured:
     overlap = mass(lambda x: jnp.exp(0.5 * (_log_normal(x, *_P) + _log_normal(x, *_Q))), [-9.0, -9.0], [9.0, 9.0], 120)
     return Measured(relative(bhattacharyya(*_P, *_Q), -jnp.log(overlap)), plot=_through_both_means())
 
@@ -92,8 +88,6 @@ def _through_both_means() -> Curves:
 
 @identity(
     row="36c",
-    name="gaussian-wasserstein",
-    topic="distances",
     title="Wasserstein distance of Gaussians, in three forms",
     latex=r"W_2^2 = |\delta|^2 + \mathrm{tr}P + \mathrm{tr}Q - 2\,\mathrm{tr}(P^{1/2}QP^{1/2})^{1/2}"
     r" = |\delta|^2 + \min_U|P^{1/2}-Q^{1/2}U|^2",
@@ -103,11 +97,11 @@ def _through_both_means() -> Curves:
     source="Dowson & Landau 1982; Bhatia, Jain & Lim 2019, theorem 1",
     tolerance=1e-10,
     why="a closed form",
-    functions=("diffusion.distances.wasserstein2_squared", "diffusion.distances.wasserstein2"),
+    functions=(wasserstein2_squared, wasserstein2),
     amplification=200,
     test="tests/diffusion/distances/test_gaussians.py",
 )
-def _wasserstein(setting: Setting) -> Measured:
+def _gaussian_wasserstein(setting: Setting) -> Measured:
     (mean, cov), shift = _P, _Q[0]
     moves = np.asarray([[1.3, 0.4], [0.4, 0.7]])  # symmetric and positive: the gradient of a convex function
     cost = np.sum((mean - shift) ** 2) + np.trace((moves - np.eye(2)) @ cov @ (moves - np.eye(2)))
@@ -125,8 +119,6 @@ def _wasserstein(setting: Setting) -> Measured:
 
 @identity(
     row="36d",
-    name="energy-distance",
-    topic="distances",
     title="The energy distance of samples is unbiased",
     latex=r"\mathcal{E}(p,q) = 2\,\mathbb{E}|x-y| - \mathbb{E}|x-x'| - \mathbb{E}|y-y'|",
     compared="the mean over 2,000 pairs of 60 and 90 samples with the closed form, in standard errors",
@@ -134,12 +126,12 @@ def _wasserstein(setting: Setting) -> Measured:
     source="Székely & Rizzo 2013, eq. 5.1",
     tolerance=STANDARD_ERRORS,
     why="4 standard errors of the mean over pairs, exceeded in one run of 16,000 by chance",
-    functions=("diffusion.distances.energy_distance",),
+    functions=(energy_distance,),
     kind="statistical",
     detects=0.1,
     test="tests/diffusion/distances/test_two_sample.py",
 )
-def _energy(setting: Setting) -> Measured:
+def _energy_distance(setting: Setting) -> Measured:
     def one(key: Array) -> Array:
         first, second = jax.random.split(key)
         y = 0.5 + 1.2 * jax.random.normal(second, (90, 1))
@@ -200,7 +192,7 @@ class _Generated(NamedTuple):
 
 
 def _generated(level: float) -> _Generated:
-    """By the model's reverse process of this level."""
+    """What the model's reverse process of this level generates."""
     process = Process(VP(beta_min=_RATE, beta_max=_RATE))
     model = GaussianLaw.isotropic(np.zeros(1), np.sqrt(_MODEL))
     start = 1 + (_DATA - 1) * float(process.alpha(1.0)) ** 2
@@ -237,9 +229,7 @@ def _on_the_way(found: _Generated, name: str, rate: float, slope: float, inward:
 
 @identity(
     row="37a",
-    name="wasserstein-bound-flow",
-    topic="distances",
-    title="What an error of the score costs in W₂: tight for the linear flow",
+    title="What an error in the score costs in W₂: tight for the linear flow",
     latex=r"W_2(p_0,q_0)\leq\int_0^T\frac{1}{2}g^2 I_t\,\sqrt{\mathbb{E}_{p_t}|\nabla\ln p_t-s|^2}\,dt"
     r" + I_T W_2(p_T,q_T),\quad I_t = e^{\int_0^t L},\quad L=\sup\,\partial_x(-f x+\frac{1}{2}g^2 s)",
     compared="the bound for the probability-flow ODE with W₂ of data and what the flow generates from p_T",
@@ -247,10 +237,10 @@ def _on_the_way(found: _Generated, name: str, rate: float, slope: float, inward:
     source="Kwon, Fan & Lee 2022, arXiv:2212.06359, theorem 1",
     tolerance=1e-8,
     why="quadrature and a sixth-order integration of the variance; L is the one-sided constant, with its sign",
-    functions=("diffusion.distances.wasserstein2", "diffusion.fokker_planck.linear_moments"),
+    functions=(wasserstein2, linear_moments),
     amplification=500,
 )
-def _tight(setting: Setting) -> Measured:
+def _wasserstein_bound_flow(setting: Setting) -> Measured:
     found, bound = _generated(0.0), _bounds()["flow"]
     plot = _on_the_way(found, "bound", 0.5, 0.5, -0.5)
     return Measured(relative(bound, found.distance), f"W₂ {found.distance:.6f}, bound {bound:.6f}", plot)
@@ -258,8 +248,6 @@ def _tight(setting: Setting) -> Measured:
 
 @identity(
     row="37b",
-    name="wasserstein-bound-sde",
-    topic="distances",
     title="The same for the reverse SDE: it holds",
     latex=r"W_2(p_0,q_0)\leq\int_0^T g^2 I_t\,\sqrt{\mathbb{E}_{p_t}|\nabla\ln p_t-s|^2}\,dt + I_T W_2(p_T,q_T),"
     r"\quad L=\sup\,\partial_x(-f x+g^2 s)",
@@ -267,11 +255,11 @@ def _tight(setting: Setting) -> Measured:
     oracle="as for the flow",
     source="Kwon, Fan & Lee 2022, arXiv:2212.06359, theorem 1",
     tolerance=1e-8,
-    why="an inequality: nothing may exceed it but rounding; that it is sharp is the flow's row to show",
-    functions=("diffusion.distances.wasserstein2",),
+    why="an inequality: nothing may exceed it but rounding; that it is sharp is shown by the flow's row",
+    functions=(wasserstein2,),
     amplification=500,
 )
-def _holds(setting: Setting) -> Measured:
+def _wasserstein_bound_sde(setting: Setting) -> Measured:
     found, bound = _generated(1.0), _bounds()["reverse SDE"]
     plot = _on_the_way(found, "bound", 1.0, 0.5, -1.0)
     return Measured(largest(found.distance - bound, 0.0), f"W₂ {found.distance:.4f}, bound {bound:.4f}", plot)
@@ -279,8 +267,6 @@ def _holds(setting: Setting) -> Measured:
 
 @identity(
     row="N3",
-    name="wasserstein-bound-forward-rate",
-    topic="distances",
     title="The bound on W₂ holds with the rate of the forward field",
     latex=r"W_2(p_0,q_0)\leq\int_0^T\frac{1}{2}g^2 e^{\int_0^t L}\,\sqrt{\mathbb{E}_{p_t}|\nabla\ln p_t-s|^2}\,dt,"
     r"\quad L=\sup\,\partial_x(f x-\frac{1}{2}g^2 s),\quad q_T=p_T",
@@ -289,10 +275,10 @@ def _holds(setting: Setting) -> Measured:
     source="a reading of Kwon, Fan & Lee 2022, arXiv:2212.06359, with the field of the wrong direction",
     tolerance=0.5,
     why="W₂ is 0.998, more than twice the claimed bound of 0.442",
-    functions=("diffusion.distances.wasserstein2",),
+    functions=(wasserstein2,),
     kind="false",
 )
-def _false(setting: Setting) -> Measured:
+def _wasserstein_bound_forward_rate(setting: Setting) -> Measured:
     found, bound = _generated(0.0), _bounds()["forward"]
     plot = _on_the_way(found, "claimed bound", 0.5, -0.5, 0.5)
     return Measured(found.distance - bound, f"W₂ {found.distance:.4f}, claimed bound {bound:.4f}", plot)

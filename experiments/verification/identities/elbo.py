@@ -31,6 +31,8 @@ from experiments.verification.laws import mixture
 from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
 from experiments.verification.report.plots import Curves
 
+TOPICS = ("elbo", "ddpm")
+
 _MATRICES = "Gaussian data and an affine denoiser: both chains are Gaussians, kept as matrices in NumPy"
 _SKEW = 0.1
 
@@ -52,7 +54,7 @@ def _data(d: int, isotropic: bool) -> Matrices:
 
 
 def _variances(kind: str, law: Matrices, known: Levels) -> np.ndarray:
-    """Of the steps k = 1..N, as the papers have them."""
+    """The one-step quantities of k = 1..N, as the papers define them."""
     _, c_0, large = np.transpose(list(reverse_coefficients(known)))
     small = known.sigma[:-1] ** 2 * large / known.sigma[1:] ** 2
     if kind == "β":
@@ -102,25 +104,20 @@ def _joint_kl(case: _Case) -> float:
 
 @identity(
     row="5a",
-    name="joint-divergence",
-    topic="elbo",
-    title="How far the chain backwards is from the chain forwards",
+    title="How far the backward chain is from the forward chain",
     latex=r"\mathrm{KL}(p(x_0,\ldots,x_T)\,\Vert\,q(x_0,\ldots,x_T)) = \mathbb{E}\ln\frac{p(x_0)\,p(x_1|x_0)\cdots "
     r"p(x_T|x_{T-1})}{q(x_T)\,q(x_{T-1}|x_T)\cdots q(x_0|x_1)}",
     compared="the mean of the library's log-densities over trajectories with the KL of two matrices, for β and β̃",
     oracle=_MATRICES,
     source="Su 2022, the second post on diffusion models; Ho et al. 2020, arXiv:2006.11239, eq. 3",
     tolerance=1e-10,
-    why="sums of logarithms, of which most of the digits stay",
-    functions=(
-        "diffusion.ddpm.chains.EncoderChain.log_prob",
-        "diffusion.ddpm.chains.GeneratorChain.log_prob",
-    ),
+    why="sums of logarithms, which keep most of their digits",
+    functions=(EncoderChain.log_prob, GeneratorChain.log_prob),
     amplification=500,
     answers=True,
     test="tests/diffusion/ddpm/test_elbo.py",
 )
-def _divergence(setting: Setting) -> Measured:
+def _joint_divergence(setting: Setting) -> Measured:
     found = {}
     for name in ("β", "β̃"):
         case = _case(setting, name)
@@ -130,8 +127,6 @@ def _divergence(setting: Setting) -> Measured:
 
 @identity(
     row="5b",
-    name="joint-divergence-optimum",
-    topic="elbo",
     title="At the optimum only the end of the chain is left",
     latex=r"\min\,\mathrm{KL}(p(x_0,\ldots,x_T)\,\Vert\,q(x_0,\ldots,x_T)) = \mathrm{KL}(p(x_T)\,\Vert\,"
     r"\mathcal{N}(0,I))\quad\mathrm{for}\ x_0\sim\mathcal{N}(m,v I)",
@@ -139,13 +134,13 @@ def _divergence(setting: Setting) -> Measured:
     oracle="isotropic Gaussian data; the divergence of two Gaussians in closed form",
     source="Su 2022, the second post on diffusion models",
     tolerance=1e-10,
-    why="sums of logarithms, of which most of the digits stay",
-    functions=("diffusion.ddpm.chains.GeneratorChain", "diffusion.ddpm.reverse_steps.Optimal"),
+    why="sums of logarithms, which keep most of their digits",
+    functions=(GeneratorChain, Optimal),
     amplification=500,
     answers=True,
     test="tests/diffusion/ddpm/test_elbo.py",
 )
-def _optimum(setting: Setting) -> Measured:
+def _joint_divergence_optimum(setting: Setting) -> Measured:
     case, d = _case(setting, "the best"), setting.dim
     end = case.encoder.part(np.arange(d) + d * case.chain.steps)
     exact = end.kl(Matrices(np.zeros(d), np.eye(d)))
@@ -172,8 +167,6 @@ def _bound(chain: GeneratorChain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
 
 @identity(
     row="6a",
-    name="elbo-terms",
-    topic="elbo",
     title="Ho's terms are the joint divergence",
     latex=r"\mathbb{E}[\mathrm{KL}(p(x_T|x_0)\Vert q) + \sum_{t>1}\mathrm{KL}(p(x_{t-1}|x_t,x_0)\Vert q(x_{t-1}|x_t)) "
     r"- \ln q(x_0|x_1)] = \mathrm{KL}(p\Vert q) + h(x_0)",
@@ -181,13 +174,13 @@ def _bound(chain: GeneratorChain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
     oracle=_MATRICES,
     source="Ho et al. 2020, arXiv:2006.11239, eq. 5; Su 2022, the second post on diffusion models",
     tolerance=1e-10,
-    why="sums of logarithms, of which most of the digits stay",
-    functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.elbo.prior_kl"),
+    why="sums of logarithms, which keep most of their digits",
+    functions=(elbo_term, prior_kl),
     amplification=20,
     answers=True,
     test="tests/diffusion/ddpm/test_elbo.py",
 )
-def _ho(setting: Setting) -> Measured:
+def _elbo_terms(setting: Setting) -> Measured:
     found, d = {}, setting.dim
     for name in ("β", "β̃"):
         case = _case(setting, name)
@@ -207,8 +200,6 @@ def _both_forms(key: jax.Array, chain: GeneratorChain, x_0: jax.Array, log_q: ja
 
 @identity(
     row="6b",
-    name="elbo-joint-form",
-    topic="elbo",
     title="The same with every entropy written out, for any data",
     latex=r"\mathrm{KL}(p\Vert q) = \mathbb{E}[\ln p(x_0) - \sum_{t\geq 1} h(x_t|x_{t-1}) - \ln q(x_T) - "
     r"\sum_{t\geq 1}\ln q(x_{t-1}|x_t)]",
@@ -216,12 +207,12 @@ def _both_forms(key: jax.Array, chain: GeneratorChain, x_0: jax.Array, log_q: ja
     oracle="the chain rule for entropies; one-step variances by subtraction, Gaussian integrals in NumPy",
     source="Su 2022, the second post on diffusion models; Ho et al. 2020, arXiv:2006.11239, eq. 5",
     tolerance=1e-10,
-    why="sums of logarithms, of which most of the digits stay",
-    functions=("diffusion.ddpm.elbo.joint_kl", "diffusion.ddpm.elbo.elbo_terms"),
+    why="sums of logarithms, which keep most of their digits",
+    functions=(joint_kl, elbo_terms),
     amplification=30,
     test="tests/diffusion/ddpm/test_elbo.py",
 )
-def _forms(setting: Setting) -> Measured:
+def _elbo_joint_form(setting: Setting) -> Measured:
     d, betas, times = setting.dim, np.linspace(0.4, 0.06, 9), np.asarray([0, 2, 3, 7, 9])
     process, known = Process(Betas.from_betas(betas)), chain_levels(betas, times)
     chain = GeneratorChain(process, mixture(d).denoiser(process), times)
@@ -239,21 +230,19 @@ def _forms(setting: Setting) -> Measured:
 
 @identity(
     row="7a",
-    name="elbo-gap",
-    topic="elbo",
     title="What the ELBO misses",
     latex=r"-\mathrm{ELBO}(x_0) + \ln q(x_0) = \mathrm{KL}(p(x_1,\ldots,x_T|x_0)\,\Vert\,q(x_1,\ldots,x_T|x_0))\geq 0",
     compared="the mean over ε of the library's terms, at two x_0, plus ln q(x_0) with the KL of two matrices",
     oracle=f"{_MATRICES}, conditioned on x_0",
     source="Kingma & Welling 2014, arXiv:1312.6114, eq. 1; Su 2022",
     tolerance=1e-9,
-    why="a difference, of which a few digits go",
-    functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.elbo.prior_kl"),
+    why="a difference, which costs a few digits",
+    functions=(elbo_term, prior_kl),
     amplification=300,
     answers=True,
     test="tests/diffusion/ddpm/test_elbo.py",
 )
-def _gap(setting: Setting) -> Measured:
+def _elbo_gap(setting: Setting) -> Measured:
     found, d = {}, setting.dim
     for name in ("β", "β̃"):
         case, index = _case(setting, name), np.arange(d)
@@ -273,8 +262,6 @@ def _masses(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
 
 @identity(
     row="7b",
-    name="bits-per-dim",
-    topic="elbo",
     title="Bits per dimension of 8-bit data scaled to [−1, 1]",
     latex=r"-\frac{1}{d}\log_2 P(x) = -\frac{1}{d}\log_2 p(x) + \log_2 127.5,\quad "
     r"p = P\cdot 127.5^d\ \mathrm{on\ each\ bin}",
@@ -283,11 +270,11 @@ def _masses(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
     source="Ho et al. 2020, arXiv:2006.11239, eq. 13; Theis et al. 2016, arXiv:1511.01844, section 3.1",
     tolerance=1e-9,
     why="differences of two error functions, the smallest of them 1e-9",
-    functions=("diffusion.ddpm.decoders.bits_per_dim", "diffusion.ddpm.decoders.DiscretisedNormal"),
+    functions=(bits_per_dim, DiscretisedNormal),
     amplification=400,
     test="tests/diffusion/ddpm/test_decoders.py",
 )
-def _bits(setting: Setting) -> Measured:
+def _bits_per_dim(setting: Setting) -> Measured:
     grey, d, found, lines = np.arange(256) / 127.5 - 1, setting.dim, {}, {}
     edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 127.5 - 1, [np.inf]])
     for mean, std in ((0.3, 0.2), (-0.9, 0.4), (0.01, 0.02)):

@@ -17,6 +17,7 @@ from diffusion.energy import (
     frozen_gap,
     generator_loss,
     multiscale_denoiser,
+    multiscale_loss,
     potential_gradient,
     residual_denoiser,
 )
@@ -75,28 +76,29 @@ def _estimator(setting: Setting) -> dict[str, float]:
 
     value, slopes = jax.jit(jax.value_and_grad(loss))(jnp.zeros(4))
     y = x_0 + _SIGMA * z
-    sizes = [
-        jnp.sqrt(jnp.sum(masses * jnp.sum(potential_gradient(Partial(_bent, _nothing, unit), y) ** 2, 1)))
-        for unit in jnp.eye(4)
-    ]
+
+    @jax.jit
+    def sizes() -> Array:
+        slopes = [potential_gradient(Partial(_bent, _nothing, unit), y) for unit in jnp.eye(4)]
+        return jnp.stack([jnp.sqrt(jnp.sum(masses * jnp.sum(slope**2, 1))) for slope in slopes])
+
     grid, area = _square(8.0, 121)
     parts = _kernels(grid, _SIGMA)
     fisher = area * float(np.sum(parts.sum(1) * np.sum(_score(grid, parts, _SIGMA) ** 2, 1)))
     least = 2 * _SIGMA**2 - _SIGMA**4 * fisher
-    terms = denoising_terms(
-        setting.key(1),
-        Process(EDM()),
-        residual_denoiser(psi),
-        jnp.asarray(_POINTS),
-        weighting=UniformWeighting(),
-        times=OneTime(_SIGMA),
-    )
-    drawn = density_estimator_loss(setting.key(1), psi, jnp.asarray(_POINTS), _SIGMA)
+
+    @jax.jit
+    def by_draws(points: Array) -> tuple[Array, Array]:
+        process, times, weighting = Process(EDM()), OneTime(_SIGMA), UniformWeighting()
+        denoise = residual_denoiser(psi)
+        terms = denoising_terms(setting.key(1), process, denoise, points, weighting=weighting, times=times)
+        return density_estimator_loss(setting.key(1), psi, points, _SIGMA), 2 * terms.loss
+
     return {
-        "ψ": relative(psi(jnp.asarray(grid[::97])), _SIGMA**2 * np.log(_kernels(grid[::97], _SIGMA).sum(1))),
-        "a slope of the loss": largest(np.abs(slopes / (2 * jnp.sqrt(value) * jnp.stack(sizes)))),
+        "ψ": relative(jax.jit(psi)(jnp.asarray(grid[::97])), _SIGMA**2 * np.log(_kernels(grid[::97], _SIGMA).sum(1))),
+        "a slope of the loss": largest(np.abs(slopes / (2 * jnp.sqrt(value) * sizes()))),
         "the least loss": relative(value, least),
-        "the loss by draws": relative(drawn, 2 * terms.loss),
+        "the loss by draws": relative(*by_draws(jnp.asarray(_POINTS))),
     }
 
 
@@ -155,8 +157,6 @@ def _linear(sigma: float, y: Array) -> Array:
 
 @identity(
     row="40",
-    name="denoising-density-estimator",
-    topic="energy",
     title="A scalar trained to denoise is a log-density, and two of them train a generator",
     latex=r"\mathrm{argmin}_\psi\,\mathbb{E}|\nabla\psi(x+\epsilon)+\epsilon|^2 = \sigma^2\ln\hat p + C,\quad "
     r"\min = d\sigma^2 - \sigma^4\,\mathbb{E}|\nabla\ln\hat p|^2,\quad "
@@ -167,17 +167,11 @@ def _linear(sigma: float, y: Array) -> Array:
     source="Bigdeli, Lin, Portenier, Dunbar & Zwicker 2020, arXiv:2001.02728",
     tolerance=1e-10,
     why="the trapezoidal rule is exact here to rounding",
-    functions=(
-        "diffusion.energy.density_estimator_loss",
-        "diffusion.energy.exact_potential",
-        "diffusion.energy.residual_denoiser",
-        "diffusion.energy.generator_loss",
-        "diffusion.energy.frozen_gap",
-    ),
+    functions=(density_estimator_loss, exact_potential, residual_denoiser, generator_loss, frozen_gap),
     amplification=2e1,
     test="tests/diffusion/energy/test_density_estimator.py",
 )
-def _density_estimator(setting: Setting) -> Measured:
+def _denoising_density_estimator(setting: Setting) -> Measured:
     errors = _estimator(setting)
     means, std, sigma = np.linspace(-2.0, 2.5, 31), 0.6, 0.5
     found = _slopes_of_the_generator(means, std, sigma)
@@ -201,7 +195,7 @@ def _pairs(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
-    """When the field is changed in four directions, of which two are no gradients; over their Cauchy-Schwarz bound."""
+    """When the field is changed in four directions, two of which are not gradients; over their Cauchy-Schwarz bound."""
     x_0, z, masses = _noises(121)
     best = multiscale_denoiser(Atoms(_POINTS, _MASSES), _LEVELS)
 
@@ -233,28 +227,22 @@ def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
 
 @identity(
     row="41",
-    name="multiscale-denoiser",
-    topic="energy",
     title="One energy for all noise levels: what it denoises to, and the curl that keeps it from doing so",
     latex=r"y - \sigma_0^2\nabla E(y) \approx r(y) = \sum_\sigma w_\sigma(y)\,\mathbb{E}[x|y,\sigma],\quad "
     r"w_\sigma\propto p(\sigma)\,l(\sigma)\,p_\sigma(y),\quad "
     r"J-J^T = \bar s\,(r-y)^T - (r-y)\,\bar s^T,\quad \bar s = \sum_\sigma w_\sigma\nabla\ln p_\sigma",
     compared="the mean over levels with Bayes' rule for pairs of a point and a level; the slopes of the loss there, in "
-    "four directions, two of them no gradients, with 0; and ‖J − Jᵀ‖² with that of the formula, so that the field that "
-    "has the least loss is no gradient and an energy only approaches it",
+    "four directions, two of them not gradients, with 0; and ‖J − Jᵀ‖² with that of the formula, so that the field of "
+    "the least loss is not a gradient and an energy only approaches it",
     oracle="three points in the plane, four levels from 0.7 to 1.4, l = 1/σ²; sums by NumPy",
     source="Li, Chen & Sommer 2019, arXiv:1910.07762; the curl by differentiating w",
     tolerance=1e-10,
     why="the trapezoidal rule is exact here to 1e-12",
-    functions=(
-        "diffusion.energy.multiscale_denoiser",
-        "diffusion.energy.multiscale_loss",
-        "diffusion.energy.asymmetry",
-    ),
+    functions=(multiscale_denoiser, multiscale_loss, asymmetry),
     amplification=1e2,
     test="tests/diffusion/energy/test_multiscale.py",
 )
-def _multiscale(setting: Setting) -> Measured:
+def _multiscale_denoiser(setting: Setting) -> Measured:
     y, _ = _square(3.0, 31)
     best = multiscale_denoiser(Atoms(_POINTS, _MASSES), _LEVELS)
     mean, score, density = _pairs(y)

@@ -15,6 +15,8 @@ from experiments.verification.registry import Measured, Setting, identity, large
 from experiments.verification.report.plots import Curves
 from samplers.hmc import hmc_step, leapfrog
 
+TOPICS = ("langevin", "energy")
+
 _SIZE, _COUNT, _STATES = 0.5, 4, 32
 
 
@@ -72,22 +74,20 @@ def _flat(x: Array) -> Array:
 
 @identity(
     row="43b",
-    name="hamiltonian-monte-carlo",
-    topic="langevin",
     title="Hamiltonian Monte Carlo leaves the law alone",
     latex=r"F\circ F = 1,\quad |\det\partial F| = 1,\quad e^{-H(z)}\,a(z) = e^{-H(Fz)}\,a(Fz),\quad "
     r"a = \min(1, e^{-\Delta H})",
-    compared="the leapfrog F, v turned round at its end, with its inverse; its determinant with 1; the proposals of "
-    "`hmc_step`, and the acceptance probability found by asking it, with four leapfrogs and e^{−ΔH}, 1 at most",
+    compared="the leapfrog F, v reversed at its end, with its inverse; its determinant with 1; the proposals of "
+    "`hmc_step`, and the acceptance probability found by querying it, with four leapfrogs and e^{−ΔH}, 1 at most",
     oracle="coupled double wells in the plane, leapfrogs by NumPy with the noise that is drawn",
     source="Duane, Kennedy, Pendleton & Roweth 1987; Neal 2011, arXiv:1206.1901",
     tolerance=1e-11,
     why="four leapfrogs of half a unit, twice; odds by bisection to rounding",
-    functions=("samplers.hmc.leapfrog", "samplers.hmc.hmc_step"),
+    functions=(leapfrog, hmc_step),
     amplification=2e2,
     test="tests/samplers/test_hmc.py",
 )
-def _hamiltonian(setting: Setting) -> Measured:
+def _hamiltonian_monte_carlo(setting: Setting) -> Measured:
     x = jnp.asarray(np.random.default_rng(4).normal(size=(_STATES, 2)))
     keys = keys_lib.sample_keys(setting.key(0), jnp.arange(_STATES))
     free = hmc_step(keys, x, _flat, _SIZE, _COUNT).x

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import ArrayLike
 
 from diffusion import Process, score, velocity
-from diffusion.dynamics import Drift
+from diffusion.dynamics import Drift, reverse_sde
 from diffusion.fokker_planck import (
     FokkerPlanck,
     continuity_residual,
@@ -17,18 +17,19 @@ from diffusion.fokker_planck import (
     forward_equation,
     gradient,
     log_density_residual,
+    probability_velocity,
     reverse_equation,
     score_residual,
 )
 from diffusion.likelihood import log_likelihood
 from diffusion.likelihood.solvers import Adaptive
 from diffusion.oracles.law import Law
-from experiments.verification.laws import PROCESSES, gauss_legendre, line, log_density, mixture
+from experiments.verification.laws import PROCESSES, gauss_legendre, line, log_density, mixture, over_processes
 from experiments.verification.registry import Measured, Setting, identity, worst_of
 from experiments.verification.report.plots import Curves, HeatMap
 
 _ORACLE = "a mixture of three Gaussians, whose p_t and score are closed forms"
-_ROUNDING = "a closed form differentiated by machine: what is left is rounding, about 1e-14 of terms of size 1"
+_ROUNDING = "a closed form differentiated automatically: what is left is rounding, about 1e-14 of terms of size 1"
 
 
 def _points(setting: Setting, process: Process, t: float, count: int = 16) -> jax.Array:
@@ -38,6 +39,11 @@ def _points(setting: Setting, process: Process, t: float, count: int = 16) -> ja
 @jax.jit
 def _log_density_residual(equation: FokkerPlanck, ln_p: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
     return log_density_residual(equation, ln_p, x, t).value
+
+
+@jax.jit
+def _score_residual(equation: FokkerPlanck, s: Partial, x: jax.Array, t: jax.Array) -> jax.Array:
+    return score_residual(equation, s, x, t).value
 
 
 @jax.jit
@@ -59,8 +65,6 @@ def _size(residual: jax.Array) -> float:
 
 @identity(
     row="19a",
-    name="fokker-planck-density",
-    topic="fokker-planck",
     title="The Fokker-Planck equation of the density",
     latex=r"\partial_t p_t = -\nabla\cdot(f\,p_t) + \sum_{ij}\partial_i\partial_j(D_{ij}\,p_t),\quad D=\frac{1}{2}GG^T",
     compared="both sides at 16 draws of p_t, for VP, SubVP, VE, EDM and RectifiedFlow, over p_t",
@@ -68,22 +72,20 @@ def _size(residual: jax.Array) -> float:
     source="Fokker 1914; Planck 1917; Risken 1989, eq. 4.95",
     tolerance=1e-10,
     why=_ROUNDING,
-    functions=("diffusion.fokker_planck.density_residual", "diffusion.fokker_planck.forward_equation"),
+    functions=(density_residual, forward_equation),
     amplification=1500,
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
-def _density(setting: Setting) -> Measured:
-    found = {}
-    for name, (process, t) in PROCESSES.items():
+def _fokker_planck_density(setting: Setting) -> Measured:
+    def residual(process: Process, t: float) -> float:
         ln_p, x = log_density(mixture(setting.dim), process), _points(setting, process, t)
-        found[name] = _size(_relative_density_residual(forward_equation(process), ln_p, x, t))
-    return worst_of(found)
+        return _size(_relative_density_residual(forward_equation(process), ln_p, x, t))
+
+    return worst_of(over_processes(residual))
 
 
 @identity(
     row="19b",
-    name="fokker-planck-log-density",
-    topic="fokker-planck",
     title="The Fokker-Planck equation of the log-density, which is a continuity equation",
     latex=r"\partial_t \ln p_t + \nabla\cdot v + v\cdot\nabla\ln p_t = 0,\quad v = f - \nabla\cdot D - D\nabla\ln p_t",
     compared="the left side with 0 at 16 draws of p_t, for five processes; the map is that of VP on the line",
@@ -91,17 +93,16 @@ def _density(setting: Setting) -> Measured:
     source="Song et al. 2021, arXiv:2011.13456, appendix D.1",
     tolerance=1e-10,
     why=_ROUNDING,
-    functions=("diffusion.fokker_planck.log_density_residual", "diffusion.fokker_planck.probability_velocity"),
+    functions=(log_density_residual, probability_velocity),
     amplification=1000,
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
-def _log_density(setting: Setting) -> Measured:
-    found = {}
-    for name, (process, t) in PROCESSES.items():
+def _fokker_planck_log_density(setting: Setting) -> Measured:
+    def residual(process: Process, t: float) -> float:
         ln_p, x = log_density(mixture(setting.dim), process), _points(setting, process, t)
-        found[name] = _size(_log_density_residual(forward_equation(process), ln_p, x, t))
-    worst = worst_of(found)
-    return Measured(worst.error, worst.detail, _map_over_space_and_time())
+        return _size(_log_density_residual(forward_equation(process), ln_p, x, t))
+
+    return worst_of(over_processes(residual), _map_over_space_and_time())
 
 
 def _map_over_space_and_time() -> HeatMap:
@@ -115,8 +116,6 @@ def _map_over_space_and_time() -> HeatMap:
 
 @identity(
     row="19c",
-    name="fokker-planck-score",
-    topic="fokker-planck",
     title="The score Fokker-Planck equation",
     latex=r"\partial_t s + \nabla(\nabla\cdot v + v\cdot s) = 0,\quad v = f - \nabla\cdot D - D\,s",
     compared="the left side with 0 at 16 draws of p_t, for five processes, s from the exact denoiser",
@@ -124,22 +123,20 @@ def _map_over_space_and_time() -> HeatMap:
     source="Lai et al. 2023, arXiv:2210.04296, eq. 8",
     tolerance=1e-10,
     why=_ROUNDING,
-    functions=("diffusion.fokker_planck.score_residual", "diffusion.prediction.score"),
+    functions=(score_residual, score),
     amplification=10000,
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
-def _score(setting: Setting) -> Measured:
-    found = {}
-    for name, (process, t) in PROCESSES.items():
+def _fokker_planck_score(setting: Setting) -> Measured:
+    def residual(process: Process, t: float) -> float:
         s, x = score(process, mixture(setting.dim).denoiser(process)), _points(setting, process, t)
-        found[name] = _size(jax.jit(lambda *given: score_residual(*given).value)(forward_equation(process), s, x, t))
-    return worst_of(found)
+        return _size(_score_residual(forward_equation(process), s, x, t))
+
+    return worst_of(over_processes(residual))
 
 
 @identity(
     row="19d",
-    name="reverse-family",
-    topic="fokker-planck",
     title="One law, a family of SDEs",
     latex=r"dx = [f x - \frac{1}{2}(g^2+\tilde\sigma^2)\nabla\ln p_t]\,dt + \tilde\sigma\,d\bar w"
     r"\quad\mathrm{has\ the\ marginals}\ p_t\ \mathrm{for\ any}\ \tilde\sigma(t)",
@@ -148,7 +145,7 @@ def _score(setting: Setting) -> Measured:
     source="Song et al. 2021, arXiv:2011.13456, eq. 6; Zhang & Chen 2023, arXiv:2204.13902, eq. 7",
     tolerance=1e-10,
     why=_ROUNDING,
-    functions=("diffusion.dynamics.reverse_sde", "diffusion.fokker_planck.reverse_equation"),
+    functions=(reverse_sde, reverse_equation),
     amplification=1500,
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
@@ -172,8 +169,6 @@ def _backwards(law: Law, process: Process, y: jax.Array, tau: jax.Array) -> jax.
 
 @identity(
     row="19e",
-    name="probability-flow",
-    topic="fokker-planck",
     title="The probability-flow ODE moves the same densities",
     latex=r"\partial_t\ln p_t + \nabla\cdot u + u\cdot\nabla\ln p_t = 0,\quad "
     r"u = \dot\alpha\,\mathbb{E}[x_0|x_t] + \dot\sigma\,\mathbb{E}[z|x_t]",
@@ -182,22 +177,23 @@ def _backwards(law: Law, process: Process, y: jax.Array, tau: jax.Array) -> jax.
     source="Song et al. 2021, arXiv:2011.13456, eq. 13",
     tolerance=1e-10,
     why=_ROUNDING,
-    functions=("diffusion.dynamics.velocity", "diffusion.fokker_planck.continuity_residual"),
+    functions=(velocity, continuity_residual),
     amplification=1500,
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
-def _flow(setting: Setting) -> Measured:
-    found, law = {}, mixture(setting.dim)
-    for name, (process, t) in PROCESSES.items():
+def _probability_flow(setting: Setting) -> Measured:
+    law = mixture(setting.dim)
+
+    def residual(process: Process, t: float) -> float:
         flow, x = velocity(process, law.denoiser(process)), _points(setting, process, t)
-        found[name] = _size(_continuity_residual(flow, log_density(law, process), x, t))
-    return worst_of(found)
+        return _size(_continuity_residual(flow, log_density(law, process), x, t))
+
+    return worst_of(over_processes(residual))
 
 
 @identity(
     row="22",
-    name="likelihood",
-    topic="likelihood",
+    topics=("likelihood",),
     title="Likelihood by the instantaneous change of variables",
     latex=r"\ln p_0(x_0) = \ln p_T(x_T) + \int_0^T \nabla\cdot u(x_t,t)\,dt,\quad \dot x = u",
     compared="the integral with the oracle's ln p_0 at 8 draws, on VP, EDM and RectifiedFlow, in nats",
@@ -205,7 +201,7 @@ def _flow(setting: Setting) -> Measured:
     source="Chen et al. 2018, arXiv:1806.07366, eq. 8; Song et al. 2021, arXiv:2011.13456, eq. 39",
     tolerance=1e-7,
     why="an adaptive solver of order 5 with tolerances of 1e-9; errors add up along the way",
-    functions=("diffusion.likelihood.log_likelihood",),
+    functions=(log_likelihood,),
     amplification=3e3,
     answers=True,
     test="tests/diffusion/likelihood/test_likelihood.py",
@@ -216,11 +212,7 @@ def _likelihood(setting: Setting) -> Measured:
     for name in ("VP", "EDM", "RectifiedFlow"):
         process = PROCESSES[name][0]
         denoise = setting.answered(law.denoiser(process))
-        result = log_likelihood(
-            *(process, denoise, x),
-            solver=solver,
-            terminal=log_density(law, process),
-        )
+        result = log_likelihood(process, denoise, x, solver=solver, terminal=log_density(law, process))
         exact = law.log_prob(process, x, solver.span(process)[0])
         found[name] = float(jnp.max(jnp.abs(result.log_prob - exact)))
     return worst_of(found)
@@ -233,8 +225,6 @@ def _solver(setting: Setting) -> Adaptive:
 
 @identity(
     row="23a",
-    name="heat-equation",
-    topic="fokker-planck",
     title="The ODE that solves the heat equation",
     latex=r"\dot x = -D\,\nabla\ln p_t\quad\Rightarrow\quad \partial_t p_t = D\,\Delta p_t,\quad D=\sigma\dot\sigma",
     compared="the continuity equation of that velocity with 0 at 16 draws of p_t, on VE and EDM",
@@ -242,10 +232,10 @@ def _solver(setting: Setting) -> Adaptive:
     source="Song et al. 2021, arXiv:2011.13456, eq. 13, with α = 1",
     tolerance=1e-10,
     why=_ROUNDING,
-    functions=("diffusion.fokker_planck.continuity_residual", "diffusion.fokker_planck.gradient"),
+    functions=(continuity_residual, gradient),
     amplification=600,
 )
-def _heat(setting: Setting) -> Measured:
+def _heat_equation(setting: Setting) -> Measured:
     found = {}
     for name in ("VE", "EDM"):
         process, t = PROCESSES[name]
@@ -261,8 +251,6 @@ def _downhill(process: Process, slope: Drift, x: jax.Array, t: jax.Array) -> jax
 
 @identity(
     row="23b",
-    name="heat-kernel",
-    topic="fokker-planck",
     title="Diffusion multiplies the Fourier transform",
     latex=r"\hat p_t(\omega) = e^{-\sigma_t^2\omega^2/2}\,\hat p_0(\omega)",
     compared="the Fourier transform of p_t at 5 frequencies with that of p_0 times the Gaussian, on EDM",
@@ -270,10 +258,10 @@ def _downhill(process: Process, slope: Drift, x: jax.Array, t: jax.Array) -> jax
     source="the heat kernel; Gauss's integral",
     tolerance=1e-10,
     why="Gauss-Legendre quadrature with 400 nodes, exact here to rounding",
-    functions=("diffusion.oracles.law.Law.log_prob",),
+    functions=(Law.log_prob,),
     amplification=10,
 )
-def _fourier(setting: Setting) -> Measured:
+def _heat_kernel(setting: Setting) -> Measured:
     process, law, t = PROCESSES["EDM"][0], line(), 0.5
     x, weights = gauss_legendre(-8.0, 8.0, 400)
     omega = jnp.asarray([0.3, 0.8, 1.5, 2.5, 4.0])

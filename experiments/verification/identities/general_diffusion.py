@@ -1,4 +1,4 @@
-"""Rows 19f and 20c: the Fokker-Planck equation of diffusions that are no single number, nor the same everywhere."""
+"""Rows 19f and 20c: the Fokker-Planck equation with diffusion coefficients that are matrices and vary in space."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from diffusion.fokker_planck import (
 from diffusion.fokker_planck.equation import LogDensity
 from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
 from experiments.verification.report.plots import FlowLines
+
+TOPICS = ("fokker-planck",)
 
 _ORACLE = (
     "an Ornstein-Uhlenbeck process in the plane, whose Gaussian law is that of Lyapunov's equation; two geometric "
@@ -148,8 +150,6 @@ def _cases() -> dict[str, Case]:
 
 @identity(
     row="19f",
-    name="general-diffusion",
-    topic="fokker-planck",
     title="Diffusions that are matrices and depend on the state",
     latex=r"\partial_t p = -\nabla\cdot(f\,p) + \sum_{ij}\partial_i\partial_j(D_{ij}\,p),\quad "
     r"D(x)=\frac{1}{2}G(x)G(x)^T,\quad v = f - \nabla\cdot D - D\nabla\ln p",
@@ -158,17 +158,12 @@ def _cases() -> dict[str, Case]:
     oracle=_ORACLE,
     source="Risken 1989, eq. 4.95; Särkkä & Solin 2019, section 6.1; Wong 1964",
     tolerance=1e-10,
-    why="closed forms differentiated by machine: what is left is rounding",
-    functions=(
-        "diffusion.fokker_planck.density_residual",
-        "diffusion.fokker_planck.log_density_residual",
-        "diffusion.fokker_planck.score_residual",
-        "diffusion.fokker_planck.FokkerPlanck",
-    ),
+    why="closed forms differentiated automatically: what is left is rounding",
+    functions=(density_residual, log_density_residual, score_residual, FokkerPlanck),
     amplification=2000,
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
-def _residuals(setting: Setting) -> Measured:
+def _general_diffusion(setting: Setting) -> Measured:
     found = {}
     for name, case in _cases().items():
         xi = jax.random.normal(setting.key(0), (16, case.dim))
@@ -197,8 +192,6 @@ def _banana() -> FlowLines:
 
 @identity(
     row="20c",
-    name="weak-form-general",
-    topic="fokker-planck",
     title="The same by test functions, without sampling",
     latex=r"\frac{d}{dt}\,\mathbb{E}\cos(k\cdot x_t+c) = \mathbb{E}[f\cdot\nabla\varphi + D(x):\nabla\nabla\varphi],"
     r"\quad\varphi(x) = \cos(k\cdot x+c)",
@@ -208,11 +201,11 @@ def _banana() -> FlowLines:
     source="Risken 1989, section 4.7; Øksendal 2003, theorem 7.3.3",
     tolerance=1e-9,
     why="the trapezoidal rule in the normals, or in asinh x, exact here to rounding",
-    functions=("diffusion.fokker_planck.generator", "diffusion.fokker_planck.Cosines"),
+    functions=(generator, Cosines),
     amplification=2000,
     test="tests/diffusion/fokker_planck/test_weak.py",
 )
-def _weak(setting: Setting) -> Measured:
+def _weak_form_general(setting: Setting) -> Measured:
     found = {}
     for name, case in _cases().items():
         functions = Cosines.random(setting.key(2), 6, case.dim, 0.6)

@@ -14,7 +14,7 @@ from diffusion.oracles import GaussianLaw, GaussianMixture
 from diffusion.prediction import Denoiser
 from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative
 from experiments.verification.report.plots import Curves
-from samplers.guidance import classifier_free_guidance, classifier_guidance
+from samplers.guidance import classifier_free_guidance, classifier_guidance, tilt
 
 _WEIGHTS = np.asarray([0.3, 0.7])
 
@@ -43,8 +43,6 @@ def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> j
 
 @identity(
     row="24",
-    name="classifier-guidance",
-    topic="guidance",
     title="An exact classifier leads to its class",
     latex=r"\nabla\ln p_t(x) + \nabla\ln p(y|x_t=x) = \nabla\ln p_t(x|y)",
     compared="the score of the guided denoiser of two classes with that of the second class alone, at 16 points and "
@@ -53,12 +51,12 @@ def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> j
     source="Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1; Song et al. 2021, arXiv:2011.13456, eq. 14",
     tolerance=1e-12,
     why="closed forms on both sides: what is left is rounding",
-    functions=("samplers.guidance.classifier_guidance", "samplers.guidance.tilt"),
+    functions=(classifier_guidance, tilt),
     amplification=6e1,
     answers=True,
     test="tests/samplers/test_guidance.py",
 )
-def _classifier(setting: Setting) -> Measured:
+def _classifier_guidance(setting: Setting) -> Measured:
     means, covariance = _two_classes(setting.dim)
     law, worst, curves = GaussianMixture.full(means, np.stack([covariance] * 2), _WEIGHTS), 0.0, None
     for schedule, t in ((VP(), 0.4), (EDM(), 0.7), (RectifiedFlow(), 0.4)):
@@ -99,8 +97,6 @@ def _gaussian_score(x: np.ndarray, process: Process, t: float, mean: float, vari
 
 @identity(
     row="N7",
-    name="cfg-samples-the-tilted-density",
-    topic="guidance",
     title="Classifier-free guidance samples the tilted density",
     latex=r"(1-w)\nabla\ln p_t(x) + w\,\nabla\ln p_t(x|y) = \nabla\ln q_t(x),\quad "
     r"q_0 \propto p_0^{1-w}\,p_0(\cdot|y)^w",
@@ -110,11 +106,11 @@ def _gaussian_score(x: np.ndarray, process: Process, t: float, mean: float, vari
     source="Bradley & Nakkiran 2024, arXiv:2408.09000; Ho & Salimans 2022, arXiv:2207.12598, section 3.2",
     tolerance=0.5,
     why="noise and tilting do not commute; the guided score itself is as it should be to rounding, or this fails",
-    functions=("samplers.guidance.classifier_free_guidance",),
+    functions=(classifier_free_guidance,),
     kind="false",
     test="tests/samplers/test_guidance.py",
 )
-def _tilted(setting: Setting) -> Measured:
+def _cfg_samples_the_tilted_density(setting: Setting) -> Measured:
     process, t, mean, variance = Process(VP()), 0.3, 0.8, 0.25
     ones = np.ones(setting.dim)
     conditional, free = (GaussianLaw.isotropic(m * ones, std) for m, std in ((mean, variance**0.5), (0.0, 1.0)))

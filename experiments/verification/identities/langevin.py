@@ -30,8 +30,10 @@ LogDensity = Callable[[Array], Array]
 
 @identity(
     row="42a",
-    name="langevin-bias",
-    topic="langevin",
+    topics=(
+        "langevin",
+        "energy",
+    ),
     title="The bias of unadjusted Langevin dynamics",
     latex=r"x \leftarrow x - \frac{\eta}{2v}x + \sqrt{\eta}\,\xi\quad\Rightarrow\quad "
     r"\mathrm{Var}\,x = \frac{v}{1-\eta/4v}",
@@ -41,11 +43,11 @@ LogDensity = Callable[[Array], Array]
     source="Roberts & Tweedie 1996, section 1.4; Vempala & Wibisono 2019, arXiv:1903.08568",
     tolerance=1e-12,
     why="closed forms on both sides; 1 − a² costs a digit",
-    functions=("samplers.langevin.langevin_step",),
+    functions=(langevin_step,),
     amplification=1.5e2,
     test="tests/samplers/test_langevin.py",
 )
-def _bias(setting: Setting) -> Measured:
+def _langevin_bias(setting: Setting) -> Measured:
     v, ratios = np.linspace(0.5, 2.0, setting.dim), np.linspace(0.1, 3.8, 12)
     variances, sizes = jnp.asarray(np.tile(v, 12))[:, None], jnp.asarray(np.outer(ratios, v).reshape(-1))
     keys = keys_lib.sample_keys(setting.key(0), jnp.arange(len(sizes)))
@@ -140,21 +142,23 @@ def _onset(log_density: LogDensity, keys: Array, start: Array, direction: Array)
 
 @identity(
     row="42b",
-    name="mala-detailed-balance",
-    topic="langevin",
+    topics=(
+        "langevin",
+        "energy",
+    ),
     title="MALA has no bias: detailed balance",
     latex=r"p(x)\,q(y|x)\,a(x,y) = \min(p(x)\,q(y|x),\,p(y)\,q(x|y)) = p(y)\,q(x|y)\,a(y,x)",
-    compared="p(x) q(y|x) times the acceptance probability found by asking `mala_step`, with that minimum, "
+    compared="p(x) q(y|x) times the acceptance probability found by querying `mala_step`, with that minimum, "
     "for 15 × 15 pairs, each relative to itself",
     oracle="two Gaussians on the line and the Gaussian proposal, by NumPy",
     source="Metropolis et al. 1953; Hastings 1970; Roberts & Tweedie 1996, section 1.4",
     tolerance=1e-12,
     why="the exponents are sums over 160 dimensions, found by bisection to rounding",
-    functions=("samplers.langevin.mala_step",),
+    functions=(mala_step,),
     amplification=2e3,
     test="tests/samplers/test_langevin.py",
 )
-def _detailed_balance(setting: Setting) -> Measured:
+def _mala_detailed_balance(setting: Setting) -> Measured:
     p, slope = _by_hand(_STATES)
     chances = _acceptance(setting, _log_density, slope)
     forth = p[:, None] * _proposals(slope)
@@ -189,8 +193,10 @@ def _kernel(proposals: np.ndarray, chances: np.ndarray) -> np.ndarray:
 
 @identity(
     row="43",
-    name="invariant-kernels",
-    topic="langevin",
+    topics=(
+        "langevin",
+        "energy",
+    ),
     title="Metropolis, MALA and Gibbs leave the law alone",
     latex=r"\sum_x \pi(x)\,K(x\to y) = \pi(y)",
     compared="π with πK, for the random walk of Metropolis and MALA on 15 states, acceptance probabilities asked of "
@@ -199,11 +205,11 @@ def _kernel(proposals: np.ndarray, chances: np.ndarray) -> np.ndarray:
     source="Metropolis et al. 1953; Roberts & Tweedie 1996, section 1.4; Geman & Geman 1984",
     tolerance=1e-12,
     why="sums of a few numbers; acceptance probabilities are known to about 1e-14",
-    functions=("samplers.langevin.mala_step", "diffusion.oracles.Atoms"),
+    functions=(mala_step, Atoms),
     amplification=1e2,
     test="tests/samplers/test_langevin.py",
 )
-def _invariance(setting: Setting) -> Measured:
+def _invariant_kernels(setting: Setting) -> Measured:
     p, slope = _by_hand(_STATES)
     p /= p.sum()
     kernels = {
@@ -251,8 +257,6 @@ def _exponent(factor: float, theta: Array, t: Array) -> Array:
 
 @identity(
     row="N5",
-    name="noisy-descent-has-temperature-sigma-squared",
-    topic="langevin",
     title="Gradient descent with noise σ dW samples exp(−L/σ²)",
     latex=r"d\theta = -\nabla L\,dt + \sigma\,dW\quad\Rightarrow\quad p(\theta) \propto e^{-L/\sigma^2}",
     compared="the Fokker-Planck residual of that SDE with 0 at 16 points, over the largest |ΔL|; exp(−2L/σ²) has none",
@@ -260,11 +264,11 @@ def _exponent(factor: float, theta: Array, t: Array) -> Array:
     source="Welling & Teh 2011, eq. 3, where the step is ½ε and the noise √ε; Risken 1989, section 5.2",
     tolerance=0.1,
     why="half the temperature; with exp(−2L/σ²) the equation holds to rounding, or this fails",
-    functions=("diffusion.fokker_planck.log_density_residual",),
+    functions=(log_density_residual,),
     kind="false",
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
-def _temperature(setting: Setting) -> Measured:
+def _noisy_descent_has_temperature_sigma_squared(setting: Setting) -> Measured:
     sigma = 0.8
     theta = jnp.asarray(np.random.default_rng(5).normal(size=(16, setting.dim)))
     equation = FokkerPlanck(Partial(_downhill), Partial(_constant, sigma))
@@ -307,8 +311,6 @@ def _with_batch_means(
 
 @identity(
     row="N6",
-    name="batch-norms-leave-samples-alone",
-    topic="langevin",
     title="A corrector may set its step by norms over the batch",
     latex=r"\epsilon = 2\,(r\,\overline{|z|}\,/\,\overline{|\nabla\ln p_t|})^2\quad"
     r"\mathrm{leaves\ each\ sample\ a\ function\ of\ its\ own\ seed}",
@@ -318,11 +320,11 @@ def _with_batch_means(
     source="Song et al. 2021, arXiv:2011.13456, algorithms 4 and 5",
     tolerance=0.1,
     why="a mean over four moves with three of them; the corrector here does not move, or this fails",
-    functions=("samplers.langevin.PredictorCorrector",),
+    functions=(PredictorCorrector,),
     kind="false",
     test="tests/samplers/test_langevin.py",
 )
-def _batch_norms(setting: Setting) -> Measured:
+def _batch_norms_leave_samples_alone(setting: Setting) -> Measured:
     process, t, snr = Process(EDM()), 1.2, 0.16
     denoise = GaussianLaw.isotropic(np.zeros(setting.dim), 0.5).denoiser(process)
     x = np.random.default_rng(7).normal(size=(4, setting.dim)) + 1.0

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jaxtyping import ArrayLike
 
-from diffusion import reverse_sde
+from diffusion import Process, reverse_sde
+from diffusion.dynamics import forward_sde
 from diffusion.fokker_planck import (
     FokkerPlanck,
     box_flux,
@@ -20,9 +22,11 @@ from diffusion.fokker_planck import (
     sphere_flux,
 )
 from diffusion.oracles import GaussianLaw
-from experiments.verification.laws import PROCESSES, line, mixture
+from experiments.verification.laws import PROCESSES, line, mixture, over_processes
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves, FlowLines
+
+TOPICS = ("fokker-planck",)
 
 _MEAN, _COVARIANCE = np.asarray([0.7, -0.4]), np.asarray([[0.5, 0.2], [0.2, 0.3]])
 
@@ -35,8 +39,6 @@ def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
 
 @identity(
     row="21a",
-    name="reverse-terminal-law",
-    topic="fokker-planck",
     title="The reverse SDEs end at the data",
     latex=r"x_T\sim p_T\quad\Rightarrow\quad x_t\sim p_t\quad\mathrm{for}\ "
     r"dx = [f x - \frac{1}{2}(g^2+\tilde\sigma^2)\nabla\ln p_t]\,dt + \tilde\sigma\,d\bar w",
@@ -45,12 +47,12 @@ def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
     source="Song et al. 2021, arXiv:2011.13456, eq. 6; Anderson 1982",
     tolerance=1e-8,
     why="the error of a sixth-order integration of the moments over 176 steps",
-    functions=("diffusion.dynamics.reverse_sde", "diffusion.fokker_planck.linear_moments"),
+    functions=(reverse_sde, linear_moments),
     amplification=2e4,
     answers=True,
     test="tests/diffusion/fokker_planck/test_moments.py",
 )
-def _terminal(setting: Setting) -> Measured:
+def _reverse_terminal_law(setting: Setting) -> Measured:
     law, found = GaussianLaw.full(_MEAN, _COVARIANCE), {}
     for name, span in {"VP": (1.0, 0.05), "RectifiedFlow": (0.95, 0.05)}.items():
         process = PROCESSES[name][0]
@@ -79,8 +81,6 @@ def _slope(drift, t: jax.Array) -> jax.Array:
 
 @identity(
     row="25a",
-    name="mass-balance",
-    topic="fokker-planck",
     title="Mass leaves a box through its surface only",
     latex=r"\frac{d}{dt}\int_B p_t\,dx = -\oint_{\partial B} J\cdot n\,dA,\quad J = f\,p_t - D\nabla p_t",
     compared="the derivative of the mass in a box with minus the flux through its four sides, on five processes",
@@ -88,35 +88,31 @@ def _slope(drift, t: jax.Array) -> jax.Array:
     source="Gauss's theorem on the Fokker-Planck equation; Risken 1989, eq. 4.46",
     tolerance=1e-9,
     why="quadrature with 40 nodes along each side",
-    functions=(
-        "diffusion.fokker_planck.mass",
-        "diffusion.fokker_planck.box_flux",
-        "diffusion.fokker_planck.probability_flux",
-    ),
+    functions=(mass, box_flux, probability_flux),
     amplification=30,
     test="tests/diffusion/fokker_planck/test_flux.py",
 )
-def _balance(setting: Setting) -> Measured:
-    law, low, high, found = mixture(2), [-0.8, -0.5], [1.1, 1.4], {}
-    for name, (process, t) in PROCESSES.items():
+def _mass_balance(setting: Setting) -> Measured:
+    law, low, high = mixture(2), [-0.8, -0.5], [1.1, 1.4]
 
-        @jax.jit
-        def both(t: jax.Array, process=process) -> tuple[jax.Array, jax.Array]:
-            density = lambda x, u: jnp.exp(law.log_prob(process, x, u))  # noqa: E731
-            inside = lambda u: mass(lambda x: density(x, u), low, high, 40)  # noqa: E731
-            flux = probability_flux(forward_equation(process), density)
-            change = jax.jvp(inside, (t,), (jnp.ones_like(t),))[1]
-            return change, box_flux(lambda x: flux(x, t), low, high, 40)
+    @jax.jit
+    def change_and_flux(process: Process, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def density(x: jax.Array, u: ArrayLike) -> jax.Array:
+            return jnp.exp(law.log_prob(process, x, u))
 
-        change, outward = both(jnp.asarray(t))
-        found[name] = abs(float(change) + float(outward))
-    return worst_of(found)
+        flux = probability_flux(forward_equation(process), density)
+        change = jax.jvp(lambda u: mass(lambda x: density(x, u), low, high, 40), (t,), (jnp.ones_like(t),))[1]
+        return change, box_flux(lambda x: flux(x, t), low, high, 40)
+
+    def imbalance(process: Process, t: float) -> float:
+        change, outward = change_and_flux(process, jnp.asarray(t))
+        return abs(float(change) + float(outward))
+
+    return worst_of(over_processes(imbalance))
 
 
 @identity(
     row="25b",
-    name="closed-surfaces",
-    topic="fokker-planck",
     title="A stationary current crosses no closed surface",
     latex=r"\partial_t p = 0\quad\Rightarrow\quad \oint J\cdot n\,dA = 0",
     compared="the flux of the stationary current through a box and a circle off the centre with 0; a half circle's, "
@@ -125,11 +121,11 @@ def _balance(setting: Setting) -> Measured:
     source="Risken 1989, section 6.2",
     tolerance=1e-9,
     why="quadrature with 40 nodes",
-    functions=("diffusion.fokker_planck.box_flux", "diffusion.fokker_planck.sphere_flux"),
+    functions=(box_flux, sphere_flux),
     amplification=100,
     test="tests/diffusion/fokker_planck/test_flux.py",
 )
-def _closed(setting: Setting) -> Measured:
+def _closed_surfaces(setting: Setting) -> Measured:
     turn = 1.5 * jnp.asarray([[0.0, 1.0], [-1.0, 0.0]])
     equation = FokkerPlanck(lambda x, t: -x + x @ turn, lambda x, t: jnp.sqrt(2.0) * jnp.ones((), x.dtype))
     density = lambda x, t: jnp.exp(-0.5 * jnp.sum(x**2, axis=-1)) / (2 * jnp.pi)  # noqa: E731
@@ -148,8 +144,6 @@ def _closed(setting: Setting) -> Measured:
 
 @identity(
     row="26a",
-    name="linear-moments",
-    topic="fokker-planck",
     title="Moments of the forward SDE",
     latex=r"\dot m = F m,\quad \dot\Sigma = F\Sigma + \Sigma F^T + g^2 I",
     compared="both, integrated from the data, with α m_0 and α² Σ_0 + σ² I at 12 times, on five processes",
@@ -157,26 +151,31 @@ def _closed(setting: Setting) -> Measured:
     source="Särkkä & Solin 2019, section 6.1",
     tolerance=1e-9,
     why="the error of a sixth-order integration, 1e-12 by its own estimate",
-    functions=("diffusion.fokker_planck.linear_moments", "diffusion.dynamics.forward_sde"),
+    functions=(linear_moments, forward_sde),
     amplification=300,
     test="tests/diffusion/fokker_planck/test_moments.py",
 )
-def _forward_moments(setting: Setting) -> Measured:
-    found = {}
-    for name, (process, t) in PROCESSES.items():
-        times, schedule = np.geomspace(0.02 * t, 2 * t, 12), process.schedule
-        spread = lambda u, schedule=schedule: jnp.sqrt(schedule.diffusion_squared(u))  # noqa: E731
-        result = linear_moments(schedule.drift, spread, *_moments_of(process, times[0]), times, steps=12)
+def _linear_moments(setting: Setting) -> Measured:
+    @jax.jit
+    def moments(
+        process: Process, start: tuple[np.ndarray, np.ndarray], times: np.ndarray
+    ) -> tuple[jax.Array, jax.Array]:
+        drift, variance = process.schedule.drift, process.schedule.diffusion_squared
+        found = linear_moments(drift, lambda u: jnp.sqrt(variance(u)), *start, times, steps=12)
+        return found.means, found.covariances
+
+    def error(process: Process, t: float) -> float:
+        times = np.geomspace(0.02 * t, 2 * t, 12)
         exact = [_moments_of(process, time) for time in times]
-        means, covariances = np.stack([one[0] for one in exact]), np.stack([one[1] for one in exact])
-        found[name] = largest(relative(result.means, means), relative(result.covariances, covariances))
-    return worst_of(found)
+        means, covariances = (np.stack(part) for part in zip(*exact, strict=True))
+        found = moments(process, exact[0], times)
+        return largest(relative(found[0], means), relative(found[1], covariances))
+
+    return worst_of(over_processes(error))
 
 
 @identity(
     row="26b",
-    name="grid-solver",
-    topic="fokker-planck",
     title="The equation solved on a grid, without samples or scores",
     latex=r"\frac{p_i^{n+1}-p_i^n}{\Delta t} = \frac{J_{i-1/2}-J_{i+1/2}}{\Delta x},\quad p\geq 0",
     compared="the observed order in Δx and Δt with 2, from 64, 128 and 256 cells; VP from t = 0.02 to 0.4",
@@ -184,11 +183,11 @@ def _forward_moments(setting: Setting) -> Measured:
     source="Scharfetter & Gummel 1969; Chang & Cooper 1970; Burchard et al. 2003",
     tolerance=0.15,
     why="the asymptote is reached to a tenth on these grids",
-    functions=("diffusion.fokker_planck.solve",),
+    functions=(solve,),
     amplification=0,
     test="tests/diffusion/fokker_planck/test_grid_solver.py",
 )
-def _grid(setting: Setting) -> Measured:
+def _grid_solver(setting: Setting) -> Measured:
     process, law, errors = PROCESSES["VP"][0], line(), []
     times, cells = np.asarray([0.02, 0.4]), (64, 128, 256)
     lines: dict[str, np.ndarray] = {}

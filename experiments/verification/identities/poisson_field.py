@@ -15,6 +15,8 @@ from diffusion.poisson import augmented_field, curl, divergence, plain_field, po
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves, FlowLines
 
+TOPICS = ("poisson",)
+
 _WEIGHTS = np.asarray([0.2, 0.5, 0.3])
 _PFGM = "Xu et al. 2022, arXiv:2209.11178"
 
@@ -30,8 +32,6 @@ def _cauchy(dim: int) -> StudentTMixture:
 
 @identity(
     row="27a",
-    name="poisson-field-gauss-and-curl",
-    topic="poisson",
     title="Above the data the field has no sources and no curl",
     latex=r"\nabla\cdot E = \partial_i E_i + \partial_r E_r + \frac{D-1}{r}E_r = 0,\quad "
     r"\partial_a E_b = \partial_b E_a\quad(r>0)",
@@ -41,11 +41,11 @@ def _cauchy(dim: int) -> StudentTMixture:
     source=f"{_PFGM}, eq. 2 and 3; Xu et al. 2023, arXiv:2302.04265, section 3.1",
     tolerance=1e-10,
     why="closed forms: what is left is rounding",
-    functions=("diffusion.poisson.divergence", "diffusion.poisson.curl", "diffusion.poisson.augmented_field"),
+    functions=(divergence, curl, augmented_field),
     amplification=200,
     test="tests/diffusion/poisson/test_gauss.py",
 )
-def _sourceless(setting: Setting) -> Measured:
+def _poisson_field_gauss_and_curl(setting: Setting) -> Measured:
     d, found = setting.dim, {}
     points = np.random.default_rng(0).normal(size=(4, d + 1))
     points[:, d] = [0.2, 0.5, 1.0, 4.0]
@@ -81,8 +81,6 @@ def _flow_lines() -> FlowLines:
 
 @identity(
     row="27b",
-    name="poisson-flux-planes",
-    topic="poisson",
     title="Half of the charge goes through every plane",
     latex=r"\int F_z(x,z)\,dx = -\frac{1}{2}\quad\mathrm{for\ every}\ z>0,\quad F = -E",
     compared="the flux through planes at z of 0.3, 1 and 40 with −½, by quadrature in θ for x = (1 + z) tan θ",
@@ -90,11 +88,11 @@ def _flow_lines() -> FlowLines:
     source=f"{_PFGM}, theorem 1 (there with E, which points away)",
     tolerance=1e-10,
     why="Gauss-Legendre with 400 nodes",
-    functions=("diffusion.poisson.poisson_field", "diffusion.poisson.augmented_field"),
+    functions=(poisson_field, augmented_field),
     amplification=50,
     test="tests/diffusion/poisson/test_gauss.py",
 )
-def _planes(setting: Setting) -> Measured:
+def _poisson_flux_planes(setting: Setting) -> Measured:
     nodes, weights = np.polynomial.legendre.leggauss(400)
     theta, found = 0.5 * np.pi * nodes, {}
     for name, law in (("charges", charges(1)), ("Cauchy", _cauchy(1))):
@@ -108,8 +106,6 @@ def _planes(setting: Setting) -> Measured:
 
 @identity(
     row="27c",
-    name="poisson-flux-closed-surfaces",
-    topic="poisson",
     title="Half of the charge goes through a hemisphere, none through a closed surface that holds none",
     latex=r"\int_{|x|=R,\,z>0} F\cdot n\,dA = -\frac{1}{2},"
     r"\quad \oint F\cdot n\,dA = -Q\ \mathrm{(the\ charge\ inside)}",
@@ -119,42 +115,49 @@ def _planes(setting: Setting) -> Measured:
     source=f"{_PFGM}, section 3.1",
     tolerance=1e-8,
     why="quadrature with 40 nodes, 64 where the box around a charge is 0.25 away from it",
-    functions=(
-        "diffusion.poisson.augmented_field",
-        "diffusion.fokker_planck.box_flux",
-        "diffusion.fokker_planck.sphere_flux",
-        "diffusion.fokker_planck.base_flux",
-    ),
+    functions=(augmented_field, box_flux, sphere_flux, base_flux),
     amplification=50,
     test="tests/diffusion/poisson/test_gauss.py",
 )
-def _surfaces(setting: Setting) -> Measured:
+def _poisson_flux_closed_surfaces(setting: Setting) -> Measured:
     found = {}
     for d in (1, 2):
         law = Atoms(np.asarray([[-0.8, 0.3], [0.1, -0.5], [0.9, 0.4]])[:, :d], _WEIGHTS)
-        field = jax.jit(augmented_field(law))
-        for radius in (3.0, 50.0):
-            found[f"hemisphere of {radius:g}, N = {d}"] = abs(
-                float(sphere_flux(field, [0.0] * (d + 1), radius, 64, axis=d)) - 0.5
-            )
-        low, high = np.r_[-0.5 * np.ones(d), 0.4], np.r_[1.2 * np.ones(d), 1.3]
-        centre = np.r_[0.2 * np.ones(d), 1.1]
-        found[f"box, N = {d}"] = abs(float(box_flux(field, low, high, 40)))
-        found[f"sphere, N = {d}"] = abs(float(sphere_flux(field, centre, 0.7, 40)))
-        cap = float(sphere_flux(field, centre, 0.7, 40, axis=d))
-        found[f"half ball, N = {d}"] = abs(cap + float(base_flux(field, centre, 0.7, 40, axis=d)))
-        if abs(cap) < 0.01:
-            return Measured(float("nan"), f"the open half ball's flux is {cap:.1e}")
-        around = np.r_[law.points[1], 0.0]
-        inside = float(box_flux(field, around - 0.25, around + 0.25, 64))
-        found[f"box around a charge, N = {d}"] = abs(inside - float(_WEIGHTS[1]))
+        flux = {name: float(value) for name, value in _fluxes(law, d).items()}
+        for radius in (3, 50):
+            found[f"hemisphere of {radius}, N = {d}"] = abs(flux[f"hemisphere of {radius}"] - 0.5)
+        found[f"box, N = {d}"] = abs(flux["box"])
+        found[f"sphere, N = {d}"] = abs(flux["sphere"])
+        found[f"half ball, N = {d}"] = abs(flux["cap"] + flux["base"])
+        if abs(flux["cap"]) < 0.01:
+            return Measured(float("nan"), f"the open half ball's flux is {flux['cap']:.1e}")
+        found[f"box around a charge, N = {d}"] = abs(flux["box around a charge"] - float(_WEIGHTS[1]))
     return worst_of(found)
+
+
+def _fluxes(law: Atoms, d: int) -> dict[str, jax.Array]:
+    """Outward through surfaces above d dimensions of charges, one of them closed around a charge."""
+    low, high = np.r_[-0.5 * np.ones(d), 0.4], np.r_[1.2 * np.ones(d), 1.3]
+    centre, around = np.r_[0.2 * np.ones(d), 1.1], np.r_[law.points[1], 0.0]
+
+    @jax.jit
+    def all_of_them(law: Atoms) -> dict[str, jax.Array]:
+        field = augmented_field(law)
+        return {
+            "hemisphere of 3": sphere_flux(field, [0.0] * (d + 1), 3.0, 64, axis=d),
+            "hemisphere of 50": sphere_flux(field, [0.0] * (d + 1), 50.0, 64, axis=d),
+            "box": box_flux(field, low, high, 40),
+            "sphere": sphere_flux(field, centre, 0.7, 40),
+            "cap": sphere_flux(field, centre, 0.7, 40, axis=d),
+            "base": base_flux(field, centre, 0.7, 40, axis=d),
+            "box around a charge": box_flux(field, around - 0.25, around + 0.25, 64),
+        }
+
+    return all_of_them(law)
 
 
 @identity(
     row="33",
-    name="plain-field-of-a-shell",
-    topic="poisson",
     title="Without the extra dimension the field of a shell vanishes inside",
     latex=r"E(x) = \frac{1}{S_{N-1}}\int\rho(y)\frac{x-y}{|x-y|^N}dy = 0\ (|x|<1),\quad "
     r"\frac{x}{S_{N-1}|x|^N}\ (|x|>1);\quad |E_{N+1}(x,z)| > 0",
@@ -164,11 +167,11 @@ def _surfaces(setting: Setting) -> Measured:
     source=f"{_PFGM}, section 3.1 and appendix; Newton 1687, book I, propositions 70 and 71",
     tolerance=1e-10,
     why="the charges stand for the shell up to 0.7 to the power 128",
-    functions=("diffusion.poisson.plain_field", "diffusion.poisson.shell_field", "diffusion.poisson.shell"),
+    functions=(plain_field, shell_field, shell),
     amplification=50,
     test="tests/diffusion/poisson/test_gauss.py",
 )
-def _shell(setting: Setting) -> Measured:
+def _plain_field_of_a_shell(setting: Setting) -> Measured:
     found, radii = {}, np.asarray([0.1, 0.3, 0.5, 0.7, 1.5, 2.5, 4.0])
     for dim in (2, 3):
         x = np.random.default_rng(0).normal(size=(len(radii), dim))
@@ -193,8 +196,6 @@ def _shell(setting: Setting) -> Measured:
 
 @identity(
     row="34",
-    name="poisson-far-field",
-    topic="poisson",
     title="From afar the field's directions are those of one charge",
     latex=r"\frac{E}{|E|} = \frac{(x,z)}{|(x,z)|} + O(R^{-1}),\quad O(R^{-2})\ \mathrm{once}\ \mathbb{E}[y]=0",
     compared="the slope of the largest deviation over a hemisphere, R from 20 to 160, with −1 for data off the centre "
@@ -203,11 +204,11 @@ def _shell(setting: Setting) -> Measured:
     source=f"{_PFGM}, theorem 1 (the limit; the rates are the dipole's and the quadrupole's)",
     tolerance=0.1,
     why="the next multipole is a twentieth of the first at R = 20",
-    functions=("diffusion.poisson.poisson_field",),
+    functions=(poisson_field,),
     amplification=0,
     test="tests/diffusion/poisson/test_field.py",
 )
-def _far(setting: Setting) -> Measured:
+def _poisson_far_field(setting: Setting) -> Measured:
     radii, found, lines = np.asarray([20.0, 40.0, 80.0, 160.0]), {}, {}
     points, weights = np.asarray(charges(setting.dim).points), _WEIGHTS
     away = np.random.default_rng(1).normal(size=(32, setting.dim + 1))

@@ -22,6 +22,8 @@ from experiments.verification.laws import line
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
 from experiments.verification.report.plots import Curves
 
+TOPICS = ("poisson",)
+
 _WEIGHTS = np.asarray([0.2, 0.5, 0.3])
 _PFGM, _PLUS = "Xu et al. 2022, arXiv:2209.11178", "Xu et al. 2023, arXiv:2302.04265"
 
@@ -39,8 +41,6 @@ def _families() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
 
 @identity(
     row="31",
-    name="radial-characteristics",
-    topic="poisson",
     title="Laws that only grow in scale have one conditional flow",
     latex=r"f = -\psi_t/\psi_r;\quad \psi = \Psi(r/t)\ \Rightarrow\ f(x|x_0) = \frac{x-x_0}{t},\quad "
     r"v = \mathbb{E}[f|x_t]",
@@ -50,11 +50,11 @@ def _families() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     source=f"Su's posts on the ODE of diffusion; {_PFGM}, eq. 3; Lipman et al. 2023, arXiv:2210.02747, theorem 3",
     tolerance=1e-9,
     why="derivatives of closed forms",
-    functions=("diffusion.poisson.radial_velocity", "diffusion.poisson.characteristic_velocity"),
+    functions=(radial_velocity, characteristic_velocity),
     amplification=100,
     test="tests/diffusion/poisson/test_pfgm.py",
 )
-def _characteristics(setting: Setting) -> Measured:
+def _radial_characteristics(setting: Setting) -> Measured:
     r, t, found = np.asarray([0.3, 1.0, 2.5]), np.asarray([0.5, 2.0, 0.7]), {}
     rng = np.random.default_rng(0)
     x, x_0 = jnp.asarray(rng.normal(size=(3, setting.dim))), jnp.asarray(rng.normal(size=(3, setting.dim)))
@@ -85,20 +85,18 @@ def _mean_of_conditional(setting: Setting) -> float:
 
 @identity(
     row="32a",
-    name="cauchy-push-forward",
-    topic="poisson",
     title="The ODE of PFGM takes Cauchy to Cauchy along straight lines",
     latex=r"x_0 = x_T\,\frac{\gamma_0}{\gamma_0+T};\quad \mathrm{in\ general}\ x_s = F_s^{-1}(F_T(x_T))\ (d=1)",
     compared="field lines from T = 20 to 10⁻³ in ln z, in z and, at D = 8, in r = σ√D, with those maps",
-    oracle="Cauchy data; two Gaussians on the line, whose flow is the map of their quantiles",
+    oracle="Cauchy data; two Gaussians on the line, whose flow is the map between their quantiles",
     source=f"{_PFGM}, section 3.3; {_PLUS}, section 4",
     tolerance=1e-7,
     why="fourth-order steps of 0.013 in ln r",
-    functions=("diffusion.poisson.field_lines", "diffusion.poisson.law_flow", "diffusion.oracles.flow_map_1d"),
+    functions=(field_lines, law_flow, flow_map_1d),
     amplification=100,
     test="tests/diffusion/poisson/test_lines.py",
 )
-def _straight(setting: Setting) -> Measured:
+def _cauchy_push_forward(setting: Setting) -> Measured:
     gamma, top, end = 0.6, 20.0, 1e-3
     law = StudentTMixture(np.zeros((1, setting.dim)), np.asarray([gamma]), 1.0)
     x = 5 * np.random.default_rng(0).normal(size=(4, setting.dim))
@@ -117,20 +115,18 @@ def _straight(setting: Setting) -> Measured:
 
 @identity(
     row="32b",
-    name="basins-hold-their-masses",
-    topic="poisson",
     title="Each point of the data catches its share of the prior",
     latex=r"P(x_T\in B_k) = w_k,\quad B_k = \{x_T: x_t\to y_k\ (t\to 0)\}",
     compared="the distribution function of x_T, T = 8, where the lines part, with the sums of the weights",
     oracle="three points on the line; the places where lines part are found by bisection",
     source=f"{_PFGM}, theorem 1",
     tolerance=1e-7,
-    why="lines end at z = 10⁻⁷, where 10⁻⁸ of the mass is still on its way",
-    functions=("diffusion.poisson.field_lines", "diffusion.poisson.law_flow"),
+    why="the lines end at z = 10⁻⁷, where 10⁻⁸ of the mass is still on its way",
+    functions=(field_lines, law_flow),
     amplification=1500,
     test="tests/diffusion/poisson/test_lines.py",
 )
-def _basins(setting: Setting) -> Measured:
+def _basins_hold_their_masses(setting: Setting) -> Measured:
     law, top = Atoms(np.asarray([[-1.0], [0.2], [1.5]]), _WEIGHTS), 8.0
     low_end = 1e-7 if setting.precision == "float64" else 1e-4
     ends = jax.jit(functools.partial(_ends, law, np.geomspace(top, low_end, 101), 8))
@@ -155,8 +151,6 @@ def _ends(law: Atoms, radii: np.ndarray, substeps: int, x: jax.Array) -> jax.Arr
 
 @identity(
     row="32c",
-    name="masses-in-the-plane",
-    topic="poisson",
     title="And so it does in more dimensions, for any D",
     latex=r"\#\{i: x^{(i)}_T\in B_k\}/n\to w_k",
     compared="the shares of 2,000 lines from p_T that end at each of three points, in standard errors; D = 1 and 6",
@@ -164,12 +158,12 @@ def _ends(law: Atoms, radii: np.ndarray, substeps: int, x: jax.Array) -> jax.Arr
     source=f"{_PFGM}, theorem 1; {_PLUS}, theorem 1",
     tolerance=STANDARD_ERRORS,
     why="4 standard errors of six shares; the seed is fixed",
-    functions=("diffusion.poisson.field_lines", "diffusion.oracles.Atoms.sample_marginal"),
+    functions=(field_lines, Atoms.sample_marginal),
     kind="statistical",
     detects=0.4,
     test="tests/diffusion/poisson/test_lines.py",
 )
-def _masses(setting: Setting) -> Measured:
+def _masses_in_the_plane(setting: Setting) -> Measured:
     points = np.asarray([[-1.0, 0.0], [0.5, 0.8], [0.6, -0.9]])
     law, top, count, found = Atoms(points, _WEIGHTS), 30.0, 2000, {}
     for df in (1.0, 6.0):

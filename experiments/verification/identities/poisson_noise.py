@@ -21,6 +21,7 @@ from diffusion.poisson import (
     perturb_augmented,
     poisson_field,
     poisson_process,
+    sigma_from_radius,
 )
 from experiments.verification.identities.poisson_field import charges
 from experiments.verification.laws import log_density
@@ -33,6 +34,8 @@ from experiments.verification.registry import (
     worst_of,
 )
 from experiments.verification.report.plots import Curves
+
+TOPICS = ("poisson",)
 
 _PFGM, _PLUS = "Xu et al. 2022, arXiv:2209.11178", "Xu et al. 2023, arXiv:2302.04265"
 
@@ -52,23 +55,21 @@ def _coulomb(law: Atoms, x: np.ndarray, r: float, df: float) -> tuple[np.ndarray
 
 @identity(
     row="28a",
-    name="pfgm-is-cauchy-noise",
-    topic="poisson",
     title="PFGM is diffusion with multivariate Cauchy noise",
     latex=r"p_t(x) = -2F_t(x,t),\quad v = F_x/F_t = (x-\mathbb{E}[x_0|x_t])/t,\quad "
     r"x_t = x_0+t\,z,\ z\sim\mathrm{Cauchy}",
     compared="the density of x_t and the velocity of the sampler's ODE with the sum of the charges' fields; "
-    "the residual of the equation of continuity with 0",
+    "the residual of the continuity equation with 0",
     oracle="three charges with Coulomb's law in d + 1 dimensions, by NumPy in float64",
     source=f"{_PFGM}, eq. 3 and theorem 1; {_PLUS}, eq. 5",
     tolerance=1e-10,
     why="closed forms on both sides: what is left is rounding",
-    functions=("diffusion.noises.StudentT", "diffusion.poisson.poisson_field", "diffusion.velocity"),
+    functions=(StudentT, poisson_field, velocity),
     amplification=100,
     answers=True,
     test="tests/diffusion/poisson/test_field.py",
 )
-def _cauchy_noise(setting: Setting) -> Measured:
+def _pfgm_is_cauchy_noise(setting: Setting) -> Measured:
     law, process, found = charges(setting.dim), poisson_process(), {}
     x = np.random.default_rng(0).normal(size=(8, setting.dim))
     answered = setting.answered(law.denoiser(process))
@@ -85,8 +86,6 @@ def _cauchy_noise(setting: Setting) -> Measured:
 
 @identity(
     row="28b",
-    name="cauchy-stays-cauchy",
-    topic="poisson",
     title="Under PFGM Cauchy data stay Cauchy",
     latex=r"p_0 = \mathrm{Cauchy}(\gamma_0)\ \Rightarrow\ p_t = \mathrm{Cauchy}(\gamma_0+t),\quad v = x/(t+\gamma_0)",
     compared="density and velocity with those closed forms, at t of 0.01, 1 and 40",
@@ -94,12 +93,12 @@ def _cauchy_noise(setting: Setting) -> Measured:
     source="characteristic functions: exp(−γ|k|) exp(−t|k|)",
     tolerance=1e-10,
     why="closed forms on both sides",
-    functions=("diffusion.oracles.StudentTMixture", "diffusion.velocity"),
+    functions=(StudentTMixture, velocity),
     amplification=100,
     answers=True,
     test="tests/diffusion/oracles/test_law.py",
 )
-def _stays(setting: Setting) -> Measured:
+def _cauchy_stays_cauchy(setting: Setting) -> Measured:
     d, gamma, process, found = setting.dim, 0.6, poisson_process(), {}
     law = StudentTMixture(np.zeros((1, d)), np.asarray([gamma]), 1.0)
     x = np.random.default_rng(0).normal(size=(8, d)) * 2
@@ -129,8 +128,6 @@ def _off(values: Any, distribution: Callable[[jax.Array], jax.Array]) -> float:
 
 @identity(
     row="29",
-    name="pfgm-radius-law",
-    topic="poisson",
     title="Perturbation and prior have one law of the radius",
     latex=r"R^2 = T^2\frac{\beta}{1-\beta},\quad \beta\sim\mathrm{Beta}(\frac{d}{2},\frac{1}{2}),\quad "
     r"R = T\,\frac{|g_x|}{|g_t|},\ g\sim\mathcal{N}(0,I_{d+1})",
@@ -140,12 +137,12 @@ def _off(values: Any, distribution: Callable[[jax.Array], jax.Array]) -> float:
     source=f"{_PFGM}, section 3.2 and appendix B.1.1",
     tolerance=STANDARD_ERRORS,
     why="4 standard errors of 36 shares; the seed is fixed",
-    functions=("diffusion.poisson.hyperplane_sample", "diffusion.poisson.perturb_augmented"),
+    functions=(hyperplane_sample, perturb_augmented),
     kind="statistical",
     detects=0.05,
     test="tests/diffusion/poisson/test_pfgm.py",
 )
-def _radius(setting: Setting) -> Measured:
+def _pfgm_radius_law(setting: Setting) -> Measured:
     count, top, found = 40_000, 3.0, {}
     for d in (1, 6, 64):
         shape, first = (count, d), jax.random.fold_in(setting.key(d), 0)
@@ -159,8 +156,6 @@ def _radius(setting: Setting) -> Measured:
 
 @identity(
     row="30a",
-    name="pfgmpp-kernel",
-    topic="poisson",
     title="PFGM++: the field in D extra dimensions, for any D",
     latex=r"E_r = \frac{p_r(x)}{S_{D-1}r^{D-1}},\quad p_r\propto\int\frac{p_0(y)\,dy}{(|x-y|^2+r^2)^{(N+D)/2}},"
     r"\quad r = \sigma\sqrt{D}",
@@ -170,15 +165,11 @@ def _radius(setting: Setting) -> Measured:
     source=f"{_PLUS}, eq. 3 to 5",
     tolerance=1e-10,
     why="closed forms: rounding, times N + D in the exponent",
-    functions=(
-        "diffusion.poisson.poisson_field",
-        "diffusion.poisson.sigma_from_radius",
-        "diffusion.poisson.hyperplane_log_prob",
-    ),
+    functions=(poisson_field, sigma_from_radius, hyperplane_log_prob),
     amplification=100,
     test="tests/diffusion/poisson/test_field.py",
 )
-def _kernel(setting: Setting) -> Measured:
+def _pfgmpp_kernel(setting: Setting) -> Measured:
     law, found = charges(setting.dim), {}
     x = np.random.default_rng(0).normal(size=(8, setting.dim))
     for df in (0.5, 1.0, 2.0, 8.0, 64.0):
@@ -199,8 +190,6 @@ def _kernel(setting: Setting) -> Measured:
 
 @identity(
     row="30b",
-    name="pfgmpp-is-edm-in-the-limit",
-    topic="poisson",
     title="D → ∞ is EDM, at the rate 1/D",
     latex=r"\mathbb{E}[x_0|x;\,r=\sigma\sqrt{D}] = \mathbb{E}[x_0|x;\,\mathcal{N}(0,\sigma^2 I)] + O(D^{-1})",
     compared="the slope of the difference of denoisers, and of ln p, over D with −1, at D = 8,000 (512 in float32)",
@@ -208,11 +197,11 @@ def _kernel(setting: Setting) -> Measured:
     source=f"{_PLUS}, theorem 3 and section 4",
     tolerance=0.05,
     why="the next term is of the order (N + |z|²)/D",
-    functions=("diffusion.noises.StudentT", "diffusion.poisson.poisson_process"),
+    functions=(StudentT, poisson_process),
     amplification=0,
     test="tests/diffusion/oracles/test_law.py",
 )
-def _limit(setting: Setting) -> Measured:
+def _pfgmpp_is_edm_in_the_limit(setting: Setting) -> Measured:
     law, found, lines = charges(setting.dim), {}, {}
     x = jnp.asarray(np.random.default_rng(0).normal(size=(8, setting.dim)))
     start = 1000.0 if setting.precision == "float64" else 64.0
@@ -232,8 +221,6 @@ def _limit(setting: Setting) -> Measured:
 
 @identity(
     row="30c",
-    name="pfgmpp-draws",
-    topic="poisson",
     title="A draw of PFGM++ is a Gaussian over a χ",
     latex=r"x = y + \sigma g\sqrt{D/\chi^2_D},\quad \frac{1}{1+|x-y|^2/r^2}\sim\mathrm{Beta}(\frac{D}{2},\frac{N}{2})",
     compared="the shares of 40,000 draws below six quantiles of that law, in standard errors; D = 1, 2, 8, 128, 2,048, "
@@ -242,12 +229,12 @@ def _limit(setting: Setting) -> Measured:
     source=f"{_PLUS}, appendix B; no Beta draw is clipped",
     tolerance=STANDARD_ERRORS,
     why="4 standard errors of 36 shares; the seed is fixed",
-    functions=("diffusion.noises.StudentT.sample",),
+    functions=(StudentT.sample,),
     kind="statistical",
     detects=0.05,
     test="tests/diffusion/test_noises.py",
 )
-def _draws(setting: Setting) -> Measured:
+def _pfgmpp_draws(setting: Setting) -> Measured:
     found, d = {}, 6
     for df in (1.0, 2.0, 8.0, 128.0, 2048.0, 3e6):
         z = np.asarray(StudentT(df).sample(setting.key(3), (40_000, d)), np.float64) * (1 + setting.seeded)
@@ -264,8 +251,6 @@ def _share_of_f(ratio: jax.Array, d: int, df: float) -> jax.Array:
 
 @identity(
     row="30d",
-    name="poisson-likelihood-constants",
-    topic="poisson",
     title="Likelihoods of PFGM have the sphere of N + 1 dimensions in them",
     latex=r"\ln p_0(x) = \ln p_T(x_T)+\int_0^T\nabla\cdot v\,dt,\quad p_T(x) = \frac{2T}{S_N(|x|^2+T^2)^{(N+1)/2}}",
     compared="ln p of Cauchy data by the ODE, from the prior's formula with the scale of p_T, with the closed form",
@@ -273,11 +258,11 @@ def _share_of_f(ratio: jax.Array, d: int, df: float) -> jax.Array:
     source=f"{_PFGM}, appendix B.4, with the area of the sphere put right",
     tolerance=1e-5,
     why="the solver's tolerance of 1e-8 a step",
-    functions=("diffusion.likelihood.log_likelihood", "diffusion.poisson.hyperplane_log_prob"),
+    functions=(log_likelihood, hyperplane_log_prob),
     amplification=500,
     test="tests/diffusion/poisson/test_lines.py",
 )
-def _likelihood(setting: Setting) -> Measured:
+def _poisson_likelihood_constants(setting: Setting) -> Measured:
     d, gamma, process = setting.dim, 0.6, poisson_process(1.0, 0.01, 20.0)
     law = StudentTMixture(np.zeros((1, d)), np.asarray([gamma]), 1.0)
     x = np.random.default_rng(0).normal(size=(4, d))

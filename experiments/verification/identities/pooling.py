@@ -47,17 +47,15 @@ def _averaged_log_snr(process: Process, side: int, channels: int, times: np.ndar
 
 @identity(
     row="44a",
-    name="pooling",
-    topic="pooling",
     title="Averaging blocks of pixels multiplies the SNR",
     latex=r"\bar x_t = \alpha\,\bar x_0 + \sigma\,\bar z,\quad \mathrm{SNR}(\bar x_t) = s^2\,\mathrm{SNR}(x_t);\quad "
     r"\frac{\sigma'}{\alpha'} = s\,\frac{\sigma}{\alpha}\ \Rightarrow\ \mathrm{SNR}'(\bar x_t) = \mathrm{SNR}(x_t)",
     compared="ln SNR of averaged images, under a schedule and under it shifted, with ln SNR + 2 ln s and ln SNR",
-    oracle="the covariance of averaged white noise, from every unit of it; α and σ in closed form",
+    oracle="the covariance of averaged white noise, from every unit vector; α and σ in closed form",
     source=_SOURCE,
     tolerance=1e-12,
     why="means of a few numbers",
-    functions=("diffusion.shifted.Shifted", "diffusion.perturb"),
+    functions=(Shifted, perturb),
     amplification=100,
     test="tests/diffusion/test_shifted.py",
 )
@@ -79,8 +77,6 @@ def _pooling(setting: Setting) -> Measured:
 
 @identity(
     row="44b",
-    name="aligned-schedule",
-    topic="pooling",
     title="Under the shifted schedule a large image is denoised as the small one is",
     latex=r"x_0 = U y\ \mathrm{(each\ pixel\ a\ block)}:\quad D'(x_t, t) = U\,D(\frac{\bar x_t}{c}, t),\quad "
     r"c^2 = \frac{\alpha^2 + \sigma^2}{\alpha^2 + s^2\sigma^2}",
@@ -89,12 +85,12 @@ def _pooling(setting: Setting) -> Measured:
     source=_SOURCE,
     tolerance=1e-12,
     why="posterior means in closed form on both sides",
-    functions=("diffusion.shifted.Shifted", "diffusion.oracles.GaussianMixture.low_rank"),
+    functions=(Shifted, GaussianMixture.low_rank),
     amplification=200,
     answers=True,
     test="tests/diffusion/test_shifted.py",
 )
-def _aligned(setting: Setting) -> Measured:
+def _aligned_schedule(setting: Setting) -> Measured:
     small, blocks = mixture(setting.dim), np.kron(np.ones((4, 1)), np.eye(setting.dim))
     means, stds = np.asarray(small.means), np.sqrt(np.asarray(small.floor))
     large = GaussianMixture.low_rank(means @ blocks.T, stds[:, None, None] * blocks, np.zeros(3), small.weights)

@@ -32,15 +32,14 @@ _MANY = "4 standard errors of the mean; one of {} comparisons exceeds them in on
 
 
 def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
-    """By how many of its standard errors the mean over draws, the first axis, is off what is expected."""
+    """The distance of the mean over draws (the first axis) from what is expected, in its standard errors."""
     error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     return np.abs(values.mean(axis=0) - expected) / error
 
 
 @identity(
     row="18e",
-    name="score-matching-sampled",
-    topic="score-matching",
+    topics=("score-matching",),
     title="The losses by sampling: one constant, equal gradients",
     latex=r"\frac{1}{n}\sum_i[\ell_{ESM}-\ell](\theta,x_i)\rightarrow C,\quad"
     r"\frac{1}{n}\sum_i\nabla_\theta[\ell_{ESM}-\ell](\theta,x_i)\rightarrow 0,\quad"
@@ -51,18 +50,13 @@ def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
     source="Vincent 2011, appendix; Hyvärinen 2005, theorem 1; Song et al. 2019, arXiv:1905.07088, theorem 1",
     tolerance=STANDARD_ERRORS,
     why=_MANY.format(33, 480),
-    functions=(
-        "diffusion.score_matching.losses.denoising_terms",
-        "diffusion.score_matching.losses.explicit_score_matching",
-        "diffusion.score_matching.losses.implicit_score_matching",
-        "diffusion.score_matching.losses.sliced_score_matching",
-    ),
+    functions=(denoising_terms, explicit_score_matching, implicit_score_matching, sliced_score_matching),
     kind="statistical",
     detects=0.01,
     answers=True,
     test="tests/diffusion/score_matching/test_losses.py",
 )
-def _score_matching(setting: Setting) -> Measured:
+def _score_matching_sampled(setting: Setting) -> Measured:
     names, (values, slopes) = ("denoising", "implicit", "sliced"), _differences(setting, 40_000)
     constant = float(plane.whole_law().constant)
     expected = np.asarray([constant - 1 / float(plane.PROCESS.sigma(plane.TIME)) ** 2, constant, constant])
@@ -102,14 +96,13 @@ def _differences(setting: Setting, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 _SPANS = {"VP": (1.0, 0.05), "EDM": (10.0, 0.1)}
-"""From where to where the reverse SDE is run."""
+"""The times between which the reverse SDE is run."""
 _LEVELS = (0.0, 0.5, 1.0, 1.7)
 
 
 @identity(
     row="21b",
-    name="reverse-terminal-law-sampled",
-    topic="fokker-planck",
+    topics=("fokker-planck",),
     title="The reverse SDEs end at the data: simulated",
     latex=r"x_T\sim p_T\quad\Rightarrow\quad \mathbb{E}\cos(k\cdot x_t+c) = \mathrm{Re}\,e^{ic}\sum_j w_j "
     r"e^{i\alpha k\cdot m_j - \frac{1}{2}|k|^2(\alpha^2 s_j^2+\sigma^2)}",
@@ -119,13 +112,13 @@ _LEVELS = (0.0, 0.5, 1.0, 1.7)
     source="Song et al. 2021, arXiv:2011.13456, eq. 6; Zhang & Chen 2023, arXiv:2204.13902, eq. 7",
     tolerance=STANDARD_ERRORS,
     why=_MANY.format(112, 140) + "; the solver's own error is less than half of one",
-    functions=("samplers.sample.sample", "samplers.sde.StochasticHeun"),
+    functions=(sample, StochasticHeun),
     kind="statistical",
     detects=0.02,
     answers=True,
-    test="tests/samplers/test_weak_order.py",
+    test="tests/samplers/test_stochastic_order.py",
 )
-def _reverse(setting: Setting) -> Measured:
+def _reverse_terminal_law_sampled(setting: Setting) -> Measured:
     law, found, rng = mixture(setting.dim), {}, np.random.default_rng(5)
     k, c = 0.8 * rng.normal(size=(8, setting.dim)), rng.uniform(0, 2 * np.pi, 8)
     u = np.linalg.qr(rng.normal(size=(setting.dim, setting.dim)))[0][:3]
@@ -174,21 +167,20 @@ def _histograms(law: GaussianMixture, shown: Mapping[str, np.ndarray]) -> Curves
 
 @identity(
     row="36e",
-    name="gaussian-kl-sampled",
-    topic="distances",
+    topics=("distances",),
     title="Kullback-Leibler divergence and overlap of Gaussians by sampling",
     latex=r"\mathrm{KL}(p\|q) = \mathbb{E}_p\ln\frac{p}{q},\quad e^{-D_B} = \mathbb{E}_p\sqrt{q/p}",
-    compared="both closed forms, either way round, with means over 100,000 draws",
+    compared="both closed forms, in both directions, with means over 100,000 draws",
     oracle="draws of two Gaussians with full covariances; their densities by NumPy",
     source="Rasmussen & Williams 2006, eq. A.23; Kailath 1967, IEEE Trans. Commun. Technol. 15, 52",
     tolerance=STANDARD_ERRORS,
     why=_MANY.format("four", 4000),
-    functions=("diffusion.distances.gaussian_kl", "diffusion.distances.bhattacharyya"),
+    functions=(gaussian_kl, bhattacharyya),
     kind="statistical",
     detects=0.02,
     test="tests/diffusion/distances/test_gaussians.py",
 )
-def _divergences(setting: Setting) -> Measured:
+def _gaussian_kl_sampled(setting: Setting) -> Measured:
     rng, d = np.random.default_rng(8), setting.dim
     roots = np.eye(d) + 0.3 * rng.normal(size=(2, d, d)) / np.sqrt(d)
     first, second = (Matrices(0.3 * rng.normal(size=d), root @ root.T) for root in roots)

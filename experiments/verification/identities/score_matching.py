@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from diffusion import VP, Noise, Process
 from diffusion.pytree import pytree
 from diffusion.score_matching.losses import (
+    denoising_score_matching,
     denoising_terms,
     explicit_score_matching,
     finite_difference_score_matching,
@@ -27,7 +28,7 @@ from experiments.verification.report.plots import Curves
 
 _COMPARED = (
     "the difference of the losses with that constant, and their gradients with each other, at three values of the ten "
-    "parameters of B tanh(Ax) + c, which is no gradient"
+    "parameters of B tanh(Ax) + c, which is not a gradient"
 )
 _ORACLE = "three points blurred by VP in the plane; p_t, its score and the constant by NumPy, means by quadrature"
 _WHY = "the trapezoidal rule with 121² points is exact here to rounding"
@@ -148,8 +149,6 @@ def _denoising(setting: Setting, theta: Array) -> Array:
 
 @identity(
     row="18a",
-    name="denoising-score-matching",
-    topic="score-matching",
     title="Denoising and explicit score matching",
     latex=r"\frac{1}{2}\mathbb{E}|s-\nabla\ln p_t|^2 = \frac{1}{2}\mathbb{E}|s-\nabla\ln p(x_t|x_0)|^2 "
     r"+ \frac{1}{2}\mathbb{E}|\nabla\ln p_t|^2 - \frac{d}{2\sigma^2}",
@@ -158,16 +157,12 @@ def _denoising(setting: Setting, theta: Array) -> Array:
     source="Vincent 2011, appendix",
     tolerance=1e-9,
     why=_WHY,
-    functions=(
-        "diffusion.score_matching.losses.denoising_terms",
-        "diffusion.score_matching.losses.denoising_score_matching",
-        "diffusion.score_matching.losses.explicit_score_matching",
-    ),
+    functions=(denoising_terms, denoising_score_matching, explicit_score_matching),
     amplification=1e2,
     answers=True,
     test="tests/diffusion/score_matching/test_losses.py",
 )
-def _denoising_is_explicit(setting: Setting) -> Measured:
+def _denoising_score_matching(setting: Setting) -> Measured:
     law = whole_law()
     constant = float(law.constant) - 1 / float(PROCESS.sigma(TIME)) ** 2
     error = _differences(setting, law, lambda theta: _denoising(setting, theta), constant)
@@ -193,8 +188,6 @@ def _along_a_line(losses: dict[str, Loss]) -> Curves:
 
 @identity(
     row="18b",
-    name="implicit-score-matching",
-    topic="score-matching",
     title="Implicit and explicit score matching",
     latex=r"\frac{1}{2}\mathbb{E}|s-\nabla\ln p|^2 = \mathbb{E}[\nabla\cdot s + \frac{1}{2}|s|^2] "
     r"+ \frac{1}{2}\mathbb{E}|\nabla\ln p|^2",
@@ -203,15 +196,12 @@ def _along_a_line(losses: dict[str, Loss]) -> Curves:
     source="Hyvärinen 2005, theorem 1",
     tolerance=1e-9,
     why=_WHY,
-    functions=(
-        "diffusion.score_matching.losses.implicit_score_matching",
-        "diffusion.score_matching.losses.explicit_score_matching",
-    ),
+    functions=(implicit_score_matching, explicit_score_matching),
     amplification=5e1,
     answers=True,
     test="tests/diffusion/score_matching/test_losses.py",
 )
-def _implicit_is_explicit(setting: Setting) -> Measured:
+def _implicit_score_matching(setting: Setting) -> Measured:
     law = whole_law()
     error = _differences(setting, law, lambda theta: _implicit(setting, law, theta), law.constant)
     curves = {
@@ -244,8 +234,6 @@ def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], key
 
 @identity(
     row="18c",
-    name="sliced-score-matching",
-    topic="score-matching",
     title="Sliced and explicit score matching",
     latex=r"\frac{1}{2}\mathbb{E}|s-\nabla\ln p|^2 = \mathbb{E}[v^T(\nabla s)\,v + \frac{1}{2}|s|^2] "
     r"+ \frac{1}{2}\mathbb{E}|\nabla\ln p|^2,\quad v_i = \pm 1",
@@ -254,15 +242,12 @@ def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], key
     source="Song et al. 2019, arXiv:1905.07088, theorem 1",
     tolerance=1e-9,
     why=_WHY,
-    functions=(
-        "diffusion.score_matching.losses.sliced_score_matching",
-        "diffusion.score_matching.losses.explicit_score_matching",
-    ),
+    functions=(sliced_score_matching, explicit_score_matching),
     amplification=1e2,
     answers=True,
     test="tests/diffusion/score_matching/test_losses.py",
 )
-def _sliced_is_explicit(setting: Setting) -> Measured:
+def _sliced_score_matching(setting: Setting) -> Measured:
     law = whole_law()
     keys = _two_keys(setting, len(law.p))
     loss = _mean_of_slices(setting, law, sliced_score_matching, keys)
@@ -281,8 +266,6 @@ def _sliced_is_explicit(setting: Setting) -> Measured:
 
 @identity(
     row="18d",
-    name="finite-difference-score-matching",
-    topic="score-matching",
     title="Finite differences along the slices",
     latex=r"\frac{1}{2}\mathbb{E}|s-\nabla\ln p|^2 = \mathbb{E}\,[v\cdot\frac{s(x+hv)-s(x-hv)}{2h} + "
     r"\frac{1}{2}|s|^2] + \frac{1}{2}\mathbb{E}|\nabla\ln p|^2 + O(h^2)",
@@ -291,14 +274,11 @@ def _sliced_is_explicit(setting: Setting) -> Measured:
     source="Pang et al. 2020, arXiv:2007.03317, section 3",
     tolerance=1e-9,
     why="h² is 1e-11, and the rounding of the difference, about ε/h = 4e-11, averages out",
-    functions=(
-        "diffusion.score_matching.losses.finite_difference_score_matching",
-        "diffusion.score_matching.losses.explicit_score_matching",
-    ),
+    functions=(finite_difference_score_matching, explicit_score_matching),
     amplification=6e2,
     test="tests/diffusion/score_matching/test_losses.py",
 )
-def _differences_are_explicit(setting: Setting) -> Measured:
+def _finite_difference_score_matching(setting: Setting) -> Measured:
     law, step = whole_law(), 3e-6 if setting.precision == "float64" else 5e-3
     keys = _two_keys(setting, len(law.p))
     loss = _mean_of_slices(setting, law, finite_difference_score_matching, keys, step)

@@ -12,10 +12,10 @@ from diffusion import EDM, VE, VP, Cosine, Process, RectifiedFlow, Schedule, Sub
 from diffusion.dynamics import reverse_sde
 from diffusion.oracles import GaussianMixture
 from diffusion.oracles.law import Law
-from diffusion.prediction import Denoiser, target
+from diffusion.prediction import Denoiser, eps_from_x0, target
 from diffusion.process import transition
 from diffusion.tweedie import posterior_covariance, posterior_covariance_from_score, posterior_trace
-from experiments.verification.laws import PROCESSES, line, mixture
+from experiments.verification.laws import PROCESSES, line, mixture, over_processes
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves
 
@@ -60,8 +60,7 @@ def _facts_of_schedule(schedule: Schedule, t: jax.Array) -> tuple[jax.Array, ...
 
 @identity(
     row="15",
-    name="schedule-and-sde",
-    topic="schedules",
+    topics=("schedules",),
     title="The SDE of a schedule, and the schedule of an SDE",
     latex=r"f = \dot\alpha/\alpha,\quad g^2 = (\sigma^2)^{\cdot} - 2f\sigma^2\quad\Leftrightarrow\quad "
     r"\alpha = e^{\int f},\quad \sigma^2 = \alpha^2\int g^2/\alpha^2",
@@ -71,11 +70,11 @@ def _facts_of_schedule(schedule: Schedule, t: jax.Array) -> tuple[jax.Array, ...
     source="Song et al. 2021, arXiv:2011.13456, eq. 29 to 33; Karras et al. 2022, arXiv:2206.00364, appendix B",
     tolerance=1e-12,
     why=_ROUNDING,
-    functions=("diffusion.schedules.Schedule.drift", "diffusion.schedules.Schedule.diffusion_squared"),
+    functions=(Schedule.drift, Schedule.diffusion_squared),
     amplification=1.5e2,
     test="tests/diffusion/test_schedules.py",
 )
-def _schedules(setting: Setting) -> Measured:
+def _schedule_and_sde(setting: Setting) -> Measured:
     found = {}
     for schedule in (VP(), SubVP(), VE(), EDM(), RectifiedFlow(), Cosine()):
         name, t = type(schedule).__name__, jnp.linspace(0.02, 0.96, 9) * schedule.t_max
@@ -122,6 +121,10 @@ def _by_bayes(law: Law, process: Process, x: jax.Array, t: float) -> dict[str, n
     }
 
 
+def _on_each(errors: dict[str, dict[str, float]]) -> dict[str, float]:
+    return {f"{what} on {name}": error for name, each in errors.items() for what, error in each.items()}
+
+
 @jax.jit
 def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> jax.Array:
     return score(process, denoise)(x, t)
@@ -129,8 +132,7 @@ def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> j
 
 @identity(
     row="16a",
-    name="tweedie",
-    topic="denoisers",
+    topics=("denoisers",),
     title="Tweedie's formula: the denoiser is the score",
     latex=r"\nabla\ln p_t(x) = \frac{\alpha\,\mathbb{E}[x_0|x_t=x] - x}{\sigma^2}",
     compared="the score made from the exact denoiser with that of p_t, at 16 draws of p_t, for five processes",
@@ -138,18 +140,25 @@ def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> j
     source="Robbins 1956; Efron 2011; Vincent 2011",
     tolerance=1e-12,
     why=_ROUNDING,
-    functions=("diffusion.prediction.score", "diffusion.prediction.eps_from_x0"),
+    functions=(score, eps_from_x0),
     amplification=1.5e2,
     answers=True,
     test="tests/diffusion/test_prediction.py",
 )
 def _tweedie(setting: Setting) -> Measured:
-    found = {}
-    for what, law in _laws(setting).items():
-        for name, (process, t) in PROCESSES.items():
+    laws = _laws(setting)
+
+    def errors(process: Process, t: float) -> dict[str, float]:
+        found = {}
+        for what, law in laws.items():
             x = law.sample_marginal(setting.key(0), process, 16, t)
             got = _score(process, setting.answered(law.denoiser(process)), x, t)
-            found[f"{what} on {name}"] = relative(got, _by_bayes(law, process, x, t)["score"])
+            found[what] = relative(got, _by_bayes(law, process, x, t)["score"])
+        return found
+
+    found = {
+        f"{what} on {name}": error for name, each in over_processes(errors).items() for what, error in each.items()
+    }
     process, x = PROCESSES["VP"][0], jnp.linspace(-3.0, 3.0, 121)[:, None]
     denoise, lines = setting.answered(line().denoiser(process)), {}
     for t in (0.1, 0.3):
@@ -169,8 +178,7 @@ def _second_order(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Arra
 
 @identity(
     row="16b",
-    name="second-order-tweedie",
-    topic="denoisers",
+    topics=("denoisers",),
     title="Second-order Tweedie: the derivative of the denoiser is a covariance",
     latex=r"\mathrm{Cov}[x_0|x_t=x] = \frac{\sigma^2}{\alpha}\,\partial_x\mathbb{E}[x_0|x_t=x] "
     r"= \frac{\sigma^2 I + \sigma^4\nabla\nabla\ln p_t}{\alpha^2}",
@@ -179,26 +187,27 @@ def _second_order(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Arra
     source="Meng et al. 2021, arXiv:2111.04726, theorem 1",
     tolerance=1e-12,
     why=_ROUNDING,
-    functions=(
-        "diffusion.tweedie.posterior_covariance",
-        "diffusion.tweedie.posterior_covariance_from_score",
-        "diffusion.tweedie.posterior_trace",
-    ),
+    functions=(posterior_covariance, posterior_covariance_from_score, posterior_trace),
     amplification=3e2,
     answers=True,
     test="tests/diffusion/test_tweedie.py",
 )
-def _covariance(setting: Setting) -> Measured:
-    found = {}
-    for what, law in _laws(setting).items():
-        for name, (process, t) in PROCESSES.items():
+def _second_order_tweedie(setting: Setting) -> Measured:
+    laws = _laws(setting)
+
+    def errors(process: Process, t: float) -> dict[str, float]:
+        found = {}
+        for what, law in laws.items():
             x = law.sample_marginal(setting.key(0), process, 16, t)
             exact = _by_bayes(law, process, x, t)["covariance"]
             got = _second_order(process, setting.answered(law.denoiser(process)), x, t)
-            trace = got.pop("the trace")
-            found[f"the trace of {what} on {name}"] = relative(trace, np.einsum("bii->b", exact))
-            for how, value in got.items():
-                found[f"{how} of {what} on {name}"] = relative(value, exact)
+            found[f"the trace of {what}"] = relative(got.pop("the trace"), np.einsum("bii->b", exact))
+            found |= {f"{how} of {what}": relative(value, exact) for how, value in got.items()}
+        return found
+
+    found = {
+        f"{what} on {name}": error for name, each in over_processes(errors).items() for what, error in each.items()
+    }
     process, x, lines = PROCESSES["VP"][0], jnp.linspace(-3.0, 3.0, 121)[:, None], {}
     denoise = setting.answered(line().denoiser(process))
     for t in (0.1, 0.3):
@@ -239,8 +248,7 @@ def _conditional_scores(process: Process, x_0: jax.Array, z: jax.Array, x: jax.A
 
 @identity(
     row="17",
-    name="mean-of-conditional-scores",
-    topic="score-matching",
+    topics=("score-matching",),
     title="The score is the posterior mean of the conditional scores",
     latex=r"\nabla\ln p_t(x) = \mathbb{E}[\nabla\ln p(x_t|x_0)\,|\,x_t=x]",
     compared="the mean over x_0 given x of −z/σ, and of the slope of the forward step, with the score of the exact "
@@ -249,11 +257,11 @@ def _conditional_scores(process: Process, x_0: jax.Array, z: jax.Array, x: jax.A
     source="Vincent 2011; Song et al. 2021, arXiv:2011.13456, section 3.3",
     tolerance=1e-12,
     why="sums; the trapezoidal rule is exact for Gaussians, to rounding",
-    functions=("diffusion.prediction.target", "diffusion.process.transition", "diffusion.prediction.score"),
+    functions=(target, transition, score),
     amplification=3e1,
     answers=True,
 )
-def _conditional(setting: Setting) -> Measured:
+def _mean_of_conditional_scores(setting: Setting) -> Measured:
     found = {}
     points = _laws(setting)["points"]
     cases = [(f"points on {name}", points, name) for name in PROCESSES]
@@ -275,8 +283,7 @@ def _flows(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> t
 
 @identity(
     row="35",
-    name="flow-matching",
-    topic="flows",
+    topics=("flows",),
     title="Flow matching learns the probability-flow ODE",
     latex=r"\mathbb{E}[z - x_0\,|\,x_t=x] = f x - \frac{1}{2}g^2\,\nabla\ln p_t(x),\quad x_t = (1-t)x_0 + t z",
     compared="the velocity with the mean of α'x_0 + σ'z given x, and that with f x − ½g² times the score, at 16 draws "
@@ -285,7 +292,7 @@ def _flows(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> t
     source="Lipman et al. 2023, arXiv:2210.02747, theorem 1; Liu et al. 2023, arXiv:2209.03003",
     tolerance=1e-12,
     why="sums; the trapezoidal rule is exact for Gaussians, to rounding",
-    functions=("diffusion.dynamics.velocity", "diffusion.dynamics.reverse_sde"),
+    functions=(velocity, reverse_sde),
     amplification=2.5e2,
     answers=True,
 )

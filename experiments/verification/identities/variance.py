@@ -21,14 +21,14 @@ from experiments.verification.laws import line
 from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves
 
+TOPICS = ("variance", "ddpm")
+
 _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in NumPy, integrated over x_t"
 
 
 @identity(
     row="8a",
-    name="optimal-variance",
-    topic="variance",
-    title="The best variance of a step, from the loss of the noise",
+    title="The best variance of a step, from the loss of a noise prediction",
     latex=r"\sigma_t^2 = \frac{M_t}{d},\quad M_t = \frac{b^2}{a^2}\left[\frac{b^2}{B^2}L_t + "
     r"d\,\frac{a^2B_-^2}{B^2}\right],\quad L_t = \mathbb{E}|\varepsilon - e|^2",
     compared="the library's variance with M/d at t = 2, ..., 40 of a ramp, for L of any size and for that of a law",
@@ -36,11 +36,11 @@ _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in Num
     source="Su 2022, the seventh post on diffusion models; Bao et al. 2022, arXiv:2201.06503, theorem 1",
     tolerance=1e-12,
     why="a few products and quotients",
-    functions=("diffusion.ddpm.reverse_steps.optimal_variance",),
+    functions=(optimal_variance,),
     amplification=200,
     test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
-def _optimal(setting: Setting) -> Measured:
+def _optimal_variance(setting: Setting) -> Measured:
     t = np.arange(2, 41)
     before, after = levels("chain", t - 1), levels("chain", t)
     a, b = one_step(before, after)
@@ -75,8 +75,6 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
 
 @identity(
     row="8b",
-    name="optimal-variance-elbo",
-    topic="variance",
     title="It is where the ELBO is lowest, for any data and any denoiser",
     latex=r"\frac{\partial}{\partial\sigma_t^2}\,\mathbb{E}\,\mathrm{KL}(p(x_{t-1}|x_t,x_0)\,\Vert\,"
     r"\mathcal{N}(\mu_t,\sigma_t^2 I)) = 0\quad\mathrm{at}\quad\sigma_t^2 = M_t/d",
@@ -84,12 +82,12 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     oracle="the mean square error in NumPy, for Student-t data and the denoiser sin x",
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
     tolerance=1e-12,
-    why="derivatives by machine; the slope is 0 to rounding",
-    functions=("diffusion.ddpm.elbo.elbo_term", "diffusion.ddpm.reverse_steps.Optimal"),
+    why="automatic derivatives; the slope is 0 to rounding",
+    functions=(elbo_term, Optimal),
     amplification=50,
     test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
-def _lowest(setting: Setting) -> Measured:
+def _optimal_variance_elbo(setting: Setting) -> Measured:
     x_0, x_1, x_2 = np.random.default_rng(0).standard_t(4, size=(3, 50, setting.dim))
     best = np.mean((x_0 - np.sin([x_1, x_2])) ** 2, axis=(1, 2))
     shifts = np.append(np.linspace(-1, 1.5, 41), [0.0, -0.1, 0.1])
@@ -115,7 +113,7 @@ def _nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @jax.jit
 def _means(process: Process, denoise: Partial, times: jax.Array, nodes: tuple) -> dict[str, jax.Array]:
-    """Of the three estimates, of |ε − e|², |s|² and −s·ε, at each time."""
+    """The means of the three estimates, and of |ε − e|², |s|² and −s·ε, at each time."""
     x_0, eps, weight = nodes
 
     def at(t: jax.Array) -> dict[str, jax.Array]:
@@ -145,8 +143,6 @@ def _by_quadrature(setting: Setting, name: str) -> tuple[dict[str, np.ndarray], 
 
 @identity(
     row="9a",
-    name="analytic-variance",
-    topic="variance",
     title="What is left of the data's variance, three ways",
     latex=r"\frac{1}{d}\mathbb{E}\,\mathrm{tr\,Cov}[x_0|x_t] = \frac{1}{d}\mathbb{E}|x_0 - D|^2 = "
     r"\frac{B^2}{A^2}(1 - \frac{1}{d}\mathbb{E}|e|^2) = \frac{1}{d}(\mathrm{Var}[x_0] - \mathrm{Var}[D])",
@@ -155,12 +151,12 @@ def _by_quadrature(setting: Setting, name: str) -> tuple[dict[str, np.ndarray], 
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
     tolerance=1e-9,
     why="the trapezoidal rule on Gaussians converges faster than any power of its step",
-    functions=("diffusion.ddpm.analytic_variance.covariance_samples",),
+    functions=(covariance_samples,),
     amplification=150,
     answers=True,
     test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
-def _three_ways(setting: Setting) -> Measured:
+def _analytic_variance(setting: Setting) -> Measured:
     errors = {}
     for name in _TIMES:
         found, exact = _by_quadrature(setting, name)
@@ -171,21 +167,19 @@ def _three_ways(setting: Setting) -> Measured:
 
 @identity(
     row="11",
-    name="least-loss",
-    topic="variance",
-    title="The least loss of the noise is what the score leaves",
+    title="The least loss of a noise prediction is what the score leaves",
     latex=r"\min_e L_t = d - B^2\,\mathbb{E}|\nabla\ln p_t|^2",
     compared="E|ε − e|², and 1 − B² E|s|² and 1 + B E[s·ε] with the library's score, with the right side",
     oracle=_QUADRATURE,
     source="Vincent 2011, eq. 11; Su 2022, the seventh post on diffusion models",
     tolerance=1e-8,
     why="the trapezoidal rule on Gaussians converges faster than any power of its step",
-    functions=("diffusion.eps_from_x0", "diffusion.score"),
+    functions=(eps_from_x0, score),
     amplification=80,
     answers=True,
     test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
-def _least(setting: Setting) -> Measured:
+def _least_loss(setting: Setting) -> Measured:
     errors, lines = {}, {}
     for name in _TIMES:
         found, exact = _by_quadrature(setting, name)
@@ -202,9 +196,7 @@ def _least(setting: Setting) -> Measured:
 
 @identity(
     row="9b",
-    name="variance-bounds",
-    topic="variance",
-    title="Between which bounds the best variance lies",
+    title="The bounds between which the best variance lies",
     latex=r"0\leq\frac{1}{d}\mathbb{E}\,\mathrm{tr\,Cov}[x_0|x_t]\leq\min(\frac{B^2}{A^2},\,\frac{(u-l)^2}{4})"
     r"\quad\Rightarrow\quad \tilde\beta_t\leq\sigma_t^2\leq b^2/a^2",
     compared="the bound with its formula; the best variance at both ends with β̃ and b²/a²; two laws with the bound",
@@ -212,14 +204,11 @@ def _least(setting: Setting) -> Measured:
     source="Bao et al. 2022, arXiv:2201.06503, theorem 2",
     tolerance=1e-12,
     why="the bounds are attained, by one point and by an infinitely wide Gaussian",
-    functions=(
-        "diffusion.ddpm.analytic_variance.covariance_bound",
-        "diffusion.ddpm.reverse_steps.FixedSmall",
-    ),
+    functions=(covariance_bound, FixedSmall),
     amplification=150,
     test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
-def _bounds(setting: Setting) -> Measured:
+def _variance_bounds(setting: Setting) -> Measured:
     t = np.arange(2, 41)
     before, after = levels("chain", t - 1), levels("chain", t)
     wide, images, *ends = (np.asarray(part, np.float64) for part in _ends(STEPS["chain"][0], t))
@@ -263,9 +252,7 @@ def _denoiser(setting: Setting, process: Process, center: np.ndarray) -> Partial
 
 @identity(
     row="10a",
-    name="analytic-kernel",
-    topic="variance",
-    title="The analytic step backwards is the true one",
+    title="The analytic reverse step is the true one",
     latex=r"\mathcal{N}(\mu_t(x_t,\,\mathbb{E}[x_0|x_t]),\ \sigma_t^2 I) = p(x_{t-1}|x_t)"
     r"\quad\mathrm{for}\quad x_0\sim\mathcal{N}(m, vI)",
     compared="mean and standard deviation with those of x_s given x_t, at 4 steps each of VP and of a chain",
@@ -273,12 +260,12 @@ def _denoiser(setting: Setting, process: Process, center: np.ndarray) -> Partial
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
     tolerance=1e-12,
     why="closed forms on both sides",
-    functions=("diffusion.ddpm.reverse_steps.step", "diffusion.ddpm.reverse_steps.Optimal"),
+    functions=(step, Optimal),
     amplification=20,
     answers=True,
     test="tests/diffusion/ddpm/test_chains.py",
 )
-def _kernel(setting: Setting) -> Measured:
+def _analytic_kernel(setting: Setting) -> Measured:
     found, rng = {}, np.random.default_rng(0)
     center = rng.normal(size=setting.dim)
     for name in ("VP", "chain"):
@@ -298,8 +285,6 @@ def _kernel(setting: Setting) -> Measured:
 
 @identity(
     row="10b",
-    name="exact-at-any-length",
-    topic="variance",
     title="An isotropic Gaussian is generated exactly in any number of steps",
     latex=r"p(x_{t-1}|x_t)\ \mathrm{analytic},\ x_T\sim p_T\quad\Rightarrow\quad x_t\sim p_t\quad"
     r"\mathrm{for\ any}\ T",
@@ -307,13 +292,13 @@ def _kernel(setting: Setting) -> Measured:
     oracle="moments carried through the affine steps in NumPy; with β and β̃ the variance is wrong, at order 1",
     source="Bao et al. 2022, arXiv:2201.06503; Su 2022, the seventh post on diffusion models",
     tolerance=1e-12,
-    why="as many products as there are steps",
-    functions=("diffusion.ddpm.reverse_steps.step", "diffusion.ddpm.reverse_steps.Optimal"),
+    why="one product for each step",
+    functions=(step, Optimal),
     amplification=40,
     answers=True,
     test="tests/diffusion/ddpm/test_chains.py",
 )
-def _any_length(setting: Setting) -> Measured:
+def _exact_at_any_length(setting: Setting) -> Measured:
     lengths, center, process = 2 ** np.arange(7), 0.6 * np.ones(setting.dim), STEPS["VP"][0]
     grids = [np.linspace(0.05, 1.0, n + 1) for n in lengths]
     s, t = np.concatenate([g[:-1] for g in grids]), np.concatenate([g[1:] for g in grids])

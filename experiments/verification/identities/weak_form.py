@@ -18,9 +18,11 @@ from diffusion.fokker_planck import (
     weak_residual,
 )
 from diffusion.fokker_planck.weak import TestFunctions
-from experiments.verification.laws import PROCESSES, mixture
+from experiments.verification.laws import mixture, over_processes
 from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
 from experiments.verification.report.plots import against_chance
+
+TOPICS = ("fokker-planck",)
 
 
 def _families(setting: Setting) -> dict[str, TestFunctions]:
@@ -34,8 +36,6 @@ def _families(setting: Setting) -> dict[str, TestFunctions]:
 
 @identity(
     row="20a",
-    name="weak-form",
-    topic="fokker-planck",
     title="The Fokker-Planck equation by test functions",
     latex=r"\frac{d}{dt}\,\mathbb{E}\,\varphi(x_t) = \mathbb{E}[f\cdot\nabla\varphi + D:\nabla\nabla\varphi]"
     r"\quad\mathrm{for\ every\ smooth}\ \varphi",
@@ -44,23 +44,37 @@ def _families(setting: Setting) -> dict[str, TestFunctions]:
     source="Risken 1989, section 4.7; by parts from eq. 4.95",
     tolerance=STANDARD_ERRORS,
     why="4 standard errors of the mean; one of so many comparisons exceeds them in one run of 150 by chance",
-    functions=("diffusion.fokker_planck.weak_residual", "diffusion.fokker_planck.generator"),
+    functions=(weak_residual, generator),
     kind="statistical",
     detects=0.05,
     test="tests/diffusion/fokker_planck/test_weak.py",
 )
-def _weak(setting: Setting) -> Measured:
-    law, found = mixture(setting.dim), {}
-    for name, (process, t) in PROCESSES.items():
-        x_0 = law.sample(setting.key(1), 20_000)
+def _weak_form(setting: Setting) -> Measured:
+    law, families = mixture(setting.dim), _families(setting)
+    x_0 = law.sample(setting.key(1), 20_000)
+    # In float32 a difference over 2h = 0.002 t would be nothing but rounding.
+    step = 1e-3 if setting.precision == "float64" else 3e-2
+
+    @jax.jit
+    def residuals(process: Process, t: jax.Array, seeded: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
         paths = coupled_paths(process, x_0, process.noise.sample(setting.key(2), x_0.shape))
         true = forward_equation(process)
-        equation = FokkerPlanck(true.drift, lambda x, u, true=true: (1 + setting.seeded) * true.spread(x, u))
-        for family, functions in _families(setting).items():
-            # In float32 a difference over 2h = 0.002 t would be nothing but rounding.
-            step = (1e-3 if setting.precision == "float64" else 3e-2) * t
-            residual = weak_residual(equation, paths, functions, t, step=step)
-            found[f"{family} on {name}"] = np.abs(np.asarray(residual.value) / np.asarray(residual.standard_error))
+        equation = FokkerPlanck(true.drift, lambda x, u: (1 + seeded) * true.spread(x, u))
+        found = {
+            family: weak_residual(equation, paths, functions, t, step=step * t)
+            for family, functions in families.items()
+        }
+        return {family: (residual.value, residual.standard_error) for family, residual in found.items()}
+
+    def deviations(process: Process, t: float) -> dict[str, np.ndarray]:
+        found = residuals(process, jnp.asarray(t), jnp.asarray(setting.seeded))
+        return {family: np.abs(np.asarray(value) / np.asarray(error)) for family, (value, error) in found.items()}
+
+    found = {
+        f"{family} on {name}": errors
+        for name, each in over_processes(deviations).items()
+        for family, errors in each.items()
+    }
     everything = np.concatenate(list(found.values()))
     worst = worst_of({name: float(np.max(errors)) for name, errors in found.items()}, against_chance(everything))
     return Measured(worst.error, f"of {len(everything)} comparisons {worst.detail}", worst.plot)
@@ -68,8 +82,6 @@ def _weak(setting: Setting) -> Measured:
 
 @identity(
     row="20b",
-    name="weak-form-gaussian",
-    topic="fokker-planck",
     title="The same without sampling: Gaussian data and cosines",
     latex=r"\frac{d}{dt}\,e^{-k^2 v_t/2}\cos(k m_t + c) = \mathbb{E}[-f\,k\sin(kx+c) - D\,k^2\cos(kx+c)]",
     compared="the derivative of the characteristic function with the mean of the generator, by 60-point quadrature",
@@ -77,27 +89,28 @@ def _weak(setting: Setting) -> Measured:
     source="Risken 1989, section 2.2",
     tolerance=1e-11,
     why="Gauss-Hermite quadrature is exact here to rounding",
-    functions=("diffusion.fokker_planck.generator",),
+    functions=(generator,),
     amplification=200,
     test="tests/diffusion/fokker_planck/test_weak.py",
 )
-def _weak_gaussian(setting: Setting) -> Measured:
-    mean, variance, found = 0.7, 0.3, {}
+def _weak_form_gaussian(setting: Setting) -> Measured:
+    mean, variance = 0.7, 0.3
     functions = Cosines(jnp.asarray([[0.5], [1.3], [2.0]]), jnp.asarray([0.0, 0.4, 1.0]))
     k, c = functions.frequencies[:, 0], functions.phases
     nodes, weights = (jnp.asarray(part) for part in np.polynomial.hermite_e.hermegauss(60))
-    for name, (process, t) in PROCESSES.items():
 
-        def moments(u: jax.Array, process: Process = process) -> tuple[jax.Array, jax.Array]:
+    @jax.jit
+    def sides(process: Process, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def moments(u: jax.Array) -> tuple[jax.Array, jax.Array]:
             return process.alpha(u) * mean, process.alpha(u) ** 2 * variance + process.sigma(u) ** 2
 
-        def expectation(u: jax.Array, moments=moments) -> jax.Array:
+        def expectation(u: jax.Array) -> jax.Array:
             m, v = moments(u)
             return jnp.exp(-0.5 * k**2 * v) * jnp.cos(k * m + c)
 
-        m, v = moments(jnp.asarray(t))
+        m, v = moments(t)
         x = m + jnp.sqrt(v) * nodes[:, None]
         right = weights / jnp.sum(weights) @ generator(forward_equation(process), functions, x, t)
-        left = jax.jvp(expectation, (jnp.asarray(t),), (jnp.ones(()),))[1]
-        found[name] = relative(left, right)
-    return worst_of(found)
+        return jax.jvp(expectation, (t,), (jnp.ones(()),))[1], right
+
+    return worst_of(over_processes(lambda process, t: relative(*sides(process, jnp.asarray(t)))))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from experiments.verification.registry import Identity, Row, shown
+from experiments.verification.report.page import public_name
 from experiments.verification.report.plots import Bars, Plot, draw
 from experiments.verification.trained.finding import number
 
@@ -121,7 +122,7 @@ def _card(row: Row) -> str:
         "because": html.escape(one.why),
         "detects": f"a relative error of {one.detects:g}" if one.detects is not None else "",
         "source": _linked(one.source),
-        "functions": ", ".join(f"<code>{html.escape(name)}</code>" for name in one.functions),
+        "functions": ", ".join(f"<code>{html.escape(public_name(each))}</code>" for each in one.functions),
     }
     return _frame(one.name, f"{one.row} · {html.escape(one.title)}", _verdict(row), one.latex, facts, _plot(row))
 

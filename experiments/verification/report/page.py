@@ -1,8 +1,7 @@
-"""docs/equations.md from the table: python -m experiments.verification.page docs/equations.md"""
+"""docs/equations.md from the table: python -m experiments.verification.report.page docs/equations.md"""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import sys
@@ -11,14 +10,14 @@ from typing import Any
 
 from experiments.verification.registry import Identity, identities
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 HEAD = """\
 # Equations
 
 Every equation that the package states, the function that is it, what it is checked against and where it comes from.
 `scorefield verify` measures them all; `scorefield verify --only NAME` one of them. This page is generated from the same
-table (`python -m experiments.verification.page docs/equations.md`).
+table (`python -m experiments.verification.report.page docs/equations.md`).
 """
 
 
@@ -42,33 +41,25 @@ def _entry(one: Identity) -> str:
     deeper = f"; [{Path(one.test).name}](../{one.test})" if one.test else ""
     return (
         f"### {one.row}. {one.title}\n\n$$\n{one.latex}\n$$\n\n"
-        f"- Functions: {', '.join(_linked_function(name) for name in one.functions)}\n"
+        f"- Functions: {', '.join(map(_linked_function, one.functions))}\n"
         f"- Check: {one.compared}, {bound} ({one.why}). Oracle: {one.oracle}. In {check}{deeper}\n"
         f"- Source: {_linked_source(one.source)}\n"
     )
 
 
-def _linked_function(name: str) -> str:
-    file = Path(inspect.getfile(_module_of(resolve(name), name))).relative_to(ROOT)
-    return f"[`{name}`](../{file.as_posix()})"
+def _linked_function(function: Any) -> str:
+    file = Path(inspect.getfile(sys.modules[function.__module__])).relative_to(ROOT)
+    return f"[`{public_name(function)}`](../{file.as_posix()})"
 
 
-def resolve(name: str) -> Any:
-    """The object of a dotted name. Raises ImportError or AttributeError when there is none."""
-    parts = name.split(".")
-    for cut in range(len(parts), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[cut:]:
-            found = getattr(found, part)
-        return found
-    raise ImportError(f"nothing is called {name}")
-
-
-def _module_of(found: Any, name: str) -> Any:
-    return inspect.getmodule(found) or importlib.import_module(name.rpartition(".")[0])
+def public_name(function: Any) -> str:
+    """The dotted name under which a function, a class or a method is public, in the highest package that shows it."""
+    first, *rest = function.__qualname__.split(".")
+    owner: Any = getattr(sys.modules[function.__module__], first)
+    parts = function.__module__.split(".")
+    packages = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    shown = next(package for package in packages if getattr(sys.modules[package], first, None) is owner)
+    return ".".join([shown, first, *rest])
 
 
 def _linked_source(source: str) -> str:

@@ -3,7 +3,7 @@
     findings = check_run(model, training, held_out, samples=256, seed=0, batch=64)
     print(lines(findings))
 
-The checks are in `trained_checks`, one function each, and know nothing of runs: `check` takes any `Subject`.
+The checks are the other modules of this package, a function each; `check` takes any `Subject`, a run's or not.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ CHECKS: dict[str, Callable[[Shared], Finding]] = {
     "memorisation": lambda shared: memory.memorised(shared.subject, shared.passes),
     "copies": lambda shared: sampling.copies(shared.draws),
 }
-"""By name, in the order in which they are reported: first what the others rest on."""
+"""All checks by name, in the order in which they are reported: the ones that others rest on come first."""
 
 
 def subject_of(
@@ -116,11 +116,10 @@ def subject_of(
         return make_denoiser(model, labels)
 
     return Subject(
-        model.process,
+        model,
         denoiser,
-        Pictures(images, labels),
-        None if held_out is None else Pictures(held_out.images, held_out.labels),
-        num_classes=model.num_classes,
+        training=Pictures(images, labels),
+        held_out=None if held_out is None else Pictures(held_out.images, held_out.labels),
         sampler=deterministic(config),
         grid=canonical(config.sampling.grid),
         share=_share_of(config),

@@ -187,7 +187,12 @@ def identity(subject: Subject) -> Finding:
         "Where there is next to no noise the denoiser hands on what it is given, and takes no more than the noise away."
     )
     return Finding(
-        *("identity", title, latex, compared, verdict_of(bool(wrong)), bad if wrong else good),
+        "identity",
+        title,
+        latex,
+        compared,
+        verdict_of(bool(wrong)),
+        bad if wrong else good,
         limit="1.1, a tenth above 1, by 4 standard errors: x_t/α itself would be nearer to x_0",
         levels=tuple(level.ratio for level in levels),
         rows=rows,

@@ -136,7 +136,7 @@ class _Slope(NamedTuple):
 
 
 def _slope_at(process: Process, level: Level) -> _Slope | None:
-    """By the parabola through the neighbours; None where these are far away.
+    """The slope of the parabola through the neighbours, or None where these are far away.
 
     In σ²/α² it is exact where D − x is in proportion to it, as under a smooth density, and where D is constant.
     """

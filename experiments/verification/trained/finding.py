@@ -39,7 +39,7 @@ class Quantity(NamedTuple):
 
 
 Rows = dict[str, tuple[Quantity, ...]]
-"""By what is measured, one quantity for each noise level."""
+"""One quantity for each noise level, by what is measured."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Finding:
     meaning: str
     """What the numbers mean, and where they are out of line what usually causes it."""
     limit: str = ""
-    """From where on it is out of line, and why from there."""
+    """The limit beyond which it is out of line, and why that limit."""
     levels: tuple[float, ...] = ()
     """Noise levels σ/α."""
     rows: Rows = field(default_factory=dict)

@@ -71,7 +71,7 @@ def memorised(subject: Subject, passes: Passes) -> Finding:
 
 
 def _difference(held_out: object, training: object) -> Quantity:
-    """Of the means of two independent sets."""
+    """The difference of the means of two independent sets."""
     a, b = estimate(held_out), estimate(training)
     return Quantity(a.value - b.value, math.hypot(a.standard_error, b.standard_error))
 

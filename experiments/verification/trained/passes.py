@@ -36,7 +36,7 @@ class Pass:
     affine: np.ndarray | None
     """|x_0 − A|², A the best affine denoiser for the training set's mean and covariance."""
     correlations: dict[str, Quantity]
-    """Of the error with functions of x_t."""
+    """The correlations of the error with functions of x_t."""
     bias: Quantity
     """Mean of ε̂ − ε."""
 

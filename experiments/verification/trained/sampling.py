@@ -59,7 +59,11 @@ class Draws:
             part = np.resize(places[start : start + size], size)
             labels = None if self._labels is None else jnp.asarray(self._labels[part])
             found = sample(
-                *(jax.random.key(streams.SAMPLES), subject.process, subject.denoiser(labels), sampler, times),
+                jax.random.key(streams.SAMPLES),
+                subject.process,
+                subject.denoiser(labels),
+                sampler,
+                times,
                 (size, *subject.event_shape),
                 ids=subject.seed + part,
             )
@@ -68,17 +72,17 @@ class Draws:
 
     @functools.cached_property
     def many(self) -> np.ndarray:
-        """Of the flow, in 200 calls."""
+        """Samples of the flow, in 200 calls each."""
         return self.draw(self.subject.sampler, self.subject.grid, MANY, range(self.subject.samples))
 
     @functools.cached_property
     def few(self) -> np.ndarray:
-        """Of the flow, in 20 calls: those of `many`, and as many others."""
+        """Samples of the flow in 20 calls each: from the seeds of `many`, and as many more."""
         return self.draw(self.subject.sampler, self.subject.grid, FEW, range(2 * self.subject.samples))
 
     @functools.cached_property
     def stochastic(self) -> np.ndarray:
-        """Of the reverse SDE, in 200 calls; none of the others' seeds."""
+        """Samples of the reverse SDE in 200 calls each, from seeds of their own."""
         n = self.subject.samples
         return self.draw(SDEDPMSolver(), "auto", MANY, range(2 * n, 3 * n))
 

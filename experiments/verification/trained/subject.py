@@ -1,4 +1,4 @@
-"""The model under the checks: a denoiser, the images that it was trained on and others, and where it is looked at."""
+"""The model under the checks: a denoiser, its training images and others, and the noise levels to examine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ LEVELS = tuple(0.02 * 10 ** (half / 2) for half in range(7))
 _FULL_COVARIANCE = 1024
 
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""For derivatives of networks that are evaluated a few times: they compile in half the time, and run nearly as fast."""
+"""`jit` for derivatives that are evaluated a few times: they compile in half the time and run nearly as fast."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Pictures:
     labels: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of images."""
         return len(self.values)
 
     def take(self, rows: np.ndarray | slice) -> np.ndarray:
@@ -65,33 +65,61 @@ class Level(NamedTuple):
     """σ/α."""
 
 
+class Known(Protocol):
+    """What the checks ask of a model: a trained `Model`, or anything else that has a process and a denoiser."""
+
+    @property
+    def process(self) -> Process:
+        """x_t = α x_0 + σ z."""
+        ...
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of one image, or of one point."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that it knows, 0 without classes."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model, its data, and how much of them is looked at."""
+    """A model, its data, and how many of them are examined."""
 
-    process: Process
+    model: Known
     denoiser: Callable[[Array | None], Denoiser]
-    """From the classes (b,) of a batch, None without classes, to E[x_0 | x_t]."""
+    """A function from the classes (b,) of a batch, or None without classes, to E[x_0 | x_t]."""
     training: Pictures
     held_out: Pictures | None = None
-    num_classes: int = 0
     sampler: Sampler = DPMSolverMultistep()
-    """A deterministic one."""
+    """A deterministic sampler."""
     grid: str = "auto"
     bin_width: float = 2 / 255
-    """Of the levels that the data are on."""
+    """The distance between neighbouring levels of the data."""
     share: Callable[[float, float], float] | None = None
-    """How much of training is spent between two noise levels σ/α."""
+    """The share of training that is spent between two noise levels σ/α."""
     hints: Mapping[str, str] = field(default_factory=dict)
-    """What is to be said of this run when something is out of line: by the kind of cause, or for all by the name ""."""
+    """What to say about this run when something is out of line, by the kind of cause; "" goes with every cause."""
     samples: int = 256
     seed: int = 0
     batch: int = 64
 
     @property
+    def process(self) -> Process:
+        """The model's process."""
+        return self.model.process
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that the model knows."""
+        return self.model.num_classes
+
+    @property
     def event_shape(self) -> tuple[int, ...]:
-        """Of one image."""
-        return self.training.values.shape[1:]
+        """The shape of one image."""
+        return self.model.event_shape
 
     @property
     def of_points(self) -> bool:
@@ -100,7 +128,7 @@ class Subject:
 
     @property
     def dim(self) -> int:
-        """How many numbers an image has."""
+        """The number of coordinates of an image."""
         return math.prod(self.event_shape)
 
     @property
@@ -134,15 +162,15 @@ class Subject:
 
     @functools.cached_property
     def levels(self) -> tuple[Level, ...]:
-        """Where denoisers and scores are looked at."""
+        """The noise levels at which denoisers and scores are examined."""
         return levels_at(self.process, LEVELS)
 
     def rng(self, purpose: int) -> np.random.Generator:
-        """For rows and classes."""
+        """A generator for the choice of rows and classes."""
         return np.random.default_rng([self.seed, purpose])
 
     def key(self, purpose: int) -> Array:
-        """For noise and probes."""
+        """A key for noise and probes."""
         return jax.random.fold_in(jax.random.key(self.seed), purpose)
 
 
@@ -175,7 +203,7 @@ class Batch(NamedTuple):
     x_t: Array
     labels: Array | None
     places: np.ndarray
-    """Their numbers among all that are looked at: the padding's are left out."""
+    """Their numbers among all that are examined, without the padding."""
 
 
 def batches(

@@ -10,7 +10,7 @@ from experiments.verification.trained.subject import Level, Subject
 RARE = 0.01
 """A noise level, half a factor of ten wide, that gets less of training's draws is hardly trained."""
 HIGH = 2.0
-"""From this σ/α on an image cannot be made out, and predictions of the noise say little of it."""
+"""The σ/α beyond which an image cannot be made out, and predictions of the noise say little about it."""
 
 USUAL = {
     "undertrained": "Usually the training was too short, or its learning rate or network too small.",

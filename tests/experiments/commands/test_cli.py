@@ -25,7 +25,7 @@ from experiments.runs.load import CheckpointArguments, load_run, run_data
 from experiments.sampling import solver
 from experiments.sampling.choice import AncestralOptions, SamplerChoice
 from experiments.sampling.throughput import Throughput
-from experiments.sampling.variance import _sample_of, optimal_variance
+from experiments.sampling.variance import optimal_variance, some_rows
 
 
 def test_help_and_usage_errors_need_no_heavy_import():
@@ -364,20 +364,20 @@ def test_the_bound_and_the_variance_use_a_part_of_all_classes(conditional_run):
         model, source, source, variance="large", chain_steps=3, draws=1, batch=5, limit=5
     )
     jax.effects_barrier()
-    assert set(seen) == {tuple(labels[_sample_of(300, 5)].tolist())}
+    assert set(seen) == {tuple(labels[some_rows(300, 5)].tolist())}
     seen.clear()
     optimal_variance(model, np.asarray([0.0, 0.5, 1.0]), source, given_class=True)
     jax.effects_barrier()
-    assert set(seen) == {tuple(labels[_sample_of(300, 256)].tolist())}
+    assert set(seen) == {tuple(labels[some_rows(300, 256)].tolist())}
     assert len(set(seen.pop())) == 10
 
 
 def test_a_part_of_the_data_is_drawn_from_all_of_it():
     """A folder is read class by class: its first 256 images are of the first classes alone."""
-    rows = _sample_of(1000, 256)
+    rows = some_rows(1000, 256)
     assert len(set(rows.tolist())) == 256
     assert np.histogram(rows, 10, (0, 1000))[0].min() > 10
-    np.testing.assert_array_equal(_sample_of(5, 256), np.arange(5))
+    np.testing.assert_array_equal(some_rows(5, 256), np.arange(5))
 
 
 def test_evaluation_reports_distances_and_bits(run_command, tiny_run, tmp_path):

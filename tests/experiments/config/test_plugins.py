@@ -32,7 +32,7 @@ from diffusion.networks import NetworkConfig
 from diffusion.pytree import pytree
 from diffusion.score_matching.times import TimeDistribution
 from diffusion.score_matching.weightings import Weighting
-from experiments.interface import register
+from scorefield import register
 from experiments.config import Config, DataConfig, SamplingConfig, TrainingConfig
 from experiments.data import Source
 from samplers import Sampler
@@ -226,7 +226,7 @@ def test_a_file_is_never_reason_enough_to_import(outside, tmp_path, said):
 
 @pytest.mark.parametrize("trust", ["command line", "environment", "entry point"])
 def test_a_module_is_imported_on_the_word_of_the_person(outside, tmp_path, monkeypatch, trust):
-    outside.write("mine", "from experiments.interface import register\n@register.preset('mine')\ndef make(): ...\n")
+    outside.write("mine", "from scorefield import register\n@register.preset('mine')\ndef make(): ...\n")
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"type": "Config", "plugins": ["mine"]}))
     if trust == "command line":
@@ -267,7 +267,7 @@ CLASSES = """
 from dataclasses import dataclass
 from diffusion import Schedule
 from diffusion.pytree import pytree
-from experiments.interface import register
+from scorefield import register
 class Bare(Schedule): pass
 @dataclass(frozen=True)
 class Leaf(Schedule): pass

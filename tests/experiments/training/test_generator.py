@@ -153,6 +153,28 @@ def test_the_generator_moves_in_one_step_of_every(game):
     assert moved[GENERATOR] == [False, False, False, False, False, True, False]
 
 
+def test_the_generator_warms_up_and_decays_over_its_own_updates():
+    """Each part's rate by the steps of the training: up to the peak in 6 of them, and down to 0 with the 30th.
+
+    Under the gradient 1 in every step Adam moves by the learning rate. The generator's update k comes in step 3k + 2
+    of every third and begins with the rate of step 3k.
+    """
+    optimizer = {"warmup_steps": 6, "decay": "linear", "learning_rate": 1e-2, "weight_decay": 0.0}
+    config = game_config(every=3, optimizer=optimizer, training={"steps": 30})
+    params = {name: {"w": jnp.zeros(1)} for name in (DATA, SAMPLES, GENERATOR)}
+    rule, gradient = alternating(config), jax.tree.map(jnp.ones_like, params)
+    update, state, moves = jax.jit(rule.update), rule.init(params), []
+    for _ in range(30):
+        move, state = update(gradient, state, params)
+        moves.append({name: -float(move[name]["w"][0]) for name in move})
+    steps = np.arange(30)
+    rates = np.where(steps < 6, steps / 6, (30 - steps) / 24)
+    for name in (DATA, SAMPLES):
+        np.testing.assert_allclose([move[name] for move in moves], 1e-2 * rates, rtol=1e-4, atol=1e-9)
+    peak, own = config.objective.learning_rate, np.where(steps % 3 == 2, rates[steps - 2], 0.0)
+    np.testing.assert_allclose([move[GENERATOR] for move in moves], peak * own, rtol=1e-4, atol=1e-9)
+
+
 def test_a_generator_run_trains_resumes_and_samples_in_one_call(tmp_path):
     config = game_config(training={"steps": 6, "checkpoint_every": 3, "validate_every": 3})
     train(config, tmp_path, data=tiny_data(), quiet=True)

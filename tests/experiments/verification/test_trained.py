@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,57 +44,56 @@ def law():
     return GaussianMixture.isotropic(means, stds=np.asarray([0.15, 0.3, 0.2]), weights=np.asarray([0.2, 0.5, 0.3]))
 
 
-def subject(process=None, denoise=None, **options):
-    """The exact denoiser of the law, or another, and draws of the law to have been trained on."""
-    process = Process(EDM()) if process is None else process
-    denoise = law().denoiser(process) if denoise is None else denoise
+class Known(NamedTuple):
+    """A model that is no network."""
+
+    process: Process
+    event_shape: tuple[int, ...] = (DIM,)
+    num_classes: int = 0
+
+
+class Fault(NamedTuple):
+    """What is wrong with a denoiser, in numbers that are traced: one program for all faults, and for none."""
+
+    scaled: float = 1.0
+    biased: float = 0.0
+    """What is taken from the answer, in noise levels."""
+    turned: float = 0.0
+    """The angle in every e-fold of the noise, in the first plane: half of it is a field that is no gradient."""
+    wavering: float = 0.0
+    """Of a score that is a gradient at every noise level, and changes with it as no density's does."""
+    coarse: float = 0.0
+    """Of errors that change from place to place: the chain pays for them, the flow less."""
+
+
+SCALED, BIASED, TURNED = Fault(scaled=1.1), Fault(biased=0.5), Fault(turned=0.5)
+WAVERING, COARSE, IGNORANT = Fault(wavering=0.3), Fault(coarse=0.5), Fault(scaled=0.0)
+
+
+def faulty(fault, denoise, x, t):
+    level = expand(jnp.asarray(t), x)
+    a = np.zeros((DIM, DIM), np.float32)
+    a[0, 1], a[1, 0] = -1.0, 1.0
+    answer = fault.scaled * denoise(x, t) - fault.biased * level
+    answer += fault.turned * level**2 / (level**2 + 0.3) * x @ a
+    answer += fault.wavering * level * jnp.sin(8 * jnp.log(level))
+    return answer + fault.coarse * level * jnp.sin(3 * x[:, ::-1] / (level + 0.3))
+
+
+def subject(process=None, denoise=None, fault=None, **options):
+    """The exact denoiser of the law, one with a fault or another, and draws of the law to have been trained on."""
+    if denoise is None:
+        denoise = law().denoiser(process or Process(EDM()))
+        if process is None:
+            denoise = Partial(faulty, fault or Fault(), denoise)
+    process = process or Process(EDM())
     data = np.asarray(law().sample(jax.random.key(1), 900))
     options = {"samples": 128, "batch": 128, **options}
-    return Subject(process, lambda labels: denoise, Pictures(data[:600]), Pictures(data[600:]), **options)
+    return Subject(Known(process), lambda labels: denoise, Pictures(data[:600]), Pictures(data[600:]), **options)
 
 
 def measured(name, what):
     return CHECKS[name](Shared(what))
-
-
-# Faults.
-
-
-def changed(change):
-    return Partial(_changed, Partial(change), law().denoiser(Process(EDM())))
-
-
-def _changed(change, denoise, x, t):
-    return change(denoise(x, t), x, expand(jnp.asarray(t), x))
-
-
-def scaled(answer, x, level):
-    return 1.1 * answer
-
-
-def biased(answer, x, level):
-    return answer - 0.5 * level
-
-
-def turned(answer, x, level):
-    """Half a radian in every e-fold of the noise, in the first plane."""
-    a = np.zeros((DIM, DIM), np.float32)
-    a[0, 1], a[1, 0] = -0.5, 0.5
-    return answer + level**2 / (level**2 + 0.3) * x @ a
-
-
-def wavering(answer, x, level):
-    """A score that is a gradient at every noise level, and changes with it as no density's does."""
-    return answer + 0.3 * level * jnp.sin(8 * jnp.log(level))
-
-
-def coarse(answer, x, level):
-    """Errors that change from place to place: the chain pays for them, the flow less."""
-    return answer + 0.5 * level * jnp.sin(3 * x[:, ::-1] / (level + 0.3))
-
-
-def ignorant(answer, x, level):
-    return jnp.zeros_like(answer)
 
 
 # What is right is called right.
@@ -144,21 +144,21 @@ def test_student_noise_has_no_score():
 @pytest.mark.parametrize(
     ("name", "fault", "word"),
     [
-        ("loss", ignorant, "affine"),
-        ("loss", scaled, "affine"),
-        ("unbiased", scaled, "too large"),
-        ("unbiased", biased, "fixed image"),
-        ("identity", scaled, "does harm"),
-        ("fokker-planck", scaled, "density"),
-        ("fokker-planck", wavering, "density"),
-        ("curl", turned, "gradient"),
-        ("sde-ode", biased, "different laws"),
-        ("likelihood", biased, "impossible"),
-        ("likelihood", coarse, "bits from"),
+        ("loss", IGNORANT, "affine"),
+        ("loss", SCALED, "affine"),
+        ("unbiased", SCALED, "too large"),
+        ("unbiased", BIASED, "fixed image"),
+        ("identity", SCALED, "does harm"),
+        ("fokker-planck", SCALED, "density"),
+        ("fokker-planck", WAVERING, "density"),
+        ("curl", TURNED, "gradient"),
+        ("sde-ode", BIASED, "different laws"),
+        ("likelihood", BIASED, "impossible"),
+        ("likelihood", COARSE, "bits from"),
     ],
 )
 def test_a_fault_is_out_of_line(name, fault, word):
-    found = measured(name, subject(denoise=changed(fault), samples=1200 if fault is coarse else 128))
+    found = measured(name, subject(fault=fault, samples=1200 if fault is COARSE else 128))
     assert found.out_of_line, found.measured
     assert word in found.meaning
 
@@ -181,7 +181,7 @@ def test_too_few_steps_are_out_of_line():
 
 
 def test_a_network_of_nan_is_out_of_line():
-    broken = Shared(subject(denoise=changed(lambda answer, x, level: answer * jnp.nan), samples=16))
+    broken = Shared(subject(fault=Fault(scaled=math.nan), samples=16))
     found = [CHECKS[name](broken) for name in ("loss", "unbiased", "identity", "curl", "sde-ode")]
     assert all(one.out_of_line for one in found)
     json.dumps([one.report() for one in found], allow_nan=False)
@@ -243,7 +243,7 @@ def _mixed(part, generalises, remembers, x, t):
 
 def test_a_bias_has_the_correlation_that_its_size_says():
     """r² is the bias's part of the mean square."""
-    plain, off = subject(samples=400), subject(denoise=changed(biased), samples=400)
+    plain, off = subject(samples=400), subject(fault=BIASED, samples=400)
     level = plain.levels[3]
     error = run_pass(plain, plain.training, level, 7).error.mean()
     found = run_pass(off, off.training, level, 7)
@@ -259,7 +259,7 @@ def test_the_exact_denoiser_in_blocks_is_that_of_all_at_once(classes, monkeypatc
     plain = subject()
     labels = np.random.default_rng(3).integers(0, max(classes, 1), 600)
     data = Pictures(plain.training.values, labels if classes else None)
-    one = Subject(plain.process, plain.denoiser, data, num_classes=classes, batch=32)
+    one = Subject(Known(plain.process, num_classes=classes), plain.denoiser, data, batch=32)
     x, mine = plain.training.values[:50] + np.float32(0.3), labels[:50]
     found = exact_denoised(one, x, 0.4, mine if classes else None)
     for label in range(max(classes, 1)):
@@ -317,7 +317,7 @@ def test_a_chain_has_its_own_levels():
 
 
 def test_levels_that_training_hardly_visits_are_named():
-    seldom = subject(denoise=changed(scaled), share=lambda low, high: 0.001 if low < 0.3 else 0.2)
+    seldom = subject(fault=SCALED, share=lambda low, high: 0.001 if low < 0.3 else 0.2)
     text = measured("loss", seldom).meaning
     assert "less than 1%" in text
     assert "--times" in text

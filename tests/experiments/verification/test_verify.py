@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from matplotlib.mathtext import MathTextParser
 
+from diffusion import perturb
 from experiments.commands import verify
 from experiments.verification import registry
 from experiments.verification.registry import Identity, Measured, Row, Setting, identities, identity, run
@@ -60,8 +61,9 @@ def test_other_dimensions(name, dim):
 @pytest.mark.parametrize("one", ALL, ids=NAMES)
 def test_every_row_says_what_it_is(one):
     MathTextParser("path").parse(f"${one.latex}$")
-    for name in one.functions:
-        assert callable(page.resolve(name)) or page.resolve(name) is not None
+    for function in one.functions:
+        assert callable(function)
+        assert page.public_name(function).startswith(("diffusion.", "samplers."))
     assert one.functions
     assert all((one.title, one.compared, one.oracle, one.source, one.why))
     assert re.fullmatch(r"N?\d+[a-h]?", one.row)
@@ -77,7 +79,7 @@ def test_all_rows_of_the_list_are_there():
 
 
 def test_the_page_of_equations_is_that_of_the_table():
-    """Else: python -m experiments.verification.page docs/equations.md"""
+    """Else: python -m experiments.verification.report.page docs/equations.md"""
     text = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
     assert text == page.page()
     for link in re.findall(r"\]\(\.\./([^)]+)\)", text):
@@ -89,13 +91,13 @@ def made(**facts):
         **{
             "row": "99",
             "name": "made-up",
-            "topic": "none",
+            "topics": ("none",),
             "title": "t",
             "latex": "x = y",
             "compared": "c",
             "oracle": "o",
         },
-        **{"source": "arXiv:1234.56789", "tolerance": 1e-12, "why": "w", "functions": ("diffusion.process.perturb",)},
+        **{"source": "arXiv:1234.56789", "tolerance": 1e-12, "why": "w", "functions": (perturb,)},
     }
     return Identity(**{**told, **facts})
 

@@ -1,0 +1,119 @@
+"""What orders are measured on: laws whose flow is known, processes, grids, and a loop compiled once for all of them.
+
+`samplers.sample` compiles for each process and each number of steps. Here the process is chosen by a traced number and
+a grid is padded to the longest, so that a sampler takes one program; `tests/samplers/test_order.py` shows that its
+steps are those of `sample`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from diffusion import EDM, VP, Process, RectifiedFlow, velocity
+from diffusion import keys as keys_lib
+from diffusion.oracles import GaussianMixture, flow_map_1d
+from diffusion.oracles.examples import line, space
+from diffusion.prediction import Denoiser
+from diffusion.schedules import Schedule
+from experiments.verification.chosen import OneOf
+from samplers.grids import Grid, host_float64
+from samplers.sample import Sampler
+
+Spacing = Literal["log-snr", "rho"]
+
+SCHEDULES: dict[str, Schedule] = {"VP": VP(), "EDM": EDM(), "RectifiedFlow": RectifiedFlow()}
+PROCESSES = {name: Process(schedule) for name, schedule in SCHEDULES.items()}
+START, END = 5.0, 0.05
+"""σ/α at the two ends of every grid: finite, so that nothing but the rule is measured."""
+LONG = 8
+"""Dimension of the space beside the line."""
+
+
+class Problem(NamedTuple):
+    """A denoiser, a start at the first time of every grid, and where the exact flow takes it."""
+
+    process: Process
+    denoise: Denoiser
+    start: Array
+    """(n, d)."""
+    end: Array
+    """(n, d)."""
+
+
+def law_in(dimensions: int) -> GaussianMixture:
+    """The law on the line, or in space."""
+    return line() if dimensions == 1 else space(dimensions)
+
+
+def grid_of(process: Process, steps: int, even_in: Spacing = "log-snr", high: float = START, low: float = END) -> Grid:
+    """`steps` even steps in log-SNR, or in ρ = σ/α, between two values of ρ: times (steps + 1,)."""
+    spaced = np.geomspace if even_in == "log-snr" else np.linspace
+    with host_float64():
+        return np.asarray(process.schedule.time_from_log_snr(jnp.asarray(-2 * np.log(spaced(high, low, steps + 1)))))
+
+
+def padded(grid: Grid, steps: int) -> Array:
+    """A grid with its last time repeated, as long as one of `steps` steps: (steps + 1,)."""
+    return jnp.asarray(np.pad(grid, (0, steps + 1 - len(grid)), mode="edge"))
+
+
+@functools.cache
+def problem(process_name: str, dimensions: int) -> Problem:
+    """The exact end: by the quantile map on the line, by an eighth-order solver to 1e-12 in space (SciPy's DOP853)."""
+    process, law = PROCESSES[process_name], law_in(dimensions)
+    grid = grid_of(process, 1)
+    t, s = grid[0], grid[-1]
+    x = law.sample_marginal(jax.random.key(1), process, 16 if dimensions == 1 else 4, t)
+    denoise = law.denoiser(process)
+    if dimensions == 1:
+        return Problem(process, denoise, x, flow_map_1d(law, process, x, t, s))
+    import scipy.integrate  # of the extras "bench" and "test"
+
+    flow = jax.jit(velocity(process, denoise))
+    solution = scipy.integrate.solve_ivp(
+        lambda u, y: np.asarray(flow(jnp.asarray(y.reshape(x.shape)), u)).ravel(),
+        (t, s),
+        np.asarray(x).ravel(),
+        method="DOP853",
+        rtol=1e-12,
+        atol=1e-13,
+    )
+    return Problem(process, denoise, x, jnp.asarray(solution.y[:, -1].reshape(x.shape)))
+
+
+def chosen(process_name: str) -> Process:
+    """One of `PROCESSES` as `OneOf` them, for a program that is compiled once for all."""
+    return Process(OneOf(tuple(SCHEDULES.values()), jnp.asarray(list(SCHEDULES).index(process_name))))
+
+
+def loop(sampler: Sampler, process: Process, denoise: Denoiser, x: Array, grid: Array, steps: Any) -> Array:
+    """x after `steps` of a sampler's own steps down a grid, which may be padded; `steps` may be traced."""
+    keys = keys_lib.sample_keys(jax.random.key(0), jnp.arange(x.shape[0]))
+
+    def body(i: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
+        moved, carry = state
+        return sampler.step(keys_lib.fold(keys, i + 1), moved, carry, grid[i], grid[i + 1], process, denoise)
+
+    return jax.lax.fori_loop(0, steps, body, (x, sampler.init(x, grid)))[0]
+
+
+def run_on(process: Process, denoise: Denoiser, sampler: Sampler, x: Array) -> Callable[[Array, Any], Array]:
+    """A function (grid padded to some length, its number of steps) -> x at its end, compiled once for that length."""
+    return jax.jit(lambda grid, steps: loop(sampler, process, denoise, x, grid, steps))
+
+
+def root_mean_square(found: Array, exact: Array) -> float:
+    """√(mean of |found − exact|²), over samples and coordinates."""
+    return float(jnp.sqrt(jnp.mean((found - exact) ** 2)))
+
+
+def observed_order(steps: Sequence[int], errors: Sequence[float] | np.ndarray) -> float:
+    """The slope of ln(error) against ln(1/steps), by least squares."""
+    return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
