@@ -53,6 +53,11 @@ class Source:
             raise ValueError(f"labels reach {classes - 1}, and only {len(self.class_names)} classes have names.")
         object.__setattr__(self, "labels", _read_only(np.asarray(labels, np.int32)))
 
+    def __repr__(self) -> str:
+        shape = "×".join(map(str, self.event_shape))
+        kinds = f" in {self.num_classes} classes" if self.num_classes else ""
+        return f"Source({self.name}: {len(self):,} of {shape}{kinds})"
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)

@@ -38,6 +38,9 @@ class Solver:
     provenance: dict[str, Any]
     """All that was chosen, as JSON values."""
 
+    def __repr__(self) -> str:
+        return f"Solver({self.name}, {len(self.grid) - 1} steps of the grid {self.provenance['grid']})"
+
 
 def build(
     choice: SamplerChoice,

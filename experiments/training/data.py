@@ -30,6 +30,10 @@ class Facts:
     fingerprint: str = ""
     """SHA-256 of the training images and labels."""
 
+    def __repr__(self) -> str:
+        shape, kinds = "×".join(map(str, self.event_shape)), f", {self.num_classes} classes" if self.num_classes else ""
+        return f"Facts({shape}{kinds}, data {self.fingerprint[:8] or 'unknown'})"
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
@@ -65,6 +69,9 @@ class RunData:
     batches: Batches
     held_out: Sequence[dict[str, np.ndarray]] = ()
     """This process's shares of the batches for the held-out loss."""
+
+    def __repr__(self) -> str:
+        return f"RunData({self.facts}, {len(self.held_out)} held-out batches)"
 
 
 def open_data(config: Config) -> RunData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -37,6 +38,10 @@ class TrainState:
     """The first step that was not finite, −1 while there is none. From then on nothing above changes."""
     key: UInt32[Array, "2"]
     """Data of the key that every step's key is folded from; constant."""
+
+    def __repr__(self) -> str:
+        count = sum(math.prod(getattr(leaf, "shape", ())) for leaf in jax.tree.leaves(self.params))
+        return f"TrainState(step {self.step}, {count:,} parameters, {len(self.ema)} averages)"
 
 
 def seed_key(seed: int, purpose: int) -> Array:

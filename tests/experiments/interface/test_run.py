@@ -70,6 +70,7 @@ def test_a_sampler_of_ones_own_is_sampled_with(run):
     mine = run.sample(range(2), Mine(), 4)
     np.testing.assert_array_equal(mine, run.sample(range(2), "ddim", 4))
     assert run.solver(Mine()).provenance["steps"] == 20
+    assert repr(run.solver("ddim", 4)) == "Solver(ddim, 4 steps of the grid karras)"
     assert run.solver(DPMSolverMultistep(order=3)).name == "dpmpp-3m"
     assert run.solver(DPMSolverMultistep(order=1)).name == "dpmpp-2m"
 

@@ -10,10 +10,12 @@ import types
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from experiments.config.file import save_config
 from experiments.config.tree import DataConfig, SamplingConfig
+from experiments.data import Source
 from experiments.errors import CheckpointError, DataError, UsageError
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster
@@ -23,6 +25,7 @@ from experiments.training.logging import Recorder, RichDisplay, StepRecord, make
 from experiments.training.prefetch import prefetch
 from experiments.training.replicas import make_replicas
 from experiments.training.resume import check_config, differences
+from experiments.training.state import initial_state
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
 
@@ -119,6 +122,16 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     display.close()
     assert "held-out [2]" in terminal.getvalue()
     assert "loss [1]" in terminal.getvalue()
+
+
+def test_what_a_run_holds_says_in_a_line_what_it_is():
+    data = tiny_data()
+    assert repr(data.facts) == "Facts(8×8×1, 4 classes, data unknown)"
+    assert repr(data) == f"RunData({data.facts!r}, 2 held-out batches)"
+    state = initial_state({"w": np.zeros((3, 4)), "b": np.zeros(4)}, optax.sgd(0.1), tiny_config())
+    assert repr(state) == "TrainState(step 0, 16 parameters, 2 averages)"
+    source = Source(images=np.zeros((1200, 8, 8, 1), np.uint8), labels=np.arange(1200) % 3, name="mine")
+    assert repr(source) == "Source(mine: 1,200 of 8×8×1 in 3 classes)"
 
 
 def test_what_may_change_when_a_run_goes_on():
