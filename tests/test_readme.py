@@ -171,6 +171,7 @@ def test_flags_within_sentences_exist():
     ]
     chosen += [("sample",), ("sample", "--kernel", "mala"), ("grid",), ("anomaly",), ("verify",)]
     known = set().union(*(flags(help_of(*arguments)) for arguments in chosen))
+    known |= flags((ROOT / "tests" / "conftest.py").read_text())  # those that pytest is given
     for page, text in PAGES.items():
         for code in inline(text):
             if code.startswith("--"):
