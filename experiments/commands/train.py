@@ -63,9 +63,9 @@ def describe() -> str:
 
 
 def read(argv: list[str]) -> TrainArguments:
-    """The preset with all overrides.
+    """The preset with all overrides, which `check` has not seen yet.
 
-    Raises UsageError for anything that cannot be read or trained.
+    Raises UsageError for anything that cannot be read.
     """
     preset, argv = take_flag(argv, "--preset")
     preset = preset or TrainArguments.__dataclass_fields__["preset"].default
@@ -79,9 +79,7 @@ def read(argv: list[str]) -> TrainArguments:
     if source is not None:
         argv = ["--data.source", source, *argv]
     taken = ("--preset", "--data", *(f"--{node}" for node in NODES))
-    arguments = _parse(argv, dataclasses.replace(config, **nodes), preset, taken)
-    check(arguments.config)
-    return arguments
+    return _parse(argv, dataclasses.replace(config, **nodes), preset, taken)
 
 
 def _parse(argv: list[str], config: Config, preset: str, taken: Sequence[str]) -> TrainArguments:
@@ -106,18 +104,17 @@ def _fields(value: Any) -> dict[str, Any]:
 def run(argv: list[str]) -> int:
     """Train; returns the exit status."""
     arguments = read(argv)
+    if not arguments.dry_run:
+        _join(arguments)
+    check(arguments.config)
     solver.build_own(arguments.config)  # refuses now what could not be sampled in the end
     outdir = arguments.outdir or Path("runs") / arguments.preset
     if arguments.dry_run:
         print(json.dumps({"outdir": str(outdir), "config": document(arguments.config)}, indent=2))
         return 0
-    from experiments.training import distributed
     from experiments.training.data import open_data
     from experiments.training.loop import train
 
-    several = (arguments.coordinator, arguments.num_processes, arguments.process_id)
-    if any(flag is not None for flag in several) or distributed.in_cluster():
-        distributed.initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
     data = open_data(arguments.config)
     on_sample = None
     if arguments.config.training.sample_every:
@@ -136,3 +133,12 @@ def run(argv: list[str]) -> int:
     elif not arguments.quiet and result.signum is None:
         print(f"Trained to step {result.step}: {outdir}", file=sys.stderr)
     return result.exit_status
+
+
+def _join(arguments: TrainArguments) -> None:
+    """Join the run's other processes, if there are any: before a schedule of the user's own may start JAX."""
+    from experiments.training import distributed
+
+    several = (arguments.coordinator, arguments.num_processes, arguments.process_id)
+    if any(flag is not None for flag in several) or distributed.in_cluster():
+        distributed.initialize(*several)

@@ -13,7 +13,7 @@ from diffusion.networks.configs import DiTConfig, MLPConfig
 from diffusion.prediction import Preconditioning
 from diffusion.score_matching.times import UniformTime
 from diffusion.score_matching.weightings import LikelihoodWeighting, SNRWeighting, VelocityWeighting
-from experiments import presets
+from experiments import commands, presets
 from experiments.commands.train import read
 from experiments.config.checks import check
 from experiments.config.choices import NODES, nodes_of, types_of
@@ -28,6 +28,7 @@ from experiments.config.tree import (
     TrainingConfig,
 )
 from experiments.errors import CheckpointError, UsageError
+from experiments.training import distributed
 from experiments.training.loop import train
 from tests.diffusion.own_schedules import ENDLESS, ShortOfNoise
 
@@ -139,12 +140,24 @@ NAMES = {
 def test_every_type_is_chosen_by_its_name_saved_and_loaded(tmp_path, node, name):
     chosen = NODES[node][name]
     arguments = [f"--{node}", name]
-    try:
-        config = read(arguments).config
-    except UsageError:  # it needs other parts too
-        config = dataclasses.replace(Config(), **{node: chosen()})
+    config = read(arguments).config
     assert type(getattr(config, node)) is chosen
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_processes_join_before_a_schedule_of_the_users_own_is_asked_anything(monkeypatch):
+    """What it answers may start JAX, after which the processes can no longer join."""
+    done = []
+    monkeypatch.setattr(distributed, "initialize", lambda *several: done.append(several))
+
+    def refuse(config):
+        done.append("checked")
+        raise UsageError("enough")
+
+    monkeypatch.setattr(commands.train, "check", refuse)
+    with pytest.raises(UsageError, match="enough"):
+        commands.train.run(["--coordinator", "host:1", "--num-processes", "2", "--process-id", "1"])
+    assert done == [("host:1", 2, 1), "checked"]
 
 
 def test_the_hints_are_the_one_list_of_types():
