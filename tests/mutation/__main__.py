@@ -261,8 +261,8 @@ def main() -> int:
 
 def judged(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
     """A row for each mutant, judged on a copy of the tree at `root`."""
-    (root / "tests").mkdir()
     for name in COPIED:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, root / name)
     (CACHE / "jax").mkdir(parents=True, exist_ok=True)

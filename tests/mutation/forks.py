@@ -40,6 +40,8 @@ def _pytest(*arguments: str, plugin: object) -> int:
         "--assert=plain",
         "-o",
         "addopts=",
+        "-o",
+        "timeout=0",  # the patience here depends on the test, and what is late is not called failed
         "-p",
         "no:cacheprovider",
         "-p",

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax.tree_util import tree_leaves_with_path
 
 from experiments.runs.load import load_model, run_data
 from experiments.training import checkpoint
@@ -86,13 +87,13 @@ def test_it_goes_on_to_its_end(name, place, run_command):
     assert_alike(outcome.value, expected)
     tree, _ = checkpoint.load(place / name / "checkpoints" / "00000012")
     start, _ = checkpoint.load(place / name / "checkpoints" / "00000006")
-    for part in ("params", "ema"):
-        before, after = (jax.tree_util.tree_leaves_with_path({part: one[part]}) for one in (start, tree))
-        for (path, old), (_, new) in zip(before, after, strict=True):
-            then = arrays.pop(f"train/{jax.tree_util.keystr(path)}")
-            moved = np.max(np.abs(then - old))
-            np.testing.assert_allclose(new, then, atol=1e-2 * moved, rtol=0, err_msg=str(path))
+    before, after = ({part: one[part] for part in ("params", "ema")} for one in (start, tree))
+    then = {path: arrays.pop(f"train/{jax.tree_util.keystr(path)}") for path, _ in tree_leaves_with_path(after)}
     assert not [key for key in arrays if key.startswith("train/")]
+    # Of all arrays together: the bias of an attention's keys has rounding for a gradient, and Adam makes moves of it.
+    moved = max(np.max(np.abs(then[path] - old)) for path, old in tree_leaves_with_path(before))
+    for path, new in tree_leaves_with_path(after):
+        np.testing.assert_allclose(new, then[path], atol=1e-2 * moved, rtol=0, err_msg=str(path))
 
 
 @pytest.mark.parametrize(("name", "which"), commands("sample"))
@@ -120,7 +121,7 @@ def test_it_evaluates(name, which, place, run_command, features):
             found = outcome.value["against_held_out"][row]["frechet"]
             assert found["n"] == then["frechet"]["n"]
             assert found["value"] == pytest.approx(then["frechet"]["value"], rel=0.1), row
-    assert_alike(outcome.value, expected)
+    assert_alike(outcome.value, expected, rel=5e-3)  # a likelihood's solver chooses its steps by the error it sees
 
 
 def said(name, which):
