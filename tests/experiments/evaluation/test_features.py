@@ -1,11 +1,9 @@
 """The feature network learns, is kept on the disk to the bit, and notices when the disk was damaged."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 
-from experiments.data.source import Source, split
+from experiments.data import Source, open_source, split
 from experiments.errors import DataError
 from experiments.evaluation import classifier
 from experiments.evaluation.comparison import compare
@@ -157,14 +155,10 @@ def test_turns_are_quarter_turns():
     np.testing.assert_array_equal(turned[1], images[1].transpose(1, 0, 2)[::-1])
 
 
-def test_digits_are_told_apart():
-    from sklearn.datasets import load_digits
-
-    digits: Any = load_digits()
-    images = np.round(digits.images * 255 / 16).astype(np.uint8)[..., None]
-    train, held_out = split(Source(images=images, labels=digits.target))
-    assert held_out is not None
-    assert classifier.train(train, held_out, 0).accuracy >= 0.95
+def test_digits_are_told_apart(feature_cache):
+    space = feature_space(*split(open_source("digits")), cache=feature_cache, notice=pytest.fail)
+    assert space.task == "labels"
+    assert space.accuracy >= 0.95
 
 
 def test_samples_lie_between_data_and_noise(space):
