@@ -37,7 +37,10 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def space(cache):
-    return feature_space(TRAIN, HELD_OUT, cache=cache, notice=lambda line: None)
+    """The patterns' own, after as few steps as they need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "MIN_STEPS", 140)
+        return feature_space(TRAIN, HELD_OUT, cache=cache, notice=lambda line: None)
 
 
 @pytest.fixture
@@ -61,7 +64,8 @@ def test_accuracy_counts_a_class_that_was_never_seen_as_wrong(space):
 
 
 def test_quarter_turns_are_learned_without_labels_from_images_of_any_sides_and_channels(monkeypatch):
-    monkeypatch.setattr(classifier, "MAX_STEPS", 100)
+    monkeypatch.setattr(classifier, "MIN_STEPS", 60)
+    monkeypatch.setattr(classifier, "MAX_STEPS", 60)
     monkeypatch.setattr(classifier, "LONGEST", 8)  # compiles in less time, and strides by 3 as 48 pixels would
     train, held_out = landscapes(512, 2), landscapes(100, 3)
     lines = []

@@ -1,6 +1,7 @@
 """A one-step generator and two density estimators under one loss, and the images of a stable target."""
 
 import dataclasses
+import itertools
 from functools import partial
 
 import jax
@@ -25,11 +26,12 @@ from experiments.sampling import solver
 from experiments.sampling.draw import draw
 from experiments.training.data import REFERENCE, _WithReference, open_data
 from experiments.training.generator import DATA, GENERATOR, SAMPLES, alternating, data_potential, game_losses
-from experiments.training.loop import train
+from experiments.training.loop import training
 from experiments.training.model import make_network
 from experiments.training.objective import make_objective
 from experiments.training.potential import level_potential, potential
 from experiments.training.replicas import Replicas
+from experiments.training.resume import starting_point
 from experiments.training.state import initial_state
 from experiments.training.step import make_step
 from tests.experiments.training.tiny_run import BATCH, SHAPE, TinyBatches, tiny_config, tiny_data
@@ -49,7 +51,7 @@ def game():
     network, params = make_network(config, tiny_data().facts, jax.random.key(0))
     rng = np.random.default_rng(0)  # an untrained network is zero
     params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1) * normal(rng, leaf.shape), params)
-    x_0, slots = to_model(TinyBatches()[0]["image"]), np.arange(BATCH)
+    x_0, slots = to_model(TinyBatches()[0]["image"]), jnp.arange(BATCH)
 
     def losses(p, x, s):
         return game_losses(p, jax.random.key(1), config, network, x, s)
@@ -160,20 +162,29 @@ def test_losses_depend_on_slots_alone(game):
     np.testing.assert_allclose(losses(params, x_0[4:], slots[4:]), whole[4:], rtol=1e-5)
 
 
-def test_the_generator_moves_in_one_step_of_every(game):
-    config, network, params, *_ = game
-    config = game_config(every=3)
-    optimizer = alternating(config)
-    state = initial_state(params, optimizer, config)
-    step = jax.jit(make_step(make_objective(config, network, 4, False), optimizer, config))
-    moved = {name: [] for name in params}
-    for n in range(7):
-        before = state.params
-        state, metrics = step(state, TinyBatches()[n])
-        assert bool(metrics.finite)
-        for name in moved:
-            pairs = zip(jax.tree.leaves(before[name]), jax.tree.leaves(state.params[name]), strict=True)
-            moved[name].append(any(not np.array_equal(a, b) for a, b in pairs))
+def same(a, b):
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@pytest.fixture(scope="module")
+def game_run(tmp_path_factory):
+    """The folder of a run of 7 steps, and the parameters before the first and after each."""
+    outdir = tmp_path_factory.mktemp("game")
+    config = game_config(every=3, training={"steps": 7, "checkpoint_every": 3, "validate_every": 3})
+    data = tiny_data()
+    params = [starting_point(config, alternating(config), outdir, data.facts)[1].params]
+    for step in training(config, outdir, data=data):
+        assert np.isfinite(step.loss)
+        params.append(step.params)
+    return config, outdir, params
+
+
+def test_the_generator_moves_in_one_step_of_every(game_run):
+    _, _, params = game_run
+    moved = {
+        name: [not same(before[name], after[name]) for before, after in itertools.pairwise(params)]
+        for name in (DATA, SAMPLES, GENERATOR)
+    }
     # The first update of each is at the learning rate 0 of its own warm-up.
     assert moved[DATA] == moved[SAMPLES] == [False] + 6 * [True]
     assert moved[GENERATOR] == [False, False, False, False, False, True, False]
@@ -202,12 +213,11 @@ def test_the_generator_warms_up_and_decays_over_its_own_updates():
     np.testing.assert_allclose([move[GENERATOR] for move in moves], peak * own, rtol=1e-4, atol=1e-9)
 
 
-def test_a_generator_run_trains_resumes_and_samples_in_one_call(tmp_path):
-    config = game_config(training={"steps": 6, "checkpoint_every": 3, "validate_every": 3})
-    train(config, tmp_path, data=tiny_data(), quiet=True)
-    whole = load_model(tmp_path)
-    early = load_model(tmp_path / "checkpoints" / "00000003")
-    assert not np.array_equal(*(jax.tree.leaves(m.params[GENERATOR])[0] for m in (whole, early)))
+def test_a_generator_run_trains_resumes_and_samples_in_one_call(game_run):
+    config, outdir, _ = game_run
+    whole = load_model(outdir)
+    early = load_model(outdir / "checkpoints" / "00000003")
+    assert not same(*(model.params[GENERATOR] for model in (whole, early)))
     own = solver.build_own(
         dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, sampler="euler", steps=1))
     )
