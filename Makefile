@@ -4,9 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv$(if $(filter command line,$(origin PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Tests run on all cores; the suite needs at most 2 GiB for each.
+# Tests run on all cores, a file on one of them, in the order of tests/order.py; the suite needs at most 2 GiB for each.
 WORKERS ?= auto
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo fast test test-core lint format clean
 

@@ -23,7 +23,7 @@ compile_quickly()
 import jax  # noqa: E402 (XLA reads its flags once)
 import pytest  # noqa: E402
 
-from tests import footprint, kinds, tiers  # noqa: E402
+from tests import footprint, kinds, order, tiers  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -35,8 +35,10 @@ def pytest_configure(config):
     footprint.register(config)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     tiers.mark(items)
+    if hasattr(config, "workerinput"):
+        order.dearest_first(items)
 
 
 @pytest.fixture

@@ -6,18 +6,18 @@ compare two of its values.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from experiments.errors import DataError
 
 Features = Float[np.ndarray, "n d"]
 BLOCK = 1024  # rows of a matrix of pairwise distances that are held at once
-ONE_THREAD = {"limits": 1, "user_api": "blas"}  # on busy cores, threads make small matrices a hundred times slower
 ROUNDING = 1e-12  # relative to the largest squared norm; equal points may come out this far apart
 
 
@@ -99,7 +99,7 @@ def frechet_at(
         raise DataError(f"n is {n}, but there are {len(features1)} and {len(features2)} samples; give 2 to {smaller}.")
     rng = np.random.default_rng(seed)
     first, second = (np.asarray(rows)[np.sort(rng.permutation(len(rows))[:n])] for rows in (features1, features2))
-    with threadpool_limits(**ONE_THREAD):
+    with _blas().limit(limits=1):
         value = frechet_distance(*moments(first), *moments(second))
         spread = []
         for _ in range(resamples):
@@ -118,7 +118,7 @@ def precision_recall(real: Features, generated: Features, k: int = 3) -> Support
     Raises DataError for sets of at most k samples. Source: Kynkäänniemi et al. 2019, arXiv:1904.06991, section 2.
     """
     real, generated = _finite(real, "real"), _finite(generated, "generated")
-    with threadpool_limits(**ONE_THREAD):
+    with _blas().limit(limits=1):
         return Support(_inside(generated, real, k), _inside(real, generated, k))
 
 
@@ -133,7 +133,7 @@ def density_coverage(real: Features, generated: Features, k: int = 5) -> tuple[f
     """
     real, generated = _finite(real, "real"), _finite(generated, "generated")
     hits, covered = 0, np.zeros(len(real), bool)
-    with threadpool_limits(**ONE_THREAD):
+    with _blas().limit(limits=1):
         for members in _memberships(generated, real, k):
             hits += int(members.sum())
             covered |= members.any(0)
@@ -171,6 +171,12 @@ def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
     values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
     values = np.where(values > len(values) * np.finfo(np.float64).eps * np.max(np.abs(values)), values, 0)
     return (vectors * np.sqrt(values)) @ vectors.T
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """The BLAS of NumPy, found once: that takes 20 ms. On busy cores, threads make small matrices 100 times slower."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _finite(features: Features, name: str) -> Features:

@@ -7,12 +7,15 @@ import os
 import pytest
 
 from experiments import cli
+from tests.sharing import made_once, session_folder
 
 TINY = [
     *("--training.steps", "12", "--training.batch-size", "16", "--training.log-every", "4"),
     *("--training.checkpoint-every", "6", "--training.validate-every", "6", "--training.sample-every", "0"),
-    *("--network.channels", "8", "--network.multipliers", "1", "--schedule.steps", "20", "--sampling.steps", "4"),
+    *("--network", "mlp", "--network.hidden", "16", "--network.layers", "1", "--network.embedding", "8"),
+    *("--schedule.steps", "20", "--sampling.steps", "4"),
 ]
+"""The network is one that compiles at once; `runs/kept/` and the page on Python have a U-Net."""
 
 
 @pytest.fixture(scope="session")
@@ -47,12 +50,23 @@ def run_command():
 
 
 @pytest.fixture(scope="session")
-def tiny_run(run_command, tmp_path_factory):
+def trained(run_command, tmp_path_factory):
+    """A function: the folder of a run of this name, trained with these flags by the first worker that asks for it."""
+
+    def run(name, *flags):
+        def train(folder):
+            outcome = run_command("train", "--outdir", folder, "--quiet", *flags)
+            assert outcome.status == 0, outcome.err
+
+        return made_once(session_folder(tmp_path_factory) / "runs", name, train)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(trained):
     """The folder of a digits DDPM after 12 steps."""
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    outcome = run_command("train", "--preset", "digits-ddpm", "--outdir", folder, "--quiet", *TINY)
-    assert outcome.status == 0, outcome.err
-    return folder
+    return trained("tiny", "--preset", "digits-ddpm", *TINY)
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +76,23 @@ def tiny_flags():
 
 
 @pytest.fixture(scope="session")
-def conditional_run(run_command, tiny_flags, tmp_path_factory):
+def conditional_run(trained, tiny_flags):
     """A tiny run that knows classes, on a continuous process."""
-    folder = tmp_path_factory.mktemp("runs") / "conditional"
-    flags = [*("--preset", "digits-ddpm", "--outdir", folder, "--quiet", "--schedule", "edm", "--conditional")]
     tiny = list(tiny_flags)
     place = tiny.index("--schedule.steps")
     del tiny[place : place + 2]
-    sampling = ("--sampling.sampler", "heun", "--training.sample-every", "12")
-    outcome = run_command("train", *flags, *tiny, *sampling)
-    assert outcome.status == 0, outcome.err
-    return folder
+    flags = ("--preset", "digits-ddpm", "--schedule", "edm", "--conditional")
+    return trained("conditional", *flags, *tiny, "--sampling.sampler", "heun", "--training.sample-every", "12")
+
+
+@pytest.fixture(scope="session")
+def feature_cache(tmp_path_factory):
+    """A folder for `--cache` that holds the feature network of the digits; its parent is for $XDG_CACHE_HOME."""
+    from experiments.data import open_source, split
+    from experiments.evaluation.features import feature_space
+
+    def fill(folder):
+        training, held_out = split(open_source("digits"))
+        feature_space(training, held_out, cache=folder, notice=lambda line: None)
+
+    return made_once(session_folder(tmp_path_factory) / "cache", "scorefield", fill)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 
 from diffusion.energy import log_density
 from diffusion.likelihood import Adaptive, log_likelihood
@@ -46,8 +47,13 @@ def has_flow(model: Model) -> bool:
 def exact_log_prob(law: GaussianMixture, points: Points, blur: float = 0.0) -> Float[np.ndarray, "n"]:
     """ln p(x) of the data in nats, or with a `blur` σ of p * N(0, σ²I)."""
     process = Process(EDM())
-    blocks = [law.log_prob(process, jnp.asarray(points[i : i + _BLOCK]), blur) for i in range(0, len(points), _BLOCK)]
+    blocks = [_exact(law, process, points[i : i + _BLOCK], blur) for i in range(0, len(points), _BLOCK)]
     return np.concatenate([np.asarray(block, np.float64) for block in blocks])
+
+
+@jax.jit
+def _exact(law: GaussianMixture, process: Process, points: Array, blur: Array) -> Array:
+    return law.log_prob(process, points, blur)
 
 
 def model_log_prob(model: Model, points: Points, tolerance: float = 1e-5, max_steps: int = 1000) -> ModelDensity:
@@ -94,16 +100,20 @@ class EnergyDensity:
         top = values.max()
         return float(top + np.log(np.mean(np.exp(values - top))) + 2 * math.log(2 * SPAN))
 
+    @functools.cached_property
+    def _log_p(self) -> Callable[[Points], Array]:
+        """ψ/σ², compiled."""
+        return jax.jit(log_density(self.energy.psi, self.sigma))
+
     def log_prob(self, points: Points) -> Float[np.ndarray, "n"]:
         """ψ(y)/σ² − ln Z in nats."""
         return self._unnormalised(points) - self.log_z
 
     def _unnormalised(self, points: Points) -> Float[np.ndarray, "n"]:
-        log_p = jax.jit(log_density(self.energy.psi, self.sigma))
         size, values = min(_BLOCK, len(points)), []
         for start in range(0, len(points), size):
             part = np.asarray(points[start : start + size], np.float32)
-            values.append(np.asarray(log_p(jnp.asarray(np.resize(part, (size, 2)))), np.float64)[: len(part)])
+            values.append(np.asarray(self._log_p(np.resize(part, (size, 2))), np.float64)[: len(part)])
         return np.concatenate(values)
 
 

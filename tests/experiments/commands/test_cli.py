@@ -220,24 +220,8 @@ def test_best_is_refused_where_there_is_nothing_to_choose(run_command, tiny_run,
 
 def test_raw_and_averaged_parameters_differ(run_command, tiny_run, tmp_path):
     def draw(name):
-        assert (
-            run_command(
-                *(
-                    "sample",
-                    "--run",
-                    tiny_run,
-                    "--ema",
-                    name,
-                    "--seeds",
-                    "0-3",
-                    "--format",
-                    "npz",
-                    "--outdir",
-                    tmp_path / name,
-                )
-            ).status
-            == 0
-        )
+        flags = ("--seeds", "0-3", "--format", "npz", "--outdir", tmp_path / name)
+        assert run_command("sample", "--run", tiny_run, "--ema", name, *flags).status == 0
         return np.load(tmp_path / name / "samples.npz")["images"]
 
     assert (draw("raw") != draw("0")).any()
@@ -316,10 +300,10 @@ def test_data_of_another_kind_are_refused(conditional_run, monkeypatch):
         run_data(other)
 
 
-def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditional_run, tmp_path):
-    arguments = ("evaluate", "--run", conditional_run, "--samples", "12", "--cache", tmp_path, "--elbo-images", "12")
-    told = (*arguments, "--elbo-draws", "2", "--variance", "large", "--sampler", "ddim", "--steps", "2", "--json")
-    report = run_command(*told).value
+def test_bits_of_a_conditional_model_are_given_the_class(run_command, conditional_run, feature_cache):
+    told = ("--samples", "12", "--elbo-images", "12", "--elbo-draws", "2", "--variance", "large", "--steps", "2")
+    arguments = ("evaluate", "--run", conditional_run, "--cache", feature_cache, "--sampler", "ddim", *told)
+    report = run_command(*arguments, "--json").value
     assert report["bits_per_dim"]["given_class"] is True
     assert (report["sampler"], report["steps"], report["nfe"]) == ("ddim", 2, 2)
     assert {"precision", "recall", "density", "coverage"} <= set(report["against_held_out"]["samples"])
@@ -380,8 +364,8 @@ def test_a_part_of_the_data_is_drawn_from_all_of_it():
     np.testing.assert_array_equal(some_rows(5, 256), np.arange(5))
 
 
-def test_evaluation_reports_distances_and_bits(run_command, tiny_run, tmp_path):
-    arguments = ("evaluate", "--run", tiny_run, "--samples", "40", "--cache", tmp_path, "--elbo-images", "20")
+def test_evaluation_reports_distances_and_bits(run_command, tiny_run, feature_cache):
+    arguments = ("evaluate", "--run", tiny_run, "--samples", "40", "--cache", feature_cache, "--elbo-images", "20")
     report = run_command(*arguments, "--elbo-draws", "4", "--json").value
     rows = report["against_held_out"]
     assert set(rows) == {"samples", "training data", "noise"}

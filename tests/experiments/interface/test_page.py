@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 SMALLER = {
-    "conditional=True,": "conditional=True, network=scorefield.UNetConfig(channels=8, multipliers=(1,)),",
+    "conditional=True,": "conditional=True, network=scorefield.MLPConfig(hidden=16, layers=1, embedding=8),",
     "steps=600, batch_size=128, validate_every=300, checkpoint_every=300": (
         "steps=12, batch_size=16, validate_every=6, checkpoint_every=6"
     ),

@@ -34,12 +34,6 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def features(tmp_path_factory):
-    """Where the feature networks are, one for all runs on the same images."""
-    return tmp_path_factory.mktemp("features")
-
-
 def arrays_of(name):
     with np.load(KEPT / "expected" / f"{name}.npz") as file:
         return dict(file.items())
@@ -109,8 +103,8 @@ def test_it_samples(name, which, place, run_command):
 
 
 @pytest.mark.parametrize(("name", "which"), commands("evaluate", "anomaly"))
-def test_it_evaluates(name, which, place, run_command, features):
-    cache = ("--cache", features) if which == "evaluate" and name != "points" else ()
+def test_it_evaluates(name, which, place, run_command, feature_cache):
+    cache = ("--cache", feature_cache) if which == "evaluate" and name != "points" else ()
     outcome = run_command(which, "--run", name, *EXPECTED[name]["commands"][which], "--json", *cache)
     assert outcome.status == 0, outcome.err
     assert "has changed" not in outcome.err

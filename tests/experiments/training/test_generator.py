@@ -1,11 +1,13 @@
 """A one-step generator and two density estimators under one loss, and the images of a stable target."""
 
 import dataclasses
+import itertools
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from diffusion import EDM
@@ -24,11 +26,12 @@ from experiments.sampling import solver
 from experiments.sampling.draw import draw
 from experiments.training.data import REFERENCE, _WithReference, open_data
 from experiments.training.generator import DATA, GENERATOR, SAMPLES, alternating, data_potential, game_losses
-from experiments.training.loop import train
+from experiments.training.loop import training
 from experiments.training.model import make_network
 from experiments.training.objective import make_objective
 from experiments.training.potential import level_potential, potential
 from experiments.training.replicas import Replicas
+from experiments.training.resume import starting_point
 from experiments.training.state import initial_state
 from experiments.training.step import make_step
 from tests.experiments.training.tiny_run import BATCH, SHAPE, TinyBatches, tiny_config, tiny_data
@@ -47,20 +50,36 @@ def game():
     config = game_config()
     network, params = make_network(config, tiny_data().facts, jax.random.key(0))
     rng = np.random.default_rng(0)  # an untrained network is zero
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32), params)
-    x_0, slots = to_model(jnp.asarray(TinyBatches()[0]["image"])), jnp.arange(BATCH)
-    losses = jax.jit(lambda p, x, s: game_losses(p, jax.random.key(1), config, network, x, s))
-    return config, network, params, x_0, slots, losses
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.1) * normal(rng, leaf.shape), params)
+    x_0, slots = to_model(TinyBatches()[0]["image"]), jnp.arange(BATCH)
+
+    def losses(p, x, s):
+        return game_losses(p, jax.random.key(1), config, network, x, s)
+
+    @jax.jit
+    def losses_and_slopes(p, x):
+        def mean(p):
+            each = losses(p, x, slots)
+            return jnp.mean(each), each
+
+        slopes, each = jax.grad(mean, has_aux=True)(p)
+        return each, slopes
+
+    return config, network, params, x_0, slots, jax.jit(losses), losses_and_slopes
+
+
+def normal(rng, shape):
+    return rng.standard_normal(shape).astype(np.float32)
 
 
 def test_each_loss_moves_its_own_network(game):
     """Changing one network changes no other's gradient but by the estimators' in the generator's."""
-    _, _, params, x_0, slots, losses = game
-    slopes = jax.grad(lambda p: jnp.mean(losses(p, x_0, slots)))
+    _, _, params, x_0, *_, losses_and_slopes = game
+    before = losses_and_slopes(params, x_0)[1]
 
     def changed(name):
-        other = {**params, name: jax.tree.map(lambda leaf: 1.3 * leaf, params[name])}
-        before, after = slopes(params), slopes(other)
+        other = {**params, name: jax.tree.map(lambda leaf: np.float32(1.3) * leaf, params[name])}
+        after = losses_and_slopes(other, x_0)[1]
         return {
             part: any(
                 not np.allclose(a, b, rtol=1e-4, atol=1e-7)
@@ -72,7 +91,7 @@ def test_each_loss_moves_its_own_network(game):
     assert changed(DATA) == {DATA: True, SAMPLES: False, GENERATOR: True}
     assert changed(SAMPLES) == {DATA: False, SAMPLES: True, GENERATOR: True}
     assert changed(GENERATOR)[DATA] is False
-    other = slopes(params), jax.grad(lambda p: jnp.mean(losses(p, -x_0, slots)))(params)
+    other = before, losses_and_slopes(params, -x_0)[1]
     assert all(np.allclose(a, b) for a, b in zip(*(jax.tree.leaves(s[SAMPLES]) for s in other), strict=True))
 
 
@@ -81,73 +100,91 @@ def test_the_generator_follows_the_difference_of_the_estimators(game):
 
     ∇ψ = D − y for the denoiser D of an estimator, told its level.
     """
-    config, network, params, x_0, slots, losses = game
+    config, network, params, x_0, slots, _, losses_and_slopes = game
     process, levels, edm = config.process(), LogUniformSigma(0.5, 3.0), Preconditioning("edm", 0.5)
-    keys = [jax.random.fold_in(jax.random.key(1), i) for i in range(4)]
-    latent = 5.0 * keys_lib.normal(keys_lib.sample_keys(keys[0], slots), SHAPE)
-    each = keys_lib.sample_keys(keys[3], slots)
-    sigma = levels.quantile(process, keys_lib.uniform(keys_lib.fold(each, 1)))
-    noise = sigma[:, None, None, None] * keys_lib.normal(keys_lib.fold(each, 0), SHAPE)
 
-    def generated(part):
-        return network_denoiser(network, {**params, GENERATOR: part}, process, config.preconditioning)(latent, 5.0)
+    @jax.jit
+    def by_hand(params, x_0):
+        keys = [jax.random.fold_in(jax.random.key(1), i) for i in range(4)]
+        latent = 5.0 * keys_lib.normal(keys_lib.sample_keys(keys[0], slots), SHAPE)
+        each = keys_lib.sample_keys(keys[3], slots)
+        sigma = levels.quantile(process, keys_lib.uniform(keys_lib.fold(each, 1)))
+        noise = sigma[:, None, None, None] * keys_lib.normal(keys_lib.fold(each, 0), SHAPE)
 
-    made, pull = jax.vjp(generated, params[GENERATOR])
-    denoisers = [network_denoiser(network.estimator, params[name], process, edm) for name in (SAMPLES, DATA)]
-    model, data = (denoise(made + noise, sigma) for denoise in denoisers)
-    found = jax.grad(lambda p: jnp.mean(losses(p, x_0, slots)))(params)[GENERATOR]
-    expected = pull((model - data) / (BATCH * 64))[0]
-    assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected)) > 1e-4
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-6), found, expected)
-    shared = {"weighting": EDMWeighting(0.5), "times": levels, "ids": slots, "batch_size": BATCH}
-    value = denoising_terms(keys[1], process, denoisers[1], x_0, **shared).loss
-    value += denoising_terms(keys[2], process, denoisers[0], made, **shared).loss
-    np.testing.assert_allclose(losses(params, x_0, slots), value, rtol=1e-4)
+        def generated(part):
+            whole = {**params, GENERATOR: part}
+            return network_denoiser(network, whole, process, config.preconditioning)(latent, 5.0)
+
+        made, pull = jax.vjp(generated, params[GENERATOR])
+        denoisers = [network_denoiser(network.estimator, params[name], process, edm) for name in (SAMPLES, DATA)]
+        model, data = (denoise(made + noise, sigma) for denoise in denoisers)
+        shared = {"weighting": EDMWeighting(0.5), "times": levels, "ids": slots, "batch_size": BATCH}
+        value = denoising_terms(keys[1], process, denoisers[1], x_0, **shared).loss
+        value += denoising_terms(keys[2], process, denoisers[0], made, **shared).loss
+        return value, pull((model - data) / (BATCH * 64))[0]
+
+    losses, slopes = losses_and_slopes(params, x_0)
+    value, expected = by_hand(params, x_0)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected)) > 1e-4
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-6), slopes[GENERATOR], expected)
+    np.testing.assert_allclose(losses, value, rtol=1e-4)
 
 
 def test_an_untrained_generator_gives_latents_and_no_generator_goes_far(game):
     _, network, params, *_ = game
-    x = jax.random.normal(jax.random.key(0), (3, *SHAPE))
-    zero = {**params, GENERATOR: jax.tree.map(jnp.zeros_like, params[GENERATOR])}
-    np.testing.assert_allclose(network(zero, x, jnp.zeros(3)), 2 * np.tanh(x / 4), rtol=1e-5)
-    assert float(jnp.max(jnp.abs(network(params, 1e3 * x, jnp.zeros(3))))) <= 2.0
+    x, call = normal(np.random.default_rng(0), (3, *SHAPE)), jax.jit(lambda p, x: network(p, x, jnp.zeros(3)))
+    zero = {**params, GENERATOR: jax.tree.map(np.zeros_like, params[GENERATOR])}
+    np.testing.assert_allclose(call(zero, x), 2 * np.tanh(x / 4), rtol=1e-5)
+    assert np.abs(call(params, 1000 * x)).max() <= 2.0
 
 
 def test_the_potential_of_a_level_is_that_of_its_denoiser(game):
     """y + ∇ψ(y) = D(y, σ), by differences of ψ; and it is the smallest level's that is kept of the data."""
     config, network, params, *_ = game
     denoise = network_denoiser(network.estimator, params[DATA], config.process(), Preconditioning("edm", 0.5))
-    y, v = 0.5 * jax.random.normal(jax.random.key(0), (2, 3, *SHAPE))
+    y, v = np.float32(0.5) * normal(np.random.default_rng(0), (2, 3, *SHAPE))
+
+    @jax.jit
+    def slope_and_answer(psi, y, v, sigma):
+        return jax.jvp(psi, (y,), (v,))[1], denoise(y, sigma)
+
     for sigma, psi in (
         (2.0, level_potential(network.estimator, params[DATA], 0.5, 2.0)),
         (0.5, data_potential(network, params, config)),
     ):
-        slope = jax.jvp(psi, (y,), (v,))[1]
-        np.testing.assert_allclose(
-            slope, jnp.sum((v * (denoise(y, sigma) - y)).reshape(3, -1), 1), rtol=1e-4, atol=1e-4
-        )
+        slope, answer = slope_and_answer(psi, y, v, sigma)
+        np.testing.assert_allclose(slope, np.sum((v * (answer - y)).reshape(3, -1), 1), rtol=1e-4, atol=1e-4)
 
 
 def test_losses_depend_on_slots_alone(game):
-    _, _, params, x_0, slots, losses = game
-    whole = losses(params, x_0, slots)
+    _, _, params, x_0, slots, losses, losses_and_slopes = game
+    whole, _ = losses_and_slopes(params, x_0)
     np.testing.assert_allclose(losses(params, x_0[4:], slots[4:]), whole[4:], rtol=1e-5)
 
 
-def test_the_generator_moves_in_one_step_of_every(game):
-    config, network, params, *_ = game
-    config = game_config(every=3)
-    optimizer = alternating(config)
-    state = initial_state(params, optimizer, config)
-    step = jax.jit(make_step(make_objective(config, network, 4, False), optimizer, config))
-    moved = {name: [] for name in params}
-    for n in range(7):
-        before = state.params
-        state, metrics = step(state, jax.tree.map(jnp.asarray, TinyBatches()[n]))
-        assert bool(metrics.finite)
-        for name in moved:
-            pairs = zip(jax.tree.leaves(before[name]), jax.tree.leaves(state.params[name]), strict=True)
-            moved[name].append(any(bool(jnp.any(a != b)) for a, b in pairs))
+def same(a, b):
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@pytest.fixture(scope="module")
+def game_run(tmp_path_factory):
+    """The folder of a run of 7 steps, and the parameters before the first and after each."""
+    outdir = tmp_path_factory.mktemp("game")
+    config = game_config(every=3, training={"steps": 7, "checkpoint_every": 3, "validate_every": 3})
+    data = tiny_data()
+    params = [starting_point(config, alternating(config), outdir, data.facts)[1].params]
+    for step in training(config, outdir, data=data):
+        assert np.isfinite(step.loss)
+        params.append(step.params)
+    return config, outdir, params
+
+
+def test_the_generator_moves_in_one_step_of_every(game_run):
+    _, _, params = game_run
+    moved = {
+        name: [not same(before[name], after[name]) for before, after in itertools.pairwise(params)]
+        for name in (DATA, SAMPLES, GENERATOR)
+    }
     # The first update of each is at the learning rate 0 of its own warm-up.
     assert moved[DATA] == moved[SAMPLES] == [False] + 6 * [True]
     assert moved[GENERATOR] == [False, False, False, False, False, True, False]
@@ -176,12 +213,11 @@ def test_the_generator_warms_up_and_decays_over_its_own_updates():
     np.testing.assert_allclose([move[GENERATOR] for move in moves], peak * own, rtol=1e-4, atol=1e-9)
 
 
-def test_a_generator_run_trains_resumes_and_samples_in_one_call(tmp_path):
-    config = game_config(training={"steps": 6, "checkpoint_every": 3, "validate_every": 3})
-    train(config, tmp_path, data=tiny_data(), quiet=True)
-    whole = load_model(tmp_path)
-    early = load_model(tmp_path / "checkpoints" / "00000003")
-    assert not np.array_equal(*(jax.tree.leaves(m.params[GENERATOR])[0] for m in (whole, early)))
+def test_a_generator_run_trains_resumes_and_samples_in_one_call(game_run):
+    config, outdir, _ = game_run
+    whole = load_model(outdir)
+    early = load_model(outdir / "checkpoints" / "00000003")
+    assert not same(*(model.params[GENERATOR] for model in (whole, early)))
     own = solver.build_own(
         dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, sampler="euler", steps=1))
     )
@@ -226,12 +262,12 @@ def test_a_noise_blind_conservative_run_has_a_potential():
     }
     config = tiny_config(**{**RULES, **fields})
     network, params = make_network(config, tiny_data().facts, jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.05, params)
-    y = jax.random.normal(jax.random.key(1), (3, *SHAPE))
-    denoise = network_denoiser(network, params, config.process(), config.preconditioning)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) + np.float32(0.05), params)
+    y = normal(np.random.default_rng(1), (3, *SHAPE))
+    denoise = jax.jit(network_denoiser(network, params, config.process(), config.preconditioning))
     psi = potential(network, params, 0.5)
-    slope = jax.grad(lambda x: jnp.sum(psi(x)))(y)
-    assert float(jnp.max(jnp.abs(slope))) > 1e-2
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(psi(x))))(y)
+    assert np.abs(slope).max() > 1e-2
     for t in (0.1, 3.0):
         np.testing.assert_allclose(denoise(y, t), y + slope, rtol=1e-5, atol=1e-5)
 
@@ -257,15 +293,13 @@ def test_micro_batches_and_shares_have_the_same_target():
     config = tiny_config(conditional=False, network=PLAIN, objective=Denoising(reference=12))
     network, params = make_network(config, tiny_data().facts, jax.random.key(0))
     objective = make_objective(config, network, 4, False)
-    batch = {**jax.tree.map(jnp.asarray, TinyBatches()[0]), REFERENCE: jnp.asarray(TinyBatches()[1]["image"])}
+    batch = {**TinyBatches()[0], REFERENCE: TinyBatches()[1]["image"]}
     loss = jax.jit(lambda b: objective(params, jax.random.key(0), b, jnp.ones(1), True)[0])
     whole = loss(batch)
     half = {name: leaf if name == REFERENCE else leaf[4:] for name, leaf in batch.items()}
     np.testing.assert_allclose(loss(half), whole[4:], rtol=1e-5)
     plain = loss({name: leaf for name, leaf in batch.items() if name != REFERENCE})
-    assert float(jnp.max(jnp.abs(plain - whole))) > 1e-3
-    import optax
-
+    assert np.abs(plain - whole).max() > 1e-3
     twice = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, accumulate=2))
     states = []
     for each, unroll in ((config, True), (twice, True), (twice, False)):

@@ -17,9 +17,11 @@ from experiments.training.lock import run_lock
 from experiments.training.loop import TrainResult, train, training
 from experiments.training.manifest import verify
 from experiments.training.plan import dispatches
+from experiments.training.programs import make_programs
 from experiments.training.replicas import Replicas
 from tests.experiments.training.tiny_run import BATCH, TinyBatches, tiny_config, tiny_data
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 ONE, FOUR = tuple(jax.devices()[:1]), tuple(jax.devices()[:4])
 
 
@@ -33,14 +35,6 @@ def lines(outdir):
 
 def same(a, b, rtol=0.0, atol=0.0):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """Twenty steps on one device, without a break."""
-    outdir = tmp_path_factory.mktemp("straight")
-    train(tiny_config(), outdir, data=tiny_data(), devices=ONE, quiet=True)
-    return outdir
 
 
 class Reading(TinyBatches):
@@ -128,6 +122,7 @@ def test_every_program_is_traced_once_and_samples_see_the_average(straight, tmp_
         return counted
 
     monkeypatch.setattr(loop, "make_objective", counting)
+    monkeypatch.setattr(loop, "make_programs", make_programs)  # of its own, for tracing is what is counted
     config = tiny_config(training={"sample_every": 10})
     train(
         config,

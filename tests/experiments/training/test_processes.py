@@ -64,13 +64,6 @@ def final(outdir):
     return load(outdir / "checkpoints" / "00000020")[0]
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    outdir = tmp_path_factory.mktemp("straight")
-    train(tiny_config(), outdir, data=tiny_data(), devices=ONE, quiet=True)
-    return outdir
-
-
 def test_a_run_killed_twice_is_the_run_that_was_not(straight, tmp_path, start):
     checkpoints = tmp_path / "checkpoints"
     # Killed in the middle of a save, then between saves.
@@ -90,20 +83,9 @@ def test_a_run_killed_twice_is_the_run_that_was_not(straight, tmp_path, start):
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 21))
 
 
-def test_sigterm_to_a_process_saves_and_exits_143_and_until_then_it_is_alone(tmp_path, start):
-    process = start(training={"steps": 10_000, "log_every": 1}, delay=0.02)
-    wait_for(process, lambda: lines(tmp_path))
-    with pytest.raises(BusyError, match=f"in use by process {process.pid} on "):
-        train(tiny_config(), tmp_path, data=tiny_data())
-    process.send_signal(signal.SIGTERM)
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == 143, error
-    result = json.loads(out)
-    assert find_checkpoints(tmp_path / "checkpoints")[-1].step == result["step"] > 0
-    assert f"stopped by SIGTERM after step {result['step']}; the same command resumes." in error
-
-
 def test_two_processes_are_one_run_and_stop_as_one(straight, tmp_path, start):
+    """And until then they are alone; SIGTERM to either saves, and both exit with 143."""
+
     def both(**options):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -113,14 +95,18 @@ def test_two_processes_are_one_run_and_stop_as_one(straight, tmp_path, start):
     def ends(processes, status):
         outputs = [process.communicate(timeout=200) for process in processes]
         assert [process.returncode for process in processes] == [status, status], outputs
-        return [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+        return [json.loads(out.splitlines()[-1]) for out, _ in outputs], outputs[0][1]
 
-    processes = both(training={"log_every": 1}, delay=0.1)
+    processes = both(training={"log_every": 1}, delay=0.3)
     wait_for(processes[0], lambda: lines(tmp_path))
+    with pytest.raises(BusyError, match=f"in use by process {processes[0].pid} on "):
+        train(tiny_config(), tmp_path, data=tiny_data())
     processes[1].send_signal(signal.SIGTERM)
-    first = ends(processes, 143)
-    assert first[0]["step"] == first[1]["step"] < 20
-    second = ends(both(training={"log_every": 1}), 0)
+    first, error = ends(processes, 143)
+    assert find_checkpoints(tmp_path / "checkpoints")[-1].step == first[0]["step"] == first[1]["step"]
+    assert 0 < first[0]["step"] < 20
+    assert f"stopped by SIGTERM after step {first[0]['step']}; the same command resumes." in error
+    second, _ = ends(both(training={"log_every": 1}), 0)
     assert second[0] == second[1]
     assert second[0]["step"] == 20
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6), final(tmp_path), final(straight))
