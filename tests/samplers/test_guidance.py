@@ -11,6 +11,7 @@ from diffusion.oracles import Dirac, GaussianLaw, GaussianMixture
 from samplers import DDIM, Ancestral, classifier_free_guidance, karras, sample, uniform_time
 from samplers.cfgpp import CFGPP, ConditionalPair, conditional_pair
 from samplers.guidance import autoguidance, classifier_guidance, interval_guidance
+from tests.samplers.programs import answers, chosen
 
 KEY = jax.random.key(0)
 SCHEDULES = [VP(), EDM(), RectifiedFlow(), Betas.linear(50)]
@@ -42,26 +43,28 @@ def x(x64):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_the_exact_classifier_gives_the_conditional_denoiser(schedule, x):
     """Scale 1; t a scalar and one for each sample."""
-    process = Process(schedule)
+    process = chosen(schedule)
     guided = classifier_guidance(process, BOTH.denoiser(process), Partial(log_classifier, process))
-    for t in (*some(process, 0.06, 0.3, 0.6), jnp.asarray(some(process, 0.06, 0.2, 0.5, 0.6, 0.3))):
-        np.testing.assert_allclose(guided(x, t), CLASSES[1].denoiser(process)(x, t), rtol=1e-10, atol=1e-10)
+    both = [guided, CLASSES[1].denoiser(process)]
+    for t in (*some(process, 0.06, 0.3, 0.6), some(process, 0.06, 0.2, 0.5, 0.6, 0.3)):
+        np.testing.assert_allclose(*answers(both, x, t), rtol=1e-10, atol=1e-10)
 
 
 def test_classifier_guidance_is_affine_in_its_scale(x):
     process, t = Process(VP()), 0.4
-    plain, full = BOTH.denoiser(process)(x, t), CLASSES[1].denoiser(process)(x, t)
-    scales = jnp.asarray([0.0, 0.5, 1.0, 2.0, -1.0])
+    scales = np.asarray([0.0, 0.5, 1.0, 2.0, -1.0])
     guided = classifier_guidance(process, BOTH.denoiser(process), Partial(log_classifier, process), scales)
-    np.testing.assert_allclose(guided(x, t), plain + scales[:, None] * (full - plain), rtol=1e-10)
+    three = answers([guided, BOTH.denoiser(process), CLASSES[1].denoiser(process)], x, t)
+    got, plain, full = map(np.asarray, three)
+    np.testing.assert_allclose(got, plain + scales[:, None] * (full - plain), rtol=1e-10)
 
 
 @pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=kind)
 def test_classifier_guidance_may_start_at_pure_noise(schedule, x):
     """Where α = 0 there is no gradient to follow, and no NaN."""
-    process = Process(schedule)
+    process = chosen(schedule)
     guided = classifier_guidance(process, BOTH.denoiser(process), Partial(log_classifier, process), 2.0)
-    np.testing.assert_allclose(guided(x, process.t_max), BOTH.denoiser(process)(x, process.t_max), rtol=1e-12)
+    np.testing.assert_allclose(*answers([guided, BOTH.denoiser(process)], x, schedule.t_max), rtol=1e-12)
     assert np.isfinite(sample(KEY, process, guided, DDIM(), uniform_time(process, 4), (3, 2)).x).all()
 
 
@@ -80,19 +83,20 @@ def test_classifier_guidance_samples_the_class(x64):
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=kind)
 def test_the_whole_interval_is_plain_guidance(schedule, x):
     """To the last rounding, the ends of time included."""
-    process = Process(schedule)
+    process = chosen(schedule)
     models = CLASSES[0].denoiser(process), BOTH.denoiser(process)
-    plain, interval = classifier_free_guidance(*models, 2.5), interval_guidance(process, *models, 2.5)
-    for t in (process.t_max, *some(process, 0.1, 0.5), jnp.asarray(some(process, 0.2, 0.3, 0.4, 0.5, 1.0))):
-        np.testing.assert_allclose(interval(x, t), plain(x, t), rtol=1e-13, atol=1e-14)
+    both = [classifier_free_guidance(*models, 2.5), interval_guidance(process, *models, 2.5)]
+    for t in (*some(process, 1.0, 0.1, 0.5), some(process, 0.2, 0.3, 0.4, 0.5, 1.0)):
+        plain, interval = answers(both, x, t)
+        np.testing.assert_allclose(interval, plain, rtol=1e-13, atol=1e-14)
 
 
 def test_guidance_is_confined_to_its_interval(x):
     """Both ends belong to it, and each sample has its own time."""
-    process, t = Process(EDM()), jnp.asarray([0.1, 0.5, 1.0, 2.0, 3.0])
+    process, t = Process(EDM()), np.asarray([0.1, 0.5, 1.0, 2.0, 3.0])
     models = CLASSES[0].denoiser(process), BOTH.denoiser(process)
-    got = interval_guidance(process, *models, 2.5, low=0.5, high=2.0)(x, t)
-    plain, conditional = classifier_free_guidance(*models, 2.5)(x, t), models[0](x, t)
+    guided = interval_guidance(process, *models, 2.5, low=0.5, high=2.0)
+    got, plain, conditional = answers([guided, classifier_free_guidance(*models, 2.5), models[0]], x, t)
     inside = np.asarray([False, True, True, True, False])
     np.testing.assert_allclose(got, np.where(inside[:, None], plain, conditional), rtol=1e-13)
     assert not np.allclose(plain, conditional)
@@ -104,9 +108,12 @@ def test_the_interval_is_of_noise_to_signal(x):
     models = CLASSES[0].denoiser(process), BOTH.denoiser(process)
     edge = float(process.sigma(0.3) / process.alpha(0.3))
     guided = interval_guidance(process, *models, 2.5, low=edge * (1 - 1e-9), high=edge * (1 + 1e-9))
-    np.testing.assert_allclose(guided(x, 0.3), classifier_free_guidance(*models, 2.5)(x, 0.3), rtol=1e-13)
+    three = [guided, classifier_free_guidance(*models, 2.5), models[0]]
+    got, plain, _ = answers(three, x, 0.3)
+    np.testing.assert_allclose(got, plain, rtol=1e-13)
     for t in (0.299, 0.301):
-        np.testing.assert_array_equal(guided(x, t), models[0](x, t))
+        got, _, conditional = answers(three, x, t)
+        np.testing.assert_array_equal(got, conditional)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
@@ -136,11 +143,12 @@ def test_an_empty_interval_is_refused(low, high):
 def test_autoguidance_leads_away_from_the_weak_model(x):
     process = Process(EDM())
     main, weak = CLASSES[0].denoiser(process), GaussianLaw.isotropic(MEANS[0], 0.9).denoiser(process)
-    good, bad = main(x, 0.7), weak(x, 0.7)
-    for scale in (0.0, 1.0, 2.5, jnp.asarray([0.0, 1.0, 2.0, 3.0, 0.5])):
-        w = jnp.reshape(jnp.asarray(scale), (-1, 1))
-        np.testing.assert_allclose(autoguidance(main, weak, scale)(x, 0.7), (1 - w) * bad + w * good, rtol=1e-12)
-    np.testing.assert_allclose(autoguidance(main, weak, 1.0)(x, 0.7), good, rtol=1e-14)
+    for scale in (0.0, 1.0, 2.5, np.asarray([0.0, 1.0, 2.0, 3.0, 0.5])):
+        w = np.reshape(scale, (-1, 1))
+        got, good, bad = map(np.asarray, answers([autoguidance(main, weak, scale), main, weak], x, 0.7))
+        np.testing.assert_allclose(got, (1 - w) * bad + w * good, rtol=1e-12)
+        if np.ndim(scale) == 0 and scale == 1:
+            np.testing.assert_allclose(got, good, rtol=1e-14)
 
 
 def test_autoguidance_sharpens(x64):
@@ -162,12 +170,13 @@ def test_autoguidance_sharpens(x64):
 @pytest.mark.parametrize("schedule", [VP(), EDM(), RectifiedFlow(), Betas.linear(50)], ids=kind)
 def test_cfgpp_is_its_formula(schedule, x):
     """Chung et al. 2024, algorithm 2: the guided x̂_0, renoised with the unconditional ε̂."""
-    process, scale = Process(schedule), 0.4
+    process, scale = chosen(schedule), 0.4
     t, s = some(process, 0.6, 0.3)
     models = CLASSES[0].denoiser(process), BOTH.denoiser(process)
-    c, u = (model(x, t) for model in models)
-    eps = (x - process.alpha(t) * u) / process.sigma(t)
-    expected = process.alpha(s) * ((1 - scale) * u + scale * c) + process.sigma(s) * eps
+    c, u = map(np.asarray, answers(models, x, t))
+    alpha, sigma = (np.asarray(part(np.asarray([t, s]))) for part in (process.alpha, process.sigma))
+    eps = (np.asarray(x) - alpha[0] * u) / sigma[0]
+    expected = alpha[1] * ((1 - scale) * u + scale * c) + sigma[1] * eps
     got = sample(KEY, process, conditional_pair(*models), CFGPP(scale), np.asarray([t, s]), x.shape, x_init=x).x
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
@@ -175,11 +184,11 @@ def test_cfgpp_is_its_formula(schedule, x):
 @pytest.mark.parametrize("schedule", [VP(), EDM()], ids=kind)
 def test_a_step_of_cfgpp_is_ddim_under_a_scale_of_its_own(schedule, x):
     """w = λ α_s/(α_s − α_t σ_s/σ_t), which grows as the step shrinks."""
-    process, scale = Process(schedule), 0.4
+    process, scale = chosen(schedule), 0.4
     t, s = some(process, 0.6, 0.3)
     models = CLASSES[0].denoiser(process), BOTH.denoiser(process)
-    alpha_s = process.alpha(s)
-    w = scale * alpha_s / (alpha_s - process.alpha(t) * process.sigma(s) / process.sigma(t))
+    alpha, sigma = (np.asarray(part(np.asarray([t, s]))) for part in (process.alpha, process.sigma))
+    w = scale * alpha[1] / (alpha[1] - alpha[0] * sigma[1] / sigma[0])
     runs = [(conditional_pair(*models), CFGPP(scale)), (classifier_free_guidance(*models, w), DDIM())]
     plus, plain = (sample(KEY, process, d, m, np.asarray([t, s]), x.shape, x_init=x).x for d, m in runs)
     np.testing.assert_allclose(plus, plain, rtol=1e-10)
@@ -187,7 +196,8 @@ def test_a_step_of_cfgpp_is_ddim_under_a_scale_of_its_own(schedule, x):
 
 @pytest.mark.parametrize("process", [Process(VP()), Process(EDM(), StudentT(4.0))], ids=repr)
 def test_cfgpp_of_equal_models_or_without_scale_is_ddim(process, x64):
-    free, other = BOTH.denoiser(process), CLASSES[0].denoiser(process)
+    other = GaussianMixture.isotropic(MEANS[::-1], STDS, WEIGHTS).denoiser(process)
+    free = BOTH.denoiser(process)
     grid = karras(process, 6)
     plain = sample(KEY, process, free, DDIM(), grid, (4, 2)).x
     for pair, scale in ((conditional_pair(free, free), 0.8), (conditional_pair(other, free), 0.0)):
@@ -277,14 +287,20 @@ def test_no_scale_recompiles(name):
 def test_precision_is_that_of_the_state(name):
     """Python, float64 and NumPy scales do not widen a float32 answer, nor does bfloat16 narrow the samples."""
     process, x = Process(EDM()), jnp.ones((2, 3))
+
+    def dtypes(function):
+        return {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(function))}
+
+    def end(network):
+        denoise, sampler = guided(network, name, 0.5, 1.5, 5.0)
+        return dtypes(lambda: sample(KEY, process, denoise, sampler, karras(process, 3), (2, 3)).x)
+
     for scale in (1.5, np.float64(1.5), np.full(2, 1.5) if name != "cfgpp" else 1.5):
         denoise, _ = guided(slope, name, 0.5, scale, 5.0)
-        assert {leaf.dtype for leaf in jax.tree.leaves(denoise(x, 1.0))} == {jnp.dtype(jnp.float32)}
-    half, sampler = guided(lambda w, x, t: slope(w, x, t).astype(jnp.bfloat16), name, 0.5, 1.5, 5.0)
-    assert sample(KEY, process, half, sampler, karras(process, 3), (2, 3)).x.dtype == jnp.float32
+        assert dtypes(lambda denoise=denoise: denoise(x, 1.0)) == {jnp.dtype(jnp.float32)}
+    assert end(lambda w, x, t: slope(w, x, t).astype(jnp.bfloat16)) == {jnp.dtype(jnp.float32)}
     with jax.enable_x64(True):
-        denoise, sampler = guided(slope, name, 0.5, 1.5, 5.0)
-        assert sample(KEY, process, denoise, sampler, karras(process, 3), (2, 3)).x.dtype == jnp.float64
+        assert end(slope) == {jnp.dtype(jnp.float64)}
 
 
 def test_a_classifier_is_for_gaussian_noise():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Cosine, Process, RectifiedFlow
 from diffusion.oracles import GaussianLaw
@@ -28,8 +29,10 @@ from samplers import (
     sample,
     uniform_time,
 )
+from tests.samplers.programs import answers, chosen
 
 KEY = jax.random.key(0)
+STEPS = 9
 
 
 def runs(process, denoise, samplers, grid, shape=(8, 1)):
@@ -38,16 +41,17 @@ def runs(process, denoise, samplers, grid, shape=(8, 1)):
 
 @pytest.mark.parametrize("schedule", [VP(), RectifiedFlow(), Betas.linear(60)], ids=lambda s: type(s).__name__)
 def test_ddim_with_eta_one_is_ancestral(schedule, mixture, x64):
-    process = Process(schedule)
-    ddim, ancestral = runs(process, mixture.denoiser(process), [DDIM(eta=1.0), Ancestral()], uniform_time(process, 12))
+    process = chosen(schedule)
+    samplers = [DDIM(eta=1.0), Ancestral()]
+    ddim, ancestral = runs(process, mixture.denoiser(process), samplers, uniform_time(process, STEPS))
     np.testing.assert_allclose(ddim, ancestral, rtol=1e-9)
 
 
 @pytest.mark.parametrize("schedule", [VP(), RectifiedFlow()], ids=lambda s: type(s).__name__)
 def test_first_order_dpm_solver_is_ddim(schedule, mixture, x64):
-    process = Process(schedule)
+    process = chosen(schedule)
     ddim, dpm = runs(
-        process, mixture.denoiser(process), [DDIM(), DPMSolverMultistep(order=1)], uniform_time(process, 12)
+        process, mixture.denoiser(process), [DDIM(), DPMSolverMultistep(order=1)], uniform_time(process, STEPS)
     )
     np.testing.assert_allclose(ddim, dpm, rtol=1e-10)
 
@@ -55,8 +59,8 @@ def test_first_order_dpm_solver_is_ddim(schedule, mixture, x64):
 @pytest.mark.parametrize("schedule", [EDM(), RectifiedFlow()], ids=lambda s: type(s).__name__)
 def test_euler_on_straight_characteristics_is_ddim(schedule, mixture, x64):
     """Where α and σ are linear in t, Euler's step is DDIM's."""
-    process = Process(schedule)
-    ddim, euler = runs(process, mixture.denoiser(process), [DDIM(), Euler()], uniform_time(process, 12))
+    process = chosen(schedule)
+    ddim, euler = runs(process, mixture.denoiser(process), [DDIM(), Euler()], uniform_time(process, STEPS))
     np.testing.assert_allclose(ddim, euler, rtol=1e-10)
 
 
@@ -77,8 +81,8 @@ TWINS = {
 
 @pytest.mark.parametrize("names", TWINS)
 def test_two_names_of_one_method(names, mixture, x64):
-    process = Process(VP())
-    first, second = runs(process, mixture.denoiser(process), TWINS[names], karras(process, 9))
+    process = chosen(VP())
+    first, second = runs(process, mixture.denoiser(process), TWINS[names], karras(process, STEPS))
     np.testing.assert_allclose(first, second, rtol=1e-9)
 
 
@@ -102,11 +106,12 @@ def test_ipndm_is_adams_bashforth_on_even_steps(mixture, x64):
 def test_exponential_methods_see_nothing_of_the_schedule(sampler, mixture, log_snr_grid, x64):
     """On equal λ they are one method in x/α: VP and a rectified flow are EDM in other words."""
     ends = []
-    for process in (Process(EDM()), Process(VP()), Process(RectifiedFlow())):
-        grid = log_snr_grid(process, 7)
-        x = process.alpha(grid[0]) * 5.0 * jnp.linspace(-1, 1, 8)[:, None]
-        end = sample(KEY, process, mixture.denoiser(process), sampler, grid, (8, 1), x_init=x).x
-        ends.append(end / process.alpha(grid[-1]))
+    for schedule in (EDM(), VP(), RectifiedFlow()):
+        grid, process = log_snr_grid(Process(schedule), 7), chosen(schedule)
+        alpha = np.asarray(schedule.alpha(grid))
+        x = alpha[0] * 5.0 * np.linspace(-1, 1, 8)[:, None]
+        end = sample(KEY, process, mixture.denoiser(process), sampler, grid, (8, 1), x_init=jnp.asarray(x)).x
+        ends.append(np.asarray(end) / alpha[-1])
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-8)
     np.testing.assert_allclose(ends[2], ends[0], rtol=1e-8)
 
@@ -135,55 +140,57 @@ def test_churn_below_its_range_is_no_churn(mixture, x64):
 @pytest.mark.parametrize("schedule", [VP(), RectifiedFlow(), Betas.linear(60)], ids=lambda s: type(s).__name__)
 def test_ddim_keeps_the_marginals(schedule, eta, x64):
     """Row 12: given x_0, one step maps N(α_t x_0, σ_t²) to N(α_s x_0, σ_s²), for every feasible σ̃."""
-    process, x_0 = Process(schedule), 0.8
+    process, x_0 = chosen(schedule), 0.8
     t, s = (round(u * schedule.t_max, 3) for u in (0.7, 0.3))
-    grid, x_t = np.asarray([t, s]), jnp.asarray([[-1.0], [2.0], [0.5]])
+    grid, x_t = np.asarray([t, s]), np.asarray([[-1.0], [2.0], [0.5]])
+    alpha, sigma = np.asarray(schedule.alpha(grid)), np.asarray(schedule.sigma(grid))
 
-    def mean_of(x):  # the step's mean is its average over ±noise; here the noise is taken out by differencing
-        return sample(KEY, process, lambda y, u: jnp.full_like(y, x_0), DDIM(eta=eta), grid, x.shape, x_init=x).x
+    def moved_to(x, sampler):
+        answer = Partial(constant, jnp.asarray(x_0))
+        return np.asarray(sample(KEY, process, answer, sampler, grid, x.shape, x_init=jnp.asarray(x)).x)
 
-    moved, origin = mean_of(x_t), mean_of(jnp.zeros_like(x_t))
+    # The step's mean is its average over ±noise; here the noise is taken out by differencing.
+    moved, origin = moved_to(x_t, DDIM(eta=eta)), moved_to(np.zeros_like(x_t), DDIM(eta=eta))
     slope = (moved - origin) / x_t
-    np.testing.assert_allclose(slope, slope[0, 0], rtol=1e-10)
-    noise = (origin - process.alpha(s) * x_0 + slope * process.alpha(t) * x_0).ravel()
-    spread = process.sigma(s) ** 2 - slope[0, 0] ** 2 * process.sigma(t) ** 2
+    np.testing.assert_allclose(slope, np.full_like(slope, slope[0, 0]), rtol=1e-10)
+    noise = (origin - alpha[1] * x_0 + slope * alpha[0] * x_0).ravel()
+    spread = sigma[1] ** 2 - slope[0, 0] ** 2 * sigma[0] ** 2
     if eta == 0:
         np.testing.assert_allclose(noise, 0, atol=1e-12)
         np.testing.assert_allclose(spread, 0, atol=1e-12)
     else:  # the same keys, standard normal draws, times the missing spread
-        draws = noise / jnp.sqrt(spread)
-        reference = runs_noise(process, x_0, grid)
-        np.testing.assert_allclose(draws, reference, rtol=1e-9)
+        draws = noise / np.sqrt(spread)
+        # The normal draws of the same keys, read off ancestral sampling whose spread is known.
+        ancestral = moved_to(np.zeros_like(x_t), Ancestral())
+        _, c_0, variance = map(float, posterior_coefficients(Process(schedule), s, t))
+        np.testing.assert_allclose(draws, ((ancestral - c_0 * x_0) / np.sqrt(variance)).ravel(), rtol=1e-9)
 
 
-def runs_noise(process, x_0, grid):
-    """The normal draws of the same keys, read off ancestral sampling whose spread is known."""
-    zeros = jnp.zeros((3, 1))
-    ancestral = sample(KEY, process, lambda y, u: jnp.full_like(y, x_0), Ancestral(), grid, (3, 1), x_init=zeros).x
-    _, c_0, variance = posterior_coefficients(process, grid[1], grid[0])
-    return ((ancestral - c_0 * x_0) / jnp.sqrt(variance)).ravel()
+def constant(x_0, x, t):
+    return jnp.broadcast_to(x_0, x.shape)
 
 
 @pytest.mark.parametrize("schedule", [VP(), Cosine(), Betas.cosine(80)], ids=lambda s: type(s).__name__)
 def test_ddim_of_a_unit_gaussian_is_a_product_of_cosines(schedule, x64):
     """Row 13: with (α, σ) = (cos θ, sin θ) each step multiplies by cos(θ_t − θ_s)."""
-    process = Process(schedule)
+    process = chosen(schedule)
     denoise = GaussianLaw.isotropic(np.zeros(2), 1.0).denoiser(process)
     grid = uniform_time(process, 7)
     x = jax.random.normal(KEY, (4, 2))
     result = sample(KEY, process, denoise, DDIM(), grid, x.shape, x_init=x).x
-    angles = jnp.arctan2(process.sigma(grid), process.alpha(grid))
-    np.testing.assert_allclose(result, x * jnp.prod(jnp.cos(jnp.diff(angles))), rtol=1e-10)
+    angles = np.arctan2(np.asarray(schedule.sigma(grid)), np.asarray(schedule.alpha(grid)))
+    np.testing.assert_allclose(result, np.asarray(x) * np.prod(np.cos(np.diff(angles))), rtol=1e-10)
 
 
 def test_guidance_is_affine_in_its_scale(mixture, x64):
     process = Process(EDM())
     conditional, free = GaussianLaw.isotropic(np.ones(1), 0.5).denoiser(process), mixture.denoiser(process)
     x = jax.random.normal(KEY, (5, 1))
-    c, u = conditional(x, 0.7), free(x, 0.7)
-    np.testing.assert_allclose(classifier_free_guidance(conditional, free, 0.0)(x, 0.7), u, rtol=1e-12)
-    np.testing.assert_allclose(classifier_free_guidance(conditional, free, 1.0)(x, 0.7), c, rtol=1e-12)
-    np.testing.assert_allclose(classifier_free_guidance(conditional, free, 3.0)(x, 0.7), 3 * c - 2 * u, rtol=1e-12)
+    guided = [classifier_free_guidance(conditional, free, scale) for scale in (0.0, 1.0, 3.0)]
+    c, u, none, one, three = map(np.asarray, answers([conditional, free, *guided], x, 0.7))
+    np.testing.assert_allclose(none, u, rtol=1e-12)
+    np.testing.assert_allclose(one, c, rtol=1e-12)
+    np.testing.assert_allclose(three, 3 * c - 2 * u, rtol=1e-12)
 
 
 def test_guided_denoiser_of_equal_models_is_the_model(mixture):

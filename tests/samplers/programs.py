@@ -1,0 +1,27 @@
+"""What lets tests share a compiled program: one process for several schedules, and denoisers asked in one piece."""
+
+import jax
+import jax.numpy as jnp
+
+from diffusion import EDM, VP, Cosine, Process, RectifiedFlow
+from experiments.verification.chosen import OneOf
+
+CONTINUOUS = (VP(), EDM(), RectifiedFlow(), Cosine())
+
+
+def chosen(schedule, among=CONTINUOUS):
+    """The process of a schedule, which the program is told as a number where it is one of these."""
+    if schedule in among:
+        return Process(OneOf(among, jnp.int32(among.index(schedule))))
+    return Process(schedule)
+
+
+@jax.jit
+def answers(functions, x, t):
+    """Those of several denoisers or covariances, which are Partials, in one program."""
+    return [function(x, t) for function in functions]
+
+
+def answer(function, x, t):
+    """That of one."""
+    return answers([function], x, t)[0]
