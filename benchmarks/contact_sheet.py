@@ -42,7 +42,8 @@ def main() -> None:
     told, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [row(told.run, label, pathlib.Path(folder), options) for label in range(told.classes)]
-    images, provenance = np.concatenate([images for images, _ in rows]), rows[0][1]
+    images = np.concatenate([images for images, _ in rows])
+    provenance = {key: value for key, value in rows[0][1].items() if key not in ("arrays", "sha256")}
     sheet = files.contact_sheet(images, columns=COLUMNS, pad=4, scale=told.scale)
     classes = list(range(told.classes))
     files.save_png(told.out, sheet, {**provenance, "class": classes, "seeds": f"0-{len(images) - 1}"})
