@@ -239,8 +239,8 @@ def identity(
     """A decorator that puts the measuring function into the table, under the facts of `Identity`.
 
     The identity's name is that of the function. Its topics, unless given, are the TOPICS of the function's module, or
-    the name of a module without TOPICS. Its test file, unless given, is the one that mirrors the module of the first of
-    `functions`, if there is one. Raises ValueError for a name or a row that is taken.
+    the module's name if it has none. Its test file, unless given (empty for none), is the one that mirrors the module
+    of the first of `functions`, if that exists. Raises ValueError for a name or a row that is taken.
     """
 
     def register(measure: Callable[[Setting], Measured]) -> Callable[[Setting], Measured]:

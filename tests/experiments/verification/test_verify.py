@@ -215,6 +215,13 @@ def test_a_row_that_is_taken_or_without_power_is_refused():
     assert "made-up" not in registry._REGISTRY
 
 
+def test_a_row_without_a_test_file_takes_the_one_that_mirrors_its_first_function():
+    found = {one.name: one.test for one in ALL}
+    assert found["posterior"] == "tests/diffusion/test_process.py"  # of diffusion/process.py
+    assert found["mean-of-conditional-scores"] == ""  # said to have none
+    assert registry._mirrored_test("samplers.no_such_module") == ""
+
+
 def test_one_nan_of_several_errors_is_the_largest():
     """Which Python's own max may pass over; the picture shows it as a bar of its own."""
     for values in ((0.0, float("nan")), (float("nan"), 0.0)):
