@@ -32,21 +32,21 @@ With --run, put a trained model under the equations instead: what is out of line
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyArguments:
-    """What `scorefield verify` is arguments."""
+    """The arguments of `scorefield verify`."""
 
     only: str | None = None
     """Topics (ddpm is chain, elbo and variance), names or numbers of identities, separated by commas."""
     precision: Precision = "float64"
-    """The precision of the arithmetic; bfloat16 rounds networks' answers and computes in float32. A certificate of
-    each identity's error floor."""
+    """The precision of the arithmetic, which shows each identity's error floor; bfloat16 rounds networks' answers and
+    computes in float32."""
     dim: int = 3
     """The dimension of the laws whose dimension is free."""
     run: Path | None = None
     """The folder of a trained run, or of one of its checkpoints: check this model instead."""
     ema: str = "0"
-    """With --run, which parameters: the number of an average, counted from 0, or raw."""
+    """With --run, the parameters to check: the number of an average, counted from 0, or raw."""
     best: bool = False
-    """With --run, take the checkpoint of the lowest held-out loss, not the newest."""
+    """With --run, check the checkpoint of the lowest held-out loss, not the newest."""
     samples: int = 256
     """With --run, the number of samples that are drawn and of images that are examined."""
     seed: int = 2_000_000
@@ -56,11 +56,11 @@ class VerifyArguments:
     html: Path | None = None
     """Write a report with equations and pictures to this file."""
     json: bool = False
-    """Print a list as JSON: of rows, or with --run of findings."""
+    """Print the rows, or with --run the findings, as a JSON list."""
 
 
 def run(words: list[str]) -> int:
-    """Verify; returns 0 when all is as it should be, else 1."""
+    """Run the command; returns 0 if everything is as it should be, else 1."""
     arguments = parse(VerifyArguments, words, "scorefield verify", DESCRIPTION)
     if arguments.html is not None:
         _writable(arguments.html)
@@ -145,9 +145,9 @@ def _trained(arguments: VerifyArguments) -> int:
 
 
 def select(only: str | None, among: Sequence[Identity]) -> list[Identity]:
-    """The identities with these topics, names or numbers; 19 stands for 19a, 19b, ... too.
+    """The identities with these topics, names or numbers; 19 also stands for 19a, 19b, ...
 
-    Raises UsageError for a word that is none of them.
+    Raises UsageError for a word that is neither a topic, a name nor a number.
     """
     if only is None:
         return list(among)
@@ -172,13 +172,13 @@ def _names(one: Identity) -> tuple[str, ...]:
 
 
 def _line(row: Row) -> str:
-    """Two lines of a table: the numbers, and what was compared with what."""
+    """The two lines of a row: its numbers, and the sides that were compared."""
     one, mark = row.identity, "ok  " if row.passed else "FAIL"
     sign, unit = (">=" if one.kind == "false" else "<="), " standard errors" if one.kind == "statistical" else ""
     floor = f"  {row.report()['roundoffs']:.0f} roundoffs" if row.precision != "float64" and _has_floor(row) else ""
     numbers = f"{shown(row.measured.error):>8} {sign} {shown(one.allowed(row.precision))}{unit}{floor}"
-    told = row.failure or one.compared + (f" ({row.measured.detail})" if row.measured.detail else "")
-    return f"{mark} {one.row:4} {one.name:30} {numbers:38} {row.seconds:5.1f} s\n{'':10}{told}"
+    words = row.failure or one.compared + (f" ({row.measured.detail})" if row.measured.detail else "")
+    return f"{mark} {one.row:4} {one.name:30} {numbers:38} {row.seconds:5.1f} s\n{'':10}{words}"
 
 
 def _has_floor(row: Row) -> bool:
@@ -186,7 +186,7 @@ def _has_floor(row: Row) -> bool:
 
 
 def environment(precision: str, seconds: float) -> dict[str, str]:
-    """Where the numbers come from."""
+    """The facts on which the numbers depend: date, precision, device and versions."""
     import jax
 
     device = jax.devices()[0]

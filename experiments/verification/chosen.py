@@ -1,4 +1,4 @@
-"""One of several schedules, chosen by a traced number: what is compiled for one of them is compiled for all."""
+"""One of several schedules, chosen by a traced number, so that a program compiled for one of them serves all."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ def _of_the_chosen(name: str) -> Any:
     def method(self: OneOf, t: Times) -> Array:
         return self.pick([getattr(schedule, name)(t) for schedule in self.schedules])
 
-    method.__doc__ = f"`{name}` of the schedule that is chosen."
+    method.__doc__ = f"`{name}` of the chosen schedule."
     return method
 
 
 @pytree
 class OneOf(Schedule):
-    """The schedule at a place among several."""
+    """The schedule at one place among several."""
 
     schedules: tuple[Schedule, ...]
-    """All of them."""
+    """The schedules to choose from."""
     which: int | Array
-    """The place of the one that is meant, counted from 0."""
+    """The place of the chosen schedule, counted from 0."""
 
     def pick(self, values: Sequence[Any]) -> Array:
-        """The value of the schedule that is chosen."""
+        """The value that belongs to the chosen schedule."""
         dtype = jnp.result_type(*values)
         return jax.lax.select_n(jnp.asarray(self.which), *(jnp.asarray(value, dtype) for value in values))
 
     @property
     def t_max(self) -> Array:
-        """The time of the prior."""
+        """The time of the prior, for the chosen schedule."""
         return self.pick([schedule.t_max for schedule in self.schedules])
 
     @property
     def t_min(self) -> Array:
-        """The smallest time worth dividing by σ at."""
+        """The smallest time at which dividing by σ is sound, for the chosen schedule."""
         return self.pick([schedule.t_min for schedule in self.schedules])
 
     log_alpha = _of_the_chosen("log_alpha")

@@ -1,4 +1,4 @@
-"""Exact answers in NumPy's float64, written without the library: levels of noise, and Gaussian chains as matrices."""
+"""Exact answers in float64 by NumPy, without the library: noise levels, densities and Gaussian chains as matrices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, SubVP
 
 Array = np.ndarray
 Affine = tuple[Array, Array]
-"""(A, b) of x -> A x + b."""
+"""(A, b) of the map x -> A x + b."""
 
 STEPS: dict[str, tuple[Process, float, float]] = {
     "VP": (Process(VP()), 0.15, 0.4),
@@ -23,11 +23,14 @@ STEPS: dict[str, tuple[Process, float, float]] = {
     "RectifiedFlow": (Process(RectifiedFlow()), 0.3, 0.6),
     "chain": (Process(Betas.ramp(40, 0.3)), 7, 21),
 }
-"""Processes, and two times s < t in the middle of each."""
+"""The processes, each with two times s < t in its middle."""
+
+POINTS, MASSES = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.3, 0.5, 0.2])
+"""Three points in the plane, and their probabilities."""
 
 
 class Levels(NamedTuple):
-    """α, σ and their slopes, which a chain does not have."""
+    """α, σ and their slopes in time, which are NaN for a chain."""
 
     alpha: Array
     sigma: Array
@@ -37,7 +40,7 @@ class Levels(NamedTuple):
 
 @np.errstate(divide="ignore", invalid="ignore")
 def levels(name: str, t: Any) -> Levels:
-    """The closed forms of the processes in STEPS; at t = 0 the slope of σ may be infinite."""
+    """α, σ and their slopes for a process of STEPS, in closed form; at t = 0 the slope of σ may be infinite."""
     t = np.asarray(t, np.float64)
     one, zero = np.ones_like(t), np.zeros_like(t)
     if name in ("VP", "SubVP"):
@@ -75,6 +78,17 @@ def one_step(before: Levels, after: Levels) -> tuple[Array, Array]:
     return a, np.sqrt(after.sigma**2 - a**2 * before.sigma**2)
 
 
+def normal(x: Array, mean: Any = 0.0, variance: Any = 1.0) -> Array:
+    """The density N(x; mean, variance) on the line."""
+    return np.exp(-0.5 * (x - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
+
+
+def square(reach: float, count: int) -> tuple[Array, float]:
+    """(points (count², 2) of a grid over [−reach, reach]², the area that each stands for)."""
+    axis = np.linspace(-reach, reach, count)
+    return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2), float(axis[1] - axis[0]) ** 2
+
+
 def normal_log_prob(x: Any, mean: Any, std: Any) -> Array:
     """ln N(x; mean, std² I), summed over the last axis."""
     return np.sum(-0.5 * ((x - mean) / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi), axis=-1)
@@ -82,19 +96,19 @@ def normal_log_prob(x: Any, mean: Any, std: Any) -> Array:
 
 @dataclass(frozen=True)
 class Matrices:
-    """N(mean, covariance)."""
+    """The Gaussian law N(mean, covariance)."""
 
     mean: Array
     covariance: Array
 
     def log_prob(self, x: Any) -> Array:
-        """ln of the density at each row of x."""
+        """The logarithm of the density at each row of x."""
         gap = np.asarray(x) - self.mean
         solved = np.linalg.solve(self.covariance, gap.T).T
         return -0.5 * np.sum(gap * solved, axis=-1) - 0.5 * np.linalg.slogdet(2 * np.pi * self.covariance)[1]
 
     def entropy(self) -> float:
-        """½ ln det(2πe covariance)."""
+        """The entropy ½ ln det(2πe covariance), in nats."""
         return float(0.5 * np.linalg.slogdet(2 * np.pi * np.e * self.covariance)[1])
 
     def part(self, index: Array) -> Matrices:
@@ -110,20 +124,20 @@ class Matrices:
         return Matrices(self.mean[rest] + gain @ (value - self.mean[index]), covariance)
 
     def kl(self, other: Matrices) -> float:
-        """KL(self ‖ other)."""
+        """KL(self ‖ other), in nats."""
         gap = other.mean - self.mean
         solved = np.linalg.solve(other.covariance, self.covariance + np.outer(gap, gap))
         log_ratio = np.linalg.slogdet(other.covariance)[1] - np.linalg.slogdet(self.covariance)[1]
         return float(0.5 * (np.trace(solved) - gap.size + log_ratio))
 
     def points(self) -> Array:
-        """2n points (2n, n) whose plain mean is the expectation, of every polynomial of degree 3 or less."""
+        """2n points (2n, n) over which every polynomial of degree 3 or less has its expectation as plain mean."""
         root = np.linalg.cholesky(self.covariance) * np.sqrt(self.mean.size)
         return self.mean + np.concatenate([root.T, -root.T])
 
 
 def denoiser_of(law: Matrices, known: Levels, k: int) -> Affine:
-    """E[x_0|x_k] for Gaussian data."""
+    """E[x_0|x_k] for Gaussian data, as an affine map of x_k."""
     alpha, variance = known.alpha[k], known.sigma[k] ** 2
     gain = alpha * np.linalg.solve(alpha**2 * law.covariance + variance * np.eye(law.mean.size), law.covariance).T
     return gain, law.mean - alpha * gain @ law.mean

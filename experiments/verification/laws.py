@@ -1,9 +1,9 @@
-"""The laws that identities are measured on."""
+"""The laws and the processes on which identities are measured."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -27,20 +27,27 @@ PROCESSES: dict[str, tuple[Process, float]] = {
     "EDM": (Process(EDM()), 0.7),
     "RectifiedFlow": (Process(RectifiedFlow()), 0.4),
 }
-"""Continuous Gaussian processes, and a time in the middle of each."""
+"""The continuous Gaussian processes, each with a time in its middle."""
 
 
-def over_processes(measure: Callable[[Process, float], T]) -> dict[str, T]:
-    """What `measure` finds of each of `PROCESSES` and its time; what it compiles of them, it compiles once for all."""
+def over_processes(measure: Callable[[Process, float], T | Mapping[str, T]]) -> dict[str, T]:
+    """The findings of `measure` for each of `PROCESSES` at its time, by name; of several findings as "what on name".
+
+    Functions that `measure` compiles are compiled once for all processes.
+    """
     schedules = tuple(process.schedule for process, _ in PROCESSES.values())
-    return {
-        name: measure(Process(OneOf(schedules, jnp.asarray(place))), t)
-        for place, (name, (_, t)) in enumerate(PROCESSES.items())
-    }
+    found: dict[str, T] = {}
+    for place, (name, (_, t)) in enumerate(PROCESSES.items()):
+        errors = measure(Process(OneOf(schedules, jnp.asarray(place))), t)
+        if isinstance(errors, Mapping):
+            found |= {f"{what} on {name}": error for what, error in errors.items()}
+        else:
+            found[name] = errors
+    return found
 
 
 def log_density(law: Law, process: Process) -> Callable[[Array, Any], Array]:
-    """(x, t) -> ln p_t(x)."""
+    """The function (x, t) -> ln p_t(x)."""
     return Partial(_log_density, law, process)
 
 
@@ -49,7 +56,7 @@ def _log_density(law: Law, process: Process, x: Array, t: Any) -> Array:
 
 
 def gauss_legendre(low: float, high: float, count: int) -> tuple[Array, Array]:
-    """(nodes (count, 1), weights (count,)) on an interval."""
+    """(nodes (count, 1), weights (count,)) of the rule on an interval."""
     nodes, weights = _legendre(count)
     half = 0.5 * (high - low)
     return jnp.asarray(low + half * (nodes + 1))[:, None], jnp.asarray(half * weights)

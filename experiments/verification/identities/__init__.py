@@ -1,1 +1,1 @@
-"""One file for each topic; each registers its rows."""
+"""The identities: one file for each topic, whose import registers its rows."""

@@ -1,4 +1,4 @@
-"""Rows 1 to 4: what the noise of a chain adds up to, what can be predicted from it, and its steps backwards."""
+"""Rows 1 to 4: the accumulated noise of a chain, the predictions made from it, and its reversed steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,16 @@ from experiments.verification.closed_forms import (
     reverse_coefficients,
 )
 from experiments.verification.laws import mixture
-from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.registry import (
+    Measured,
+    Setting,
+    Within,
+    WithinChance,
+    identity,
+    largest,
+    relative,
+    worst_of,
+)
 from experiments.verification.report.plots import Curves, settling
 
 TOPICS = ("chain", "ddpm")
@@ -42,10 +51,8 @@ def _levels(process: Process, t: jax.Array) -> tuple[jax.Array, jax.Array]:
     compared="A and B² with what 1000 steps have added, and A² + B² with 1, for the linear chain, cosine and ramp",
     oracle="the recursion, step by step, from the one-step variances of the papers",
     source="Ho et al. 2020, arXiv:2006.11239, eq. 4; Su 2022, the first post on diffusion models",
-    tolerance=1e-12,
-    why="a thousand products, each rounded",
+    bound=Within(1e-12, "a thousand products, each rounded", roundoffs=50),
     functions=(Betas.alpha, Betas.variance),
-    amplification=50,
     test="tests/diffusion/ddpm/test_chains.py",
 )
 def _chain_accumulates(setting: Setting) -> Measured:
@@ -63,8 +70,7 @@ def _chain_accumulates(setting: Setting) -> Measured:
         errors = (alpha / known.alpha, variance / known.sigma**2, alpha.astype(float) ** 2 + variance)
         found[name] = largest(float(np.max(np.abs(each - 1))) for each in errors)
         lines |= {f"exact, {name}": known.alpha, f"A, {name}": alpha}
-    error = worst_of(found)
-    return Measured(error.error, error.detail, Curves(t, lines, "t", "A"))
+    return worst_of(found, Curves(t, lines, "t", "A"))
 
 
 @jax.jit
@@ -80,11 +86,8 @@ def _steps(process: Process, times: jax.Array) -> tuple[jax.Array, jax.Array]:
     compared="products of the steps' factors and sums of their variances with A and B², over 20 steps",
     oracle=_CLOSED,
     source="Song et al. 2021, arXiv:2011.13456, appendix B; Kingma et al. 2021, arXiv:2107.00630, appendix A",
-    tolerance=1e-12,
-    why="twenty products, each rounded",
+    bound=Within(1e-12, "twenty products, each rounded", roundoffs=200),
     functions=(transition,),
-    amplification=200,
-    test="tests/diffusion/test_process.py",
 )
 def _steps_make_a_jump(setting: Setting) -> Measured:
     found = {}
@@ -103,7 +106,7 @@ def _steps_make_a_jump(setting: Setting) -> Measured:
 def _conversions(
     process: Process, answers: dict[Kind, jax.Array], x: jax.Array, x_0: jax.Array, z: jax.Array, t: jax.Array
 ) -> dict[Kind, dict[str, jax.Array]]:
-    """Every prediction from every other, and from the definition."""
+    """Every kind of prediction, made from each of the others and from its definition."""
     kinds = list(answers)
     made: dict[Kind, dict[str, jax.Array]] = {kind: {"x_0 and z": target(process, x_0, z, t, kind)} for kind in kinds}
     for source in kinds:
@@ -121,11 +124,8 @@ def _conversions(
     "processes",
     oracle="p and q from α, σ and their slopes in closed form, in NumPy's float64",
     source="Salimans & Ho 2022, arXiv:2202.00512, appendix D; Lipman et al. 2023, arXiv:2210.02747",
-    tolerance=1e-12,
-    why="two equations in two unknowns, with a determinant far from 0",
+    bound=Within(1e-12, "two equations in two unknowns, with a determinant far from 0", roundoffs=150),
     functions=(convert, target),
-    amplification=150,
-    test="tests/diffusion/test_prediction.py",
 )
 def _predictions(setting: Setting) -> Measured:
     rng, found = np.random.default_rng(0), {}
@@ -162,14 +162,12 @@ def _two_noises(
     title="One noise does the work of two",
     latex=r"B\varepsilon = a B_-\bar\varepsilon_- + b\,\varepsilon_t:\quad \mathbb{E}_\omega|\varepsilon_t - "
     r"\frac{b}{B}e|^2 = \frac{b^2}{B^2}|\varepsilon - e|^2 + d\,\frac{a^2B_-^2}{B^2}",
-    compared="the mean over the other noise ω of the loss with two noises with the loss with one; ε, ω with theirs",
+    compared="the two-noise loss, averaged over the other noise ω, with the one-noise loss; the merged noises with "
+    "ε and ω",
     oracle="the rotation and both sides in NumPy, a and b by division and subtraction; 2d points for the mean",
     source="Su 2022, the first post on diffusion models; Ho et al. 2020, eq. 14",
-    tolerance=1e-12,
-    why="a quadratic function of ω, whose mean over those points is exact",
+    bound=Within(1e-12, "a quadratic function of ω, whose mean over those points is exact", roundoffs=30),
     functions=(merge_noises, two_noise_loss),
-    amplification=30,
-    test="tests/diffusion/ddpm/test_losses.py",
 )
 def _variance_reduction(setting: Setting) -> Measured:
     d, found = setting.dim, {}
@@ -205,16 +203,14 @@ def _losses(key: jax.Array, process: Process, law: Law, denoise: Partial, st: tu
     title="The simplified loss, and the constant that it drops",
     latex=r"\mathbb{E}|\varepsilon_t - \frac{b}{B}e|^2 = \frac{b^2}{B^2}\,\mathbb{E}|\varepsilon - e|^2 "
     r"+ d\,\frac{a^2B_-^2}{B^2}",
-    compared="means of 40,000 draws of each loss, with noises of their own, on a chain",
+    compared="the means of the two losses over 40,000 independent draws each, on a chain",
     oracle="any law and any denoiser, here a mixture with its own; a, b and B by recursion",
     source="Su 2022, the first post on diffusion models; Ho et al. 2020, eq. 14",
-    tolerance=STANDARD_ERRORS,
-    why="4 standard errors of the difference of two means, exceeded in one run of 16,000 by chance",
+    bound=WithinChance(
+        "4 standard errors of the difference of two means, exceeded in one run of 16,000 by chance", detects=0.06
+    ),
     functions=(two_noise_loss, simplified_loss),
-    kind="statistical",
-    detects=0.06,
     answers=True,
-    test="tests/diffusion/ddpm/test_losses.py",
 )
 def _variance_reduction_sampled(setting: Setting) -> Measured:
     (process, _, t), s = STEPS["chain"], 15
@@ -243,11 +239,8 @@ def _posterior_log_prob(process: Process, x_s: jax.Array, x_t: jax.Array, x_0: j
     compared="its log-density at 64 points with the sum of the three log-densities, on seven processes",
     oracle=f"Bayes' rule for three Gaussian densities; {_CLOSED}",
     source="Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7",
-    tolerance=1e-12,
-    why="logarithms of densities, with nothing that cancels",
+    bound=Within(1e-12, "logarithms of densities, with nothing that cancels", roundoffs=50),
     functions=(posterior,),
-    amplification=50,
-    test="tests/diffusion/test_process.py",
 )
 def _posterior(setting: Setting) -> Measured:
     rng, found, d = np.random.default_rng(0), {}, setting.dim
@@ -256,8 +249,7 @@ def _posterior(setting: Setting) -> Measured:
         x_0, x_s, x_t = rng.normal(size=(3, 64, d)) * np.asarray([1, before.sigma, after.sigma])[:, None, None]
         log_prob = _posterior_log_prob(process, x_s, x_t, x_0, (s, t))
         found[name] = relative(log_prob, _ratio(before, after, x_s, x_t, x_0))
-    error = worst_of(found)
-    return Measured(error.error, error.detail, _posterior_curves())
+    return worst_of(found, _posterior_curves())
 
 
 def _ratio(before: Levels, after: Levels, x_s: np.ndarray, x_t: np.ndarray, x_0: np.ndarray) -> np.ndarray:
@@ -285,10 +277,8 @@ def _posterior_curves() -> Curves:
     compared="both factors and the variance with the formulas, at t = 2, ..., 40 of a ramp",
     oracle="a, b, A and B from the one-step variances by recursion",
     source="Ho et al. 2020, arXiv:2006.11239, eq. 7; Su 2022, the third post on diffusion models",
-    tolerance=1e-12,
-    why="a few products and quotients of what the recursion gives",
+    bound=Within(1e-12, "a few products and quotients of what the recursion gives", roundoffs=150),
     functions=(posterior_coefficients,),
-    amplification=150,
     test="tests/diffusion/ddpm/test_chains.py",
 )
 def _posterior_coefficients(setting: Setting) -> Measured:
@@ -297,7 +287,7 @@ def _posterior_coefficients(setting: Setting) -> Measured:
     c_t, c_0, added = np.transpose(list(reverse_coefficients(known)))
     found = [np.asarray(part) for part in jax.jit(posterior_coefficients)(STEPS["chain"][0], t - 1, t)]
     exact = (c_t, c_0, known.sigma[:-1] ** 2 * added / known.sigma[1:] ** 2)
-    # At t = 1, where two of the three are 0, the library must say exactly that.
+    # At t = 1 two of the three are 0, and the library must return exactly 0.
     error = largest(float(np.max(np.abs(f - e) / np.where(e > 0, e, 1))) for f, e in zip(found, exact, strict=True))
     names = ("factor of x_t", "factor of x_0", "variance")
     lines = {f"exact {name}": value for name, value in zip(names, exact, strict=True)}

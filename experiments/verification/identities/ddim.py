@@ -1,4 +1,4 @@
-"""Rows 12 to 14 and N2: DDIM's family of steps, what all of them keep, and which of them there are."""
+"""Rows 12 to 14 and N2: the family of DDIM's steps, the marginals that they all keep, and the limit of their noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusion.ddpm.reverse_steps import ddim_posterior
 from diffusion.oracles import GaussianLaw, flow_map_1d
 from experiments.verification.closed_forms import STEPS, Matrices, levels, one_step
 from experiments.verification.laws import line
-from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, OffBy, Setting, Within, identity, relative, worst_of
 from experiments.verification.report.plots import Curves
 from samplers import DDIM, Ancestral, Sampler
 
@@ -31,11 +31,8 @@ def _family(process: Process, x_t: jax.Array, x_0: jax.Array, s: float, t: float
     compared="mean and variance of x_s given x_0 with A x_0 and B², for σ of 0, 0.1, ..., 1 times B, on six processes",
     oracle="α and σ in closed form; the step is affine in the noise, so that ε = ±1 gives both moments",
     source="Song et al. 2021, arXiv:2010.02502, eq. 7 and lemma 1; Su 2022, the fourth post on diffusion models",
-    tolerance=1e-12,
-    why="a square root and a few products",
+    bound=Within(1e-12, "a square root and a few products", roundoffs=200),
     functions=(ddim_posterior,),
-    amplification=200,
-    test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _ddim_marginals(setting: Setting) -> Measured:
     shares, found = np.linspace(0, 1, 11), {}
@@ -49,14 +46,14 @@ def _ddim_marginals(setting: Setting) -> Measured:
         kept = (0.5 * (mean[:, 1] - mean[:, 0])) ** 2
         found[f"the mean, {name}"] = relative(np.mean(mean, axis=1), before.alpha * x_0[:1] * np.ones((11, 1)))
         found[f"the variance, {name}"] = relative(kept + stds[:, None] ** 2, np.full_like(kept, before.sigma**2))
-    error, lines = worst_of(found), {"exact B²": np.full(11, levels("chain", 7).sigma ** 2), "of x_t": kept[:, 0]}
+    lines = {"exact B²": np.full(11, levels("chain", 7).sigma ** 2), "of x_t": kept[:, 0]}
     lines |= {"fresh": lines["exact B²"] * shares**2, "both": kept[:, 0] + lines["exact B²"] * shares**2}
-    return Measured(error.error, error.detail, Curves(shares, lines, "σ / B", "variance of the noise"))
+    return worst_of(found, Curves(shares, lines, "σ / B", "variance of the noise"))
 
 
 @jax.jit
 def _run(process: Process, denoise: Partial, sampler: Sampler, x: jax.Array, grid: jax.Array, steps: int) -> jax.Array:
-    """The first `steps` steps of a grid, which may be longer: one compilation for all lengths."""
+    """The end of the first `steps` steps of a grid, which may be longer, so that one program serves all lengths."""
     keys = keys_lib.sample_keys(jax.random.key(0), jnp.arange(x.shape[0]))
 
     def one(i: jax.Array, y: jax.Array) -> jax.Array:
@@ -73,10 +70,8 @@ def _run(process: Process, denoise: Partial, sampler: Sampler, x: jax.Array, gri
     compared="one step from 5 points with the conditional mean, for correlated Gaussian data on VP and a chain",
     oracle="the joint law of (x_s, x_t) as a matrix, conditioned by hand",
     source="Song et al. 2021, arXiv:2010.02502, eq. 9; Su 2022, the fourth post on diffusion models",
-    tolerance=1e-12,
-    why="a linear system on either side",
+    bound=Within(1e-12, "a linear system on either side", roundoffs=20),
     functions=(DDIM.step,),
-    amplification=20,
     answers=True,
     test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
@@ -103,10 +98,8 @@ def _ddim_shared_noise(setting: Setting) -> Measured:
     compared="the end of 1, 2, 4, ..., 64 steps of DDIM with the product, for data N(0, 0.3) on three processes",
     oracle="angles from α and σ in closed form",
     source="Song et al. 2021, arXiv:2010.02502, eq. 12; Su 2022, the fourth post on diffusion models",
-    tolerance=1e-12,
-    why="one product for each step",
+    bound=Within(1e-12, "one product for each step", roundoffs=80),
     functions=(DDIM.step,),
-    amplification=80,
     answers=True,
     test="tests/samplers/test_identities.py",
 )
@@ -125,11 +118,9 @@ def _ddim_cosines(setting: Setting) -> Measured:
             start, padded = np.full((1, setting.dim), length[0]), np.pad(grid, (0, 64 - n), mode="edge")
             shrunk.append(float(_run(process, denoise, DDIM(), start, padded, n)[0, -1]) / std)
         found[name], curves[name] = relative(shrunk, products), (shrunk, products)
-    error, (shrunk, products) = worst_of(found), curves["VP"]
+    shrunk, products = curves["VP"]
     lines = {"exact product of cosines": products, "DDIM on VP": shrunk}
-    return Measured(
-        error.error, error.detail, Curves(2 ** np.arange(7), lines, "steps", "std of samples / data", log_x=True)
-    )
+    return worst_of(found, Curves(2 ** np.arange(7), lines, "steps", "std of samples / data", log_x=True))
 
 
 @identity(
@@ -140,10 +131,8 @@ def _ddim_cosines(setting: Setting) -> Measured:
     compared="the slope of ln(error) over ln(1/N) for N = 160, ..., 1280 with 1; σ/α from 5 to 0.05 on VP, 16 points",
     oracle="two Gaussians on the line, whose flow is the map between quantiles",
     source="Song et al. 2021, arXiv:2010.02502, section 4.3; Su 2022, the fourth post on diffusion models",
-    tolerance=0.05,
-    why="the next term of the error, O(1/N) of it",
+    bound=Within(0.05, "the next term of the error is smaller by a factor of order 1/N", roundoffs=1),
     functions=(DDIM, flow_map_1d),
-    amplification=1,
     test="tests/samplers/test_order.py",
 )
 def _ddim_order(setting: Setting) -> Measured:
@@ -159,9 +148,8 @@ def _ddim_order(setting: Setting) -> Measured:
         errors.append(float(np.sqrt(np.mean((end - exact) ** 2))))
     slope = float(-np.polyfit(np.log(counts), np.log(errors), 1)[0])
     lines = {"exact slope 1": errors[0] * counts[0] / counts, "DDIM": errors}
-    return Measured(
-        abs(slope - 1), f"a slope of {slope:.3f}", Curves(counts, lines, "steps", "error", log_x=True, log_y=True)
-    )
+    plot = Curves(counts, lines, "steps", "error", log_x=True, log_y=True)
+    return Measured(abs(slope - 1), f"a slope of {slope:.3f}", plot)
 
 
 @identity(
@@ -172,10 +160,8 @@ def _ddim_order(setting: Setting) -> Measured:
     compared="a step of DDIM with η = 1, and of ancestral sampling, with the posterior, on VP and a chain",
     oracle="the posterior's formula with a, b, A and B in closed form; the same normal draws",
     source="Song et al. 2021, arXiv:2010.02502, section 4.1; Ho et al. 2020, algorithm 2",
-    tolerance=1e-12,
-    why="a square root and a few products",
+    bound=Within(1e-12, "a square root and a few products", roundoffs=20),
     functions=(DDIM.step, Ancestral.step),
-    amplification=20,
     test="tests/samplers/test_identities.py",
 )
 def _ddim_is_ddpm(setting: Setting) -> Measured:
@@ -203,14 +189,11 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
     title="DDIM may add the noise of the forward step, σ = b",
     latex=r"\sigma_t = b_t\ \mathrm{for\ all}\ t:\quad \frac{b_t^2}{B_{t-1}^2}\leq 1"
     r"\quad(\mathrm{false\ at}\ t = 1, 2, 3)",
-    compared="the least excess of b² over B₋² at t = 1, 2, 3 of the default chain, if the library refuses all three",
+    compared="the least excess of b² over B₋² at t = 1, 2, 3 of the default chain, or 0 if the library allows one",
     oracle="the recursion from b² = 0.02 t/1000; at t = 4 there is room, and the library agrees",
     source="Su 2022, the fourth post on diffusion models; Song et al. 2021, arXiv:2010.02502, eq. 7",
-    tolerance=1e-5,
-    why="at t = 3 it is 1.3e-5: b² = 6e-5 and B₋² = 6e-5 − 8e-10",
+    bound=OffBy(1e-5, "at t = 3 it is 1.3e-5: b² = 6e-5 and B₋² = 6e-5 − 8e-10"),
     functions=(ddim_posterior,),
-    kind="false",
-    test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _ddim_with_beta(setting: Setting) -> Measured:
     process, x = Process(Betas.ramp(1000)), jnp.ones((1, setting.dim))

@@ -1,4 +1,4 @@
-"""Row 39, false statements N1 and N4: the best denoiser of a noise level, where it leads, and a codebook of noises."""
+"""Row 39, false statements N1 and N4: the best denoiser at one noise level, its answers, and a codebook of noises."""
 
 from __future__ import annotations
 
@@ -12,9 +12,20 @@ from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.oracles.law import Law
 from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.weightings import UniformWeighting
+from experiments.verification.closed_forms import normal, square
 from experiments.verification.identities.score_matching import GivenNoise, OneTime
 from experiments.verification.laws import line
-from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative, worst_of
+from experiments.verification.registry import (
+    Measured,
+    OffBy,
+    Setting,
+    Within,
+    identity,
+    largest,
+    refuted,
+    relative,
+    worst_of,
+)
 from experiments.verification.report.plots import Curves
 
 TOPICS = ("denoisers",)
@@ -22,31 +33,27 @@ TOPICS = ("denoisers",)
 _LEVEL = 0.5
 
 
-def _normal(x: np.ndarray, mean: np.ndarray | float = 0.0, variance: np.ndarray | float = 1.0) -> np.ndarray:
-    return np.exp(-0.5 * (x - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
-
-
 def _clean(x: np.ndarray) -> np.ndarray:
-    """The density of `line`."""
+    """The density of `line` at x (n,)."""
     law = line()
-    return _normal(x[:, None], np.asarray(law.means)[:, 0], np.asarray(law.floor)) @ np.asarray(law.weights)
+    return normal(x[:, None], np.asarray(law.means)[:, 0], np.asarray(law.floor)) @ np.asarray(law.weights)
 
 
 def _blurred(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(p̂, ∇ln p̂) of p̂ = p * N(0, σ²), the convolution by the trapezoidal rule."""
+    """(p̂, ∇ln p̂) for p̂ = p * N(0, σ²), convolved by the trapezoidal rule."""
     x = np.linspace(-5.0, 6.0, 401)
-    masses = (x[1] - x[0]) * _clean(x) * _normal(y[:, None], x, _LEVEL**2)
+    masses = (x[1] - x[0]) * _clean(x) * normal(y[:, None], x, _LEVEL**2)
     density = masses.sum(1)
     return density, (masses * (x - y[:, None])).sum(1) / _LEVEL**2 / density
 
 
 def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
-    """(the library's loss of the exact denoiser, its slopes when 1, y, cos y and sin 2y are added to the answer).
+    """(the library's loss at the exact denoiser, its slopes as 1, y, cos y and sin 2y are added to the answer).
 
-    Every x of a rule for p, with every z of one for N(0, 1); the slopes are relative to their Cauchy-Schwarz bound.
+    The loss is summed over a rule for p times a rule for N(0, 1). Each slope is relative to its Cauchy-Schwarz bound.
     """
     x, z = np.linspace(-3.5, 5.5, 201), np.linspace(-8.5, 8.5, 101)
-    masses = jnp.asarray(np.outer(_clean(x) * (x[1] - x[0]), _normal(z) * (z[1] - z[0])).reshape(-1))
+    masses = jnp.asarray(np.outer(_clean(x) * (x[1] - x[0]), normal(z) * (z[1] - z[0])).reshape(-1))
     x_0, noises = (jnp.asarray(a.reshape(-1, 1)) for a in np.meshgrid(x, z, indexing="ij"))
     denoise = setting.answered(line().denoiser(Process(EDM())))
 
@@ -71,21 +78,16 @@ def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
 
 @identity(
     row="39",
-    topics=(
-        "denoisers",
-        "energy",
-    ),
+    topics=("denoisers", "energy"),
     title="The best denoising autoencoder climbs the blurred density",
     latex=r"\mathrm{argmin}_r\,\mathbb{E}|r(x+\epsilon)-x|^2 = y + \sigma^2\nabla\ln\hat p(y),\quad "
     r"\hat p = p * N(0,\sigma^2 I)",
-    compared="the exact denoiser with that at 66 points; the slopes of the denoising loss at it, in four directions, "
-    "with 0; and the loss with σ² − σ⁴ E|∇ln p̂|²",
+    compared="the exact denoiser with this answer at 66 points; the slopes of the denoising loss at it, in four "
+    "directions, with 0; and the loss with σ² − σ⁴ E|∇ln p̂|²",
     oracle="two Gaussians on the line, σ = 1/2, the convolution and all means by the trapezoidal rule",
     source="Alain & Bengio 2014, arXiv:1211.4246, theorem 1; Miyasawa 1961; Vincent 2011",
-    tolerance=1e-10,
-    why="the trapezoidal rule is exact here to rounding",
+    bound=Within(1e-10, "the trapezoidal rule is exact here to rounding", roundoffs=4e1),
     functions=(Law.denoiser, denoising_terms),
-    amplification=4e1,
     answers=True,
     test="tests/diffusion/score_matching/test_losses.py",
 )
@@ -113,10 +115,11 @@ def _denoising_autoencoder(setting: Setting) -> Measured:
     compared="the variance of the answers, for p = N(0, I) and σ = 1/2, with 1; it is 1/(1 + σ²) = 0.8",
     oracle="the answers at 40 Gauss-Hermite nodes of p̂ = N(0, 5/4)",
     source="Alain & Bengio 2014, arXiv:1211.4246; the law of total variance",
-    tolerance=0.19,
-    why="a mean leaves out the variance of what it is the mean of; the variance is 0.8 to rounding, or this fails",
+    bound=OffBy(
+        0.19, "a posterior mean lacks the posterior's variance; the variance is 0.8 to rounding, or this fails"
+    ),
     functions=(Law.denoiser,),
-    kind="false",
+    test="",
 )
 def _denoised_noisy_data_are_data(setting: Setting) -> Measured:
     law = GaussianLaw.isotropic(np.zeros(setting.dim), 1.0)
@@ -130,7 +133,7 @@ def _denoised_noisy_data_are_data(setting: Setting) -> Measured:
 
 
 def _three_densities() -> Curves:
-    """p, p̂ and the law of the answers, by the change of variables, for two Gaussians on the line."""
+    """The densities p, p̂ and that of the answers (by the change of variables) for two Gaussians on the line."""
     y = np.linspace(-5.0, 6.0, 1001)
     density, score = _blurred(y)
     answers = y + _LEVEL**2 * score
@@ -146,18 +149,16 @@ def _three_densities() -> Curves:
     latex=r"\epsilon_k\sim N(0,I),\quad w_k\propto e^{-|\epsilon_k-m|^2/2}\quad\Rightarrow\quad "
     r"\sum_k w_k\,\delta_{\epsilon_k}\to N(m,I)",
     compared="mean and covariance under those weights, the posterior of the codebook given m at noise 1, with m and I; "
-    "they are m/2 and I/2, and exp(ε·m) gives m and I",
+    "in truth they are m/2 and I/2, and the weights exp(ε·m) give m and I",
     oracle="a codebook of 65 × 65 points that stand for N(0, I), which is the limit of a large one",
     source="Ohayon et al. 2025, arXiv:2502.01189, for such codebooks; Owen 2013, Monte Carlo theory, chapter 9",
-    tolerance=0.49,
-    why="both are half of what is said; what they are holds to rounding, or this fails",
+    bound=OffBy(0.49, "both are half of what is claimed; what is true holds to rounding, or this fails"),
     functions=(Atoms, Law.posterior_covariance),
-    kind="false",
+    test="",
 )
 def _nearest_noises_are_shifted_noises(setting: Setting) -> Measured:
-    axis, m = np.linspace(-8.0, 8.0, 65), np.asarray([0.6, -0.4])
-    noises = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    masses = np.prod(_normal(noises), 1)
+    (noises, _), m = square(8.0, 65), np.asarray([0.6, -0.4])
+    masses = np.prod(normal(noises), 1)
     codebook, process = Atoms(noises, masses), Process(EDM())
     at = jnp.asarray(m)[None]
     mean, covariance = codebook.denoiser(process)(at, 1.0)[0], codebook.posterior_covariance(process, at, 1.0)[0]
@@ -169,11 +170,11 @@ def _nearest_noises_are_shifted_noises(setting: Setting) -> Measured:
 
 
 def _weighted_draws() -> Curves:
-    """Histograms of 100,000 noises on the line under either weight, for m = 1.5."""
+    """Histograms of 100,000 noises on the line under either set of weights, for m = 1.5."""
     m, noises = 1.5, np.random.default_rng(8).normal(size=100_000)
     edges = np.linspace(-2.0, 4.5, 53)
     x, width = 0.5 * (edges[1:] + edges[:-1]), edges[1] - edges[0]
-    lines = {"exact N(m/2, 1/2)": _normal(x, m / 2, 0.5), "exact N(m, 1)": _normal(x, m)}
+    lines = {"exact N(m/2, 1/2)": normal(x, m / 2, 0.5), "exact N(m, 1)": normal(x, m)}
     for name, weights in (("exp(−|ε−m|²/2)", np.exp(-0.5 * (noises - m) ** 2)), ("exp(ε·m)", np.exp(noises * m))):
         lines[name] = np.histogram(noises, edges, weights=weights)[0] / weights.sum() / width
     return Curves(x, lines, "ε", "density")

@@ -1,4 +1,4 @@
-"""Rows 5 to 7: the chain as an autoregressive variational autoencoder, every constant included."""
+"""Rows 5 to 7: the chain as an autoregressive variational autoencoder, with every constant."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from experiments.verification.closed_forms import (
     reverse_coefficients,
 )
 from experiments.verification.laws import mixture
-from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, relative, worst_of
 from experiments.verification.report.plots import Curves
 
 TOPICS = ("elbo", "ddpm")
@@ -39,7 +39,7 @@ _SKEW = 0.1
 
 @dataclass(frozen=True)
 class _Case:
-    """A generator's chain, and the exact laws of both chains."""
+    """The chain of a generator, with the exact laws of the encoder's chain and of its own."""
 
     chain: GeneratorChain
     law: Matrices
@@ -54,7 +54,7 @@ def _data(d: int, isotropic: bool) -> Matrices:
 
 
 def _variances(kind: str, law: Matrices, known: Levels) -> np.ndarray:
-    """The one-step quantities of k = 1..N, as the papers define them."""
+    """The variances of the steps k = 1..N, as the papers define them for each kind."""
     _, c_0, large = np.transpose(list(reverse_coefficients(known)))
     small = known.sigma[:-1] ** 2 * large / known.sigma[1:] ** 2
     if kind == "β":
@@ -75,7 +75,7 @@ def _spoilt(denoise: Partial, skew: float, x: jax.Array, t: jax.Array) -> jax.Ar
 
 
 def _case(setting: Setting, name: str) -> _Case:
-    """ "β", on a subsequence of a chain; "β̃", on EDM; or "the best", on VP for isotropic data."""
+    """The case of this name: "β" on a subsequence of a chain, "β̃" on EDM, "the best" on VP for isotropic data."""
     betas, best = np.linspace(0.4, 0.06, 9), name == "the best"
     process, times, known, prior_std = {
         "β": (Process(Betas.from_betas(betas)), (t := np.asarray([0, 2, 3, 7, 9])), chain_levels(betas, t), 1.0),
@@ -95,7 +95,7 @@ def _log_ratio(chain: GeneratorChain, trajectory: jax.Array) -> jax.Array:
 
 
 def _joint_kl(case: _Case) -> float:
-    """E[ln q − ln p], exact over a few trajectories because it is a quadratic function of them."""
+    """E[ln q − ln p], exact over a few trajectories because the integrand is quadratic."""
     points, d = case.encoder.points(), case.law.mean.size
     trajectories = np.moveaxis(points.reshape(len(points), -1, d), 1, 0)
     ratio = np.asarray(_log_ratio(case.chain, trajectories), np.float64)
@@ -110,10 +110,8 @@ def _joint_kl(case: _Case) -> float:
     compared="the mean of the library's log-densities over trajectories with the KL of two matrices, for β and β̃",
     oracle=_MATRICES,
     source="Su 2022, the second post on diffusion models; Ho et al. 2020, arXiv:2006.11239, eq. 3",
-    tolerance=1e-10,
-    why="sums of logarithms, which keep most of their digits",
+    bound=Within(1e-10, "sums of logarithms, which keep most of their digits", roundoffs=500),
     functions=(EncoderChain.log_prob, GeneratorChain.log_prob),
-    amplification=500,
     answers=True,
     test="tests/diffusion/ddpm/test_elbo.py",
 )
@@ -133,10 +131,8 @@ def _joint_divergence(setting: Setting) -> Measured:
     compared="the mean of the library's log-densities over trajectories with the right side, on VP up to t = 0.25",
     oracle="isotropic Gaussian data; the divergence of two Gaussians in closed form",
     source="Su 2022, the second post on diffusion models",
-    tolerance=1e-10,
-    why="sums of logarithms, which keep most of their digits",
+    bound=Within(1e-10, "sums of logarithms, which keep most of their digits", roundoffs=500),
     functions=(GeneratorChain, Optimal),
-    amplification=500,
     answers=True,
     test="tests/diffusion/ddpm/test_elbo.py",
 )
@@ -156,7 +152,7 @@ def _joint_divergence_optimum(setting: Setting) -> Measured:
 
 @jax.jit
 def _bound(chain: GeneratorChain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
-    """Ho's terms at x_k = α_k x_0 + σ_k ε, added up: −ELBO."""
+    """−ELBO: the sum of Ho's terms at x_k = α_k x_0 + σ_k ε."""
     times = jnp.asarray(chain.times)
 
     def at(k: jax.Array) -> jax.Array:
@@ -173,12 +169,9 @@ def _bound(chain: GeneratorChain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
     compared="the mean of the library's terms over x_0 and ε with the KL of two matrices and the data's entropy",
     oracle=_MATRICES,
     source="Ho et al. 2020, arXiv:2006.11239, eq. 5; Su 2022, the second post on diffusion models",
-    tolerance=1e-10,
-    why="sums of logarithms, which keep most of their digits",
+    bound=Within(1e-10, "sums of logarithms, which keep most of their digits", roundoffs=20),
     functions=(elbo_term, prior_kl),
-    amplification=20,
     answers=True,
-    test="tests/diffusion/ddpm/test_elbo.py",
 )
 def _elbo_terms(setting: Setting) -> Measured:
     found, d = {}, setting.dim
@@ -200,17 +193,14 @@ def _both_forms(key: jax.Array, chain: GeneratorChain, x_0: jax.Array, log_q: ja
 
 @identity(
     row="6b",
-    title="The same with every entropy written out, for any data",
+    title="The joint divergence with every entropy written out, for any data",
     latex=r"\mathrm{KL}(p\Vert q) = \mathbb{E}[\ln p(x_0) - \sum_{t\geq 1} h(x_t|x_{t-1}) - \ln q(x_T) - "
     r"\sum_{t\geq 1}\ln q(x_{t-1}|x_t)]",
-    compared="the sum of all terms with that of Ho's at 64 draws; entropies and E ln q(x_T) with their formulas",
+    compared="the sum of all terms with that of Ho's terms at 64 draws; entropies and E ln q(x_T) with their formulas",
     oracle="the chain rule for entropies; one-step variances by subtraction, Gaussian integrals in NumPy",
     source="Su 2022, the second post on diffusion models; Ho et al. 2020, arXiv:2006.11239, eq. 5",
-    tolerance=1e-10,
-    why="sums of logarithms, which keep most of their digits",
+    bound=Within(1e-10, "sums of logarithms, which keep most of their digits", roundoffs=30),
     functions=(joint_kl, elbo_terms),
-    amplification=30,
-    test="tests/diffusion/ddpm/test_elbo.py",
 )
 def _elbo_joint_form(setting: Setting) -> Measured:
     d, betas, times = setting.dim, np.linspace(0.4, 0.06, 9), np.asarray([0, 2, 3, 7, 9])
@@ -235,12 +225,9 @@ def _elbo_joint_form(setting: Setting) -> Measured:
     compared="the mean over ε of the library's terms, at two x_0, plus ln q(x_0) with the KL of two matrices",
     oracle=f"{_MATRICES}, conditioned on x_0",
     source="Kingma & Welling 2014, arXiv:1312.6114, eq. 1; Su 2022",
-    tolerance=1e-9,
-    why="a difference, which costs a few digits",
+    bound=Within(1e-9, "a difference, which costs a few digits", roundoffs=300),
     functions=(elbo_term, prior_kl),
-    amplification=300,
     answers=True,
-    test="tests/diffusion/ddpm/test_elbo.py",
 )
 def _elbo_gap(setting: Setting) -> Measured:
     found, d = {}, setting.dim
@@ -268,11 +255,8 @@ def _masses(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
     compared="bits of masses, and of the densities that are flat on each of the 256 bins, with −log2 of the masses",
     oracle="differences of the error function in NumPy, in the nearer tail",
     source="Ho et al. 2020, arXiv:2006.11239, eq. 13; Theis et al. 2016, arXiv:1511.01844, section 3.1",
-    tolerance=1e-9,
-    why="differences of two error functions, the smallest of them 1e-9",
+    bound=Within(1e-9, "differences of two error functions, the smallest of them 1e-9", roundoffs=400),
     functions=(bits_per_dim, DiscretisedNormal),
-    amplification=400,
-    test="tests/diffusion/ddpm/test_decoders.py",
 )
 def _bits_per_dim(setting: Setting) -> Measured:
     grey, d, found, lines = np.arange(256) / 127.5 - 1, setting.dim, {}, {}
@@ -290,5 +274,4 @@ def _bits_per_dim(setting: Setting) -> Measured:
         for name, bits in mine.items():
             found[f"{name}, std {std}"] = relative(np.asarray(bits)[shown], exact[shown])
         lines |= {f"exact, std {std}": exact, f"std {std}": np.where(shown, mine["masses"], np.nan)}
-    error = worst_of(found)
-    return Measured(error.error, error.detail, Curves(grey, lines, "grey level", "bits"))
+    return worst_of(found, Curves(grey, lines, "grey level", "bits"))

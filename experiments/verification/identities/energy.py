@@ -1,4 +1,4 @@
-"""Rows 40 and 41: densities and energies from denoising autoencoders, and the generator that two of them train."""
+"""Rows 40 and 41: densities and energies from denoising autoencoders, and a generator trained by two of them."""
 
 from __future__ import annotations
 
@@ -24,49 +24,43 @@ from diffusion.energy import (
 from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.weightings import SNRWeighting, UniformWeighting
+from experiments.verification.closed_forms import MASSES, POINTS, normal, square
 from experiments.verification.identities.score_matching import GivenNoise, OneTime
 from experiments.verification.laws import line
-from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves, HeatMap
 
 _SIGMA = 0.7
 _LEVELS = np.geomspace(0.7, 1.4, 4)
-_POINTS, _MASSES = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.3, 0.5, 0.2])
-
-
-def _square(reach: float, count: int) -> tuple[np.ndarray, float]:
-    """(points (n, 2) of a plane grid, the area that each stands for)."""
-    axis = np.linspace(-reach, reach, count)
-    return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2), float(axis[1] - axis[0]) ** 2
 
 
 def _noises(count: int) -> tuple[Array, Array, Array]:
-    """(x_0, z, mass) for every point of the data with every z of a rule for N(0, I)."""
-    z, area = _square(8.0, count)
-    masses = np.outer(_MASSES, area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)).reshape(-1)
-    return tuple(jnp.asarray(a) for a in (np.repeat(_POINTS, len(z), 0), np.tile(z, (len(_POINTS), 1)), masses))  # type: ignore[return-value]
+    """(x_0, z, mass) for every pair of a data point and a node z of a rule for N(0, I)."""
+    z, area = square(8.0, count)
+    masses = np.outer(MASSES, area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)).reshape(-1)
+    return tuple(jnp.asarray(a) for a in (np.repeat(POINTS, len(z), 0), np.tile(z, (len(POINTS), 1)), masses))  # type: ignore[return-value]
 
 
 def _kernels(y: np.ndarray, sigma: float) -> np.ndarray:
-    """p_k N(y; x_k, σ²I), (b, K): summed over k, the kernel density estimate."""
-    squares = np.sum((y[:, None] - _POINTS) ** 2, -1)
-    return _MASSES * np.exp(-0.5 * squares / sigma**2) / (2 * np.pi * sigma**2)
+    """p_k N(y; x_k, σ²I), (b, K); their sum over k is the kernel density estimate."""
+    squares = np.sum((y[:, None] - POINTS) ** 2, -1)
+    return MASSES * np.exp(-0.5 * squares / sigma**2) / (2 * np.pi * sigma**2)
 
 
 def _score(y: np.ndarray, parts: np.ndarray, sigma: float) -> np.ndarray:
-    return (parts @ _POINTS / parts.sum(1, keepdims=True) - y) / sigma**2
+    return (parts @ POINTS / parts.sum(1, keepdims=True) - y) / sigma**2
 
 
 def _bent(psi: Potential, theta: Array, y: Array) -> Array:
-    """ψ, changed in four directions."""
+    """ψ with four changes, θ_i times the i-th of them."""
     changes = jnp.stack([y[:, 0], 0.5 * jnp.sum(y**2, 1), jnp.cos(y[:, 0] + 2 * y[:, 1]), jnp.sin(2 * y[:, 1])])
     return psi(y) + jnp.sum(theta[:, None] * changes, 0)
 
 
 def _estimator(setting: Setting) -> dict[str, float]:
-    """The loss at the kernel density estimate, its slopes there, and the library's loss by draws with that by terms."""
+    """The errors of the potential, of the loss and its slopes at it, and of the library's loss by draws."""
     x_0, z, masses = _noises(81)
-    psi = exact_potential(Atoms(_POINTS, _MASSES), _SIGMA)
+    psi = exact_potential(Atoms(POINTS, MASSES), _SIGMA)
 
     def loss(theta: Array) -> Array:
         process, denoise = Process(EDM(), GivenNoise(z)), residual_denoiser(Partial(_bent, psi, theta))
@@ -82,7 +76,7 @@ def _estimator(setting: Setting) -> dict[str, float]:
         slopes = [potential_gradient(Partial(_bent, _nothing, unit), y) for unit in jnp.eye(4)]
         return jnp.stack([jnp.sqrt(jnp.sum(masses * jnp.sum(slope**2, 1))) for slope in slopes])
 
-    grid, area = _square(8.0, 121)
+    grid, area = square(8.0, 121)
     parts = _kernels(grid, _SIGMA)
     fisher = area * float(np.sum(parts.sum(1) * np.sum(_score(grid, parts, _SIGMA) ** 2, 1)))
     least = 2 * _SIGMA**2 - _SIGMA**4 * fisher
@@ -98,7 +92,7 @@ def _estimator(setting: Setting) -> dict[str, float]:
         "ψ": relative(jax.jit(psi)(jnp.asarray(grid[::97])), _SIGMA**2 * np.log(_kernels(grid[::97], _SIGMA).sum(1))),
         "a slope of the loss": largest(np.abs(slopes / (2 * jnp.sqrt(value) * sizes()))),
         "the least loss": relative(value, least),
-        "the loss by draws": relative(*by_draws(jnp.asarray(_POINTS))),
+        "the loss by draws": relative(*by_draws(jnp.asarray(POINTS))),
     }
 
 
@@ -107,12 +101,11 @@ def _nothing(y: Array) -> Array:
 
 
 def _slopes_by_formula(mean: float, std: float, sigma: float) -> np.ndarray:
-    """(KL, ∂KL/∂mean, ∂KL/∂std) of N(mean, std² + σ²) against `line` blurred by σ, ∫ ∂q̂ ln(q̂/p̂), by NumPy."""
+    """(KL, ∂KL/∂mean, ∂KL/∂std) of N(mean, std² + σ²) from `line` blurred by σ: ∫ ∂q̂ ln(q̂/p̂), by NumPy."""
     y, law, v = np.linspace(-12.0, 12.0, 2001), line(), std**2 + sigma**2
     total = np.asarray(law.floor) + sigma**2
     gaps = y[:, None] - np.asarray(law.means)[:, 0]
-    p = (np.exp(-0.5 * gaps**2 / total) / np.sqrt(2 * np.pi * total)) @ np.asarray(law.weights)
-    q = np.exp(-0.5 * (y - mean) ** 2 / v) / np.sqrt(2 * np.pi * v)
+    p, q = normal(gaps, 0.0, total) @ np.asarray(law.weights), normal(y, mean, v)
     changes = [np.ones_like(y), (y - mean) / v, std * ((y - mean) ** 2 / v**2 - 1 / v)]
     log_q = -0.5 * (y - mean) ** 2 / v - 0.5 * np.log(2 * np.pi * v)
     ratio = np.where(q > 1e-200, log_q - np.log(np.maximum(p, 1e-300)), 0.0)
@@ -120,14 +113,14 @@ def _slopes_by_formula(mean: float, std: float, sigma: float) -> np.ndarray:
 
 
 def _slopes_of_the_generator(means: np.ndarray, std: float, sigma: float) -> np.ndarray:
-    """The same from the loss with frozen energies of g = mean + std z, every z and ε of a rule for N(0, 1)."""
+    """`_slopes_by_formula` from the loss with frozen energies: g = mean + std z, with rules for z and ε."""
     nodes = np.linspace(-8.5, 8.5, 69)
-    weights = (nodes[1] - nodes[0]) * np.exp(-0.5 * nodes**2) / np.sqrt(2 * np.pi)
+    weights = (nodes[1] - nodes[0]) * normal(nodes)
     z, noise = (jnp.asarray(a.reshape(-1, 1)) for a in np.meshgrid(nodes, nodes, indexing="ij"))
     masses, psi_data = jnp.asarray(np.outer(weights, weights).reshape(-1)), exact_potential(line(), sigma)
 
     def loss(theta: Array) -> Array:
-        # What it makes has a density with the generator's own parameters: they are to get no gradient through it.
+        # The density of the samples has the generator's parameters too, but no gradient may pass through it.
         psi_model = Partial(_gaussian_potential, theta, sigma)
         return jnp.sum(masses * frozen_gap(psi_data, psi_model, theta[0] + theta[1] * z + sigma * noise, sigma))
 
@@ -143,7 +136,7 @@ def _gaussian_potential(theta: Array, sigma: float, y: Array) -> Array:
 
 
 def _noise_of_the_generator(setting: Setting) -> float:
-    """`generator_loss` with the gap at g + σε, the ε that it draws read off from a linear gap."""
+    """The error of `generator_loss` against the gap at g + σε, for the ε that it draws, known from a linear gap."""
     g, sigma = jnp.asarray(np.random.default_rng(2).normal(size=(8, 1))), 0.5
     psi_data, psi_model = exact_potential(line(), sigma), Partial(_gaussian_potential, jnp.asarray([0.2, 0.8]), sigma)
     y = generator_loss(setting.key(3), _nothing, Partial(_linear, sigma), g, sigma)[:, None]
@@ -165,11 +158,8 @@ def _linear(sigma: float, y: Array) -> Array:
     "four directions with 0; KL of a Gaussian generator and its slopes, both energies frozen, with the integral's",
     oracle="three points in the plane, σ = 0.7; two Gaussians on the line, σ = 1/2; sums and integrals by NumPy",
     source="Bigdeli, Lin, Portenier, Dunbar & Zwicker 2020, arXiv:2001.02728",
-    tolerance=1e-10,
-    why="the trapezoidal rule is exact here to rounding",
+    bound=Within(1e-10, "the trapezoidal rule is exact here to rounding", roundoffs=2e1),
     functions=(density_estimator_loss, exact_potential, residual_denoiser, generator_loss, frozen_gap),
-    amplification=2e1,
-    test="tests/diffusion/energy/test_density_estimator.py",
 )
 def _denoising_density_estimator(setting: Setting) -> Measured:
     errors = _estimator(setting)
@@ -185,19 +175,19 @@ def _denoising_density_estimator(setting: Setting) -> Measured:
 
 
 def _pairs(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(Σ_σ w_σ E[x|y, σ], the score of Σ_σ p_σ/σ², the density of noisy data), Bayes' rule for points and levels."""
+    """(Σ_σ w_σ E[x|y, σ], the score of Σ_σ p_σ/σ², the density of noisy data), by Bayes' rule for points and levels."""
     parts = np.stack([_kernels(y, sigma) for sigma in _LEVELS])
     joint = parts / _LEVELS[:, None, None] ** 2
     shares = joint.sum(2) / joint.sum((0, 2))
     scores = np.stack([_score(y, part, sigma) for part, sigma in zip(parts, _LEVELS, strict=True)])
-    mean = np.einsum("sbk,kd->bd", joint, _POINTS) / joint.sum((0, 2))[:, None]
+    mean = np.einsum("sbk,kd->bd", joint, POINTS) / joint.sum((0, 2))[:, None]
     return mean, np.einsum("sb,sbd->bd", shares, scores), parts.mean(0).sum(1)
 
 
 def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
-    """When the field is changed in four directions, two of which are not gradients; over their Cauchy-Schwarz bound."""
+    """The slopes in four changes of the field, two of them not gradients, relative to their Cauchy-Schwarz bound."""
     x_0, z, masses = _noises(121)
-    best = multiscale_denoiser(Atoms(_POINTS, _MASSES), _LEVELS)
+    best = multiscale_denoiser(Atoms(POINTS, MASSES), _LEVELS)
 
     def changes(y: Array) -> Array:
         turned = jnp.stack([-y[:, 1], y[:, 0]], 1)
@@ -236,15 +226,12 @@ def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
     "the least loss is not a gradient and an energy only approaches it",
     oracle="three points in the plane, four levels from 0.7 to 1.4, l = 1/σ²; sums by NumPy",
     source="Li, Chen & Sommer 2019, arXiv:1910.07762; the curl by differentiating w",
-    tolerance=1e-10,
-    why="the trapezoidal rule is exact here to 1e-12",
+    bound=Within(1e-10, "the trapezoidal rule is exact here to 1e-12", roundoffs=1e2),
     functions=(multiscale_denoiser, multiscale_loss, asymmetry),
-    amplification=1e2,
-    test="tests/diffusion/energy/test_multiscale.py",
 )
 def _multiscale_denoiser(setting: Setting) -> Measured:
-    y, _ = _square(3.0, 31)
-    best = multiscale_denoiser(Atoms(_POINTS, _MASSES), _LEVELS)
+    y, _ = square(3.0, 31)
+    best = multiscale_denoiser(Atoms(POINTS, MASSES), _LEVELS)
     mean, score, density = _pairs(y)
     found = jax.jit(lambda at: asymmetry(lambda v: best(v, 0.0), at))(jnp.asarray(y))
     step = mean - y

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion import keys as keys_lib
-from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves
 from samplers.hmc import hmc_step, leapfrog
 
@@ -21,7 +21,7 @@ _SIZE, _COUNT, _STATES = 0.5, 4, 32
 
 
 def _log_density(x: Array) -> Array:
-    """Coupled double wells."""
+    """ln p of coupled double wells, not normalised."""
     return -jnp.sum(0.25 * x**4 - 0.5 * x**2, -1) - 0.4 * x[:, 0] * x[:, 1]
 
 
@@ -30,7 +30,7 @@ def _gradient(x: Array) -> Array:
 
 
 def _by_hand(x: np.ndarray, v: np.ndarray, size: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x', v', ΔH) of the leapfrog as positions and velocities that change by turns."""
+    """(x', v', ΔH) of the leapfrog by NumPy, positions and velocities changing in turn."""
 
     def slope(y: np.ndarray) -> np.ndarray:
         return y - y**3 - 0.4 * y[:, ::-1]
@@ -49,7 +49,7 @@ def _by_hand(x: np.ndarray, v: np.ndarray, size: float, count: int) -> tuple[np.
 
 @functools.partial(jax.jit, static_argnums=0)
 def _onset(log_density: Callable[[Array], Array], keys: Array, start: Array) -> Array:
-    """The jump of ln p anywhere but at the start from which on each step is accepted, by bisection: ln u + ΔH."""
+    """ln u + ΔH by bisection: the smallest jump of ln p, anywhere but at the start, with which a step is accepted."""
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -81,11 +81,8 @@ def _flat(x: Array) -> Array:
     "`hmc_step`, and the acceptance probability found by querying it, with four leapfrogs and e^{−ΔH}, 1 at most",
     oracle="coupled double wells in the plane, leapfrogs by NumPy with the noise that is drawn",
     source="Duane, Kennedy, Pendleton & Roweth 1987; Neal 2011, arXiv:1206.1901",
-    tolerance=1e-11,
-    why="four leapfrogs of half a unit, twice; odds by bisection to rounding",
+    bound=Within(1e-11, "four leapfrogs of half a unit, twice; odds by bisection to rounding", roundoffs=2e2),
     functions=(leapfrog, hmc_step),
-    amplification=2e2,
-    test="tests/samplers/test_hmc.py",
 )
 def _hamiltonian_monte_carlo(setting: Setting) -> Measured:
     x = jnp.asarray(np.random.default_rng(4).normal(size=(_STATES, 2)))

@@ -1,4 +1,4 @@
-"""Rows 19, 22 and 23: densities and scores in the equations that move them."""
+"""Rows 19, 22 and 23: the equations by which densities and scores evolve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from diffusion.likelihood import log_likelihood
 from diffusion.likelihood.solvers import Adaptive
 from diffusion.oracles.law import Law
 from experiments.verification.laws import PROCESSES, gauss_legendre, line, log_density, mixture, over_processes
-from experiments.verification.registry import Measured, Setting, identity, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, worst_of
 from experiments.verification.report.plots import Curves, HeatMap
 
 _ORACLE = "a mixture of three Gaussians, whose p_t and score are closed forms"
@@ -70,11 +70,8 @@ def _size(residual: jax.Array) -> float:
     compared="both sides at 16 draws of p_t, for VP, SubVP, VE, EDM and RectifiedFlow, over p_t",
     oracle=_ORACLE,
     source="Fokker 1914; Planck 1917; Risken 1989, eq. 4.95",
-    tolerance=1e-10,
-    why=_ROUNDING,
+    bound=Within(1e-10, _ROUNDING, roundoffs=1500),
     functions=(density_residual, forward_equation),
-    amplification=1500,
-    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _fokker_planck_density(setting: Setting) -> Measured:
     def residual(process: Process, t: float) -> float:
@@ -91,11 +88,8 @@ def _fokker_planck_density(setting: Setting) -> Measured:
     compared="the left side with 0 at 16 draws of p_t, for five processes; the map is that of VP on the line",
     oracle=_ORACLE,
     source="Song et al. 2021, arXiv:2011.13456, appendix D.1",
-    tolerance=1e-10,
-    why=_ROUNDING,
+    bound=Within(1e-10, _ROUNDING, roundoffs=1000),
     functions=(log_density_residual, probability_velocity),
-    amplification=1000,
-    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _fokker_planck_log_density(setting: Setting) -> Measured:
     def residual(process: Process, t: float) -> float:
@@ -121,11 +115,8 @@ def _map_over_space_and_time() -> HeatMap:
     compared="the left side with 0 at 16 draws of p_t, for five processes, s from the exact denoiser",
     oracle=_ORACLE,
     source="Lai et al. 2023, arXiv:2210.04296, eq. 8",
-    tolerance=1e-10,
-    why=_ROUNDING,
+    bound=Within(1e-10, _ROUNDING, roundoffs=10000),
     functions=(score_residual, score),
-    amplification=10000,
-    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _fokker_planck_score(setting: Setting) -> Measured:
     def residual(process: Process, t: float) -> float:
@@ -143,10 +134,8 @@ def _fokker_planck_score(setting: Setting) -> Measured:
     compared="its Fokker-Planck equation in t_max − t with 0, for σ̃/g of 0, ½, 1 and 1.7, on VP and EDM",
     oracle=_ORACLE,
     source="Song et al. 2021, arXiv:2011.13456, eq. 6; Zhang & Chen 2023, arXiv:2204.13902, eq. 7",
-    tolerance=1e-10,
-    why=_ROUNDING,
+    bound=Within(1e-10, _ROUNDING, roundoffs=1500),
     functions=(reverse_sde, reverse_equation),
-    amplification=1500,
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _reverse_family(setting: Setting) -> Measured:
@@ -175,10 +164,8 @@ def _backwards(law: Law, process: Process, y: jax.Array, tau: jax.Array) -> jax.
     compared="the left side with 0 at 16 draws of p_t, for five processes",
     oracle=_ORACLE,
     source="Song et al. 2021, arXiv:2011.13456, eq. 13",
-    tolerance=1e-10,
-    why=_ROUNDING,
+    bound=Within(1e-10, _ROUNDING, roundoffs=1500),
     functions=(velocity, continuity_residual),
-    amplification=1500,
     test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _probability_flow(setting: Setting) -> Measured:
@@ -199,10 +186,10 @@ def _probability_flow(setting: Setting) -> Measured:
     compared="the integral with the oracle's ln p_0 at 8 draws, on VP, EDM and RectifiedFlow, in nats",
     oracle="a mixture of three Gaussians; its own p_T is the terminal density, so that nothing is cut off",
     source="Chen et al. 2018, arXiv:1806.07366, eq. 8; Song et al. 2021, arXiv:2011.13456, eq. 39",
-    tolerance=1e-7,
-    why="an adaptive solver of order 5 with tolerances of 1e-9; errors add up along the way",
+    bound=Within(
+        1e-7, "an adaptive solver of order 5 with tolerances of 1e-9; errors add up along the way", roundoffs=3e3
+    ),
     functions=(log_likelihood,),
-    amplification=3e3,
     answers=True,
     test="tests/diffusion/likelihood/test_likelihood.py",
 )
@@ -230,10 +217,9 @@ def _solver(setting: Setting) -> Adaptive:
     compared="the continuity equation of that velocity with 0 at 16 draws of p_t, on VE and EDM",
     oracle=_ORACLE,
     source="Song et al. 2021, arXiv:2011.13456, eq. 13, with α = 1",
-    tolerance=1e-10,
-    why=_ROUNDING,
+    bound=Within(1e-10, _ROUNDING, roundoffs=600),
     functions=(continuity_residual, gradient),
-    amplification=600,
+    test="",
 )
 def _heat_equation(setting: Setting) -> Measured:
     found = {}
@@ -256,10 +242,9 @@ def _downhill(process: Process, slope: Drift, x: jax.Array, t: jax.Array) -> jax
     compared="the Fourier transform of p_t at 5 frequencies with that of p_0 times the Gaussian, on EDM",
     oracle="two Gaussians on the line, transformed by quadrature",
     source="the heat kernel; Gauss's integral",
-    tolerance=1e-10,
-    why="Gauss-Legendre quadrature with 400 nodes, exact here to rounding",
+    bound=Within(1e-10, "Gauss-Legendre quadrature with 400 nodes, exact here to rounding", roundoffs=10),
     functions=(Law.log_prob,),
-    amplification=10,
+    test="",
 )
 def _heat_kernel(setting: Setting) -> Measured:
     process, law, t = PROCESSES["EDM"][0], line(), 0.5

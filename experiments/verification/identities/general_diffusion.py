@@ -1,4 +1,4 @@
-"""Rows 19f and 20c: the Fokker-Planck equation with diffusion coefficients that are matrices and vary in space."""
+"""Rows 19f and 20c: the Fokker-Planck equation with matrix-valued diffusion that varies in space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diffusion.fokker_planck import (
     score_residual,
 )
 from diffusion.fokker_planck.equation import LogDensity
-from experiments.verification.registry import Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, relative, worst_of
 from experiments.verification.report.plots import FlowLines
 
 TOPICS = ("fokker-planck",)
@@ -38,24 +38,24 @@ _MEAN, _START = np.asarray([1.0, -0.6]), np.asarray([[0.5, 0.2], [0.2, 0.3]])
 _PULL = np.asarray([[-1.0, 0.8], [-0.5, -0.7]])
 _RATES, _SIZES = np.asarray([0.3, -0.2]), np.asarray([0.3, 0.5])
 _BACK, _NOISE = 1.5, 0.6
-"""dx = −1.5 x dt + 0.6 √(1 + x²) dw."""
+"""The two numbers of dx = −1.5 x dt + 0.6 √(1 + x²) dw."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """An equation, and the law that is known to obey it."""
+    """An equation and a law that solves it."""
 
     equation: FokkerPlanck
     log_density: LogDensity
     points: Callable[[Array, ArrayLike], Array]
-    """(ξ (n, d), t) -> points of the law at t, when those of ξ are of N(0, I)."""
+    """The function (ξ (n, d), t) -> points that have the law at t if ξ ~ N(0, I)."""
     dim: int = 2
 
 
 def _ornstein_uhlenbeck(spread: np.ndarray) -> Case:
-    """dx = F x dt + G dw from N(m, S): the mean e^{Ft} m, the covariance Σ + e^{Ft}(S − Σ)e^{Fᵀt}, FΣ + ΣFᵀ = −GGᵀ.
+    """dx = F x dt + G dw from N(m, S): mean e^{Ft} m, covariance Σ + e^{Ft}(S − Σ)e^{Fᵀt}, FΣ + ΣFᵀ = −GGᵀ.
 
-    `spread` is G, (2,) where it is diagonal.
+    `spread` is G, of shape (2,) if it is diagonal.
     """
     G = np.diag(spread) if spread.ndim == 1 else spread
     both = np.kron(_PULL, np.eye(2)) + np.kron(np.eye(2), _PULL)
@@ -96,7 +96,7 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _geometric() -> Case:
-    """dx = a x dt + b x dw from 1, each coordinate with its own a and b."""
+    """dx = a x dt + b x dw from x = 1, with another a and b in each coordinate."""
     middle = _RATES - _SIZES**2 / 2
 
     def log_density(x: Array, t: ArrayLike) -> Array:
@@ -127,7 +127,7 @@ def _sheared() -> Case:
 
 
 def _pearson() -> Case:
-    """dx = −a x dt + b √(1 + x²) dw keeps p ∝ (1 + x²)^{−ν−½}, ν = ½ + a/b²: no current, f p = ½ (b² (1 + x²) p)'."""
+    """dx = −a x dt + b √(1 + x²) dw keeps p ∝ (1 + x²)^{−ν−½}, ν = ½ + a/b²: f p = ½ (b² (1 + x²) p)', no current."""
     power = 1 + _BACK / _NOISE**2
     log_total = 0.5 * jnp.log(jnp.pi) + gammaln(power - 0.5) - gammaln(power)
 
@@ -157,11 +157,8 @@ def _cases() -> dict[str, Case]:
     "the velocity v in the law of (w₁, w₂ + ½w₁²)",
     oracle=_ORACLE,
     source="Risken 1989, eq. 4.95; Särkkä & Solin 2019, section 6.1; Wong 1964",
-    tolerance=1e-10,
-    why="closed forms differentiated automatically: what is left is rounding",
+    bound=Within(1e-10, "closed forms differentiated automatically: what is left is rounding", roundoffs=2000),
     functions=(density_residual, log_density_residual, score_residual, FokkerPlanck),
-    amplification=2000,
-    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _general_diffusion(setting: Setting) -> Measured:
     found = {}
@@ -192,18 +189,15 @@ def _banana() -> FlowLines:
 
 @identity(
     row="20c",
-    title="The same by test functions, without sampling",
+    title="Matrix-valued diffusions by test functions, without sampling",
     latex=r"\frac{d}{dt}\,\mathbb{E}\cos(k\cdot x_t+c) = \mathbb{E}[f\cdot\nabla\varphi + D(x):\nabla\nabla\varphi],"
     r"\quad\varphi(x) = \cos(k\cdot x+c)",
     compared="both sides for six cosines, by quadrature with 65 nodes along each of two standard normals, "
-    "with 0 as the left side of the stationary law",
+    "where the left side of the stationary law is 0",
     oracle=_ORACLE,
     source="Risken 1989, section 4.7; Øksendal 2003, theorem 7.3.3",
-    tolerance=1e-9,
-    why="the trapezoidal rule in the normals, or in asinh x, exact here to rounding",
+    bound=Within(1e-9, "the trapezoidal rule in the normals, or in asinh x, exact here to rounding", roundoffs=2000),
     functions=(generator, Cosines),
-    amplification=2000,
-    test="tests/diffusion/fokker_planck/test_weak.py",
 )
 def _weak_form_general(setting: Setting) -> Measured:
     found = {}
@@ -215,7 +209,7 @@ def _weak_form_general(setting: Setting) -> Measured:
 
 
 def _both_sides(case: Case, functions: Cosines) -> tuple[Array, Array]:
-    """d/dt E φ and E Lφ; on the line the trapezoidal rule in asinh x, the weights those of the density."""
+    """d/dt E φ and E Lφ; on the line by the trapezoidal rule in asinh x, weighted by the density."""
     t = jnp.asarray(_TIME)
     if case.dim == 1:
         s = jnp.asarray(np.linspace(-16.0, 16.0, 641)[:, None])

@@ -1,4 +1,4 @@
-"""Row 24 and false statement N7: what guidance samples."""
+"""Row 24, false statement N7: the law that guidance samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from jax.tree_util import Partial
 from diffusion import EDM, VP, Process, RectifiedFlow, score
 from diffusion.oracles import GaussianLaw, GaussianMixture
 from diffusion.prediction import Denoiser
-from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative
+from experiments.verification.closed_forms import normal
+from experiments.verification.registry import Measured, OffBy, Setting, Within, identity, largest, refuted, relative
 from experiments.verification.report.plots import Curves
 from samplers.guidance import classifier_free_guidance, classifier_guidance, tilt
 
@@ -20,14 +21,14 @@ _WEIGHTS = np.asarray([0.3, 0.7])
 
 
 def _two_classes(dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """(means (2, d), their one covariance)."""
+    """(means (2, d), the covariance (d, d) that both classes share)."""
     rng = np.random.default_rng(4)
     root = rng.normal(size=(dim, dim)) / np.sqrt(dim)
     return rng.normal(size=(2, dim)), 0.2 * np.eye(dim) + 0.5 * root @ root.T
 
 
 def _log_ratio(process: Process, means: jax.Array, covariance: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-    """ln p(second class | x_t): of Gaussians that share a covariance it is logistic regression."""
+    """ln p(second class | x_t): a logistic regression, since the Gaussians share their covariance."""
     alpha, sigma = process.alpha(t), process.sigma(t)
     total = alpha**2 * covariance + sigma**2 * jnp.eye(len(covariance))
     slope = jnp.linalg.solve(total, alpha * (means[1] - means[0]))
@@ -49,12 +50,9 @@ def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> j
     "scale 1, on VP, EDM and RectifiedFlow",
     oracle="two Gaussians of one full covariance: the classifier is logistic regression, the score linear, by NumPy",
     source="Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1; Song et al. 2021, arXiv:2011.13456, eq. 14",
-    tolerance=1e-12,
-    why="closed forms on both sides: what is left is rounding",
+    bound=Within(1e-12, "closed forms on both sides: what is left is rounding", roundoffs=6e1),
     functions=(classifier_guidance, tilt),
-    amplification=6e1,
     answers=True,
-    test="tests/samplers/test_guidance.py",
 )
 def _classifier_guidance(setting: Setting) -> Measured:
     means, covariance = _two_classes(setting.dim)
@@ -76,7 +74,7 @@ def _classifier_guidance(setting: Setting) -> Measured:
 
 
 def _between(guided: Callable[[jax.Array], jax.Array], means: np.ndarray, total: np.ndarray, alpha: float) -> Curves:
-    """The scores' parts along the line from one class to the other."""
+    """The components of the scores along the line from one class to the other."""
     s, apart = np.linspace(-0.6, 1.6, 16), alpha * (means[1] - means[0])
     x = alpha * means[0] + s[:, None] * apart
     scores = [-np.linalg.solve(total, (x - alpha * mean).T).T for mean in means]
@@ -90,7 +88,7 @@ def _between(guided: Callable[[jax.Array], jax.Array], means: np.ndarray, total:
 
 
 def _gaussian_score(x: np.ndarray, process: Process, t: float, mean: float, variance: float) -> np.ndarray:
-    """The score of N(mean, variance) in each coordinate, after the noise of t."""
+    """The score at t for data that are N(mean, variance) in each coordinate."""
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     return -(x - alpha * mean) / (alpha**2 * variance + sigma**2)
 
@@ -104,11 +102,10 @@ def _gaussian_score(x: np.ndarray, process: Process, t: float, mean: float, vari
     "draws of p_t on VP; where w is 0 or 1 they agree",
     oracle="p_0 = N(0, 1) and p_0(·|y) = N(0.8, 1/4) in each coordinate, so that all are Gaussian, by NumPy",
     source="Bradley & Nakkiran 2024, arXiv:2408.09000; Ho & Salimans 2022, arXiv:2207.12598, section 3.2",
-    tolerance=0.5,
-    why="noise and tilting do not commute; the guided score itself is as it should be to rounding, or this fails",
+    bound=OffBy(
+        0.5, "noise and tilting do not commute; the guided score itself is as it should be to rounding, or this fails"
+    ),
     functions=(classifier_free_guidance,),
-    kind="false",
-    test="tests/samplers/test_guidance.py",
 )
 def _cfg_samples_the_tilted_density(setting: Setting) -> Measured:
     process, t, mean, variance = Process(VP()), 0.3, 0.8, 0.25
@@ -129,7 +126,7 @@ def _cfg_samples_the_tilted_density(setting: Setting) -> Measured:
 
 
 def _where_guidance_ends(mean: float, variance: float) -> Curves:
-    """The ODE with the guided score for w = 3 is linear, and solved from σ = ∞ to 0 it gives N(m(1 + 2v), v³)."""
+    """The densities for w = 3: the ODE with the guided score is linear and leads from σ = ∞ to N(m(1 + 2v), v³)."""
     x, w = np.linspace(-1.0, 2.5, 201), 3.0
     precision = 1 - w + w / variance
     laws = {
@@ -137,5 +134,5 @@ def _where_guidance_ends(mean: float, variance: float) -> Curves:
         "what guidance samples": (mean * (1 + 2 * variance), variance**3),
         "w = 1": (mean, variance),
     }
-    lines = {name: np.exp(-0.5 * (x - m) ** 2 / v) / np.sqrt(2 * np.pi * v) for name, (m, v) in laws.items()}
+    lines = {name: normal(x, m, v) for name, (m, v) in laws.items()}
     return Curves(x, lines, "x", "density")

@@ -1,4 +1,4 @@
-"""Rows 42 and 43, false statements N5 and N6: what Langevin dynamics and its kernels leave alone."""
+"""Rows 42 and 43, false statements N5 and N6: the laws that Langevin dynamics and its kernels leave alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,18 @@ from diffusion import keys as keys_lib
 from diffusion.fokker_planck import FokkerPlanck, log_density_residual
 from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.prediction import Denoiser
-from experiments.verification.registry import Measured, Setting, identity, largest, refuted, relative, worst_of
+from experiments.verification.closed_forms import POINTS, normal, square
+from experiments.verification.registry import (
+    Measured,
+    OffBy,
+    Setting,
+    Within,
+    identity,
+    largest,
+    refuted,
+    relative,
+    worst_of,
+)
 from experiments.verification.report.plots import Curves, HeatMap
 from samplers.langevin import PredictorCorrector, langevin_step, mala_step
 from samplers.sample import sample
@@ -24,16 +35,13 @@ from samplers.sample import sample
 _STATES = np.linspace(-3.0, 4.0, 15)
 _STEP = 1.5
 _LIFT = 160
-"""Dimension of the space that the line is laid into, such that the noise of every key is long enough."""
+"""The dimension of the space around the line: large enough that the noise of every key is long enough."""
 LogDensity = Callable[[Array], Array]
 
 
 @identity(
     row="42a",
-    topics=(
-        "langevin",
-        "energy",
-    ),
+    topics=("langevin", "energy"),
     title="The bias of unadjusted Langevin dynamics",
     latex=r"x \leftarrow x - \frac{\eta}{2v}x + \sqrt{\eta}\,\xi\quad\Rightarrow\quad "
     r"\mathrm{Var}\,x = \frac{v}{1-\eta/4v}",
@@ -41,11 +49,8 @@ LogDensity = Callable[[Array], Array]
     "12 steps η from 0.1 v to 3.8 v",
     oracle="N(0, v) with another v in each coordinate",
     source="Roberts & Tweedie 1996, section 1.4; Vempala & Wibisono 2019, arXiv:1903.08568",
-    tolerance=1e-12,
-    why="closed forms on both sides; 1 − a² costs a digit",
+    bound=Within(1e-12, "closed forms on both sides; 1 − a² costs a digit", roundoffs=1.5e2),
     functions=(langevin_step,),
-    amplification=1.5e2,
-    test="tests/samplers/test_langevin.py",
 )
 def _langevin_bias(setting: Setting) -> Measured:
     v, ratios = np.linspace(0.5, 2.0, setting.dim), np.linspace(0.1, 3.8, 12)
@@ -66,14 +71,13 @@ def _langevin_bias(setting: Setting) -> Measured:
 
 
 def _log_density(x: Array) -> Array:
-    """Two unequal humps on the line."""
-    return jnp.logaddexp(
-        jnp.log(0.4 / 0.6) - 0.5 * ((x + 1.0) / 0.6) ** 2, jnp.log(0.6 / 0.8) - 0.5 * ((x - 1.5) / 0.8) ** 2
-    )
+    """ln of two unequal humps on the line, not normalised."""
+    humps = [jnp.log(w / s) - 0.5 * ((x - m) / s) ** 2 for w, m, s in ((0.4, -1.0, 0.6), (0.6, 1.5, 0.8))]
+    return jnp.logaddexp(*humps)
 
 
 def _without_slope(x: Array) -> Array:
-    """The same, its slope kept from MALA, which is then the random walk of Metropolis."""
+    """`_log_density` without a gradient, so that MALA becomes the random walk of Metropolis."""
     return jax.lax.stop_gradient(_log_density(x))
 
 
@@ -83,25 +87,23 @@ def _nothing(x: Array) -> Array:
 
 def _by_hand(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(p, ∇ln p), not normalised."""
-    parts = np.stack(
-        [0.4 / 0.6 * np.exp(-0.5 * ((x + 1.0) / 0.6) ** 2), 0.6 / 0.8 * np.exp(-0.5 * ((x - 1.5) / 0.8) ** 2)]
-    )
+    parts = np.stack([0.4 * normal(x, -1.0, 0.6**2), 0.6 * normal(x, 1.5, 0.8**2)]) * np.sqrt(2 * np.pi)
     slopes = np.stack([-(x + 1.0) / 0.6**2, -(x - 1.5) / 0.8**2])
     return parts.sum(0), (parts * slopes).sum(0) / parts.sum(0)
 
 
 def _proposals(slope: np.ndarray) -> np.ndarray:
-    """q(y|x), a row for each x of the states."""
+    """q(y|x) between the states, with one row for each x."""
     ahead = _STATES[:, None] + 0.5 * _STEP * slope[:, None]
-    return np.exp(-0.5 * (_STATES - ahead) ** 2 / _STEP) / np.sqrt(2 * np.pi * _STEP)
+    return normal(_STATES, ahead, _STEP)
 
 
 def _acceptance(setting: Setting, log_density: LogDensity, slope: np.ndarray) -> np.ndarray:
-    """The probability that `mala_step` accepts y from x, for all states x (rows) and y, found by asking it.
+    """The probability that `mala_step` accepts y from x, for all states x (rows) and y, found by querying it.
 
-    A density that depends on e·z alone, e a unit vector in many dimensions, makes MALA there that of the line, with
-    the noise e·n: turning e brings the proposal to y, whatever n. A jump added to ln p everywhere but at x changes
-    nothing but the odds, so the jump at which acceptance sets in is ln u − ln(ratio), and without a density ln u.
+    If the density depends only on e·z, for a unit vector e in many dimensions, MALA moves e·z as on the line, with the
+    noise e·n; turning e brings the proposal to y for any n. A jump added to ln p everywhere but at x changes only the
+    odds: acceptance sets in at the jump ln u − ln(ratio), and without a density at ln u.
     """
     x, y = (a.reshape(-1) for a in np.meshgrid(_STATES, _STATES, indexing="ij"))
     keys = keys_lib.sample_keys(setting.key(0), jnp.arange(len(x)))
@@ -122,7 +124,7 @@ def _acceptance(setting: Setting, log_density: LogDensity, slope: np.ndarray) ->
 
 @functools.partial(jax.jit, static_argnums=0)
 def _onset(log_density: LogDensity, keys: Array, start: Array, direction: Array) -> Array:
-    """The jump at which each step begins to be accepted, by bisection."""
+    """The smallest jump with which each step is accepted, by bisection."""
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -142,21 +144,15 @@ def _onset(log_density: LogDensity, keys: Array, start: Array, direction: Array)
 
 @identity(
     row="42b",
-    topics=(
-        "langevin",
-        "energy",
-    ),
+    topics=("langevin", "energy"),
     title="MALA has no bias: detailed balance",
     latex=r"p(x)\,q(y|x)\,a(x,y) = \min(p(x)\,q(y|x),\,p(y)\,q(x|y)) = p(y)\,q(x|y)\,a(y,x)",
     compared="p(x) q(y|x) times the acceptance probability found by querying `mala_step`, with that minimum, "
     "for 15 × 15 pairs, each relative to itself",
     oracle="two Gaussians on the line and the Gaussian proposal, by NumPy",
     source="Metropolis et al. 1953; Hastings 1970; Roberts & Tweedie 1996, section 1.4",
-    tolerance=1e-12,
-    why="the exponents are sums over 160 dimensions, found by bisection to rounding",
+    bound=Within(1e-12, "the exponents are sums over 160 dimensions, found by bisection to rounding", roundoffs=2e3),
     functions=(mala_step,),
-    amplification=2e3,
-    test="tests/samplers/test_langevin.py",
 )
 def _mala_detailed_balance(setting: Setting) -> Measured:
     p, slope = _by_hand(_STATES)
@@ -168,24 +164,20 @@ def _mala_detailed_balance(setting: Setting) -> Measured:
 
 
 def _gibbs(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
-    """(probabilities of three points, the kernel that noises a point, x_t given x_0, and draws x_0 given x_t)."""
-    points, weights = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.1, 0.3, 0.6])
-    process, t = Process(VP()), 0.3
-    axis = np.linspace(-9.0, 9.0, 91)
-    z = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
-    x = float(process.alpha(t)) * points[:, None] + float(process.sigma(t)) * z
-    answers = Atoms(points, weights).denoiser(process)(jnp.asarray(x.reshape(-1, 2)), t)
+    """(the probabilities of three points, the kernel that draws x_t given x_0 and then x_0 given x_t)."""
+    weights, process, t = np.asarray([0.1, 0.3, 0.6]), Process(VP()), 0.3
+    z, area = square(9.0, 91)
+    x = float(process.alpha(t)) * POINTS[:, None] + float(process.sigma(t)) * z
+    answers = Atoms(POINTS, weights).denoiser(process)(jnp.asarray(x.reshape(-1, 2)), t)
     # E[x_0 | x] lies in the triangle of the points: its barycentric coordinates are their probabilities.
-    corners = np.concatenate([points, np.ones((3, 1))], 1)
-    given = np.linalg.solve(
-        corners.T, np.concatenate([np.asarray(answers, np.float64), np.ones((len(answers), 1))], 1).T
-    )
-    masses = np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi) * (axis[1] - axis[0]) ** 2
+    corners, ones = np.concatenate([POINTS, np.ones((3, 1))], 1), np.ones((len(answers), 1))
+    given = np.linalg.solve(corners.T, np.concatenate([np.asarray(answers, np.float64), ones], 1).T)
+    masses = area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)
     return weights, np.einsum("n,jkn->kj", masses, given.reshape(3, 3, -1))
 
 
 def _kernel(proposals: np.ndarray, chances: np.ndarray) -> np.ndarray:
-    """Transition probabilities between the states: what is not proposed or not accepted stays."""
+    """The transition probabilities between the states; a move that is not proposed or not accepted is a stay."""
     moves = proposals * chances * (_STATES[1] - _STATES[0])
     moves -= np.diag(np.diag(moves))
     return moves + np.diag(1 - moves.sum(1))
@@ -193,21 +185,15 @@ def _kernel(proposals: np.ndarray, chances: np.ndarray) -> np.ndarray:
 
 @identity(
     row="43",
-    topics=(
-        "langevin",
-        "energy",
-    ),
+    topics=("langevin", "energy"),
     title="Metropolis, MALA and Gibbs leave the law alone",
     latex=r"\sum_x \pi(x)\,K(x\to y) = \pi(y)",
-    compared="π with πK, for the random walk of Metropolis and MALA on 15 states, acceptance probabilities asked of "
-    "`mala_step`, and for Gibbs between x_0 and x_t on three points, x_0 given x_t from the denoiser",
+    compared="π with πK, for the random walk of Metropolis and MALA on 15 states, with acceptance probabilities found "
+    "by querying `mala_step`, and for Gibbs between x_0 and x_t on three points, x_0 given x_t from the denoiser",
     oracle="the law of the states, summed over; x_t by the trapezoidal rule",
     source="Metropolis et al. 1953; Roberts & Tweedie 1996, section 1.4; Geman & Geman 1984",
-    tolerance=1e-12,
-    why="sums of a few numbers; acceptance probabilities are known to about 1e-14",
+    bound=Within(1e-12, "sums of a few numbers; acceptance probabilities are known to about 1e-14", roundoffs=1e2),
     functions=(mala_step, Atoms),
-    amplification=1e2,
-    test="tests/samplers/test_langevin.py",
 )
 def _invariant_kernels(setting: Setting) -> Measured:
     p, slope = _by_hand(_STATES)
@@ -236,7 +222,7 @@ def _approach(p: np.ndarray, kernels: dict[str, np.ndarray]) -> Curves:
 
 
 def _loss(theta: Array) -> Array:
-    """Double wells, coupled, (b,)."""
+    """The loss (b,) of coupled double wells."""
     return jnp.sum(0.25 * theta**4 - 0.5 * theta**2, -1) + 0.3 * jnp.sum(theta[:, 1:] * theta[:, :-1], -1)
 
 
@@ -259,14 +245,12 @@ def _exponent(factor: float, theta: Array, t: Array) -> Array:
     row="N5",
     title="Gradient descent with noise σ dW samples exp(−L/σ²)",
     latex=r"d\theta = -\nabla L\,dt + \sigma\,dW\quad\Rightarrow\quad p(\theta) \propto e^{-L/\sigma^2}",
-    compared="the Fokker-Planck residual of that SDE with 0 at 16 points, over the largest |ΔL|; exp(−2L/σ²) has none",
+    compared="the Fokker-Planck residual of that SDE with 0 at 16 points, over the largest |ΔL|; for exp(−2L/σ²) "
+    "it is 0",
     oracle="coupled double wells, L = Σ (θ⁴/4 − θ²/2) + 0.3 Σ θ_i θ_{i+1}, σ = 0.8",
     source="Welling & Teh 2011, eq. 3, where the step is ½ε and the noise √ε; Risken 1989, section 5.2",
-    tolerance=0.1,
-    why="half the temperature; with exp(−2L/σ²) the equation holds to rounding, or this fails",
+    bound=OffBy(0.1, "half the temperature; with exp(−2L/σ²) the equation holds to rounding, or this fails"),
     functions=(log_density_residual,),
-    kind="false",
-    test="tests/diffusion/fokker_planck/test_residuals.py",
 )
 def _noisy_descent_has_temperature_sigma_squared(setting: Setting) -> Measured:
     sigma = 0.8
@@ -286,7 +270,7 @@ def _residual(equation: FokkerPlanck, ln_p: Partial, theta: Array) -> Array:
 
 
 def _simulated(sigma: float) -> Curves:
-    """4000 particles after 1000 steps of 0.02 in one well pair, by NumPy."""
+    """The histogram of 4,000 particles after 1,000 steps of 0.02 in one double well, by NumPy."""
     rng, theta, dt = np.random.default_rng(6), np.zeros(4000), 0.02
     for _ in range(1000):
         theta = theta - dt * (theta**3 - theta) + sigma * np.sqrt(dt) * rng.normal(size=theta.shape)
@@ -302,7 +286,7 @@ def _simulated(sigma: float) -> Curves:
 def _with_batch_means(
     setting: Setting, process: Process, denoise: Denoiser, x: Array, t: float, snr: float
 ) -> np.ndarray:
-    """A Langevin step of Song et al.'s corrector, its step size from means over the batch."""
+    """A step of Song et al.'s Langevin corrector, with a step size from means over the batch."""
     keys = keys_lib.sample_keys(setting.key(1), jnp.arange(len(x)))
     slope, noise = score(process, denoise)(x, t), keys_lib.normal(keys, x.shape[1:], x.dtype)
     norms = [jnp.mean(jnp.sqrt(jnp.sum(value**2, -1))) for value in (noise, slope)]
@@ -314,15 +298,12 @@ def _with_batch_means(
     title="A corrector may set its step by norms over the batch",
     latex=r"\epsilon = 2\,(r\,\overline{|z|}\,/\,\overline{|\nabla\ln p_t|})^2\quad"
     r"\mathrm{leaves\ each\ sample\ a\ function\ of\ its\ own\ seed}",
-    compared="the step of sample 0 with that beside neighbours three times as far out: with means over the batch it "
-    "changes; with norms of its own, as in `PredictorCorrector`, not by a bit",
+    compared="the step of sample 0 with its step beside neighbours three times as far out: with means over the batch "
+    "it changes; with norms of its own, as in `PredictorCorrector`, it does not change by a single bit",
     oracle="the same sample, x and noise alike, in another batch",
     source="Song et al. 2021, arXiv:2011.13456, algorithms 4 and 5",
-    tolerance=0.1,
-    why="a mean over four moves with three of them; the corrector here does not move, or this fails",
+    bound=OffBy(0.1, "a mean over four samples moves with three of them; the corrector here does not, or this fails"),
     functions=(PredictorCorrector,),
-    kind="false",
-    test="tests/samplers/test_langevin.py",
 )
 def _batch_norms_leave_samples_alone(setting: Setting) -> Measured:
     process, t, snr = Process(EDM()), 1.2, 0.16

@@ -1,4 +1,4 @@
-"""Rows 21, 25 and 26: mass that is kept, moments that are known, and a solver of the equation on a grid."""
+"""Rows 21, 25 and 26: conservation of mass, moments in closed form, and a solver of the equation on a grid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diffusion.fokker_planck import (
 )
 from diffusion.oracles import GaussianLaw
 from experiments.verification.laws import PROCESSES, line, mixture, over_processes
-from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves, FlowLines
 
 TOPICS = ("fokker-planck",)
@@ -32,7 +32,7 @@ _MEAN, _COVARIANCE = np.asarray([0.7, -0.4]), np.asarray([[0.5, 0.2], [0.2, 0.3]
 
 
 def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of p_t for the Gaussian data above."""
+    """The mean and the covariance of p_t for data N(_MEAN, _COVARIANCE)."""
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     return alpha * _MEAN, alpha**2 * _COVARIANCE + sigma**2 * np.eye(2)
 
@@ -45,10 +45,8 @@ def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
     compared="mean and covariance of the SDE run backwards from p_T with those of p_t, at σ̃/g of 0, ½, 1 and 1.7",
     oracle="Gaussian data in the plane, for which the SDE is linear and its moments obey an ODE",
     source="Song et al. 2021, arXiv:2011.13456, eq. 6; Anderson 1982",
-    tolerance=1e-8,
-    why="the error of a sixth-order integration of the moments over 176 steps",
+    bound=Within(1e-8, "the error of a sixth-order integration of the moments over 176 steps", roundoffs=2e4),
     functions=(reverse_sde, linear_moments),
-    amplification=2e4,
     answers=True,
     test="tests/diffusion/fokker_planck/test_moments.py",
 )
@@ -73,7 +71,7 @@ def _at_origin(drift, t: jax.Array) -> jax.Array:
 
 
 def _slope(drift, t: jax.Array) -> jax.Array:
-    """The matrix of a drift that is affine in x, from its values: a rounded answer has no derivative."""
+    """The matrix of a drift that is affine in x, from differences, as a rounded answer has no derivative."""
     points = jnp.concatenate([jnp.zeros((1, 2), t.dtype), jnp.eye(2, dtype=t.dtype)])
     values = jax.vmap(lambda x: drift(x[None], t)[0])(points)
     return (values[1:] - values[0]).T
@@ -86,11 +84,8 @@ def _slope(drift, t: jax.Array) -> jax.Array:
     compared="the derivative of the mass in a box with minus the flux through its four sides, on five processes",
     oracle="a mixture in the plane, by Gauss-Legendre quadrature",
     source="Gauss's theorem on the Fokker-Planck equation; Risken 1989, eq. 4.46",
-    tolerance=1e-9,
-    why="quadrature with 40 nodes along each side",
+    bound=Within(1e-9, "quadrature with 40 nodes along each side", roundoffs=30),
     functions=(mass, box_flux, probability_flux),
-    amplification=30,
-    test="tests/diffusion/fokker_planck/test_flux.py",
 )
 def _mass_balance(setting: Setting) -> Measured:
     law, low, high = mixture(2), [-0.8, -0.5], [1.1, 1.4]
@@ -119,11 +114,8 @@ def _mass_balance(setting: Setting) -> Measured:
     "which is open, is not 0",
     oracle="dx = (−x + ω R x) dt + √2 dw, R a quarter turn, whose stationary law is N(0, I) with the current ω R x p",
     source="Risken 1989, section 6.2",
-    tolerance=1e-9,
-    why="quadrature with 40 nodes",
+    bound=Within(1e-9, "quadrature with 40 nodes", roundoffs=100),
     functions=(box_flux, sphere_flux),
-    amplification=100,
-    test="tests/diffusion/fokker_planck/test_flux.py",
 )
 def _closed_surfaces(setting: Setting) -> Measured:
     turn = 1.5 * jnp.asarray([[0.0, 1.0], [-1.0, 0.0]])
@@ -146,20 +138,16 @@ def _closed_surfaces(setting: Setting) -> Measured:
     row="26a",
     title="Moments of the forward SDE",
     latex=r"\dot m = F m,\quad \dot\Sigma = F\Sigma + \Sigma F^T + g^2 I",
-    compared="both, integrated from the data, with α m_0 and α² Σ_0 + σ² I at 12 times, on five processes",
+    compared="mean and covariance, integrated from those of the data, with α m_0 and α² Σ_0 + σ² I at 12 times, on "
+    "five processes",
     oracle="Gaussian data in the plane under x_t = α x_0 + σ z",
     source="Särkkä & Solin 2019, section 6.1",
-    tolerance=1e-9,
-    why="the error of a sixth-order integration, 1e-12 by its own estimate",
+    bound=Within(1e-9, "the error of a sixth-order integration, 1e-12 by its own estimate", roundoffs=300),
     functions=(linear_moments, forward_sde),
-    amplification=300,
-    test="tests/diffusion/fokker_planck/test_moments.py",
 )
 def _linear_moments(setting: Setting) -> Measured:
     @jax.jit
-    def moments(
-        process: Process, start: tuple[np.ndarray, np.ndarray], times: np.ndarray
-    ) -> tuple[jax.Array, jax.Array]:
+    def moments(process: Process, start: tuple, times: np.ndarray) -> tuple[jax.Array, jax.Array]:
         drift, variance = process.schedule.drift, process.schedule.diffusion_squared
         found = linear_moments(drift, lambda u: jnp.sqrt(variance(u)), *start, times, steps=12)
         return found.means, found.covariances
@@ -181,11 +169,8 @@ def _linear_moments(setting: Setting) -> Measured:
     compared="the observed order in Δx and Δt with 2, from 64, 128 and 256 cells; VP from t = 0.02 to 0.4",
     oracle="two Gaussians on the line",
     source="Scharfetter & Gummel 1969; Chang & Cooper 1970; Burchard et al. 2003",
-    tolerance=0.15,
-    why="the asymptote is reached to a tenth on these grids",
+    bound=Within(0.15, "the asymptote is reached to a tenth on these grids"),
     functions=(solve,),
-    amplification=0,
-    test="tests/diffusion/fokker_planck/test_grid_solver.py",
 )
 def _grid_solver(setting: Setting) -> Measured:
     process, law, errors = PROCESSES["VP"][0], line(), []

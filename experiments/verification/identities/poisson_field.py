@@ -1,4 +1,4 @@
-"""Rows 27, 33 and 34: the field of charges on a hyperplane, seen through Gauss's law, inside a shell and from afar."""
+"""Rows 27, 33 and 34: the field of charges on a hyperplane: Gauss's law, the inside of a shell, and the far field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusion.fokker_planck import base_flux, box_flux, sphere_flux
 from diffusion.oracles import Atoms, StudentTMixture
 from diffusion.oracles.law import Law
 from diffusion.poisson import augmented_field, curl, divergence, plain_field, poisson_field, shell, shell_field
-from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves, FlowLines
 
 TOPICS = ("poisson",)
@@ -22,7 +22,7 @@ _PFGM = "Xu et al. 2022, arXiv:2209.11178"
 
 
 def charges(dim: int) -> Atoms:
-    """Three unequal charges."""
+    """Three unequal charges in this dimension."""
     return Atoms(np.random.default_rng(4).normal(size=(3, dim)) / np.sqrt(largest(dim, 2) / 2), _WEIGHTS)
 
 
@@ -39,11 +39,8 @@ def _cauchy(dim: int) -> StudentTMixture:
     "at r from 0.2 to 4, for D = 1 and 4",
     oracle="three charges, and three Cauchy laws at D = 1",
     source=f"{_PFGM}, eq. 2 and 3; Xu et al. 2023, arXiv:2302.04265, section 3.1",
-    tolerance=1e-10,
-    why="closed forms: what is left is rounding",
+    bound=Within(1e-10, "closed forms: what is left is rounding", roundoffs=200),
     functions=(divergence, curl, augmented_field),
-    amplification=200,
-    test="tests/diffusion/poisson/test_gauss.py",
 )
 def _poisson_field_gauss_and_curl(setting: Setting) -> Measured:
     d, found = setting.dim, {}
@@ -69,7 +66,7 @@ def _poisson_field_gauss_and_curl(setting: Setting) -> Measured:
 
 
 def _flow_lines() -> FlowLines:
-    """Three charges on the line z = 0, and the lines of F = −E that lead to them."""
+    """The lines of F = −E that lead to three charges on the line z = 0."""
     law = Atoms(np.asarray([[-1.2], [0.1], [1.4]]), _WEIGHTS)
     x, z = np.linspace(-3, 3, 61), np.linspace(0.04, 3, 45)
     grid = np.stack(np.meshgrid(x, z), axis=-1).reshape(-1, 2)
@@ -86,10 +83,8 @@ def _flow_lines() -> FlowLines:
     compared="the flux through planes at z of 0.3, 1 and 40 with −½, by quadrature in θ for x = (1 + z) tan θ",
     oracle="three charges, and three Cauchy laws, on the line",
     source=f"{_PFGM}, theorem 1 (there with E, which points away)",
-    tolerance=1e-10,
-    why="Gauss-Legendre with 400 nodes",
+    bound=Within(1e-10, "Gauss-Legendre with 400 nodes", roundoffs=50),
     functions=(poisson_field, augmented_field),
-    amplification=50,
     test="tests/diffusion/poisson/test_gauss.py",
 )
 def _poisson_flux_planes(setting: Setting) -> Measured:
@@ -113,11 +108,8 @@ def _poisson_flux_planes(setting: Setting) -> Measured:
     "the data with 0; through a box around one charge with minus that charge",
     oracle="three charges on the line and in the plane",
     source=f"{_PFGM}, section 3.1",
-    tolerance=1e-8,
-    why="quadrature with 40 nodes, 64 where the box around a charge is 0.25 away from it",
+    bound=Within(1e-8, "quadrature with 40 nodes, 64 where the box around a charge is 0.25 away from it", roundoffs=50),
     functions=(augmented_field, box_flux, sphere_flux, base_flux),
-    amplification=50,
-    test="tests/diffusion/poisson/test_gauss.py",
 )
 def _poisson_flux_closed_surfaces(setting: Setting) -> Measured:
     found = {}
@@ -136,7 +128,7 @@ def _poisson_flux_closed_surfaces(setting: Setting) -> Measured:
 
 
 def _fluxes(law: Atoms, d: int) -> dict[str, jax.Array]:
-    """Outward through surfaces above d dimensions of charges, one of them closed around a charge."""
+    """The outward fluxes through surfaces above charges in d dimensions, one of them closed around a charge."""
     low, high = np.r_[-0.5 * np.ones(d), 0.4], np.r_[1.2 * np.ones(d), 1.3]
     centre, around = np.r_[0.2 * np.ones(d), 1.1], np.r_[law.points[1], 0.0]
 
@@ -162,13 +154,11 @@ def _fluxes(law: Atoms, d: int) -> dict[str, jax.Array]:
     latex=r"E(x) = \frac{1}{S_{N-1}}\int\rho(y)\frac{x-y}{|x-y|^N}dy = 0\ (|x|<1),\quad "
     r"\frac{x}{S_{N-1}|x|^N}\ (|x|>1);\quad |E_{N+1}(x,z)| > 0",
     compared="the field of charges around a circle and a sphere with 0 inside and that of one charge outside; "
-    "just above, in the extra dimension, it may not vanish",
+    "just above, in the extra dimension, it must not vanish",
     oracle="Newton's shell theorem",
     source=f"{_PFGM}, section 3.1 and appendix; Newton 1687, book I, propositions 70 and 71",
-    tolerance=1e-10,
-    why="the charges stand for the shell up to 0.7 to the power 128",
+    bound=Within(1e-10, "the charges stand for the shell up to 0.7 to the power 128", roundoffs=50),
     functions=(plain_field, shell_field, shell),
-    amplification=50,
     test="tests/diffusion/poisson/test_gauss.py",
 )
 def _plain_field_of_a_shell(setting: Setting) -> Measured:
@@ -178,11 +168,8 @@ def _plain_field_of_a_shell(setting: Setting) -> Measured:
         x *= (radii / np.linalg.norm(x, axis=1))[:, None]
         area = {2: 2 * np.pi, 3: 4 * np.pi}[dim]
         exact = np.where(radii < 1, 0.0, 1 / (area * radii**dim))[:, None] * x
-        for name, field in (
-            ("charges", plain_field(shell(dim), jnp.asarray(x))),
-            ("shell", shell_field(jnp.asarray(x))),
-        ):
-            found[f"{name}, N = {dim}"] = relative(field, exact)
+        found[f"charges, N = {dim}"] = relative(plain_field(shell(dim), jnp.asarray(x)), exact)
+        found[f"shell, N = {dim}"] = relative(shell_field(jnp.asarray(x)), exact)
     at, z = np.linspace(0.0, 2.0, 101), 0.1
     points = jnp.asarray(np.stack([at, 0 * at], axis=1))
     cured = poisson_field(shell(2, points=200), points, z)
@@ -202,11 +189,8 @@ def _plain_field_of_a_shell(setting: Setting) -> Measured:
     "and −2 for centred data",
     oracle="the power law of the expansion in multipoles",
     source=f"{_PFGM}, theorem 1 (the limit; the rates are the dipole's and the quadrupole's)",
-    tolerance=0.1,
-    why="the next multipole is a twentieth of the first at R = 20",
+    bound=Within(0.1, "the next multipole is a twentieth of the first at R = 20"),
     functions=(poisson_field,),
-    amplification=0,
-    test="tests/diffusion/poisson/test_field.py",
 )
 def _poisson_far_field(setting: Setting) -> Measured:
     radii, found, lines = np.asarray([20.0, 40.0, 80.0, 160.0]), {}, {}

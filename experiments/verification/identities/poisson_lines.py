@@ -1,4 +1,4 @@
-"""Rows 31 and 32: the ODE along the field, where it comes from and where it takes the mass."""
+"""Rows 31 and 32: the ODE along the field, its derivation, and the places to which it takes the mass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffusion.poisson import (
     radial_velocity,
 )
 from experiments.verification.laws import line
-from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, WithinChance, identity, relative, worst_of
 from experiments.verification.report.plots import Curves
 
 TOPICS = ("poisson",)
@@ -29,7 +29,7 @@ _PFGM, _PLUS = "Xu et al. 2022, arXiv:2209.11178", "Xu et al. 2023, arXiv:2302.0
 
 
 def _families() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
-    """ln of the density along one ray, of (x − x_0)/t: for flow matching z − x_0."""
+    """ln of the densities along one ray, for the velocity (x − x_0)/t, which is z − x_0 in flow matching."""
     ray, x_0 = jnp.asarray([0.6, 0.8]), jnp.asarray([0.3, -1.0])
     return {
         "Gaussian, σ = t": lambda r, t: -0.5 * (r / t) ** 2,
@@ -46,12 +46,10 @@ def _families() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
     r"v = \mathbb{E}[f|x_t]",
     compared="−ψ_t/ψ_r by automatic differentiation with r/t, for four families, and as a vector; its mean given x_t "
     "with the ODE of the field",
-    oracle="r/t; a family that does more than grow must be off",
+    oracle="r/t; a family that does more than grow must disagree",
     source=f"Su's posts on the ODE of diffusion; {_PFGM}, eq. 3; Lipman et al. 2023, arXiv:2210.02747, theorem 3",
-    tolerance=1e-9,
-    why="derivatives of closed forms",
+    bound=Within(1e-9, "derivatives of closed forms", roundoffs=100),
     functions=(radial_velocity, characteristic_velocity),
-    amplification=100,
     test="tests/diffusion/poisson/test_pfgm.py",
 )
 def _radial_characteristics(setting: Setting) -> Measured:
@@ -70,16 +68,15 @@ def _radial_characteristics(setting: Setting) -> Measured:
 
 
 def _mean_of_conditional(setting: Setting) -> float:
-    """E[f(x|x_0) | x] over three points by Bayes' rule in NumPy, against the field's own direction."""
+    """The error of the field's direction against E[f(x|x_0) | x], over three points by Bayes' rule in NumPy."""
     points, t = np.random.default_rng(4).normal(size=(3, setting.dim)), 0.8
     x = np.random.default_rng(5).normal(size=(4, setting.dim))
     square = np.sum((x[:, None] - points) ** 2, -1)
     weights = _WEIGHTS * (square + t**2) ** (-0.5 * (setting.dim + 1))
     weights /= weights.sum(1, keepdims=True)
     psi = _families()["PFGM, N = 2"]
-    each = np.stack(
-        [characteristic_velocity(psi, jnp.asarray(x), jnp.broadcast_to(jnp.asarray(y), x.shape), t) for y in points], 1
-    )
+    starts = (jnp.broadcast_to(jnp.asarray(y), x.shape) for y in points)
+    each = np.stack([characteristic_velocity(psi, jnp.asarray(x), y, t) for y in starts], 1)
     return relative(law_flow(Atoms(points, _WEIGHTS))(jnp.asarray(x), t) / t, np.einsum("bk,bkd->bd", weights, each))
 
 
@@ -90,11 +87,8 @@ def _mean_of_conditional(setting: Setting) -> float:
     compared="field lines from T = 20 to 10⁻³ in ln z, in z and, at D = 8, in r = σ√D, with those maps",
     oracle="Cauchy data; two Gaussians on the line, whose flow is the map between their quantiles",
     source=f"{_PFGM}, section 3.3; {_PLUS}, section 4",
-    tolerance=1e-7,
-    why="fourth-order steps of 0.013 in ln r",
+    bound=Within(1e-7, "fourth-order steps of 0.013 in ln r", roundoffs=100),
     functions=(field_lines, law_flow, flow_map_1d),
-    amplification=100,
-    test="tests/diffusion/poisson/test_lines.py",
 )
 def _cauchy_push_forward(setting: Setting) -> Measured:
     gamma, top, end = 0.6, 20.0, 1e-3
@@ -120,11 +114,8 @@ def _cauchy_push_forward(setting: Setting) -> Measured:
     compared="the distribution function of x_T, T = 8, where the lines part, with the sums of the weights",
     oracle="three points on the line; the places where lines part are found by bisection",
     source=f"{_PFGM}, theorem 1",
-    tolerance=1e-7,
-    why="the lines end at z = 10⁻⁷, where 10⁻⁸ of the mass is still on its way",
+    bound=Within(1e-7, "the lines end at z = 10⁻⁷, where 10⁻⁸ of the mass is still on its way", roundoffs=1500),
     functions=(field_lines, law_flow),
-    amplification=1500,
-    test="tests/diffusion/poisson/test_lines.py",
 )
 def _basins_hold_their_masses(setting: Setting) -> Measured:
     law, top = Atoms(np.asarray([[-1.0], [0.2], [1.5]]), _WEIGHTS), 8.0
@@ -139,9 +130,8 @@ def _basins_hold_their_masses(setting: Setting) -> Measured:
     shares = np.asarray(law.cdf(poisson_process(), low, top), np.float64)
     levels = np.linspace(0.01, 0.99, 99)
     starts = top * np.tan(np.pi * (levels - 0.5))
-    plot = Curves(
-        levels, {"x at z = 0": np.asarray(ends(jnp.asarray(starts)[:, None]))[:, 0]}, "share of the prior", "x"
-    )
+    lines = {"x at z = 0": np.asarray(ends(jnp.asarray(starts)[:, None]))[:, 0]}
+    plot = Curves(levels, lines, "share of the prior", "x")
     return Measured(float(np.max(np.abs(shares - np.cumsum(_WEIGHTS)[:2]))), f"parted at {np.ravel(low)}", plot)
 
 
@@ -151,17 +141,13 @@ def _ends(law: Atoms, radii: np.ndarray, substeps: int, x: jax.Array) -> jax.Arr
 
 @identity(
     row="32c",
-    title="And so it does in more dimensions, for any D",
+    title="Each point catches its share in more dimensions, for any D",
     latex=r"\#\{i: x^{(i)}_T\in B_k\}/n\to w_k",
     compared="the shares of 2,000 lines from p_T that end at each of three points, in standard errors; D = 1 and 6",
     oracle="three points in the plane, with their weights",
     source=f"{_PFGM}, theorem 1; {_PLUS}, theorem 1",
-    tolerance=STANDARD_ERRORS,
-    why="4 standard errors of six shares; the seed is fixed",
+    bound=WithinChance("4 standard errors of six shares; the seed is fixed", detects=0.4),
     functions=(field_lines, Atoms.sample_marginal),
-    kind="statistical",
-    detects=0.4,
-    test="tests/diffusion/poisson/test_lines.py",
 )
 def _masses_in_the_plane(setting: Setting) -> Measured:
     points = np.asarray([[-1.0, 0.0], [0.5, 0.8], [0.6, -0.9]])
@@ -179,6 +165,6 @@ def _masses_in_the_plane(setting: Setting) -> Measured:
 
 
 def _bent(law: Atoms, df: float, seeded: float, x: jax.Array, r: jax.Array) -> jax.Array:
-    """The flow, or with a seeded error that of charges whose first one is larger by as much."""
+    """The flow of the charges, the first of them larger by the seeded error."""
     wrong = Atoms(law.points, np.asarray(_WEIGHTS * np.asarray([1 + seeded, 1.0, 1.0])))
     return law_flow(wrong, df)(x, r)

@@ -25,14 +25,7 @@ from diffusion.poisson import (
 )
 from experiments.verification.identities.poisson_field import charges
 from experiments.verification.laws import log_density
-from experiments.verification.registry import (
-    STANDARD_ERRORS,
-    Measured,
-    Setting,
-    identity,
-    relative,
-    worst_of,
-)
+from experiments.verification.registry import Measured, Setting, Within, WithinChance, identity, relative, worst_of
 from experiments.verification.report.plots import Curves
 
 TOPICS = ("poisson",)
@@ -41,12 +34,12 @@ _PFGM, _PLUS = "Xu et al. 2022, arXiv:2209.11178", "Xu et al. 2023, arXiv:2302.0
 
 
 def _log_area(n: float) -> float:
-    """ln of the area of the unit sphere in n dimensions."""
+    """The logarithm of the area of the unit sphere in n dimensions."""
     return float(np.log(2) + 0.5 * n * np.log(np.pi) - np.asarray(gammaln(0.5 * n), np.float64))
 
 
 def _coulomb(law: Atoms, x: np.ndarray, r: float, df: float) -> tuple[np.ndarray, np.ndarray]:
-    """E of every charge's inverse power law, summed: (E_x, E_r), in NumPy's float64."""
+    """(E_x, E_r): the sum of the inverse power laws of all charges, in NumPy's float64."""
     n, gap = x.shape[1] + df, x[:, None] - np.asarray(law.points)
     square = np.sum(gap**2, -1) + r**2
     strength = np.asarray(law.weights) * np.exp(-0.5 * n * np.log(square) - _log_area(n))
@@ -62,10 +55,8 @@ def _coulomb(law: Atoms, x: np.ndarray, r: float, df: float) -> tuple[np.ndarray
     "the residual of the continuity equation with 0",
     oracle="three charges with Coulomb's law in d + 1 dimensions, by NumPy in float64",
     source=f"{_PFGM}, eq. 3 and theorem 1; {_PLUS}, eq. 5",
-    tolerance=1e-10,
-    why="closed forms on both sides: what is left is rounding",
+    bound=Within(1e-10, "closed forms on both sides: what is left is rounding", roundoffs=100),
     functions=(StudentT, poisson_field, velocity),
-    amplification=100,
     answers=True,
     test="tests/diffusion/poisson/test_field.py",
 )
@@ -91,10 +82,8 @@ def _pfgm_is_cauchy_noise(setting: Setting) -> Measured:
     compared="density and velocity with those closed forms, at t of 0.01, 1 and 40",
     oracle="the Cauchy law in d dimensions, by NumPy",
     source="characteristic functions: exp(−γ|k|) exp(−t|k|)",
-    tolerance=1e-10,
-    why="closed forms on both sides",
+    bound=Within(1e-10, "closed forms on both sides", roundoffs=100),
     functions=(StudentTMixture, velocity),
-    amplification=100,
     answers=True,
     test="tests/diffusion/oracles/test_law.py",
 )
@@ -116,7 +105,7 @@ _LEVELS = np.asarray([0.001, 0.01, 0.1, 0.5, 0.9, 0.99])
 
 
 def _off(values: Any, distribution: Callable[[jax.Array], jax.Array]) -> float:
-    """How far, in standard errors, the shares of positive `values` below six quantiles of their law are off."""
+    """The largest error, in standard errors, of the shares of positive `values` below six quantiles of their law."""
     low, high = np.full(6, -40.0), np.full(6, 40.0)
     for _ in range(60):
         middle = 0.5 * (low + high)
@@ -135,11 +124,8 @@ def _off(values: Any, distribution: Callable[[jax.Array], jax.Array]) -> float:
     "quantiles of that law, in standard errors; d = 1, 6 and 64",
     oracle="the incomplete Beta function, inverted by bisection",
     source=f"{_PFGM}, section 3.2 and appendix B.1.1",
-    tolerance=STANDARD_ERRORS,
-    why="4 standard errors of 36 shares; the seed is fixed",
+    bound=WithinChance("4 standard errors of 36 shares; the seed is fixed", detects=0.05),
     functions=(hyperplane_sample, perturb_augmented),
-    kind="statistical",
-    detects=0.05,
     test="tests/diffusion/poisson/test_pfgm.py",
 )
 def _pfgm_radius_law(setting: Setting) -> Measured:
@@ -159,15 +145,12 @@ def _pfgm_radius_law(setting: Setting) -> Measured:
     title="PFGM++: the field in D extra dimensions, for any D",
     latex=r"E_r = \frac{p_r(x)}{S_{D-1}r^{D-1}},\quad p_r\propto\int\frac{p_0(y)\,dy}{(|x-y|^2+r^2)^{(N+D)/2}},"
     r"\quad r = \sigma\sqrt{D}",
-    compared="field of the law under Student-t noise with the sum of the charges' fields in N + D dimensions, for D of "
-    "½, 1, 2, 8 and 64; the prior's density with r^D over areas of spheres",
+    compared="the field of the law under Student-t noise with the sum of the charges' fields in N + D dimensions, for "
+    "D of ½, 1, 2, 8 and 64; the prior's density with r^D over areas of spheres",
     oracle="three charges, by NumPy in float64",
     source=f"{_PLUS}, eq. 3 to 5",
-    tolerance=1e-10,
-    why="closed forms: rounding, times N + D in the exponent",
+    bound=Within(1e-10, "closed forms: rounding, times N + D in the exponent", roundoffs=100),
     functions=(poisson_field, sigma_from_radius, hyperplane_log_prob),
-    amplification=100,
-    test="tests/diffusion/poisson/test_field.py",
 )
 def _pfgmpp_kernel(setting: Setting) -> Measured:
     law, found = charges(setting.dim), {}
@@ -182,9 +165,8 @@ def _pfgmpp_kernel(setting: Setting) -> Measured:
         found[f"direction, D = {df:g}"] = relative(direction, exact / norm[:, None])
         found[f"ln |E|, D = {df:g}"] = relative(field.log_norm, np.log(norm))
         process = poisson_process(df, 0.1, 5.0)
-        found[f"prior, D = {df:g}"] = relative(
-            prior_log_prob(process, jnp.asarray(x)), hyperplane_log_prob(jnp.asarray(x), 5.0, df)
-        )
+        prior = hyperplane_log_prob(jnp.asarray(x), 5.0, df)
+        found[f"prior, D = {df:g}"] = relative(prior_log_prob(process, jnp.asarray(x)), prior)
     return worst_of(found)
 
 
@@ -195,10 +177,8 @@ def _pfgmpp_kernel(setting: Setting) -> Measured:
     compared="the slope of the difference of denoisers, and of ln p, over D with −1, at D = 8,000 (512 in float32)",
     oracle="three charges: both denoisers are softmaxes",
     source=f"{_PLUS}, theorem 3 and section 4",
-    tolerance=0.05,
-    why="the next term is of the order (N + |z|²)/D",
+    bound=Within(0.05, "the next term is of the order (N + |z|²)/D"),
     functions=(StudentT, poisson_process),
-    amplification=0,
     test="tests/diffusion/oracles/test_law.py",
 )
 def _pfgmpp_is_edm_in_the_limit(setting: Setting) -> Measured:
@@ -214,7 +194,7 @@ def _pfgmpp_is_edm_in_the_limit(setting: Setting) -> Measured:
             value = law.denoiser(process)(x, 0.8) if i == 0 else law.log_prob(process, x, 0.8)
             off.append(relative(value, exact[i]))
         lines[name] = off
-        # Towards the limit, where the next term is smallest.
+        # The last two, where the next term is smallest.
         found[name] = abs(float(np.log(off[-1] / off[-2]) / np.log(2)) + 1)
     return worst_of(found, Curves(counts, lines, "D", "difference", True, True))
 
@@ -227,12 +207,8 @@ def _pfgmpp_is_edm_in_the_limit(setting: Setting) -> Measured:
     "3·10⁶ and N = 6",
     oracle="the incomplete Beta function, and the incomplete Gamma function at 3·10⁶, where they differ by 10⁻⁶",
     source=f"{_PLUS}, appendix B; no Beta draw is clipped",
-    tolerance=STANDARD_ERRORS,
-    why="4 standard errors of 36 shares; the seed is fixed",
+    bound=WithinChance("4 standard errors of 36 shares; the seed is fixed", detects=0.05),
     functions=(StudentT.sample,),
-    kind="statistical",
-    detects=0.05,
-    test="tests/diffusion/test_noises.py",
 )
 def _pfgmpp_draws(setting: Setting) -> Measured:
     found, d = {}, 6
@@ -243,7 +219,7 @@ def _pfgmpp_draws(setting: Setting) -> Measured:
 
 
 def _share_of_f(ratio: jax.Array, d: int, df: float) -> jax.Array:
-    """P(F(d, df) < ratio); beyond D = 10⁵ that of χ²_d/d, which is as close as 1/D."""
+    """P(F(d, df) < ratio); beyond df = 10⁵ that of χ²_d/d, which differs by 1/df."""
     if df > 1e5:
         return gammainc(0.5 * d, 0.5 * d * ratio)
     return betainc(0.5 * d, 0.5 * df, d * ratio / (d * ratio + df))
@@ -256,10 +232,8 @@ def _share_of_f(ratio: jax.Array, d: int, df: float) -> jax.Array:
     compared="ln p of Cauchy data by the ODE, from the prior's formula with the scale of p_T, with the closed form",
     oracle="the Cauchy law; with S of N dimensions it would be ½ ln(N/2π) nats off, 0.0015 bits/dim at N = 3,072",
     source=f"{_PFGM}, appendix B.4, with the area of the sphere put right",
-    tolerance=1e-5,
-    why="the solver's tolerance of 1e-8 a step",
+    bound=Within(1e-5, "the solver's tolerance of 1e-8 a step", roundoffs=500),
     functions=(log_likelihood, hyperplane_log_prob),
-    amplification=500,
     test="tests/diffusion/poisson/test_lines.py",
 )
 def _poisson_likelihood_constants(setting: Setting) -> Measured:
@@ -272,9 +246,8 @@ def _poisson_likelihood_constants(setting: Setting) -> Measured:
         return hyperplane_log_prob(latent, t + gamma)
 
     solver = Adaptive(rtol=tolerance, atol=tolerance, t_start=0.0)
-    found = log_likelihood(
-        process, law.denoiser(process), jnp.asarray(x), solver=solver, terminal=jax.tree_util.Partial(terminal)
-    )
+    denoise, end = law.denoiser(process), jax.tree_util.Partial(terminal)
+    found = log_likelihood(process, denoise, jnp.asarray(x), solver=solver, terminal=end)
     exact = np.log(2 * gamma) - _log_area(d + 1) - 0.5 * (d + 1) * np.log(np.sum(x**2, 1) + gamma**2)
     slip = (_log_area(3072) - _log_area(3073)) / (3072 * np.log(2))
     error = float(np.max(np.abs(np.asarray(found.log_prob, np.float64) - exact)))

@@ -1,4 +1,4 @@
-"""Row 44: what averaging blocks of pixels does to the noise, and the schedule that undoes it."""
+"""Row 44: the effect of averaging blocks of pixels on the noise, and the schedule that undoes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusion import Process, Shifted, perturb
 from diffusion.oracles import GaussianMixture
 from experiments.verification.closed_forms import STEPS, levels
 from experiments.verification.laws import mixture
-from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves
 
 _BASES = ("Cosine", "VP", "RectifiedFlow")
@@ -18,7 +18,7 @@ _SOURCE = "Hoogeboom et al. 2023, arXiv:2301.11093, section 3.1; Chen 2023, arXi
 
 
 def _averaged(x: np.ndarray, side: int) -> np.ndarray:
-    """(b, h, w, c) by blocks of side × side, flattened."""
+    """The images (b, h, w, c), averaged over blocks of side × side pixels and flattened."""
     b, h, w, c = x.shape
     return x.reshape(b, h // side, side, w // side, side, c).mean(axis=(2, 4)).reshape(b, -1)
 
@@ -29,10 +29,10 @@ def _noised(process: Process, x_0: jax.Array, z: jax.Array, times: jax.Array) ->
 
 
 def _averaged_log_snr(process: Process, side: int, channels: int, times: np.ndarray) -> tuple[np.ndarray, float]:
-    """(ln SNR of the averaged image, from the covariance of its noise, at each time; the largest correlation)."""
+    """(ln SNR of the averaged image at each time, from the covariance of its noise; the largest correlation)."""
     shape = (2 * side, 2 * side, channels)
     size = int(np.prod(shape))
-    # Every unit of noise by itself, and one image of ones without noise.
+    # Every unit vector of the noise, and one image of ones without noise.
     x_0, z = np.zeros((size + 1, *shape)), np.zeros((size + 1, *shape))
     x_0[size], z[:size] = 1, np.eye(size).reshape(size, *shape)
     log_snr, correlation = [], 0.0
@@ -50,14 +50,11 @@ def _averaged_log_snr(process: Process, side: int, channels: int, times: np.ndar
     title="Averaging blocks of pixels multiplies the SNR",
     latex=r"\bar x_t = \alpha\,\bar x_0 + \sigma\,\bar z,\quad \mathrm{SNR}(\bar x_t) = s^2\,\mathrm{SNR}(x_t);\quad "
     r"\frac{\sigma'}{\alpha'} = s\,\frac{\sigma}{\alpha}\ \Rightarrow\ \mathrm{SNR}'(\bar x_t) = \mathrm{SNR}(x_t)",
-    compared="ln SNR of averaged images, under a schedule and under it shifted, with ln SNR + 2 ln s and ln SNR",
+    compared="ln SNR of averaged images, under a schedule and under its shifted form, with ln SNR + 2 ln s and ln SNR",
     oracle="the covariance of averaged white noise, from every unit vector; α and σ in closed form",
     source=_SOURCE,
-    tolerance=1e-12,
-    why="means of a few numbers",
+    bound=Within(1e-12, "means of a few numbers", roundoffs=100),
     functions=(Shifted, perturb),
-    amplification=100,
-    test="tests/diffusion/test_shifted.py",
 )
 def _pooling(setting: Setting) -> Measured:
     times, found, lines = np.linspace(0.05, 0.95, 10), {}, {}
@@ -71,8 +68,7 @@ def _pooling(setting: Setting) -> Measured:
             found[f"{label}, {name}"] = largest(float(np.max(np.abs(log_snr - expected))), correlation)
             if name == "Cosine":
                 lines |= {f"exact, {label}": expected, label: log_snr}
-    error = worst_of(found)
-    return Measured(error.error, error.detail, Curves(times, lines, "t, on Cosine", "ln SNR"))
+    return worst_of(found, Curves(times, lines, "t, on Cosine", "ln SNR"))
 
 
 @identity(
@@ -83,12 +79,9 @@ def _pooling(setting: Setting) -> Measured:
     compared="the denoiser of images of blocks of 2 × 2, shifted by 2, with that of their averages, on three schedules",
     oracle="a mixture of three Gaussians, in the pixels of the small image and by its factor in those of the large one",
     source=_SOURCE,
-    tolerance=1e-12,
-    why="posterior means in closed form on both sides",
+    bound=Within(1e-12, "posterior means in closed form on both sides", roundoffs=200),
     functions=(Shifted, GaussianMixture.low_rank),
-    amplification=200,
     answers=True,
-    test="tests/diffusion/test_shifted.py",
 )
 def _aligned_schedule(setting: Setting) -> Measured:
     small, blocks = mixture(setting.dim), np.kron(np.ones((4, 1)), np.eye(setting.dim))

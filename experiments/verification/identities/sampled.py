@@ -1,4 +1,4 @@
-"""Rows 18e, 21b and 36e: what other rows find by quadrature or by an equation of moments, by sampling."""
+"""Rows 18e, 21b and 36e: sampled versions of rows that rest on quadrature or on an equation of moments."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from diffusion.score_matching.losses import (
     implicit_score_matching,
     sliced_score_matching,
 )
-from experiments.verification.closed_forms import Matrices, levels
+from experiments.verification.closed_forms import MASSES, POINTS, Matrices, levels, normal
 from experiments.verification.identities import score_matching as plane
 from experiments.verification.laws import PROCESSES, mixture
-from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, worst_of
+from experiments.verification.registry import Measured, Setting, WithinChance, identity, worst_of
 from experiments.verification.report.plots import Curves, settling
 from samplers.sample import sample
 from samplers.sde import StochasticHeun
@@ -32,7 +32,7 @@ _MANY = "4 standard errors of the mean; one of {} comparisons exceeds them in on
 
 
 def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
-    """The distance of the mean over draws (the first axis) from what is expected, in its standard errors."""
+    """The distance of the mean over draws (the first axis) from the expected value, in standard errors."""
     error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     return np.abs(values.mean(axis=0) - expected) / error
 
@@ -48,13 +48,9 @@ def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
     "derivatives with 0, for the denoising, the implicit and the sliced loss",
     oracle="three points blurred by VP in the plane; the score by NumPy, the constants by quadrature",
     source="Vincent 2011, appendix; Hyvärinen 2005, theorem 1; Song et al. 2019, arXiv:1905.07088, theorem 1",
-    tolerance=STANDARD_ERRORS,
-    why=_MANY.format(33, 480),
+    bound=WithinChance(_MANY.format(33, 480), detects=0.01),
     functions=(denoising_terms, explicit_score_matching, implicit_score_matching, sliced_score_matching),
-    kind="statistical",
-    detects=0.01,
     answers=True,
-    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _score_matching_sampled(setting: Setting) -> Measured:
     names, (values, slopes) = ("denoising", "implicit", "sliced"), _differences(setting, 40_000)
@@ -68,10 +64,10 @@ def _score_matching_sampled(setting: Setting) -> Measured:
 
 
 def _differences(setting: Setting, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(explicit − the others, (n, 3); their derivatives (n, 3, 10)) at draws of p_t and, for the last, of slices."""
+    """(explicit − other loss (n, 3), its derivatives (n, 3, 10)) at draws of p_t and, for the last loss, of slices."""
     keys = jax.random.split(setting.key(4), 4)
     z, picks = jax.random.normal(keys[0], (count, 2)), jax.random.uniform(keys[1], (count,))
-    x_0 = plane.POINTS[np.searchsorted(np.cumsum(plane.WEIGHTS)[:-1], np.asarray(picks))]
+    x_0 = POINTS[np.searchsorted(np.cumsum(MASSES)[:-1], np.asarray(picks))]
     process = Process(plane.PROCESS.schedule, plane.GivenNoise(z))
     alpha, sigma = float(process.alpha(plane.TIME)), float(process.sigma(plane.TIME))
     x = alpha * x_0 + sigma * np.asarray(z, np.float64)
@@ -96,7 +92,7 @@ def _differences(setting: Setting, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 _SPANS = {"VP": (1.0, 0.05), "EDM": (10.0, 0.1)}
-"""The times between which the reverse SDE is run."""
+"""The two times between which the reverse SDE runs."""
 _LEVELS = (0.0, 0.5, 1.0, 1.7)
 
 
@@ -110,11 +106,8 @@ _LEVELS = (0.0, 0.5, 1.0, 1.7)
     "the SDE run backwards from p_T in 100 steps of order 2, at σ̃/g of 0, ½, 1 and 1.7 on VP and EDM",
     oracle="a mixture of three Gaussians: its characteristic function and moments are closed forms, by NumPy",
     source="Song et al. 2021, arXiv:2011.13456, eq. 6; Zhang & Chen 2023, arXiv:2204.13902, eq. 7",
-    tolerance=STANDARD_ERRORS,
-    why=_MANY.format(112, 140) + "; the solver's own error is less than half of one",
+    bound=WithinChance(_MANY.format(112, 140) + "; the solver's own error is less than half of one", detects=0.02),
     functions=(sample, StochasticHeun),
-    kind="statistical",
-    detects=0.02,
     answers=True,
     test="tests/samplers/test_stochastic_order.py",
 )
@@ -155,12 +148,11 @@ def _expected(law: GaussianMixture, alpha: float, sigma: float, k: np.ndarray, c
 
 
 def _histograms(law: GaussianMixture, shown: Mapping[str, np.ndarray]) -> Curves:
-    """The density of the first coordinate, for each level."""
+    """Histograms of the first coordinate for each level, beside its exact density."""
     known, edges = levels("VP", _SPANS["VP"][1]), np.linspace(-3, 3, 41)
     middles, means = 0.5 * (edges[1:] + edges[:-1]), float(known.alpha) * np.asarray(law.means)[:, 0]
     variances = float(known.alpha) ** 2 * np.asarray(law.floor) + float(known.sigma) ** 2
-    bells = np.exp(-0.5 * (middles[:, None] - means) ** 2 / variances) / np.sqrt(2 * np.pi * variances)
-    lines = {"exact": bells @ np.asarray(law.weights)}
+    lines = {"exact": normal(middles[:, None], means, variances) @ np.asarray(law.weights)}
     lines |= {name: np.histogram(x, edges)[0] / len(x) / (edges[1] - edges[0]) for name, x in shown.items()}
     return Curves(middles, lines, "first coordinate", "density at t = 0.05, VP")
 
@@ -173,12 +165,8 @@ def _histograms(law: GaussianMixture, shown: Mapping[str, np.ndarray]) -> Curves
     compared="both closed forms, in both directions, with means over 100,000 draws",
     oracle="draws of two Gaussians with full covariances; their densities by NumPy",
     source="Rasmussen & Williams 2006, eq. A.23; Kailath 1967, IEEE Trans. Commun. Technol. 15, 52",
-    tolerance=STANDARD_ERRORS,
-    why=_MANY.format("four", 4000),
+    bound=WithinChance(_MANY.format("four", 4000), detects=0.02),
     functions=(gaussian_kl, bhattacharyya),
-    kind="statistical",
-    detects=0.02,
-    test="tests/diffusion/distances/test_gaussians.py",
 )
 def _gaussian_kl_sampled(setting: Setting) -> Measured:
     rng, d = np.random.default_rng(8), setting.dim
@@ -186,11 +174,8 @@ def _gaussian_kl_sampled(setting: Setting) -> Measured:
     first, second = (Matrices(0.3 * rng.normal(size=d), root @ root.T) for root in roots)
     found, lines = {}, {}
     for name, p, q in (("p, q", first, second), ("q, p", second, first)):
-        x = (
-            p.mean
-            + np.asarray(jax.random.normal(setting.key(9), (100_000, d)), np.float64)
-            @ np.linalg.cholesky(p.covariance).T
-        )
+        z = np.asarray(jax.random.normal(setting.key(9), (100_000, d)), np.float64)
+        x = p.mean + z @ np.linalg.cholesky(p.covariance).T
         ratio, laws = p.log_prob(x) - q.log_prob(x), (p.mean, p.covariance, q.mean, q.covariance)
         divergence = (1 + setting.seeded) * float(gaussian_kl(*laws))
         overlap = np.exp(-(1 + setting.seeded) * float(bhattacharyya(*laws)))

@@ -1,4 +1,4 @@
-"""Row 18: losses that differ by a constant, and so have one minimiser."""
+"""Row 18: losses that differ by a constant and so share their minimiser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from diffusion.score_matching.losses import (
     sliced_score_matching,
 )
 from diffusion.score_matching.times import TimeDistribution
-from experiments.verification.registry import Measured, Setting, identity, largest, relative
+from experiments.verification.closed_forms import MASSES, POINTS, square
+from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative
 from experiments.verification.report.plots import Curves
 
 _COMPARED = (
@@ -32,7 +33,6 @@ _COMPARED = (
 )
 _ORACLE = "three points blurred by VP in the plane; p_t, its score and the constant by NumPy, means by quadrature"
 _WHY = "the trapezoidal rule with 121² points is exact here to rounding"
-POINTS, WEIGHTS = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.3, 0.5, 0.2])
 PROCESS, TIME = Process(VP()), 0.2
 Loss = Callable[[Array], Array]
 
@@ -43,45 +43,39 @@ def _field(theta: Array, x: Array) -> Array:
 
 
 def model_of(setting: Setting, theta: Array) -> Partial:
-    """x -> s(x) with the ten parameters `theta`."""
+    """The model x -> s(x) with the ten parameters `theta`."""
     return Partial(setting.answered(Partial(_field)), theta)
 
 
 def thetas() -> Array:
-    """Three values of the parameters."""
+    """Three values of the ten parameters, (3, 10)."""
     return jnp.asarray(np.random.default_rng(3).normal(size=(3, 10)))
-
-
-def _plane(reach: float = 7.0) -> tuple[np.ndarray, float]:
-    """(points (n, 2), the area that each stands for)."""
-    axis = np.linspace(-reach, reach, 121)
-    return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2), float(axis[1] - axis[0]) ** 2
 
 
 def blurred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """p_t and its score at points (n, 2)."""
     alpha, sigma = float(PROCESS.alpha(TIME)), float(PROCESS.sigma(TIME))
     gaps = x[:, None] - alpha * POINTS
-    parts = WEIGHTS * np.exp(-0.5 * np.sum(gaps**2, -1) / sigma**2) / (2 * np.pi * sigma**2)
+    parts = MASSES * np.exp(-0.5 * np.sum(gaps**2, -1) / sigma**2) / (2 * np.pi * sigma**2)
     density = parts.sum(1)
     return density, -np.einsum("bk,bkd->bd", parts, gaps) / sigma**2 / density[:, None]
 
 
 @pytree
 class _Law:
-    """p_t on the plane."""
+    """The law p_t on a grid of the plane."""
 
     x: Float[Array, "n 2"]
     p: Float[Array, " n"]
-    """The density times the area of a point."""
+    """The density at each point times the area that the point stands for."""
     score: Float[Array, "n 2"]
     constant: Float[Array, ""]
-    """½ E|∇ln p_t|²."""
+    """The constant ½ E|∇ln p_t|²."""
 
 
 def whole_law() -> _Law:
-    """p_t, its score and the constant on the plane of `_plane`."""
-    x, area = _plane()
+    """The law p_t, its score and the constant on a square of the plane."""
+    x, area = square(7.0, 121)
     density, score = blurred(x)
     constant = 0.5 * area * np.sum(density * np.sum(score**2, 1))
     return _Law(*(jnp.asarray(value) for value in (x, area * density, score, constant)))
@@ -96,7 +90,7 @@ def _implicit(setting: Setting, law: _Law, theta: Array) -> Array:
 
 
 def _differences(setting: Setting, law: _Law, loss: Loss, constant: Any) -> float:
-    """How far explicit − `loss` is from the constant, or the two gradients from each other, whichever is more."""
+    """The larger of two errors: of explicit − `loss` against the constant, and of one gradient against the other."""
 
     def both(theta: Array) -> tuple[Array, Array]:
         def pair(parameters: Array) -> Array:
@@ -115,26 +109,26 @@ class GivenNoise(Noise):
     values: Float[Array, "b d"]
 
     def sample(self, key: Key[Array, "..."], shape: tuple[int, ...], dtype: Any = None) -> Float[Array, "b *event"]:
-        """The values."""
+        """The given values, whatever the arguments."""
         del key, shape, dtype
         return self.values
 
 
 @pytree
 class OneTime(TimeDistribution):
-    """One time."""
+    """The distribution that has all its mass at one time."""
 
     t: float
 
     def quantile(self, process: Process, u: Float[Array, " b"]) -> Float[Array, " b"]:
-        """That time."""
+        """The one time, for every u."""
         del process
         return jnp.full_like(u, self.t)
 
 
 def _denoising(setting: Setting, theta: Array) -> Array:
-    """½ E|s(x_t) + z/σ|² from the library's loss of the denoiser (x + σ² s)/α, each z of the plane for each point."""
-    z, area = _plane(9.0)
+    """½ E|s(x_t) + z/σ|² from the library's loss of the denoiser (x + σ² s)/α, over every point and z of a grid."""
+    z, area = square(9.0, 121)
     process = Process(VP(), GivenNoise(jnp.asarray(np.tile(z, (len(POINTS), 1)))))
     alpha, sigma = process.alpha(TIME), process.sigma(TIME)
     model = model_of(setting, theta)
@@ -142,7 +136,7 @@ def _denoising(setting: Setting, theta: Array) -> Array:
     terms = denoising_terms(
         setting.key(0), process, lambda x, t: (x + sigma**2 * model(x)) / alpha, x_0, times=OneTime(TIME)
     )
-    masses = jnp.asarray(np.outer(WEIGHTS, area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)).reshape(-1))
+    masses = jnp.asarray(np.outer(MASSES, area * np.exp(-0.5 * np.sum(z**2, 1)) / (2 * np.pi)).reshape(-1))
     # The loss is (α²/σ²) |x_0 − D|²/d, and |s + z/σ|² is (α²/σ⁴) |x_0 − D|².
     return jnp.sum(masses * terms.loss) * 0.5 * x_0.shape[1] / sigma**2
 
@@ -155,12 +149,9 @@ def _denoising(setting: Setting, theta: Array) -> Array:
     compared=_COMPARED,
     oracle=_ORACLE,
     source="Vincent 2011, appendix",
-    tolerance=1e-9,
-    why=_WHY,
+    bound=Within(1e-9, _WHY, roundoffs=1e2),
     functions=(denoising_terms, denoising_score_matching, explicit_score_matching),
-    amplification=1e2,
     answers=True,
-    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _denoising_score_matching(setting: Setting) -> Measured:
     law = whole_law()
@@ -175,7 +166,7 @@ def _denoising_score_matching(setting: Setting) -> Measured:
 
 
 def _along_a_line(losses: dict[str, Loss]) -> Curves:
-    """Losses from one parameter to another."""
+    """The losses along the line through two values of the parameters."""
     u, (start, end, _) = np.linspace(-1.5, 1.5, 31), thetas()
 
     def all_of(v: Array) -> Array:
@@ -194,12 +185,9 @@ def _along_a_line(losses: dict[str, Loss]) -> Curves:
     compared=_COMPARED,
     oracle=_ORACLE,
     source="Hyvärinen 2005, theorem 1",
-    tolerance=1e-9,
-    why=_WHY,
+    bound=Within(1e-9, _WHY, roundoffs=5e1),
     functions=(implicit_score_matching, explicit_score_matching),
-    amplification=5e1,
     answers=True,
-    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _implicit_score_matching(setting: Setting) -> Measured:
     law = whole_law()
@@ -212,7 +200,7 @@ def _implicit_score_matching(setting: Setting) -> Measured:
 
 
 def _two_keys(setting: Setting, count: int) -> list[Array]:
-    """`count` times a key whose slice has v_1 v_2 = 1, and one with −1: in the plane all that a slice depends on."""
+    """Two keys, each `count` times, whose slices have v_1 v_2 = 1 and −1: all that a slice in the plane depends on."""
     keys = jax.random.split(setting.key(1), 16)
 
     def swap(y: Array) -> Array:
@@ -223,7 +211,7 @@ def _two_keys(setting: Setting, count: int) -> list[Array]:
 
 
 def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], keys: list[Array], *rest: Any) -> Loss:
-    """The loss over p, and over the two kinds of slices, which are equally likely."""
+    """The mean of the loss over p and over the two kinds of slices, which are equally likely."""
 
     def mean(theta: Array) -> Array:
         values = [loss(key, model_of(setting, theta), law.x, *rest) for key in keys]
@@ -240,12 +228,9 @@ def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], key
     compared=_COMPARED + ", over all slices",
     oracle=_ORACLE,
     source="Song et al. 2019, arXiv:1905.07088, theorem 1",
-    tolerance=1e-9,
-    why=_WHY,
+    bound=Within(1e-9, _WHY, roundoffs=1e2),
     functions=(sliced_score_matching, explicit_score_matching),
-    amplification=1e2,
     answers=True,
-    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _sliced_score_matching(setting: Setting) -> Measured:
     law = whole_law()
@@ -272,11 +257,10 @@ def _sliced_score_matching(setting: Setting) -> Measured:
     compared=_COMPARED + ", over all slices, with h of 3e-6, or 5e-3 in less than float64",
     oracle=_ORACLE,
     source="Pang et al. 2020, arXiv:2007.03317, section 3",
-    tolerance=1e-9,
-    why="h² is 1e-11, and the rounding of the difference, about ε/h = 4e-11, averages out",
+    bound=Within(
+        1e-9, "h² is 1e-11, and the rounding of the difference, about ε/h = 4e-11, averages out", roundoffs=6e2
+    ),
     functions=(finite_difference_score_matching, explicit_score_matching),
-    amplification=6e2,
-    test="tests/diffusion/score_matching/test_losses.py",
 )
 def _finite_difference_score_matching(setting: Setting) -> Measured:
     law, step = whole_law(), 3e-6 if setting.precision == "float64" else 5e-3

@@ -1,4 +1,4 @@
-"""Rows 15, 16, 17 and 35: a schedule and its SDE, and what a denoiser knows of the law around it."""
+"""Rows 15, 16, 17 and 35: a schedule and its SDE, and what a denoiser reveals of the law of the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusion.prediction import Denoiser, eps_from_x0, target
 from diffusion.process import transition
 from diffusion.tweedie import posterior_covariance, posterior_covariance_from_score, posterior_trace
 from experiments.verification.laws import PROCESSES, line, mixture, over_processes
-from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves
 
 _BAYES = "Bayes' rule for three Gaussians and for three points, by NumPy in float64"
@@ -24,7 +24,7 @@ _ROUNDING = "closed forms on both sides: what is left is rounding, about 1e-14"
 
 
 def _closed_forms(schedule: Schedule, t: Any) -> tuple[Any, Any]:
-    """(f, g²), from the papers."""
+    """(f, g²) of a schedule at t, from the papers."""
     if isinstance(schedule, (VP, SubVP)):
         low, high = schedule.beta_min, schedule.beta_max
         beta, integral = low + t * (high - low), low * t + 0.5 * t**2 * (high - low)
@@ -68,11 +68,8 @@ def _facts_of_schedule(schedule: Schedule, t: jax.Array) -> tuple[jax.Array, ...
     "at 9 times for six schedules",
     oracle="the closed forms of VP, SubVP, VE, EDM, RectifiedFlow and Cosine, and quadrature with 100 nodes",
     source="Song et al. 2021, arXiv:2011.13456, eq. 29 to 33; Karras et al. 2022, arXiv:2206.00364, appendix B",
-    tolerance=1e-12,
-    why=_ROUNDING,
+    bound=Within(1e-12, _ROUNDING, roundoffs=1.5e2),
     functions=(Schedule.drift, Schedule.diffusion_squared),
-    amplification=1.5e2,
-    test="tests/diffusion/test_schedules.py",
 )
 def _schedule_and_sde(setting: Setting) -> Measured:
     found = {}
@@ -101,7 +98,7 @@ def _laws(setting: Setting) -> dict[str, GaussianMixture]:
 
 
 def _by_bayes(law: Law, process: Process, x: jax.Array, t: float) -> dict[str, np.ndarray]:
-    """Score, mean and covariance of x_0 given x, of isotropic humps m_k with variances v_k."""
+    """The score at x, and the covariance of x_0 given x, for isotropic humps m_k with variances v_k."""
     c = law.components()
     weights, means, variances = (np.asarray(a, np.float64) for a in (jnp.exp(c.log_weights), c.means, c.floor))
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
@@ -114,15 +111,7 @@ def _by_bayes(law: Law, process: Process, x: jax.Array, t: float) -> dict[str, n
     mean = np.einsum("bk,bkd->bd", w, answers)
     between = np.einsum("bk,bkd,bke->bde", w, answers - mean[:, None], answers - mean[:, None])
     within = np.einsum("bk,de->bde", w * variances * sigma**2 / total, np.eye(law.dim))
-    return {
-        "score": -np.einsum("bk,bkd->bd", w / total, gaps),
-        "mean": mean,
-        "covariance": within + between,
-    }
-
-
-def _on_each(errors: dict[str, dict[str, float]]) -> dict[str, float]:
-    return {f"{what} on {name}": error for name, each in errors.items() for what, error in each.items()}
+    return {"score": -np.einsum("bk,bkd->bd", w / total, gaps), "covariance": within + between}
 
 
 @jax.jit
@@ -138,12 +127,9 @@ def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> j
     compared="the score made from the exact denoiser with that of p_t, at 16 draws of p_t, for five processes",
     oracle=_BAYES,
     source="Robbins 1956; Efron 2011; Vincent 2011",
-    tolerance=1e-12,
-    why=_ROUNDING,
+    bound=Within(1e-12, _ROUNDING, roundoffs=1.5e2),
     functions=(score, eps_from_x0),
-    amplification=1.5e2,
     answers=True,
-    test="tests/diffusion/test_prediction.py",
 )
 def _tweedie(setting: Setting) -> Measured:
     laws = _laws(setting)
@@ -156,15 +142,12 @@ def _tweedie(setting: Setting) -> Measured:
             found[what] = relative(got, _by_bayes(law, process, x, t)["score"])
         return found
 
-    found = {
-        f"{what} on {name}": error for name, each in over_processes(errors).items() for what, error in each.items()
-    }
     process, x = PROCESSES["VP"][0], jnp.linspace(-3.0, 3.0, 121)[:, None]
     denoise, lines = setting.answered(line().denoiser(process)), {}
     for t in (0.1, 0.3):
         lines[f"exact at t = {t}"] = _by_bayes(line(), process, x, t)["score"][:, 0]
         lines[f"at t = {t}"] = _score(process, denoise, x, t)[:, 0]
-    return worst_of(found, Curves(np.asarray(x[:, 0]), lines, "x", "score"))
+    return worst_of(over_processes(errors), Curves(np.asarray(x[:, 0]), lines, "x", "score"))
 
 
 @jax.jit
@@ -185,12 +168,9 @@ def _second_order(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Arra
     compared="both derivatives, and the trace, with the covariance at 16 draws of p_t, for five processes",
     oracle=_BAYES,
     source="Meng et al. 2021, arXiv:2111.04726, theorem 1",
-    tolerance=1e-12,
-    why=_ROUNDING,
+    bound=Within(1e-12, _ROUNDING, roundoffs=3e2),
     functions=(posterior_covariance, posterior_covariance_from_score, posterior_trace),
-    amplification=3e2,
     answers=True,
-    test="tests/diffusion/test_tweedie.py",
 )
 def _second_order_tweedie(setting: Setting) -> Measured:
     laws = _laws(setting)
@@ -205,15 +185,12 @@ def _second_order_tweedie(setting: Setting) -> Measured:
             found |= {f"{how} of {what}": relative(value, exact) for how, value in got.items()}
         return found
 
-    found = {
-        f"{what} on {name}": error for name, each in over_processes(errors).items() for what, error in each.items()
-    }
     process, x, lines = PROCESSES["VP"][0], jnp.linspace(-3.0, 3.0, 121)[:, None], {}
     denoise = setting.answered(line().denoiser(process))
     for t in (0.1, 0.3):
         lines[f"exact at t = {t}"] = _by_bayes(line(), process, x, t)["covariance"][:, 0, 0]
         lines[f"at t = {t}"] = _second_order(process, denoise, x, t)["from the denoiser"][:, 0, 0]
-    return worst_of(found, Curves(np.asarray(x[:, 0]), lines, "x", "variance of x_0 given x"))
+    return worst_of(over_processes(errors), Curves(np.asarray(x[:, 0]), lines, "x", "variance of x_0 given x"))
 
 
 def _data(law: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
@@ -226,7 +203,7 @@ def _data(law: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _given_x(process: Process, data: tuple[np.ndarray, np.ndarray], x: jax.Array, t: float) -> tuple[Any, Any, Any]:
-    """(weights (b, n) of the x_0 given x, x_0 (n, d), z (b, n, d)): what may have led to each x."""
+    """(weights (b, n) of x_0 given x, x_0 (n, d), z (b, n, d)): the pairs that may have led to each x."""
     x_0, prior = data
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     z = (np.asarray(x, np.float64)[:, None] - alpha * x_0) / sigma
@@ -237,7 +214,7 @@ def _given_x(process: Process, data: tuple[np.ndarray, np.ndarray], x: jax.Array
 
 @jax.jit
 def _conditional_scores(process: Process, x_0: jax.Array, z: jax.Array, x: jax.Array, t: jax.Array) -> Any:
-    """The score of x_t given x_0 for each pair, as the target of a network and from the forward step from 0 to t."""
+    """The score of x_t given x_0 for each pair: as a network's target, and from the forward step from 0 to t."""
     pairs = z.shape[:2]
     start = jnp.broadcast_to(x_0, z.shape).reshape(-1, x.shape[-1])
     end = jnp.broadcast_to(x[:, None], z.shape).reshape(-1, x.shape[-1])
@@ -255,11 +232,10 @@ def _conditional_scores(process: Process, x_0: jax.Array, z: jax.Array, x: jax.A
     "denoiser, at 16 draws of p_t, for five processes",
     oracle="three points, summed over, and two Gaussians on the line, by the trapezoidal rule",
     source="Vincent 2011; Song et al. 2021, arXiv:2011.13456, section 3.3",
-    tolerance=1e-12,
-    why="sums; the trapezoidal rule is exact for Gaussians, to rounding",
+    bound=Within(1e-12, "sums; the trapezoidal rule is exact for Gaussians, to rounding", roundoffs=3e1),
     functions=(target, transition, score),
-    amplification=3e1,
     answers=True,
+    test="",
 )
 def _mean_of_conditional_scores(setting: Setting) -> Measured:
     found = {}
@@ -290,11 +266,10 @@ def _flows(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> t
     "of p_t and three times, for the straight line and the quarter turn",
     oracle="three points, summed over, and two Gaussians on the line, by the trapezoidal rule; α', σ', f, g² by hand",
     source="Lipman et al. 2023, arXiv:2210.02747, theorem 1; Liu et al. 2023, arXiv:2209.03003",
-    tolerance=1e-12,
-    why="sums; the trapezoidal rule is exact for Gaussians, to rounding",
+    bound=Within(1e-12, "sums; the trapezoidal rule is exact for Gaussians, to rounding", roundoffs=2.5e2),
     functions=(velocity, reverse_sde),
-    amplification=2.5e2,
     answers=True,
+    test="",
 )
 def _flow_matching(setting: Setting) -> Measured:
     found, turn = {}, 0.5 * np.pi

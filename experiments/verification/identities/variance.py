@@ -1,4 +1,4 @@
-"""Rows 8 to 11: the variance of a step backwards that is best for the data, and the least loss of the noise."""
+"""Rows 8 to 11: the best variance of a reversed step, and the least loss of a noise prediction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Optimal, Revers
 from diffusion.oracles import GaussianLaw
 from experiments.verification.closed_forms import STEPS, atoms_variance, levels, line_moments, one_step
 from experiments.verification.laws import line
-from experiments.verification.registry import Measured, Setting, identity, largest, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves
 
 TOPICS = ("variance", "ddpm")
@@ -31,14 +31,11 @@ _QUADRATURE = "two Gaussians on the line; p_t, its score and Var[x_0|x_t] in Num
     title="The best variance of a step, from the loss of a noise prediction",
     latex=r"\sigma_t^2 = \frac{M_t}{d},\quad M_t = \frac{b^2}{a^2}\left[\frac{b^2}{B^2}L_t + "
     r"d\,\frac{a^2B_-^2}{B^2}\right],\quad L_t = \mathbb{E}|\varepsilon - e|^2",
-    compared="the library's variance with M/d at t = 2, ..., 40 of a ramp, for L of any size and for that of a law",
+    compared="the library's variance with M/d at t = 2, ..., 40 of a ramp, for arbitrary L and for the L of a law",
     oracle=f"a, b, A and B by recursion; for the curve {_QUADRATURE}",
     source="Su 2022, the seventh post on diffusion models; Bao et al. 2022, arXiv:2201.06503, theorem 1",
-    tolerance=1e-12,
-    why="a few products and quotients",
+    bound=Within(1e-12, "a few products and quotients", roundoffs=200),
     functions=(optimal_variance,),
-    amplification=200,
-    test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _optimal_variance(setting: Setting) -> Measured:
     t = np.arange(2, 41)
@@ -59,7 +56,7 @@ def _optimal_variance(setting: Setting) -> Measured:
 
 @jax.jit
 def _terms_and_slopes(shifts: jax.Array, best: jax.Array, x_0: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The ELBO's terms for k = 1, 2 and their slopes in ln E|x_0 − D|²/d, which is `shifts` away from the best."""
+    """The ELBO's terms for k = 1, 2 and their slopes in ln E|x_0 − D|²/d, at `shifts` from the best value."""
     process, times = Process(EDM()), np.asarray([0.0, 0.5, 2.0])
 
     def term(shift: jax.Array, k: jax.Array) -> jax.Array:
@@ -75,16 +72,14 @@ def _sine(x: jax.Array, t: jax.Array) -> jax.Array:
 
 @identity(
     row="8b",
-    title="It is where the ELBO is lowest, for any data and any denoiser",
+    title="The best variance makes −ELBO least, for any data and any denoiser",
     latex=r"\frac{\partial}{\partial\sigma_t^2}\,\mathbb{E}\,\mathrm{KL}(p(x_{t-1}|x_t,x_0)\,\Vert\,"
     r"\mathcal{N}(\mu_t,\sigma_t^2 I)) = 0\quad\mathrm{at}\quad\sigma_t^2 = M_t/d",
-    compared="where Newton's step in ln E|x_0 − D|² leads, from the mean square error over 50 points, with that",
+    compared="the end of a Newton step in ln E|x_0 − D|² from the mean square error over 50 points with its start",
     oracle="the mean square error in NumPy, for Student-t data and the denoiser sin x",
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
-    tolerance=1e-12,
-    why="automatic derivatives; the slope is 0 to rounding",
+    bound=Within(1e-12, "automatic derivatives; the slope is 0 to rounding", roundoffs=50),
     functions=(elbo_term, Optimal),
-    amplification=50,
     test="tests/diffusion/ddpm/test_reverse_steps.py",
 )
 def _optimal_variance_elbo(setting: Setting) -> Measured:
@@ -102,7 +97,7 @@ _TIMES = {"VP": np.linspace(0.05, 0.5, 8), "EDM": np.geomspace(0.1, 5, 8), "Rect
 
 
 def _nodes() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(x_0, ε, weight): the trapezoidal rule over each hump and the noise."""
+    """(x_0, ε, weight) of the trapezoidal rule over each hump and the noise."""
     axis = np.linspace(-8, 8, 73)
     mass = np.exp(-0.5 * axis**2) / np.sqrt(2 * np.pi) * (axis[1] - axis[0])
     xi, eps = (part.ravel() for part in np.meshgrid(axis, axis))
@@ -149,12 +144,9 @@ def _by_quadrature(setting: Setting, name: str) -> tuple[dict[str, np.ndarray], 
     compared="the means of the three estimates over x_0 and ε with E Var[x_0|x_t], at 8 times of 3 processes",
     oracle=_QUADRATURE,
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
-    tolerance=1e-9,
-    why="the trapezoidal rule on Gaussians converges faster than any power of its step",
+    bound=Within(1e-9, "the trapezoidal rule on Gaussians converges faster than any power of its step", roundoffs=150),
     functions=(covariance_samples,),
-    amplification=150,
     answers=True,
-    test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
 def _analytic_variance(setting: Setting) -> Measured:
     errors = {}
@@ -172,10 +164,8 @@ def _analytic_variance(setting: Setting) -> Measured:
     compared="E|ε − e|², and 1 − B² E|s|² and 1 + B E[s·ε] with the library's score, with the right side",
     oracle=_QUADRATURE,
     source="Vincent 2011, eq. 11; Su 2022, the seventh post on diffusion models",
-    tolerance=1e-8,
-    why="the trapezoidal rule on Gaussians converges faster than any power of its step",
+    bound=Within(1e-8, "the trapezoidal rule on Gaussians converges faster than any power of its step", roundoffs=80),
     functions=(eps_from_x0, score),
-    amplification=80,
     answers=True,
     test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
@@ -190,8 +180,7 @@ def _least_loss(setting: Setting) -> Measured:
         errors[f"the score and the noise, {name}"] = relative(1 - sigma * found["slope"], exact["loss"])
         if name == "VP":
             lines = {"exact": exact["loss"], "E|ε − e|²": found["loss"], "1 − B² E|s|²": library}
-    error = worst_of(errors)
-    return Measured(error.error, error.detail, Curves(_TIMES["VP"], lines, "t, on VP", "least loss"))
+    return worst_of(errors, Curves(_TIMES["VP"], lines, "t, on VP", "least loss"))
 
 
 @identity(
@@ -202,11 +191,8 @@ def _least_loss(setting: Setting) -> Measured:
     compared="the bound with its formula; the best variance at both ends with β̃ and b²/a²; two laws with the bound",
     oracle="recursion for the chain; E Var[x_0|x_t] of ±1 and of numbers uniform on [−1, 1], by quadrature",
     source="Bao et al. 2022, arXiv:2201.06503, theorem 2",
-    tolerance=1e-12,
-    why="the bounds are attained, by one point and by an infinitely wide Gaussian",
+    bound=Within(1e-12, "the bounds are attained, by one point and by an infinitely wide Gaussian", roundoffs=150),
     functions=(covariance_bound, FixedSmall),
-    amplification=150,
-    test="tests/diffusion/ddpm/test_analytic_variance.py",
 )
 def _variance_bounds(setting: Setting) -> Measured:
     t = np.arange(2, 41)
@@ -226,7 +212,7 @@ def _variance_bounds(setting: Setting) -> Measured:
 
 @jax.jit
 def _ends(process: Process, t: jax.Array) -> tuple[jax.Array, ...]:
-    """The bound for any data and for images, and the variance of a step at the bound, at 0 and of one point."""
+    """The bounds for any data and for images, and the step's variance at the first bound, at 0 and for one point."""
     wide, images = covariance_bound(process, t), covariance_bound(process, t, (-1.0, 1.0))
     largest, least = (optimal_variance(process, covariance, t - 1, t) for covariance in (wide, 0.0))
     return wide, images, largest, least, FixedSmall().variance(process, t - 1, t)
@@ -258,10 +244,8 @@ def _denoiser(setting: Setting, process: Process, center: np.ndarray) -> Partial
     compared="mean and standard deviation with those of x_s given x_t, at 4 steps each of VP and of a chain",
     oracle="the joint law of (x_s, x_t), conditioned by hand",
     source="Bao et al. 2022, arXiv:2201.06503, theorem 1; Su 2022, the seventh post on diffusion models",
-    tolerance=1e-12,
-    why="closed forms on both sides",
+    bound=Within(1e-12, "closed forms on both sides", roundoffs=20),
     functions=(step, Optimal),
-    amplification=20,
     answers=True,
     test="tests/diffusion/ddpm/test_chains.py",
 )
@@ -291,10 +275,8 @@ def _analytic_kernel(setting: Setting) -> Measured:
     compared="mean and variance after 1, 2, 4, ..., 64 steps of VP from t = 1 to 0.05 with those of p_t",
     oracle="moments carried through the affine steps in NumPy; with β and β̃ the variance is wrong, at order 1",
     source="Bao et al. 2022, arXiv:2201.06503; Su 2022, the seventh post on diffusion models",
-    tolerance=1e-12,
-    why="one product for each step",
+    bound=Within(1e-12, "one product for each step", roundoffs=40),
     functions=(step, Optimal),
-    amplification=40,
     answers=True,
     test="tests/diffusion/ddpm/test_chains.py",
 )
@@ -313,7 +295,7 @@ def _exact_at_any_length(setting: Setting) -> Measured:
 
 
 def _carried(steps: np.ndarray) -> float:
-    """How far mean and variance are off at the end, after (offset, slope, std) of each step, from the top."""
+    """The larger error of mean and variance at the end, after the steps (offset, slope, std), started at the prior."""
     top, end = levels("VP", 1.0), levels("VP", 0.05)
     mean, variance = 0.6 * top.alpha, (_DATA_STD * top.alpha) ** 2 + top.sigma**2
     for offset, slope, std in steps[::-1]:

@@ -1,4 +1,4 @@
-"""Row 20: the Fokker-Planck equation by test functions."""
+"""Rows 20a and 20b: the Fokker-Planck equation by test functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffusion.fokker_planck import (
 )
 from diffusion.fokker_planck.weak import TestFunctions
 from experiments.verification.laws import mixture, over_processes
-from experiments.verification.registry import STANDARD_ERRORS, Measured, Setting, identity, relative, worst_of
+from experiments.verification.registry import Measured, Setting, Within, WithinChance, identity, relative, worst_of
 from experiments.verification.report.plots import against_chance
 
 TOPICS = ("fokker-planck",)
@@ -42,12 +42,11 @@ def _families(setting: Setting) -> dict[str, TestFunctions]:
     compared="both sides from 20,000 samples, for cosines, Gaussian bumps and monomials, on five processes",
     oracle="samples of a mixture; the two sides share them, and d/dt is a difference whose O(h²) is removed",
     source="Risken 1989, section 4.7; by parts from eq. 4.95",
-    tolerance=STANDARD_ERRORS,
-    why="4 standard errors of the mean; one of so many comparisons exceeds them in one run of 150 by chance",
+    bound=WithinChance(
+        "4 standard errors of the mean; one of all these comparisons exceeds them in one run of 150 by chance",
+        detects=0.05,
+    ),
     functions=(weak_residual, generator),
-    kind="statistical",
-    detects=0.05,
-    test="tests/diffusion/fokker_planck/test_weak.py",
 )
 def _weak_form(setting: Setting) -> Measured:
     law, families = mixture(setting.dim), _families(setting)
@@ -70,11 +69,7 @@ def _weak_form(setting: Setting) -> Measured:
         found = residuals(process, jnp.asarray(t), jnp.asarray(setting.seeded))
         return {family: np.abs(np.asarray(value) / np.asarray(error)) for family, (value, error) in found.items()}
 
-    found = {
-        f"{family} on {name}": errors
-        for name, each in over_processes(deviations).items()
-        for family, errors in each.items()
-    }
+    found = over_processes(deviations)
     everything = np.concatenate(list(found.values()))
     worst = worst_of({name: float(np.max(errors)) for name, errors in found.items()}, against_chance(everything))
     return Measured(worst.error, f"of {len(everything)} comparisons {worst.detail}", worst.plot)
@@ -82,16 +77,13 @@ def _weak_form(setting: Setting) -> Measured:
 
 @identity(
     row="20b",
-    title="The same without sampling: Gaussian data and cosines",
+    title="The equation by test functions, without sampling: Gaussian data and cosines",
     latex=r"\frac{d}{dt}\,e^{-k^2 v_t/2}\cos(k m_t + c) = \mathbb{E}[-f\,k\sin(kx+c) - D\,k^2\cos(kx+c)]",
     compared="the derivative of the characteristic function with the mean of the generator, by 60-point quadrature",
     oracle="N(m, v) on the line, whose characteristic function is known at all times",
     source="Risken 1989, section 2.2",
-    tolerance=1e-11,
-    why="Gauss-Hermite quadrature is exact here to rounding",
+    bound=Within(1e-11, "Gauss-Hermite quadrature is exact here to rounding", roundoffs=200),
     functions=(generator,),
-    amplification=200,
-    test="tests/diffusion/fokker_planck/test_weak.py",
 )
 def _weak_form_gaussian(setting: Setting) -> Measured:
     mean, variance = 0.7, 0.3

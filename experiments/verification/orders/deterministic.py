@@ -1,4 +1,4 @@
-"""The orders of ODE samplers: the distance from the exact end of the flow, on grids of more and more steps."""
+"""The orders of ODE samplers, from the distance to the exact end of the flow on grids of more and more steps."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from samplers.sample import Sampler
 
 STEPS = (40, 80, 160, 320)
 PLACES = tuple((process, dimensions) for dimensions in (1, LONG) for process in PROCESSES)
-"""(process, dimension) of every flow that a sampler is measured on."""
+"""The flows on which every sampler is measured, as (process, dimension)."""
 COLUMNS = {"VP": ("VP", 1), "EDM": ("EDM", 1), "RectifiedFlow": ("RectifiedFlow", 1), "VP in 8-D": ("VP", LONG)}
-"""Those that are printed."""
+"""The flows that are printed, by the heads of their columns."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Case:
     name: str
     sampler: Sampler
     steps: tuple[int, ...] = STEPS
-    """Finer where the asymptote is reached late."""
+    """The numbers of steps, larger for a sampler that reaches its asymptote late."""
     even_in: Spacing = "log-snr"
-    """What all steps of a grid are equal in."""
+    """The variable in which all steps of a grid are equal."""
 
 
 _FINER = tuple(2 * steps for steps in STEPS)
@@ -93,7 +93,7 @@ CASES: dict[str, Case] = {
 
 
 def errors(case: Case, dimensions: int) -> dict[str, list[float]]:
-    """Root-mean-square errors at the end of each grid, for every process: one program."""
+    """The root-mean-square errors at the end of each grid, by process; all processes share one program."""
     law, longest = law_in(dimensions), max(case.steps)
 
     @jax.jit
@@ -119,6 +119,6 @@ def measured(name: str) -> dict[tuple[str, int], float]:
 
 
 def cells(name: str) -> list[str]:
-    """The row of one of `CASES`: its name, its stated order and what is measured."""
+    """The row of one of `CASES`: its name, its stated order and its measured orders."""
     case, found = CASES[name], measured(name)
     return [name, f"{case.sampler.stated_order:g}", *(f"{found[place]:.2f}" for place in COLUMNS.values())]

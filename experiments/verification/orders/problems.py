@@ -1,4 +1,4 @@
-"""What orders are measured on: laws whose flow is known, processes, grids, and a loop compiled once for all of them.
+"""The problems on which orders are measured: laws whose flow is known, processes, grids, and one compiled loop.
 
 `samplers.sample` compiles for each process and each number of steps. Here the process is chosen by a traced number and
 a grid is padded to the longest, so that a sampler takes one program; `tests/samplers/test_order.py` shows that its
@@ -31,20 +31,20 @@ Spacing = Literal["log-snr", "rho"]
 SCHEDULES: dict[str, Schedule] = {"VP": VP(), "EDM": EDM(), "RectifiedFlow": RectifiedFlow()}
 PROCESSES = {name: Process(schedule) for name, schedule in SCHEDULES.items()}
 START, END = 5.0, 0.05
-"""σ/α at the two ends of every grid: finite, so that nothing but the rule is measured."""
+"""σ/α at the two ends of every grid: finite, so that only the rule of the sampler is measured."""
 LONG = 8
-"""Dimension of the space beside the line."""
+"""The dimension of the space that is used besides the line."""
 
 
 class Problem(NamedTuple):
-    """A denoiser, a start at the first time of every grid, and where the exact flow takes it."""
+    """A denoiser, points at the first time of every grid, and the points to which the exact flow takes them."""
 
     process: Process
     denoise: Denoiser
     start: Array
-    """(n, d)."""
+    """The points at the first time, (n, d)."""
     end: Array
-    """(n, d)."""
+    """The exact points at the last time, (n, d)."""
 
 
 def law_in(dimensions: int) -> GaussianMixture:
@@ -66,7 +66,7 @@ def padded(grid: Grid, steps: int) -> Array:
 
 @functools.cache
 def problem(process_name: str, dimensions: int) -> Problem:
-    """The exact end: by the quantile map on the line, by an eighth-order solver to 1e-12 in space (SciPy's DOP853)."""
+    """The problem with its exact end: by the quantile map on the line, in space by SciPy's DOP853, to 1e-12."""
     process, law = PROCESSES[process_name], law_in(dimensions)
     grid = grid_of(process, 1)
     t, s = grid[0], grid[-1]
@@ -89,12 +89,12 @@ def problem(process_name: str, dimensions: int) -> Problem:
 
 
 def chosen(process_name: str) -> Process:
-    """One of `PROCESSES` as `OneOf` them, for a program that is compiled once for all."""
+    """One of `PROCESSES` as a `OneOf`, so that one program serves all of them."""
     return Process(OneOf(tuple(SCHEDULES.values()), jnp.asarray(list(SCHEDULES).index(process_name))))
 
 
 def loop(sampler: Sampler, process: Process, denoise: Denoiser, x: Array, grid: Array, steps: Any) -> Array:
-    """x after `steps` of a sampler's own steps down a grid, which may be padded; `steps` may be traced."""
+    """x after `steps` steps of a sampler down a grid, which may be padded; `steps` may be traced."""
     keys = keys_lib.sample_keys(jax.random.key(0), jnp.arange(x.shape[0]))
 
     def body(i: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -105,7 +105,7 @@ def loop(sampler: Sampler, process: Process, denoise: Denoiser, x: Array, grid: 
 
 
 def run_on(process: Process, denoise: Denoiser, sampler: Sampler, x: Array) -> Callable[[Array, Any], Array]:
-    """A function (grid padded to some length, its number of steps) -> x at its end, compiled once for that length."""
+    """A function (padded grid, its number of steps) -> x at its end, compiled once for each padded length."""
     return jax.jit(lambda grid, steps: loop(sampler, process, denoise, x, grid, steps))
 
 

@@ -1,7 +1,7 @@
 """The orders of SDE samplers: weakly, by exact moments on a Gaussian law; strongly, along one Brownian path.
 
-On a Gaussian law every step is linear, x_s = c x_t + d + w n. So the mean and the variance of what a sampler makes are
-a recursion, m <- c m + d and v <- c² v + w², and they are held against the law's own at the last time: no random number
+On a Gaussian law every step is linear, x_s = c x_t + d + w n. So the mean and the variance of a sampler's output follow
+a recursion, m <- c m + d and v <- c² v + w², and are compared with those of the law at the last time: no random number
 enters the answer.
 """
 
@@ -47,14 +47,14 @@ KEY, BATCH = jax.random.key(0), 64
 
 @dataclass(frozen=True)
 class Case:
-    """A sampler, and which of its orders are measured."""
+    """A sampler, and the orders that are measured of it."""
 
     name: str
     sampler: Sampler
     weak: bool = True
     strong: bool = False
     own_limit: bool = False
-    """Whether it solves an SDE of its own, so that its path has another end than the reverse SDE's."""
+    """Whether the sampler solves an SDE of its own, so that its path ends elsewhere than that of the reverse SDE."""
 
 
 CASES: dict[str, Case] = {
@@ -81,7 +81,7 @@ CASES: dict[str, Case] = {
 
 
 def _coefficients(sampler: Sampler) -> Callable[[str, Grid], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """A function (process, grid) -> (c, d, w) of every step: from three starts of which two share their noise."""
+    """A function (process, grid) -> (c, d, w) of every step, from three starts, two of which share their noise."""
     x, keys = jnp.asarray([[0.0], [1.0], [0.0]]), keys_lib.sample_keys(jax.random.key(0), jnp.asarray([0, 0, 1]))
     draws = keys_lib.normal(keys, (1,))[:, 0]
     law = GaussianLaw.isotropic(np.asarray([MEAN]), STD)
@@ -101,7 +101,7 @@ def _coefficients(sampler: Sampler) -> Callable[[str, Grid], tuple[np.ndarray, n
 
 
 def weak_errors(sampler: Sampler) -> dict[str, np.ndarray]:
-    """|mean − exact| and |variance − exact| at the end of each grid, (4, 2), for every process: one program."""
+    """|mean − exact| and |variance − exact| at the end of each grid, (4, 2), by process; all share one program."""
     step_coefficients, found = _coefficients(sampler), {}
     for name, process in PROCESSES.items():
         errors = []
@@ -123,14 +123,14 @@ def weak_orders(errors: np.ndarray) -> tuple[float, float]:
 
 
 def start(process_name: str) -> Array:
-    """Points of a mixture's marginal at the first time: (64, 1)."""
+    """Points of a mixture's marginal at the first time, (64, 1)."""
     process = PROCESSES[process_name]
     return line().sample_marginal(jax.random.key(1), process, BATCH, grid_of(process, 1)[0])
 
 
 @functools.cache
 def run_on_paths(sampler: Sampler) -> Callable[[str, int], Array]:
-    """A function (process, steps) -> x at their end, compiled once: what `sample` does, on a padded grid."""
+    """A function (process, steps) -> x after these steps, compiled once: `sample` on a padded grid."""
     keys = keys_lib.sample_keys(KEY, jnp.arange(BATCH))
     paths = keys_lib.fold(keys, streams.PATH)
 
@@ -153,19 +153,19 @@ def run_on_paths(sampler: Sampler) -> Callable[[str, int], Array]:
 
 @functools.cache
 def reference(process_name: str, of_its_own: Sampler | None = None) -> Array:
-    """x at the end of the path of the reverse SDE, or of the SDE that a sampler has of its own."""
+    """x at the end of the path of the reverse SDE, or of the SDE that this sampler solves."""
     return run_on_paths(of_its_own or StochasticHeun())(process_name, REFERENCE)
 
 
 def strong_errors(case: Case, process_name: str) -> list[float]:
-    """Median distances from the path's end: the median, for a path may pass between the humps."""
+    """The median distances from the path's end; not the means, as some paths pass between the humps."""
     run, exact = run_on_paths(case.sampler), reference(process_name, case.sampler if case.own_limit else None)
     return [float(jnp.median(jnp.abs(run(process_name, steps) - exact))) for steps in STRONG_STEPS]
 
 
 @dataclass(frozen=True)
 class Errors:
-    """What was measured of a case, by process; empty for an order that is not measured."""
+    """The measured errors of a case, by process; empty for an order that is not measured."""
 
     weak: dict[str, np.ndarray]
     """The errors of the mean and of the variance, (4, 2)."""
@@ -184,9 +184,9 @@ def measured(name: str) -> Errors:
 
 
 def cells(name: str) -> list[str]:
-    """The row of one of `CASES`: stated weak order and that of the variance, stated strong order and what is measured.
+    """The row of one of `CASES`: stated weak order and that of the variance, stated strong order and the measured ones.
 
-    An order that is not measured is an empty cell.
+    An order that is not measured leaves its cell empty.
     """
     sampler, found = CASES[name].sampler, measured(name)
     weak = {process: f"{weak_orders(errors)[1]:.2f}" for process, errors in found.weak.items()}

@@ -1,4 +1,4 @@
-"""docs/orders.md: what every sampler's order is stated to be, and what it is measured to be."""
+"""The page docs/orders.md: the stated and the measured orders of every sampler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITHOUT_ORDER = {
     "cfgpp": "needs two denoisers, whose combination follows no flow of a known law; with two equal ones it is DDIM",
     "restart": "the solver inside has the order, and the steps within an interval do not become finer with the grid",
 }
-"""The samplers of the registry that no order is measured of, and why."""
+"""The samplers of the registry whose order is not measured, each with the reason."""
 
 _PAGE = """\
 # Orders
@@ -56,7 +56,7 @@ and strongly, by the distance from the end of one Brownian path that is the same
 
 
 def markdown(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table in Markdown, with a line's end after each of its rows."""
+    """A table in Markdown that ends each row with a newline."""
     header = list(columns)
     lines = [_line(header), "|---" * len(header) + "|", *(_line(row) for row in rows)]
     return "\n".join(lines) + "\n"
@@ -69,7 +69,7 @@ def _line(cells: Iterable[str]) -> str:
 def page(
     ode: Callable[[str], list[str]] = deterministic.cells, sde: Callable[[str], list[str]] = stochastic.cells
 ) -> str:
-    """The page as Markdown, from functions that make a row of a name: by default those that measure it."""
+    """The page as Markdown, from functions that make the row of a name; by default they measure it."""
     return _PAGE.format(
         ode=markdown(ODE_COLUMNS, map(ode, deterministic.CASES)),
         sde=markdown(SDE_COLUMNS, map(sde, stochastic.CASES)),
@@ -78,6 +78,6 @@ def page(
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """The cells of every row of orders in a page of Markdown, by the sampler's name."""
+    """The cells of every row of orders in a Markdown page, by the sampler's name."""
     split = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     return {cells[0]: cells for cells in split if cells and cells[0] in {**deterministic.CASES, **stochastic.CASES}}

@@ -1,4 +1,4 @@
-"""The report as one file of HTML: equations and plots are drawn into it, nothing is fetched."""
+"""The report as one file of HTML, with equations and plots drawn into it: nothing is fetched."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ dd { margin: 0; overflow-wrap: anywhere; min-width: 0 } code { font-size: .85em 
 
 
 def table_page(rows: Sequence[Row], about: Mapping[str, str]) -> str:
-    """The report on identities."""
+    """The report on identities, as HTML."""
     failed = sum(not row.passed for row in rows)
     lead = f"All {len(rows)} identities hold." if not failed else f"{failed} of {len(rows)} identities fail."
     body = [_summary("The equations of score-based models, measured", lead, not failed, about), _overview(rows)]
@@ -56,7 +56,7 @@ def table_page(rows: Sequence[Row], about: Mapping[str, str]) -> str:
 
 
 def run_page(findings: Sequence[Finding], about: Mapping[str, str]) -> str:
-    """The report on a trained model."""
+    """The report on a trained model, as HTML."""
     out = sum(finding.out_of_line for finding in findings)
     lead = "Nothing is out of line." if not out else f"{out} of {len(findings)} checks are out of line."
     cards = "\n".join(_finding(finding) for finding in findings)
@@ -115,11 +115,11 @@ def _card(row: Row) -> str:
     elif measured.detail:
         found += f' <span class="soft">({html.escape(measured.detail)})</span>'
     facts = {
-        "statement": "false; measured is by how much" if one.kind == "false" else "",
+        "statement": "false; the number measured is its error" if one.kind == "false" else "",
         "compared": html.escape(one.compared),
         "oracle": html.escape(one.oracle),
         "measured": found,
-        "because": html.escape(one.why),
+        "because": html.escape(one.bound.why),
         "detects": f"a relative error of {one.detects:g}" if one.detects is not None else "",
         "source": _linked(one.source),
         "functions": ", ".join(f"<code>{html.escape(public_name(each))}</code>" for each in one.functions),
@@ -128,7 +128,7 @@ def _card(row: Row) -> str:
 
 
 def _plot(row: Row) -> Plot | None:
-    """What the check has drawn, or its number beside the tolerance."""
+    """The check's own plot, or else its number beside the tolerance."""
     if row.failure:
         return None
     return row.measured.plot or Bars({"measured": row.measured.error, "tolerance": row.identity.allowed(row.precision)})
@@ -148,10 +148,10 @@ def _finding(finding: Finding) -> str:
 
 
 def _quantities(finding: Finding) -> str:
-    """What was measured once as words, what was measured at each noise level as a table."""
-    told = "<br>".join(html.escape(f"{name} {quantity}") for name, quantity in finding.values.items())
+    """The quantities measured once, as words, and those measured at each noise level, as a table."""
+    once = "<br>".join(html.escape(f"{name} {quantity}") for name, quantity in finding.values.items())
     if not finding.rows:
-        return told
+        return once
     head = "".join(f'<td class="number">{level:.3g}</td>' for level in finding.levels)
     lines = [f'<tr class="soft"><td>σ/α</td>{head}</tr>']
     for name, row in finding.rows.items():
@@ -160,7 +160,7 @@ def _quantities(finding: Finding) -> str:
             for one in row
         )
         lines.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
-    return f'<div class="scroll"><table class="levels">{"".join(lines)}</table></div>{told}'
+    return f'<div class="scroll"><table class="levels">{"".join(lines)}</table></div>{once}'
 
 
 def _frame(name: str, title: str, mark: str, latex: str, facts: Mapping[str, str], plot: object) -> str:
@@ -174,13 +174,13 @@ def _frame(name: str, title: str, mark: str, latex: str, facts: Mapping[str, str
 
 
 def _equations(latex: str, name: str) -> str:
-    """Its parts, one picture each, so that a narrow window can put them below each other."""
+    """The parts of an equation, one picture each, so that a narrow window can stack them."""
     parts = [part.strip() for part in latex.split(r"\quad") if part.strip()]
     return "".join(_unique(equation(part), f"{name}-equation-{i}") for i, part in enumerate(parts))
 
 
 def equation(latex: str) -> str:
-    """The equation as the text of an SVG, with the LaTeX as its title for those who hear the page."""
+    """The equation as the text of an SVG, with its LaTeX as the title for screen readers."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -196,7 +196,7 @@ def equation(latex: str) -> str:
 
 
 def _unique(svg: str, name: str) -> str:
-    """The SVG with its ids told apart from those of the page's other pictures."""
+    """The SVG with ids that no other picture of the page has."""
     for found in sorted(set(re.findall(r'id="([^"]+)"', svg)), key=len, reverse=True):
         svg = svg.replace(f'id="{found}"', f'id="{name}-{found}"').replace(f"#{found}", f"#{name}-{found}")
     return svg

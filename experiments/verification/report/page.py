@@ -1,4 +1,4 @@
-"""docs/equations.md from the table: python -m experiments.verification.report.page docs/equations.md"""
+"""The page docs/equations.md, made from the table: python -m experiments.verification.report.page docs/equations.md"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ table (`python -m experiments.verification.report.page docs/equations.md`).
 
 
 def page() -> str:
-    """The page as Markdown."""
+    """The page as Markdown, with a section for each topic."""
     parts = [HEAD]
     for topic in dict.fromkeys(one.topic for one in identities()):
         parts.append(f"## {topic}\n")
@@ -33,16 +33,16 @@ def page() -> str:
 def _entry(one: Identity) -> str:
     where = Path(inspect.getfile(one.measure)).relative_to(ROOT)
     bound = {
-        "exact": f"to {one.tolerance:g} in float64",
-        "statistical": f"to {one.tolerance:g} standard errors; an error of {one.detects or 0:g} is detected",
-        "false": f"false: off by {one.tolerance:g} or more",
+        "exact": f"to {one.bound.tolerance:g} in float64",
+        "statistical": f"to {one.bound.tolerance:g} standard errors; an error of {one.detects or 0:g} is detected",
+        "false": f"false: off by {one.bound.tolerance:g} or more",
     }[one.kind]
     check = f"[{where.name}](../{where.as_posix()}), `{one.name}`"
     deeper = f"; [{Path(one.test).name}](../{one.test})" if one.test else ""
     return (
         f"### {one.row}. {one.title}\n\n$$\n{one.latex}\n$$\n\n"
         f"- Functions: {', '.join(map(_linked_function, one.functions))}\n"
-        f"- Check: {one.compared}, {bound} ({one.why}). Oracle: {one.oracle}. In {check}{deeper}\n"
+        f"- Check: {one.compared}, {bound} ({one.bound.why}). Oracle: {one.oracle}. In {check}{deeper}\n"
         f"- Source: {_linked_source(one.source)}\n"
     )
 
@@ -53,7 +53,7 @@ def _linked_function(function: Any) -> str:
 
 
 def public_name(function: Any) -> str:
-    """The dotted name under which a function, a class or a method is public, in the highest package that shows it."""
+    """The public dotted name of a function, a class or a method, from the highest package that exports it."""
     first, *rest = function.__qualname__.split(".")
     owner: Any = getattr(sys.modules[function.__module__], first)
     parts = function.__module__.split(".")

@@ -1,4 +1,4 @@
-"""What a check can show besides its number, as data; `draw` makes an SVG of it."""
+"""The plots that a check can show besides its number, as data; `draw` turns one into an SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Curves:
 
     x: Any
     lines: dict[str, Any]
-    """By label; one that starts with "exact" is drawn in grey behind the others, without the word if "exact: "."""
+    """The values by label; a label that starts with "exact" is drawn in grey behind the others, without "exact: "."""
     x_label: str
     y_label: str
     log_x: bool = False
@@ -34,12 +34,12 @@ class HeatMap:
     x: Any
     y: Any
     values: Any
-    """(len(y), len(x))."""
+    """The numbers, (len(y), len(x))."""
     x_label: str
     y_label: str
     value_label: str
     log: bool = False
-    """Colours by the logarithm of the absolute value."""
+    """Whether the colours show the logarithm of the absolute value."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FlowLines:
     y: Any
     u: Any
     v: Any
-    """(len(y), len(x)) each."""
+    """The vertical component of the field; u and v are (len(y), len(x)) each."""
     density: Any
     x_label: str
     y_label: str
@@ -58,10 +58,10 @@ class FlowLines:
 
 @dataclass(frozen=True)
 class Bars:
-    """How far off each of several cases is."""
+    """The errors of several cases."""
 
     values: dict[str, float]
-    """By label; the twelve largest are drawn."""
+    """The errors by label; the twelve largest are drawn."""
     x_label: str = "measured"
     y_label: str = ""
 
@@ -70,7 +70,7 @@ Plot = Curves | HeatMap | FlowLines | Bars
 
 
 def settling(parts: Mapping[str, Any], y_label: str) -> Curves:
-    """How means of so many draws (n,) each, which are to be 0, go there: beside one standard error of the first."""
+    """The |mean| over more and more of the draws (n,) of each part, beside one standard error of the first part."""
     first = np.asarray(next(iter(parts.values())))
     counts = np.unique(np.geomspace(min(50, len(first)), len(first), 60).astype(int))
     lines = {"exact: one standard error": first.std() / np.sqrt(counts)}
@@ -80,7 +80,7 @@ def settling(parts: Mapping[str, Any], y_label: str) -> Curves:
 
 
 def against_chance(deviations: Any) -> Curves:
-    """Deviations in standard errors, sorted, against what as many of pure chance would be on the average."""
+    """Deviations in standard errors, sorted, against the average of as many that are due to chance alone."""
     found = np.sort(np.abs(np.ravel(deviations)))
     places = 0.5 + 0.5 * (np.arange(len(found)) + 0.5) / len(found)
     chance = np.asarray([NormalDist().inv_cdf(float(place)) for place in places])
@@ -116,7 +116,7 @@ def _curves(panel: Any, plot: Curves) -> None:
         style: dict[str, Any] = {"color": "#9a9a9a", "linewidth": 4, "zorder": 1} if exact else {"color": next(colours)}
         if len(plot.x) <= 12 and not exact:
             style["marker"] = "o"
-        if exact and 1 < len(exacts) == len(plot.lines) / 2:  # each has its partner: one word for all of them
+        if exact and 1 < len(exacts) == len(plot.lines) / 2:  # each line has an exact partner: one entry serves all
             label = "exact" if label == exacts[0] else "_nolegend_"
         panel.plot(plot.x, np.asarray(values), label=label.removeprefix("exact: "), **style)
     if plot.log_x:
@@ -136,7 +136,7 @@ def _bars(panel: Any, plot: Bars) -> None:
     largest = sorted(plot.values.items(), key=lambda pair: np.nan_to_num(pair[1], nan=np.inf))[-12:]
     sizes = [min(max(value, 1e-18), 1e6) if value == value else 1e6 for _, value in largest]
     panel.barh([label for label, _ in largest], sizes, color=COLOURS[0], height=0.6)
-    if min(sizes) < 1e-3:  # roundings beside each other; what is of size 1 begins at 0
+    if min(sizes) < 1e-3:  # rounding errors; bars of size 1 start at 0 instead
         panel.set_xscale("log")
         panel.set_xlim(min(1e-17, *sizes), 10 * max(sizes))
     panel.tick_params(axis="y", labelsize=7)

@@ -1,4 +1,4 @@
-"""A trained model under the equations: `check` runs the checks, of which there is one file for each kind."""
+"""A trained model under the equations: `check` runs the checks, which have one file for each kind."""
 
 from diffusion.moved import names_from
 

@@ -3,7 +3,7 @@
     findings = check_run(model, training, held_out, samples=256, seed=0, batch=64)
     print(lines(findings))
 
-The checks are the other modules of this package, a function each; `check` takes any `Subject`, a run's or not.
+The checks are functions in the other modules of this package; `check` takes any `Subject`, from a run or not.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ def check_run(
     batch: int = 64,
     tell: Callable[[Finding], None] | None = None,
 ) -> list[Finding]:
-    """Every check of a trained model, on images of `training`, which it was trained on, and of `held_out`.
+    """Every check of a trained model, on images of `training`, on which it was trained, and of `held_out`.
 
-    `samples` is how many images are sampled, and sets how many are looked at; the time and, inversely, the squares of
-    the errors are in proportion to it. `batch` bounds the memory and changes nothing else but by rounding; what is
-    drawn depends on `seed`. `tell` is called with each finding as soon as it is there.
+    `samples` is the number of images that are sampled, and sets the number that are examined: the time is proportional
+    to it, the square of every standard error inversely so. `batch` bounds the memory and otherwise changes the results
+    by rounding only. `seed` determines all random draws. `tell` is called with each finding as soon as it is made.
     """
     return check(subject_of(model, training, held_out, samples=samples, seed=seed, batch=batch), tell)
 
 
 def check(subject: Subject, tell: Callable[[Finding], None] | None = None) -> list[Finding]:
-    """Every check of a subject. One that cannot be made is out of line, and says why."""
+    """Every check of a subject. A check that raises an exception is out of line, and its finding says why."""
     shared, findings = Shared(subject), []
     for name, measure in CHECKS.items():
         start = time.perf_counter()
@@ -77,14 +77,14 @@ def check(subject: Subject, tell: Callable[[Finding], None] | None = None) -> li
 
 
 class Shared:
-    """A subject, and what several checks look at."""
+    """A subject, and the results that several checks share."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject, self.draws = subject, sampling.Draws(subject)
 
     @functools.cached_property
     def passes(self) -> Passes:
-        """The denoiser at all levels."""
+        """The passes of the denoiser at all noise levels."""
         return run_passes(self.subject)
 
 
@@ -100,7 +100,7 @@ CHECKS: dict[str, Callable[[Shared], Finding]] = {
     "memorisation": lambda shared: memory.memorised(shared.subject, shared.passes),
     "copies": lambda shared: sampling.copies(shared.draws),
 }
-"""All checks by name, in the order in which they are reported: the ones that others rest on come first."""
+"""All checks by name, in the order of the report: a check comes after those on which it rests."""
 
 
 def subject_of(
@@ -108,7 +108,7 @@ def subject_of(
 ) -> Subject:
     """A trained model as the checks see it, with its run's sampler made deterministic."""
     config, images, labels = model.config, training.images, training.labels
-    if config.data.flip:  # half of what it was trained on
+    if config.data.flip:  # the mirror images, half of the training data
         images = np.concatenate([images, images[:, :, ::-1]])
         labels = None if labels is None else np.concatenate([labels, labels])
 
@@ -131,29 +131,29 @@ def subject_of(
 
 
 def _hints(config: Config) -> dict[str, str]:
-    """What this configuration may have to do with it, by kind of cause."""
+    """The sentences on how this configuration may be to blame, by kind of cause."""
     training, ema, kind = config.training, config.ema, config.preconditioning.kind
-    told = {"": f"This run took {training.steps} steps of {training.batch_size} images."}
+    hints = {"": f"This run took {training.steps} steps of {training.batch_size} images."}
     memory = round(1 / (1 - ema.decays[0]))
     if not ema.warmup and 4 * memory > training.steps:
-        told["bias"] = told["undertrained"] = (
+        hints["bias"] = hints["undertrained"] = (
             f"Its average looks back over {memory} steps, which is long for this run: take --ema raw, or a smaller "
             "decay."
         )
     if kind != "edm":
-        told["slope"] = (
+        hints["slope"] = (
             "The network is told the time on the scale of 1,000, which lets it waver from one time to the next; "
             "--preconditioning.kind edm is told ln(σ/α)."
         )
     if kind in ("eps", "score"):
-        told["high"] = (
+        hints["high"] = (
             "Where there is much noise a network that predicts it leaves x_0 to the small difference (x − σε̂)/α, and "
             "its errors grow by σ/α. --preconditioning.kind edm or v predicts the image there; less noise at the prior "
             "(--sigma-max of a sampler's grid) avoids it."
         )
     if kind == "x0":
-        told["ends"] = "The network itself has to hand x_t on; --preconditioning.kind edm does that for it."
-    return told
+        hints["ends"] = "The network itself has to hand x_t on; --preconditioning.kind edm does that for it."
+    return hints
 
 
 def deterministic(config: Config) -> Sampler:
@@ -166,7 +166,7 @@ def deterministic(config: Config) -> Sampler:
 
 
 def _share_of(config: Config) -> Callable[[float, float], float] | None:
-    """How much of training's draws falls between two σ/α; unknown where they are drawn by importance."""
+    """The share of training's draws between two σ/α; None where times are drawn by importance."""
     if isinstance(config.times, ImportanceConfig):
         return None
     process = config.process()

@@ -1,4 +1,4 @@
-"""The denoiser as a regression: its loss between two bounds, its errors without a pattern, its limit without noise."""
+"""The denoiser as a regression: bounds on its loss, patterns in its errors, and its limit without noise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from experiments.verification.trained.words import at_levels, causes
 
 
 def loss(subject: Subject, passes: Passes) -> Finding:
-    """Between the training set's exact denoiser, which nothing can beat on it, and the best affine one."""
+    """The loss, between the least possible, of the training set's exact denoiser, and that of the best affine one."""
     levels, training, held_out = subject.levels, passes.training, passes.held_out
     rows = {"training": tuple(root(estimate(one.error)) for one in training)}
     if held_out is not None:
@@ -60,40 +60,40 @@ def loss(subject: Subject, passes: Passes) -> Finding:
 
 
 def _faults_of_loss(subject: Subject, passes: Passes) -> list[str]:
-    """A sentence or two for everything that is out of line."""
-    training, held_out, told = passes.training, passes.held_out, []
+    """A sentence or two on each fault of the loss."""
+    training, held_out, sentences = passes.training, passes.held_out, []
     broken = [i for i, one in enumerate(training) if not np.isfinite(one.error).all()]
     if broken:
         return [f"{at_levels(subject, broken)} the network's answers are not finite numbers."]
     if worse := [i for i, one in enumerate(training) if one.affine is not None and _excess(one).above(TENTH)]:
-        told.append(
+        sentences.append(
             f"{at_levels(subject, worse)} the mean and the covariance of the images alone, which is what the best "
             "affine denoiser knows, do better than the network. " + causes(subject, worse, "undertrained")
         )
     gaps = [] if held_out is None else [_gap(*pair) for pair in zip(training, held_out, strict=True)]
     if overfit := [i for i, gap in enumerate(gaps) if gap.above(TENTH)]:
-        told.append(
+        sentences.append(
             f"{at_levels(subject, overfit)} the loss on held-out images is more than a tenth above that on training "
             "images: the network has begun to know them by heart. Fewer steps, more images, dropout or mirror images "
             "help; --best takes the checkpoint of the lowest held-out loss. Or the two parts are not of one kind."
         )
     if below := [i for i, one in enumerate(training) if estimate(one.error - one.least).below(0.0)]:
-        told.append(
+        sentences.append(
             f"{at_levels(subject, below)} the loss is below that of the exact denoiser, which is impossible: the "
             "network is told more than x_t, such as labels that give images away, or it was trained on other images."
         )
-    return told
+    return sentences
 
 
 def _excess(one: Pass) -> Quantity:
-    """How much larger than the affine denoiser's loss, relatively."""
+    """The relative excess of the loss over that of the affine denoiser."""
     assert one.affine is not None
     found = ratio(one.error, one.affine)
     return Quantity(found.value - 1, found.standard_error)
 
 
 def _gap(training: Pass, held_out: Pass) -> Quantity:
-    """How much larger the loss is on held-out images, relatively."""
+    """The relative excess of the loss on held-out images over that on training images."""
     mine, theirs = estimate(training.error), estimate(held_out.error)
     value = theirs.value / mine.value
     error = math.hypot(theirs.standard_error / mine.value, value * mine.standard_error / mine.value)
@@ -106,27 +106,27 @@ def _share(subject: Subject, ratio: float) -> float:
 
 
 def unbiased(subject: Subject, passes: Passes) -> Finding:
-    """Whether anything known of x_t predicts the error that is left."""
+    """The correlations of the remaining error with functions of x_t."""
     levels, found = subject.levels, passes.training
     names = {"a fixed image": "a fixed image", "its own answer": "its own answer D", "what it sees": "tanh(c x_t)"}
     rows = {label: tuple(one.correlations[name] for one in found) for name, label in names.items()}
     rows = {"mean of ε̂ − ε": tuple(one.bias for one in found), **rows}
     wrong = {name: [i for i, one in enumerate(found) if _beyond(one.correlations[name])] for name in names}
-    told = []
+    sentences = []
     if where := wrong["a fixed image"]:
-        told.append(
+        sentences.append(
             f"{at_levels(subject, where)} the answers are off by a fixed image, which a constant would mend. "
             + causes(subject, where, "bias")
         )
     if where := wrong["its own answer"]:
         r = max((found[i].correlations["its own answer"].value for i in where), key=abs)
         way = "too large" if r > 0 else "too small"
-        told.append(
+        sentences.append(
             f"{at_levels(subject, where)} the answers are {way}: a multiple of themselves would do better. "
             + causes(subject, where, "scale")
         )
     if where := [i for i in wrong["what it sees"] if i not in wrong["its own answer"]]:
-        told.append(
+        sentences.append(
             f"{at_levels(subject, where)} too much or too little of x_t is left in the answers. "
             + causes(subject, where, "scale")
         )
@@ -143,7 +143,7 @@ def unbiased(subject: Subject, passes: Passes) -> Finding:
         "training images: correlations E[e·ψ]/√(E|e|² E|ψ|²), whose square is the part of the loss that a multiple "
         "of ψ would take off. The fixed image is learnt on half of the draws and tried on the others.",
         verdict_of(any(wrong.values())),
-        " ".join(told) or good,
+        " ".join(sentences) or good,
         limit="a correlation that is beyond a tenth by 4 standard errors: 1% of the loss. Whether it is 0 is a "
         "question of the number of draws alone, for no network is exact.",
         levels=tuple(level.ratio for level in levels),
@@ -157,7 +157,7 @@ def _beyond(correlation: Quantity) -> bool:
 
 
 def identity(subject: Subject) -> Finding:
-    """What the denoiser does where there is nothing to be done."""
+    """The denoiser at the least noise, where there is next to nothing to remove."""
     lowest = ratio_range(subject.process)[0]
     levels = levels_at(subject.process, (lowest, math.sqrt(lowest * LEVELS[0]), max(lowest, LEVELS[0])))
     title = "Without noise the denoiser is the identity"
@@ -209,7 +209,7 @@ def _seen(subject: Subject, distance: float) -> str:
 
 
 def _deviations(subject: Subject, t: float, level: float) -> tuple[Quantity, Quantity]:
-    """E|D − x_t/α|² and E|D − x_0|² over dσ²/α²."""
+    """(E|D − x_t/α|², E|D − x_0|²), each over dσ²/α²."""
     images, repetitions = spread(subject.training, subject.samples)
     moved, left = [], []
     alpha = float(subject.process.alpha(t))

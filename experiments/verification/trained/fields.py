@@ -1,4 +1,4 @@
-"""The score as a field: whether its evolution in time is that of a density, and whether it is a gradient at all."""
+"""The score as a field: whether it evolves as the score of a density does, and whether it is a gradient."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NEIGHBOURS = 0.3  # in ln σ: how far apart the times of a chain may be for a s
 
 
 def fokker_planck(subject: Subject) -> Finding:
-    """The score Fokker-Planck equation, as a fraction of the score while the noise grows by a factor e."""
+    """The residual of the score Fokker-Planck equation, relative to the score while the noise grows by a factor e."""
     count = max(16, subject.samples // 8)
     head = (
         "fokker-planck",
@@ -85,13 +85,13 @@ def fokker_planck(subject: Subject) -> Finding:
 
 
 Measure = Callable[[Denoiser, Array, Array, Array], tuple[Array, Array]]
-"""(denoiser, x_t, t, keys) -> two numbers for each element."""
+"""A function (denoiser, x_t, t, keys) -> two numbers for each element."""
 
 
 def _per_image(
     subject: Subject, level: Level, count: int, purpose: int, measure: Measure
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is measured at noisy training images."""
+    """The two numbers of `measure` at each of `count` noisy training images."""
     above, below = [], []
     size = min(subject.batch, 32)  # derivatives take several times the memory
     for batch in batches(subject, subject.training, level.t, count, purpose, size):
@@ -103,7 +103,7 @@ def _per_image(
 
 
 def _residual(subject: Subject, level: Level) -> Measure:
-    """|residual|², without the probes' variance, and |s d ln(σ/α)/dt|²."""
+    """The measure (|residual|² without the probes' variance, |s d ln(σ/α)/dt|²)."""
     if not subject.chain:
         return lambda denoise, x, t, keys: _squares(subject.process, denoise, x, t, keys[0])
     slope = _slope_at(subject.process, level)
@@ -129,16 +129,16 @@ def _squares(process: Process, denoise: Denoiser, x: Array, t: Array, key: Array
 
 
 class _Slope(NamedTuple):
-    """Three times of a chain, (t, σ/α) each, and the weights that make the slope in σ²/α² at the middle one."""
+    """Three times of a chain, as (t, σ/α), and the weights that give the slope in σ²/α² at the middle one."""
 
     times: np.ndarray
     weights: np.ndarray
 
 
 def _slope_at(process: Process, level: Level) -> _Slope | None:
-    """The slope of the parabola through the neighbours, or None where these are far away.
+    """The slope of the parabola through the neighbours, or None if these are too far away.
 
-    In σ²/α² it is exact where D − x is in proportion to it, as under a smooth density, and where D is constant.
+    It is exact where D is constant, and where D − x is proportional to σ²/α², as under a smooth density.
     """
     if not 2 <= level.t <= float(process.t_max) - 1:
         return None
@@ -152,7 +152,7 @@ def _slope_at(process: Process, level: Level) -> _Slope | None:
 
 
 def _between_times(denoise: Denoiser, chain: Process, times: Array, weights: Array, y: Array, sigma: Array) -> Array:
-    """The chain's denoiser as one of EDM, near its middle time: D + (σ² − σ_t²) ∂D/∂σ², which is what a slope needs."""
+    """The chain's denoiser as one of EDM near the middle time, to first order: D + (σ² − σ_t²) ∂D/∂σ²."""
 
     def at(place: int) -> Array:
         t = times[place, 0]
@@ -160,12 +160,12 @@ def _between_times(denoise: Denoiser, chain: Process, times: Array, weights: Arr
 
     middle = at(1)
     slope = weights[0] * at(0) + weights[1] * middle + weights[2] * at(2)
-    # Its factor is 0 where it is looked at: only the derivative in σ sees it.
+    # The factor of the slope is 0 at the middle time: only the derivative in σ sees the slope.
     return middle + (sigma**2 - times[1, 1] ** 2) * jax.lax.stop_gradient(slope)
 
 
 def curl(subject: Subject) -> Finding:
-    """The antisymmetric part of the score's Jacobian over the symmetric one."""
+    """The norm of the antisymmetric part of the score's Jacobian over that of the symmetric part."""
     count = max(16, subject.samples // 4)
     head = (
         "curl",
@@ -208,6 +208,6 @@ def curl(subject: Subject) -> Finding:
 
 @quick_jit
 def _asymmetry(process: Process, denoise: Denoiser, x: Array, t: Array, keys: Array) -> tuple[Array, Array]:
-    """|Jv − Jᵀv|² and |Jv + Jᵀv|² for a Rademacher v of each element."""
+    """(|Jv − Jᵀv|², |Jv + Jᵀv|²) for one Rademacher vector v for each element."""
     s = score(process, denoise)
     return asymmetry(lambda y: s(y, t), x, keys)

@@ -1,4 +1,4 @@
-"""What a check of a trained model has found: numbers with their errors, a verdict, and what it means in plain words."""
+"""The finding of a check of a trained model: numbers with their errors, a verdict, and its meaning in plain words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments.verification.report.plots import Curves, Plot
 
 AS_IT_SHOULD_BE, OUT_OF_LINE, NOT_APPLICABLE = "as it should be", "out of line", "not applicable"
 TENTH = 0.1
-"""What is less than a tenth in size is less than a hundredth in square, as errors add: nobody need care."""
+"""The size below which a relative error does not matter: errors add in squares, and its square is a hundredth."""
 WIDTH = 98
 _LABEL, _CELL = 26, 9
 
@@ -27,11 +27,11 @@ class Quantity(NamedTuple):
     standard_error: float = 0.0
 
     def above(self, limit: float) -> bool:
-        """Beyond doubt more than `limit`: by 4 standard errors. What is not finite is."""
+        """Whether it exceeds `limit` beyond doubt, by 4 standard errors; true of numbers that are not finite."""
         return not self.value - STANDARD_ERRORS * self.standard_error <= limit
 
     def below(self, limit: float) -> bool:
-        """Beyond doubt less than `limit`."""
+        """Whether it is less than `limit` beyond doubt, by 4 standard errors; true of numbers that are not finite."""
         return not self.value + STANDARD_ERRORS * self.standard_error >= limit
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Quantity(NamedTuple):
 
 
 Rows = dict[str, tuple[Quantity, ...]]
-"""One quantity for each noise level, by what is measured."""
+"""The quantities at each noise level, by the name of what is measured."""
 
 
 @dataclass(frozen=True)
@@ -49,44 +49,44 @@ class Finding:
     name: str
     title: str
     latex: str
-    """The equation, in what both TeX and matplotlib understand; its parts are separated by \\quad."""
+    """The equation, in the part of TeX that matplotlib understands; \\quad separates its parts."""
     compared: str
-    """What was compared with what."""
+    """The two sides that were compared, in words."""
     verdict: str
     """«as it should be», «out of line», or «not applicable: why»."""
     meaning: str
-    """What the numbers mean, and where they are out of line what usually causes it."""
+    """The meaning of the numbers, and the usual cause if they are out of line."""
     limit: str = ""
-    """The limit beyond which it is out of line, and why that limit."""
+    """The limit beyond which the check is out of line, and the reason for it."""
     levels: tuple[float, ...] = ()
-    """Noise levels σ/α."""
+    """The noise levels σ/α of the rows."""
     rows: Rows = field(default_factory=dict)
     values: dict[str, Quantity] = field(default_factory=dict)
-    """What does not depend on the noise level."""
+    """The quantities that do not depend on the noise level."""
     plot: Plot | None = None
     seconds: float = 0.0
 
     @property
     def out_of_line(self) -> bool:
-        """Whether something is wrong."""
+        """Whether the verdict is that something is wrong."""
         return self.verdict == OUT_OF_LINE
 
     @property
     def applicable(self) -> bool:
-        """Whether it was measured."""
+        """Whether the check applies to this model and was made."""
         return not self.verdict.startswith(NOT_APPLICABLE)
 
     @property
     def measured(self) -> str:
-        """All numbers in a sentence."""
-        told = [f"{name} {quantity}" for name, quantity in self.values.items()]
+        """All numbers as one sentence."""
+        parts = [f"{name} {quantity}" for name, quantity in self.values.items()]
         for name, row in self.rows.items():
-            told.append(f"{name} " + ", ".join(map(str, row)))
+            parts.append(f"{name} " + ", ".join(map(str, row)))
         at = f" at σ/α = {', '.join(number(level) for level in self.levels)}" if self.rows else ""
-        return "; ".join(told) + at
+        return "; ".join(parts) + at
 
     def report(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The finding as JSON values."""
         return {
             "name": self.name,
             "title": self.title,
@@ -107,7 +107,7 @@ def _json(quantity: Quantity) -> dict[str, float | None]:
 
 
 def verdict_of(wrong: bool) -> str:
-    """The verdict when something is, or nothing is, out of line."""
+    """The verdict: out of line if something is wrong, else as it should be."""
     return OUT_OF_LINE if wrong else AS_IT_SHOULD_BE
 
 
@@ -118,7 +118,7 @@ def estimate(samples: Any) -> Quantity:
 
 
 def ratio(above: Any, below: Any) -> Quantity:
-    """Mean of `above` over mean of `below`, paired, and its standard error by linearisation."""
+    """The mean of `above` over that of `below`, which are paired, with its standard error by linearisation."""
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     scale = below.mean()
     value = above.mean() / scale
@@ -126,7 +126,7 @@ def ratio(above: Any, below: Any) -> Quantity:
 
 
 def root(square: Quantity) -> Quantity:
-    """The square root of an estimate, which may be negative: 0 then.
+    """The square root of an estimate, or 0 if the estimate is negative.
 
     Its error is √(v + e) − √v for the standard error e: e/(2√v) where v is much larger than e, and √e where v is 0.
     """
@@ -135,7 +135,7 @@ def root(square: Quantity) -> Quantity:
 
 
 def curves(finding_rows: Rows, levels: Sequence[float], y_label: str, *, log_y: bool = True) -> Curves:
-    """The rows over the noise level; on a logarithmic axis what is not positive is left out."""
+    """The rows as curves over the noise level; a logarithmic axis leaves out values that are not positive."""
 
     def shown(row: tuple[Quantity, ...]) -> np.ndarray:
         values = np.asarray([quantity.value for quantity in row])
@@ -146,7 +146,7 @@ def curves(finding_rows: Rows, levels: Sequence[float], y_label: str, *, log_y: 
 
 
 def number(value: float) -> str:
-    """As people read it, in two or three digits: 0.0632, 1.3, 150, 2.1e-05."""
+    """A number as it is printed, in two or three digits: 0.0632, 1.3, 150, 2.1e-05."""
     if not math.isfinite(value):
         return "nan" if math.isnan(value) else "inf"
     if value == 0 or 1e-4 <= abs(value) < 1e-2:
@@ -164,12 +164,12 @@ def _summary(findings: Sequence[Finding]) -> str:
     skipped = [one for one in findings if not one.applicable]
     good = len(findings) - len(wrong) - len(skipped)
     text = f"{len(findings)} checks: {good} as they should be, {len(wrong)} out of line, {len(skipped)} not applicable"
-    told = [
+    groups = [
         f"{word:16}{', '.join(one.name for one in some)}"
         for word, some in ((OUT_OF_LINE, wrong), (NOT_APPLICABLE, skipped))
         if some
     ]
-    return "\n".join([text, *told])
+    return "\n".join([text, *groups])
 
 
 def _block(finding: Finding) -> str:

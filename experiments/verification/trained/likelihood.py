@@ -1,4 +1,4 @@
-"""The two likelihoods of a model: the bound of its chain, and the density of its flow."""
+"""The two likelihoods of a model: the bound by its chain and the density of its flow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3
 
 
 def likelihood(subject: Subject) -> Finding:
-    """−ELBO of the chain with −log p of the flow, down to the same least noise and for the same images."""
+    """−ELBO of the chain against −log p of the flow, down to the same least noise and for the same images."""
     part = subject.training if subject.held_out is None else subject.held_out
     count = min(max(16, subject.samples // 4), len(part))
     which = "training" if subject.held_out is None else "held-out"
@@ -61,7 +61,7 @@ def likelihood(subject: Subject) -> Finding:
 
 
 def _judged(head: tuple[str, str, str, str], bound: np.ndarray, density: np.ndarray) -> Finding:
-    """By the mean of bound − density, image by image."""
+    """The finding, judged by the mean of bound − density over the images."""
     gap = estimate(bound - density)
     values = {"−ELBO": estimate(bound), "−log₂ p of the flow": estimate(density), "gap": gap}
     under, wide = gap.below(0.0) and gap.value < -0.01, gap.above(TENTH)
@@ -90,7 +90,7 @@ def _judged(head: tuple[str, str, str, str], bound: np.ndarray, density: np.ndar
 
 
 def _best_variance(subject: Subject, times: np.ndarray) -> Optimal:
-    """Analytic-DPM's, from some training images at 64 of the times, between which it is interpolated."""
+    """Analytic-DPM's variance, from some training images at 64 of the times and interpolated between them."""
     count = max(16, subject.samples // 4)
     rows = np.sort(subject.rng(2).permutation(len(subject.training))[:count])
     labels = None if subject.labels is None else jnp.asarray(subject.labels[rows], jnp.int32)

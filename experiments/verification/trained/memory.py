@@ -1,4 +1,4 @@
-"""Memorisation: how much of the training set's exact denoiser, which knows nothing else, is in the network's."""
+"""Memorisation: how close the network is to the exact denoiser of the training set, which knows nothing else."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from experiments.verification.trained.passes import Pass, Passes
 from experiments.verification.trained.subject import Subject
 from experiments.verification.trained.words import at_levels
 
-_TOLD_APART = 0.1  # of its held-out loss: less, and the exact denoiser is no worse on other images than on its own
+_TOLD_APART = 0.1  # of its held-out loss: below it the exact denoiser does as well on other images as on its own
 
 
 def memorised(subject: Subject, passes: Passes) -> Finding:
-    """The gap between the losses on held-out and on training images, over the same of the exact denoiser."""
+    """The gap between the losses on held-out and on training images, relative to that of the exact denoiser."""
     head = (
         "memorisation",
         "The denoiser has not learnt the training set by heart",
@@ -71,19 +71,19 @@ def memorised(subject: Subject, passes: Passes) -> Finding:
 
 
 def _difference(held_out: object, training: object) -> Quantity:
-    """The difference of the means of two independent sets."""
+    """The difference of the means of two independent sets, with its standard error."""
     a, b = estimate(held_out), estimate(training)
     return Quantity(a.value - b.value, math.hypot(a.standard_error, b.standard_error))
 
 
 def _exact_gap(training: Pass, held_out: Pass) -> Quantity:
-    """L_held(D*) − L_train(D*), over L_held(D*)."""
+    """The relative gap of the exact denoiser, (L_held(D*) − L_train(D*))/L_held(D*)."""
     gap, scale = _difference(held_out.least, training.least), float(held_out.least.mean())
     return Quantity(gap.value / scale, gap.standard_error / scale) if scale > 0 else Quantity(0.0)
 
 
 def _share(training: Pass, held_out: Pass) -> Quantity:
-    """γ and its standard error by linearisation."""
+    """The memorised part γ, with its standard error by linearisation."""
     scale = _difference(held_out.least, training.least).value
     value = _difference(held_out.error, training.error).value / scale
     left = _difference(held_out.error - value * held_out.least, training.error - value * training.least)

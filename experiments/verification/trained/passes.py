@@ -1,6 +1,6 @@
-"""The denoiser beside x_0, the exact denoiser of the training set and the best affine one, at every noise level.
+"""The denoiser against x_0, the exact denoiser of the training set and the best affine one, at every noise level.
 
-What three checks share: one pass over some images of the training part, and one over as many that are held out.
+Three checks share this: one pass over some training images, and one over as many held-out images.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from experiments.verification.trained.finding import Quantity, estimate
 from experiments.verification.trained.subject import Level, Pictures, Subject, batches, denoised, spread
 
 _ATOMS_AT_ONCE = 2**24  # numbers in a block of training images
-_MOST = 5e10  # numbers of training images that are compared in a pass: some minutes of a processor
+_MOST = 5e10  # numbers of training images that are compared in a pass: some minutes of one processor
 
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """Mean squares per pixel for each image, (images,)."""
+    """The outcome of a pass; its arrays are mean squares per pixel for each image, (images,)."""
 
     error: np.ndarray
-    """|x_0 − D|²."""
+    """The error |x_0 − D|² of the network D."""
     least: np.ndarray
-    """|x_0 − D*|², D* the exact denoiser of the training set."""
+    """The error |x_0 − D*|² of the exact denoiser D* of the training set."""
     apart: np.ndarray
-    """|D − D*|²."""
+    """The distance |D − D*|² between the two."""
     affine: np.ndarray | None
-    """|x_0 − A|², A the best affine denoiser for the training set's mean and covariance."""
+    """The error |x_0 − A|² of the best affine denoiser A for the training set's mean and covariance."""
     correlations: dict[str, Quantity]
     """The correlations of the error with functions of x_t."""
     bias: Quantity
-    """Mean of ε̂ − ε."""
+    """The mean of ε̂ − ε."""
 
 
 class Passes(NamedTuple):
-    """One pass for each of the subject's levels."""
+    """The passes over both parts of the data, one for each of the subject's levels."""
 
     training: list[Pass]
     held_out: list[Pass] | None
 
 
 def run_passes(subject: Subject) -> Passes:
-    """Both parts at all levels."""
+    """The passes over both parts of the data at all levels."""
     training = [run_pass(subject, subject.training, level, 100 + i) for i, level in enumerate(subject.levels)]
     if subject.held_out is None or len(subject.held_out) < 2:
         return Passes(training, None)
@@ -58,17 +58,17 @@ def run_passes(subject: Subject) -> Passes:
 
 
 def draws(subject: Subject) -> int:
-    """How many draws a pass takes: 2 × `samples`, or fewer where the training set is large."""
+    """The number of draws in a pass: 2 × `samples`, or fewer if the training set is large."""
     return min(2 * subject.samples, max(32, int(_MOST / (_largest(subject) * subject.dim))))
 
 
 def _largest(subject: Subject) -> int:
-    """How many images there are, of the most frequent class for a model that knows classes."""
+    """The number of training images, or of those of the most frequent class for a model that knows classes."""
     return len(subject.training) if subject.labels is None else int(np.bincount(subject.labels).max())
 
 
 def run_pass(subject: Subject, part: Pictures, level: Level, purpose: int) -> Pass:
-    """One pass at one level."""
+    """One pass over a part of the data at one level."""
     count, d = draws(subject), subject.dim
     images, repetitions = spread(part, count)
     found = []
@@ -112,14 +112,14 @@ def _correlation(wrong: np.ndarray, function: np.ndarray) -> Quantity:
 
 
 def _with_a_fixed_image(wrong: np.ndarray) -> Quantity:
-    """The correlation with a constant, each pixel its own: learnt on half of the images, measured on the others."""
+    """The correlation with a fixed image, which is learnt on half of the images and tried on the others."""
     half = len(wrong) // 2
     learnt = wrong[:half].mean((0, 1))
     return _correlation(wrong[half:], np.broadcast_to(learnt, wrong[half:].shape))
 
 
 def affine_denoised(subject: Subject, x: np.ndarray, t: float) -> np.ndarray | None:
-    """The best affine function of x_t for the training set's mean and covariance; None but for Gaussian noise."""
+    """The best affine denoiser at x, from the training set's mean and covariance; None if the noise is not Gaussian."""
     if not subject.gaussian:
         return None
     flat, size = x.reshape(len(x), -1), min(subject.batch, len(x))
@@ -136,7 +136,7 @@ def _affine(law: GaussianLaw, process: Process, x: Array, t: Array) -> Array:
 
 
 def exact_denoised(subject: Subject, x: np.ndarray, t: float, labels: np.ndarray | None) -> np.ndarray:
-    """E[x_0 | x_t] for x_0 drawn from the training set itself, or from its images of the class: (n, *event)."""
+    """E[x_0 | x_t] (n, *event) for x_0 drawn from the training set itself, or from its images of the class."""
     answer = np.empty(x.shape, np.float32)
     for label in [None] if labels is None else np.unique(labels):
         mine = np.arange(len(x)) if labels is None else np.flatnonzero(labels == label)
@@ -145,13 +145,13 @@ def exact_denoised(subject: Subject, x: np.ndarray, t: float, labels: np.ndarray
         size = min(subject.batch, 16 if labels is not None else subject.batch)
         for start in range(0, len(mine), size):
             rows = mine[start : start + size]
-            # Batches of one shape, and so one compilation.
+            # All batches have one shape, so that one program serves them.
             answer[rows] = _exact(subject, x[np.resize(rows, size)], t, pool)[: len(rows)]
     return answer
 
 
 def _exact(subject: Subject, x: np.ndarray, t: float, pool: np.ndarray) -> np.ndarray:
-    """The same over the training images `pool`, block by block: the posterior means of blocks, by their evidence."""
+    """E[x_0 | x_t] over the training images `pool`: the posterior means of blocks, weighted by their evidence."""
     size = min(_largest(subject), max(1, _ATOMS_AT_ONCE // subject.dim))
     evidence, total = np.full(len(x), -np.inf), np.zeros(x.shape)
     for start in range(0, len(pool), size):

@@ -1,4 +1,4 @@
-"""The checks speak of images and their pixels; of a model of points they are to speak of points and coordinates."""
+"""The words of the checks for a model of points: points and coordinates in place of images and pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WORDS = ((r", mirror images\b", ""), (r"\bimage", "point"), (r"\bpixel", "coord
 
 
 def in_points(finding: Finding) -> Finding:
-    """The same finding in the words that fit points."""
+    """The same finding, in words that fit points."""
     texts = {
         field.name: _reworded(getattr(finding, field.name))
         for field in dataclasses.fields(finding)

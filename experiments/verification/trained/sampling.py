@@ -1,4 +1,4 @@
-"""The model as a sampler: the flow and the SDE have one law, few steps do as well as many, no sample is a copy."""
+"""The model as a sampler: the law of the flow and of the SDE, the number of steps, and copies of training images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ROWS = 4096  # training images whose distances are held at once
 
 
 class Draws:
-    """Samples of a subject: each kind is drawn once. Sample i depends on (seed + i, its class) alone."""
+    """The samples of a subject, each kind drawn once. Sample i depends only on seed + i and its class."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -45,13 +45,13 @@ class Draws:
         self._labels = None if subject.labels is None else subject.rng(1).choice(subject.labels, count).astype(np.int32)
 
     def steps(self, sampler: Sampler, calls: int) -> int:
-        """The most steps that cost no more than `calls` calls of the denoiser."""
+        """The largest number of steps that takes at most `calls` calls of the denoiser."""
         limit = int(self.subject.process.t_max) if self.subject.chain else calls
         fitting = [steps for steps in range(1, min(calls, limit) + 1) if sampler.nfe(steps, True) <= calls]
         return fitting[-1] if fitting else 1
 
     def draw(self, sampler: Sampler, grid: str, calls: int, ids: range) -> np.ndarray:
-        """(len(ids), *event), sampled in at most `calls` calls on the grid of this name."""
+        """Samples (len(ids), *event) in at most `calls` calls on the grid of this name."""
         subject, places = self.subject, np.asarray(ids)
         times = make_grid(subject.process, sampler, grid, self.steps(sampler, calls))
         size, parts = min(subject.batch, len(places)), []
@@ -77,7 +77,7 @@ class Draws:
 
     @functools.cached_property
     def few(self) -> np.ndarray:
-        """Samples of the flow in 20 calls each: from the seeds of `many`, and as many more."""
+        """Samples of the flow in 20 calls each: those with the seeds of `many`, and as many others."""
         return self.draw(self.subject.sampler, self.subject.grid, FEW, range(2 * self.subject.samples))
 
     @functools.cached_property
@@ -87,14 +87,14 @@ class Draws:
         return self.draw(SDEDPMSolver(), "auto", MANY, range(2 * n, 3 * n))
 
     def same_law(self, purpose: int, x: np.ndarray, y: np.ndarray) -> tuple[Quantity, Quantity]:
-        """(Energy distance over twice the mean distance, p-value)."""
+        """(the energy distance over twice the mean distance, its p-value) of two sets of samples."""
         found: PermutationTest = energy_test(self.subject.key(purpose), x, y, permutations=_PERMUTATIONS)
         apart = float(np.mean(np.sqrt(_squared_distances(x.reshape(len(x), -1), y.reshape(len(y), -1)))))
         return Quantity(float(found.statistic) / (2 * apart)), Quantity(float(found.p_value))
 
 
 def _finite(*sets: np.ndarray) -> str:
-    """What is wrong with the samples, or nothing."""
+    """A sentence if some samples are not finite, else an empty one."""
     bad = sum(int((~np.isfinite(x.reshape(len(x), -1)).all(axis=1)).sum()) for x in sets)
     return (
         f"{bad} of {sum(map(len, sets))} samples are not finite: the network answers NaN or the sampler diverges."
@@ -104,7 +104,7 @@ def _finite(*sets: np.ndarray) -> str:
 
 
 def stochastic(draws: Draws) -> Finding:
-    """Samples of the reverse SDE and of the probability-flow ODE."""
+    """The samples of the reverse SDE against those of the probability-flow ODE."""
     subject = draws.subject
     head = (
         "sde-ode",
@@ -138,7 +138,7 @@ def stochastic(draws: Draws) -> Finding:
 
 
 def steps(draws: Draws) -> Finding:
-    """The run's own sampler, made deterministic, in 20 and in 200 calls."""
+    """The run's own sampler, made deterministic, in 20 calls against 200."""
     subject = draws.subject
     name = type(subject.sampler).__name__
     head = (
@@ -158,32 +158,34 @@ def steps(draws: Draws) -> Finding:
     square = ratio(difference / subject.scale**2, np.ones(n))
     distance, p = draws.same_law(70, few[n:], many)
     values = {"relative RMS difference": root(square), "energy distance": distance, "p-value": p}
-    told = []
+    sentences = []
     if square.above(TENTH**2):
-        told.append(
+        sentences.append(
             f"{FEW} calls of {name} are too few to solve the flow: the image of a seed is not the one that more steps "
             "lead to. Take a sampler of higher order (--sampler dpmpp-2m), another grid (--grid karras, or `scorefield "
             "grid`), or more steps."
         )
     if p.value < LEVEL:
-        told.append(f"The images as a whole differ too: {FEW} calls sample another law, and it is seen in {n} images.")
-    elif told:
-        told.append(f"As a whole {n} images of either kind cannot be told apart, so that it may do all the same.")
+        sentences.append(
+            f"The images as a whole differ too: {FEW} calls sample another law, and it is seen in {n} images."
+        )
+    elif sentences:
+        sentences.append(f"As a whole {n} images of either kind cannot be told apart, so that it may do all the same.")
     return Finding(
         *head,
-        verdict_of(bool(told)),
-        " ".join(told) or f"{FEW} calls of {name} lead where {MANY} lead.",
+        verdict_of(bool(sentences)),
+        " ".join(sentences) or f"{FEW} calls of {name} lead where {MANY} lead.",
         limit=f"a tenth of the standard deviation by {STANDARD_ERRORS:g} standard errors, or {_WHY}",
         values=values,
     )
 
 
 def copies(draws: Draws) -> Finding:
-    """How near samples are to training images, beside how near held-out images are."""
+    """The distances of samples to training images, beside those of held-out images."""
     subject = draws.subject
     head = (
         "copies",
-        "Samples are no copies of training images",
+        "Samples are not copies of training images",
         r"P(d_1 < \frac{1}{3} d_2)\ \mathrm{of\ samples} = P(d_1 < \frac{1}{3} d_2)\ \mathrm{of\ held\ out\ images}",
         f"the distances d₁, d₂ of {subject.samples} samples to the two nearest training images, beside those of "
         "held-out images",
@@ -226,7 +228,7 @@ def copies(draws: Draws) -> Finding:
 
 
 def nearest(x: np.ndarray, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of each row to its nearest and second nearest picture."""
+    """The distances (n,) of the rows of x to the nearest and to the second nearest picture."""
     best = np.full((len(x), 2), np.inf)
     for start in range(0, len(pictures), _ROWS):
         rows = pictures.take(slice(start, start + _ROWS))
@@ -239,20 +241,20 @@ def nearest(x: np.ndarray, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """|x_i − y_j|², (n, m) float64."""
+    """The squared distances |x_i − y_j|², (n, m) in float64."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     return np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 0.0)
 
 
 def _share(pair: tuple[np.ndarray, np.ndarray]) -> Quantity:
-    """How many are copies; by Agresti and Coull's rule the error is not 0 where none, or all, are."""
+    """The share of copies; Agresti and Coull's rule gives an error above 0 even if none, or all, are copies."""
     hits, n = int(np.sum(pair[0] < _COPY * pair[1])), len(pair[0])
     middle = (hits + 2) / (n + 4)
     return Quantity(hits / n, math.sqrt(middle * (1 - middle) / (n + 4)))
 
 
 def _nearer(mine: np.ndarray, theirs: np.ndarray) -> Quantity:
-    """P(a sample is nearer than a held-out image), ½ where they are alike (Mann & Whitney)."""
+    """P(a sample is nearer than a held-out image), which is ½ if they are alike (Mann & Whitney)."""
     wins = (mine[:, None] < theirs).astype(np.float64) + 0.5 * (mine[:, None] == theirs)
     error = math.hypot(wins.mean(1).std() / math.sqrt(len(mine)), wins.mean(0).std() / math.sqrt(len(theirs)))
     return Quantity(float(wins.mean()), error)

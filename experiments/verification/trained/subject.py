@@ -1,4 +1,4 @@
-"""The model under the checks: a denoiser, its training images and others, and the noise levels to examine."""
+"""The model to be checked: a denoiser, its training images and held-out ones, and the noise levels to examine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from samplers.grids import host_float64
 from samplers.sample import Sampler
 
 LEVELS = tuple(0.02 * 10 ** (half / 2) for half in range(7))
-"""σ/α from 0.02, a few grey levels, to 20, where nothing is to be seen of an image; two to a factor of ten."""
+"""The noise levels σ/α, two to a factor of ten: from 0.02, a few grey levels, to 20, where no image can be seen."""
 
 _FULL_COVARIANCE = 1024
 
@@ -34,10 +34,10 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Images, uint8 or in the model's units, and perhaps their classes."""
+    """Images, in uint8 or in the model's units, with their classes if these are known."""
 
     values: np.ndarray
-    """(n, *event)."""
+    """The images, (n, *event)."""
     labels: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -45,32 +45,32 @@ class Pictures:
         return len(self.values)
 
     def take(self, rows: np.ndarray | slice) -> np.ndarray:
-        """Some of them, (m, *event) float32 in the model's units."""
+        """The images of these rows, (m, *event) in float32 and the model's units."""
         part = self.values[rows]
         return to_model(part) if part.dtype == np.uint8 else np.asarray(part, np.float32)
 
     @functools.cached_property
     def some(self) -> np.ndarray:
-        """Up to 20,000 of them, evenly chosen, as rows (m, d) in float64: for means and covariances."""
+        """Up to 20,000 evenly chosen images as rows (m, d) in float64, for means and covariances."""
         most = min(len(self), 20_000, max(2, 2**25 // self.values[0].size))
         rows = np.unique(np.linspace(0, len(self) - 1, most).round().astype(int))
         return self.take(rows).reshape(len(rows), -1).astype(np.float64)
 
 
 class Level(NamedTuple):
-    """A noise level."""
+    """A noise level and its time."""
 
     t: float
     ratio: float
-    """σ/α."""
+    """The noise level σ/α at t."""
 
 
 class Known(Protocol):
-    """What the checks ask of a model: a trained `Model`, or anything else that has a process and a denoiser."""
+    """What the checks need to know of a model: of a trained `Model`, or of anything else that has a denoiser."""
 
     @property
     def process(self) -> Process:
-        """x_t = α x_0 + σ z."""
+        """The process x_t = α x_0 + σ z."""
         ...
 
     @property
@@ -80,13 +80,13 @@ class Known(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """The number of classes that it knows, 0 without classes."""
+        """The number of classes that the model knows, or 0."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A model, its data, and how many of them are examined."""
+    """A model, its data, and the numbers of images to be examined."""
 
     model: Known
     denoiser: Callable[[Array | None], Denoiser]
@@ -94,14 +94,14 @@ class Subject:
     training: Pictures
     held_out: Pictures | None = None
     sampler: Sampler = DPMSolverMultistep()
-    """A deterministic sampler."""
+    """The deterministic sampler to be checked."""
     grid: str = "auto"
     bin_width: float = 2 / 255
     """The distance between neighbouring levels of the data."""
     share: Callable[[float, float], float] | None = None
-    """The share of training that is spent between two noise levels σ/α."""
+    """A function from two noise levels σ/α to the share of training's draws between them; None if it is unknown."""
     hints: Mapping[str, str] = field(default_factory=dict)
-    """What to say about this run when something is out of line, by the kind of cause; "" goes with every cause."""
+    """The sentences about this run to print when something is out of line, by kind of cause; "" fits every cause."""
     samples: int = 256
     seed: int = 0
     batch: int = 64
@@ -133,7 +133,7 @@ class Subject:
 
     @property
     def gaussian(self) -> bool:
-        """Whether there are scores and SDEs."""
+        """Whether the noise is Gaussian, so that there are scores and SDEs."""
         return isinstance(self.process.noise, Gaussian)
 
     @property
@@ -143,7 +143,7 @@ class Subject:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The training classes, of a model that knows classes."""
+        """The classes of the training images, for a model that knows classes."""
         return self.training.labels if self.num_classes else None
 
     @functools.cached_property
@@ -153,7 +153,7 @@ class Subject:
 
     @functools.cached_property
     def fit(self) -> GaussianLaw:
-        """The Gaussian of the training set's mean and covariance; beyond 1,024 dimensions of one variance."""
+        """The Gaussian with the training set's mean and covariance, or a single variance beyond 1,024 dimensions."""
         rows = self.training.some
         mean = rows.mean(0)
         if self.dim > _FULL_COVARIANCE:
@@ -166,22 +166,22 @@ class Subject:
         return levels_at(self.process, LEVELS)
 
     def rng(self, purpose: int) -> np.random.Generator:
-        """A generator for the choice of rows and classes."""
+        """The generator that chooses rows and classes for one purpose."""
         return np.random.default_rng([self.seed, purpose])
 
     def key(self, purpose: int) -> Array:
-        """A key for noise and probes."""
+        """The key of noise and probes for one purpose."""
         return jax.random.fold_in(jax.random.key(self.seed), purpose)
 
 
 def ratio_range(process: Process) -> tuple[float, float]:
-    """σ/α at the smallest time worth looking at, and at the prior."""
+    """(σ/α at the smallest useful time, σ/α at the prior)."""
     with host_float64():
         return _ratio(process, float(process.t_min)), _ratio(process, float(process.t_max))
 
 
 def levels_at(process: Process, ratios: tuple[float, ...]) -> tuple[Level, ...]:
-    """The levels with these σ/α, or on a chain the nearest; none outside of the process, and none twice."""
+    """The levels with these σ/α, or the nearest on a chain, without repetitions or any outside the process."""
     low, high = ratio_range(process)
     with host_float64():
         inside = [value for value in ratios if low * (1 - 1e-6) <= value <= high * (1 + 1e-6)] or [low]
@@ -195,7 +195,7 @@ def _ratio(process: Process, t: float) -> float:
 
 
 class Batch(NamedTuple):
-    """Some images, noised; padded by repetitions to the size of the others."""
+    """Some images and their noised versions, padded by repetitions to the size of the other batches."""
 
     rows: np.ndarray
     x_0: Array
@@ -203,15 +203,15 @@ class Batch(NamedTuple):
     x_t: Array
     labels: Array | None
     places: np.ndarray
-    """Their numbers among all that are examined, without the padding."""
+    """The places of the images among all that are examined, without the padding."""
 
 
 def batches(
     subject: Subject, part: Pictures, t: float, count: int, purpose: int, size: int | None = None
 ) -> Iterator[Batch]:
-    """`count` different images of `part`, each several times if there are fewer; noise i depends on (seed, i, purpose).
+    """Batches of `count` images of `part`, repeated if there are fewer; noise i depends on (seed, i, purpose).
 
-    The repetitions of an image follow each other, so that (images, repetitions) is the shape of what is found.
+    The repetitions of an image follow each other, so that results can be reshaped to (images, repetitions).
     """
     images, repetitions = spread(part, count)
     rows = np.repeat(subject.rng(0).permutation(len(part))[:images], repetitions)
@@ -231,18 +231,18 @@ def batches(
 
 
 def spread(part: Pictures, count: int) -> tuple[int, int]:
-    """(How many different images, how often each) for about `count` draws."""
+    """(the number of different images, the repetitions of each) for about `count` draws."""
     images = min(count, len(part))
     return images, max(1, count // images)
 
 
 @jax.jit
 def noised(process: Process, x_0: Array, z: Array, t: Array) -> Array:
-    """α x_0 + σ z."""
+    """The noised images α x_0 + σ z at t."""
     return perturb(process, x_0, z, t)
 
 
 @jax.jit
 def denoised(denoise: Denoiser, x: Array, t: Array) -> Array:
-    """D(x, t), compiled once for a network."""
+    """The answer D(x, t), compiled once for each network."""
     return denoise(x, t).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""What usually causes what: the sentences that name a remedy, most likely first for this run."""
+"""The usual causes of what is out of line, as sentences that name a remedy, the likeliest for this run first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from experiments.verification.trained.finding import number
 from experiments.verification.trained.subject import Level, Subject
 
 RARE = 0.01
-"""A noise level, half a factor of ten wide, that gets less of training's draws is hardly trained."""
+"""The share of training's draws below which a noise level, half a factor of ten wide, is hardly trained."""
 HIGH = 2.0
-"""The σ/α beyond which an image cannot be made out, and predictions of the noise say little about it."""
+"""The σ/α beyond which an image cannot be made out and a prediction of the noise says little about it."""
 
 USUAL = {
     "undertrained": "Usually the training was too short, or its learning rate or network too small.",
@@ -28,29 +28,29 @@ USUAL = {
 
 
 def causes(subject: Subject, where: Sequence[int], kind: str, levels: Sequence[Level] | None = None) -> str:
-    """What to look at first when checks of this kind are out of line at the levels numbered `where`."""
+    """The sentences on what to look at first if a check of this kind is out of line at the levels numbered `where`."""
     levels = subject.levels if levels is None else levels
     if not where:
         return ""
-    told = []
+    sentences = []
     if subject.share is not None:
         shares = [subject.share(levels[i].ratio * 10**-0.25, levels[i].ratio * 10**0.25) for i in where]
         rare = [levels[i] for i, share in zip(where, shares, strict=True) if share < RARE]
         if rare:
-            told.append(
+            sentences.append(
                 f"Of training's draws less than {RARE:.0%} are near σ/α = "
                 f"{', '.join(number(level.ratio) for level in rare)}: draw these levels more often (--times), or let "
                 "no sampler go there (--sigma-min, --sigma-max)."
             )
         if len(rare) == len(where):
-            return " ".join(told)
+            return " ".join(sentences)
     if "high" in subject.hints and kind != "slope" and min(levels[i].ratio for i in where) >= HIGH:
-        return " ".join([*told, subject.hints["high"]])
-    return " ".join([*told, USUAL[kind], *(subject.hints[name] for name in (kind, "") if name in subject.hints)])
+        return " ".join([*sentences, subject.hints["high"]])
+    return " ".join([*sentences, USUAL[kind], *(subject.hints[name] for name in (kind, "") if name in subject.hints)])
 
 
 def at_levels(subject: Subject, where: Sequence[int], levels: Sequence[Level] | None = None) -> str:
-    """«At σ/α = 0.02 and 0.0632», or «At every noise level»; nothing for none."""
+    """«At σ/α = 0.02 and 0.0632», or «At every noise level»; empty if `where` is empty."""
     levels = subject.levels if levels is None else levels
     if len(where) == len(levels) > 1:
         return "At every noise level"

@@ -12,7 +12,18 @@ from matplotlib.mathtext import MathTextParser
 from diffusion import perturb
 from experiments.commands import verify
 from experiments.verification import registry
-from experiments.verification.registry import Identity, Measured, Row, Setting, identities, identity, run
+from experiments.verification.registry import (
+    Identity,
+    Measured,
+    OffBy,
+    Row,
+    Setting,
+    Within,
+    WithinChance,
+    identities,
+    identity,
+    run,
+)
 from experiments.verification.report import page
 from experiments.verification.report.html import equation, table_page
 from experiments.verification.report.plots import draw
@@ -48,7 +59,7 @@ def test_its_error_floor_is_as_stated(one):
 @pytest.mark.parametrize("one", STATISTICAL, ids=[one.name for one in STATISTICAL])
 def test_a_statistical_identity_detects_the_error_that_it_says(one):
     """Its power: the seeded error is seen, so that it does not pass for want of samples."""
-    assert run(one, Setting(seeded=one.detects)).measured.error > one.tolerance
+    assert run(one, Setting(seeded=one.detects)).measured.error > one.bound.tolerance
 
 
 @pytest.mark.parametrize("dim", [1, 2, 8])
@@ -65,10 +76,10 @@ def test_every_row_says_what_it_is(one):
         assert callable(function)
         assert page.public_name(function).startswith(("diffusion.", "samplers."))
     assert one.functions
-    assert all((one.title, one.compared, one.oracle, one.source, one.why))
+    assert all((one.title, one.compared, one.oracle, one.source, one.bound.why))
     assert re.fullmatch(r"N?\d+[a-h]?", one.row)
     assert not one.test or (ROOT / one.test).exists()
-    assert one.tolerance > 0
+    assert one.bound.tolerance > 0
 
 
 def test_all_rows_of_the_list_are_there():
@@ -87,19 +98,19 @@ def test_the_page_of_equations_is_that_of_the_table():
 
 
 def made(**facts):
-    told = {
-        **{
-            "row": "99",
-            "name": "made-up",
-            "topics": ("none",),
-            "title": "t",
-            "latex": "x = y",
-            "compared": "c",
-            "oracle": "o",
-        },
-        **{"source": "arXiv:1234.56789", "tolerance": 1e-12, "why": "w", "functions": (perturb,)},
+    given = {
+        "row": "99",
+        "name": "made-up",
+        "topics": ("none",),
+        "title": "t",
+        "latex": "x = y",
+        "compared": "c",
+        "oracle": "o",
+        "source": "arXiv:1234.56789",
+        "bound": Within(1e-12, "w"),
+        "functions": (perturb,),
     }
-    return Identity(**{**told, **facts})
+    return Identity(**given | facts)
 
 
 def test_what_fails_is_said_and_the_status_is_1(run_command, monkeypatch, tmp_path):
@@ -113,8 +124,8 @@ def test_what_fails_is_said_and_the_status_is_1(run_command, monkeypatch, tmp_pa
         made(measure=lambda setting: Measured(2e-12), name="bad"),
         made(measure=lambda setting: Measured(float("nan")), name="lost"),
         made(measure=broken, name="broken"),
-        made(measure=lambda setting: Measured(0.5), name="untrue", kind="false", tolerance=0.1),
-        made(measure=lambda setting: Measured(0.05), name="true-after-all", kind="false", tolerance=0.1),
+        made(measure=lambda setting: Measured(0.5), name="untrue", bound=OffBy(0.1, "w")),
+        made(measure=lambda setting: Measured(0.05), name="true-after-all", bound=OffBy(0.1, "w")),
     ]
     monkeypatch.setattr(verify, "applicable", lambda setting: rows)
     monkeypatch.setattr(verify, "identities", lambda: rows)
@@ -192,12 +203,23 @@ def test_a_topic_a_name_and_a_number_choose(run_command):
 
 
 def test_a_row_that_is_taken_or_without_power_is_refused():
-    facts = {key: value for key, value in vars(made(measure=None)).items() if key != "measure"}
+    facts = {key: value for key, value in vars(made(measure=None)).items() if key not in ("name", "measure")}
+
+    def made_up(setting):
+        return Measured(0.0)
+
     with pytest.raises(ValueError, match="is there already"):
-        identity(**facts | {"row": "23b"})(lambda setting: Measured(0.0))
-    with pytest.raises(ValueError, match="say which error it detects"):
-        identity(**facts | {"kind": "statistical"})(lambda setting: Measured(0.0))
+        identity(**facts | {"row": "23b"})(made_up)
+    with pytest.raises(TypeError, match="detects"):
+        WithinChance("4 standard errors")
     assert "made-up" not in registry._REGISTRY
+
+
+def test_a_row_without_a_test_file_takes_the_one_that_mirrors_its_first_function():
+    found = {one.name: one.test for one in ALL}
+    assert found["posterior"] == "tests/diffusion/test_process.py"  # of diffusion/process.py
+    assert found["mean-of-conditional-scores"] == ""  # said to have none
+    assert registry._mirrored_test("samplers.no_such_module") == ""
 
 
 def test_one_nan_of_several_errors_is_the_largest():
