@@ -24,7 +24,7 @@ from samplers import (
 )
 
 KEY, SHAPE = jax.random.key(0), (6, 8)
-SAMPLERS = [DDIM(), Heun(), Ancestral(), EulerMaruyama(), Restart(intervals=(Interval(0.1, 1.0),))]
+SAMPLERS = [DDIM(), Heun(), Ancestral(), EulerMaruyama(), Restart(DDIM(), (Interval(0.1, 1.0),))]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: type(sampler).__name__)
