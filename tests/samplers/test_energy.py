@@ -1,5 +1,7 @@
 """Samples of an energy: what each kernel's bias is, the ladder of temperatures, the jump, one compilation."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,43 +34,53 @@ def test_the_bias_of_langevin_dynamics_is_there_and_metropolis_removes_it(kernel
         assert np.all((found.acceptance > 0.3) & (found.acceptance < 0.98))
 
 
+JUMP = 0.4
+PSI = exact_potential(LAW, JUMP)
+
+
+@functools.partial(jax.jit, static_argnames="kernel")
+def tempered_step(kernel, keys, i, y, temperature, size):
+    """(x, accepted) of one step, written out."""
+    draws, eta = keys_lib.fold(keys, i), size * temperature
+
+    def tempered(z):
+        return PSI(z) / JUMP**2 / temperature
+
+    if kernel == "langevin":
+        gradient = jax.grad(lambda z: jnp.sum(tempered(z)))(y)
+        return langevin_step(draws, y, gradient, eta), jnp.ones(len(y))
+    step = mala_step(draws, y, tempered, eta) if kernel == "mala" else hmc_step(draws, y, tempered, eta**0.5, 4)
+    return step.x, step.accepted
+
+
 @pytest.mark.parametrize("kernel", ["langevin", "mala", "hmc"])
 def test_a_run_is_its_steps_on_a_tempered_law(kernel, x64):
     """p^{1/T} with η T, step by step, then x + σ_0² ∇ln p, which is the denoiser's answer."""
-    temperatures, sizes, jump = np.asarray([3.0, 1.5, 1.0]), np.asarray([0.3, 0.2, 0.1]), 0.4
-    psi = exact_potential(LAW, jump)
+    temperatures, sizes = np.asarray([3.0, 1.5, 1.0]), np.asarray([0.3, 0.2, 0.1])
     x = jnp.asarray(np.random.default_rng(0).normal(size=(50, 2)))
     keys = keys_lib.as_keys(jax.random.key(2), 50)
     rates, y = [], x
     for i, (temperature, size) in enumerate(zip(temperatures, sizes, strict=True)):
-        draws, eta = keys_lib.fold(keys, i), size * temperature
-
-        def tempered(z, temperature=temperature):
-            return psi(z) / jump**2 / temperature
-
-        if kernel == "langevin":
-            y = langevin_step(draws, y, jax.grad(lambda z, f=tempered: jnp.sum(f(z)))(y), eta)
-            rates.append(1.0)
-            continue
-        step = mala_step(draws, y, tempered, eta) if kernel == "mala" else hmc_step(draws, y, tempered, eta**0.5, 4)
-        y = step.x
-        rates.append(np.mean(np.asarray(step.accepted)))
+        y, accepted = tempered_step(kernel, keys, i, y, temperature, size)
+        rates.append(np.mean(np.asarray(accepted)))
     settings = {"kernel": kernel, "temperatures": temperatures, "size": sizes, "leapfrogs": 4}
-    found = sample_energy(jax.random.key(2), log_density(psi, jump), x, jump=jump, **settings)
-    np.testing.assert_allclose(found.x, residual_denoiser(psi)(y, 0.0), rtol=1e-9)
+    found = sample_energy(jax.random.key(2), log_density(PSI, JUMP), x, jump=JUMP, **settings)
+    np.testing.assert_allclose(found.x, jax.jit(residual_denoiser(PSI))(y, 0.0), rtol=1e-9)
     np.testing.assert_allclose(found.acceptance, rates, rtol=1e-12)
-    bare = sample_energy(jax.random.key(2), log_density(psi, jump), x, **settings)
+    bare = sample_energy(jax.random.key(2), log_density(PSI, JUMP), x, **settings)
     np.testing.assert_allclose(bare.x, y, rtol=1e-9)
 
 
 def test_a_sample_is_its_own_whatever_the_batch():
-    x = jnp.asarray(np.random.default_rng(1).normal(size=(6, 2)), jnp.float32)
+    x = np.random.default_rng(1).normal(size=(6, 2)).astype(np.float32)
     settings = {"kernel": "hmc", "temperatures": cooling(5.0, 4), "size": 0.2, "leapfrogs": 2}
-    whole = sample_energy(jax.random.key(3), log_p, x, **settings).x
-    part = sample_energy(jax.random.key(3), log_p, x[2:4], ids=jnp.asarray([2, 3]), **settings).x
-    np.testing.assert_allclose(part, whole[2:4], rtol=1e-5)
-    other = sample_energy(jax.random.key(3), log_p, x[2:4], **settings).x
-    assert float(jnp.abs(other - whole[2:4]).min()) > 1e-4
+
+    def run(x, ids=None):
+        return np.asarray(sample_energy(jax.random.key(3), log_p, jnp.asarray(x), ids=ids, **settings).x)
+
+    whole = run(x)
+    np.testing.assert_allclose(run(x[2:4], jnp.asarray([2, 3])), whole[2:4], rtol=1e-5)
+    assert np.abs(run(x[2:4]) - whole[2:4]).min() > 1e-4
 
 
 def test_new_weights_sizes_and_temperatures_are_no_new_program():

@@ -15,12 +15,12 @@ STEPS = (80, 160, 320)
 @pytest.mark.parametrize("sampler", [DDIM(), Heun(), DPMSolverSinglestep(order=3)], ids=lambda s: type(s).__name__)
 def test_the_round_trip_closes_at_the_samplers_order(sampler, x64):
     process, denoise, _, x = problem("VP", 1)
-    gaps = []
+    finest, gaps = grid_of(process, STEPS[-1]), []
     for steps in STEPS:
-        grid = grid_of(process, steps)
+        grid = finest[:: STEPS[-1] // steps]
         latent = invert(process, denoise, x, sampler, grid)
         back = sample(jax.random.key(0), process, denoise, sampler, grid, x.shape, x_init=latent).x
-        gaps.append(float(jnp.sqrt(jnp.mean((back - x) ** 2))))
+        gaps.append(float(np.sqrt(np.mean((np.asarray(back) - np.asarray(x)) ** 2))))
     assert observed_order(STEPS, gaps) > sampler.order - 0.15, gaps
 
 

@@ -7,25 +7,24 @@ import pytest
 from diffusion import EDM, VE, VP, Betas, Process, StudentT
 from diffusion.oracles import GaussianLaw
 from samplers import DDIM, DPMSolverMultistep, Heun, Interval, Restart, karras, sample, uniform_time
+from tests.samplers.programs import chosen
 
 KEY, COUNT = jax.random.key(0), 20_000
 LAW = GaussianLaw.isotropic(np.asarray([0.7]), 0.6)
 
 
-def spread(process, sampler, grid, start_std=None):
-    """(mean, standard deviation) of many samples, from a start of the wrong width if there is one."""
-    x_init = None
-    if start_std is not None:
-        x_init = start_std * jax.random.normal(jax.random.key(2), (COUNT, 1))
+def spread(process, sampler, grid, start_std):
+    """(mean, standard deviation) of many samples, from a start of this width."""
+    x_init = start_std * jax.random.normal(jax.random.key(2), (COUNT, 1))
     x = sample(KEY, process, LAW.denoiser(process), sampler, grid, (COUNT, 1), x_init=x_init).x
     return float(x.mean()), float(x.std())
 
 
 @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=lambda s: type(s).__name__)
 def test_the_law_is_kept(schedule):
-    process = Process(schedule)
+    process = chosen(schedule)
     sampler = Restart(intervals=(Interval(0.3, 2.0, repeats=3, steps=12),))
-    mean, std = spread(process, sampler, karras(process, 24))
+    mean, std = spread(process, sampler, karras(process, 24), float(schedule.sigma(schedule.t_max)))
     # Four standard errors of a mean and of a standard deviation, and the solver's own error.
     assert abs(mean - 0.7) < 4 * 0.6 / np.sqrt(COUNT) + 0.005
     assert abs(std - 0.6) < 4 * 0.6 / np.sqrt(2 * COUNT) + 0.005
@@ -36,7 +35,7 @@ def test_errors_from_above_are_forgotten():
 
     On x ~ N(m, v) the flow down from σ² keeps a fraction v/(v + σ²) of the variance's error, and going up adds none.
     """
-    process, grid = Process(EDM()), karras(Process(EDM()), 24)
+    process, grid = chosen(EDM()), karras(Process(EDM()), 24)
     plain = spread(process, Heun(), grid, start_std=40.0)[1]
     once = spread(process, Restart(intervals=(Interval(0.1, 1.0, repeats=1, steps=12),)), grid, start_std=40.0)[1]
     thrice = spread(process, Restart(intervals=(Interval(0.1, 1.0, repeats=3, steps=12),)), grid, start_std=40.0)[1]
@@ -55,7 +54,7 @@ def test_intervals_that_end_at_one_step_draw_their_own_noise():
     """
     process, grid = Process(EDM()), karras(Process(EDM()), 24)
     twice = (Interval(0.3, 2.0, repeats=1, steps=12), Interval(0.3, 2.0, repeats=1, steps=12))
-    std = spread(process, Restart(intervals=twice), grid)[1]
+    std = spread(process, Restart(intervals=twice), grid, 80.0)[1]
     assert abs(std - 0.6) < 4 * 0.6 / np.sqrt(2 * COUNT) + 0.005
 
 
@@ -99,21 +98,24 @@ def test_intervals_that_the_grid_does_not_reach_are_refused(interval, words):
         sample(KEY, process, LAW.denoiser(process), Restart(intervals=(interval,)), karras(process, 6), (1, 1))
 
 
-@pytest.mark.parametrize("schedule", [VE(), VP(), EDM()], ids=lambda s: type(s).__name__)
+CALLS, ENDS = [], (VE(), VP(), EDM())
+
+
+def counted(x, t):
+    jax.debug.callback(lambda: CALLS.append(1))
+    return 0.5 * x
+
+
+@pytest.mark.parametrize("schedule", ENDS, ids=lambda s: type(s).__name__)
 def test_an_interval_may_end_at_the_grid_s_last_level(schedule):
     """Where float32 lands just above what float64 has found."""
-    calls, process = [], Process(schedule)
-    grid = karras(process, 6)
-    low = float(np.exp(-0.5 * np.asarray(process.schedule.log_snr(grid[-2]))))
-
-    def counted(x, t):
-        jax.debug.callback(lambda: calls.append(1))
-        return 0.5 * x
-
+    process, grid = chosen(schedule, ENDS), karras(Process(schedule), 6)
+    low = float(np.exp(-0.5 * np.asarray(schedule.log_snr(grid[-2]))))
+    CALLS.clear()
     result = sample(KEY, process, counted, Restart(DDIM(), (Interval(low, 20 * low, 1, 2),)), grid, (1, 1))
     result.x.block_until_ready()
     jax.effects_barrier()
-    assert len(calls) == result.nfe == 8
+    assert len(CALLS) == result.nfe == 8
 
 
 def test_a_stochastic_sampler_inside_is_refused():

@@ -1,5 +1,7 @@
 """Stochastic samplers end in the oracle's marginal, with error bars; and on Gaussians without any."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,9 @@ from diffusion import EDM, VP, Betas, Process, RectifiedFlow
 from diffusion import keys as keys_lib
 from diffusion.ddpm.reverse_steps import FixedLarge, Optimal
 from diffusion.oracles import GaussianLaw
+from diffusion.oracles.examples import line
 from samplers import DDIM, ERSDE, Ancestral, DPMSolverMultistep, EulerMaruyama, Heun, sample, uniform_time
+from tests.samplers.programs import chosen
 
 COUNT, STEPS = 10_000, 160
 SAMPLERS = {
@@ -29,15 +33,21 @@ TESTS = {
 }
 
 
-def standardised_gaps(mixture, process, sampler, grid):
+@functools.cache
+def exact_values(schedule, s):
+    """The test functions at independent exact draws."""
+    drawn = line().sample_marginal(jax.random.key(3), Process(schedule), 20 * COUNT, s)
+    return {name: function(np.asarray(drawn, np.float64)) for name, function in TESTS.items()}
+
+
+def standardised_gaps(mixture, schedule, sampler, grid):
     """(sampled − exact)/standard error for each test function, the exact value from independent exact draws."""
-    t, s = grid[0], grid[-1]
-    start = mixture.sample_marginal(jax.random.key(1), process, COUNT, t)
+    process = chosen(schedule)
+    start = mixture.sample_marginal(jax.random.key(1), Process(schedule), COUNT, grid[0])
     end = sample(jax.random.key(2), process, mixture.denoiser(process), sampler, grid, start.shape, x_init=start).x
-    exact = mixture.sample_marginal(jax.random.key(3), process, 20 * COUNT, s)
     gaps = {}
     for name, function in TESTS.items():
-        drawn, true = function(np.asarray(end, np.float64)), function(np.asarray(exact, np.float64))
+        drawn, true = function(np.asarray(end, np.float64)), exact_values(schedule, float(grid[-1]))[name]
         error = np.sqrt(drawn.var() / drawn.size + true.var() / true.size)
         gaps[name] = float((drawn.mean() - true.mean()) / error)
     return gaps
@@ -49,18 +59,16 @@ CASES = [(name, VP()) for name in SAMPLERS] + [("euler-maruyama", EDM()), ("heun
 @pytest.mark.parametrize(("name", "schedule"), CASES, ids=[f"{n}-{type(s).__name__}" for n, s in CASES])
 def test_marginals_are_the_oracles(name, schedule, mixture, log_snr_grid):
     """Four test functions at 4 standard errors; the grid is fine enough for the bias to be a fraction of one."""
-    process = Process(schedule)
-    grid = log_snr_grid(process, STEPS, high=5.0, low=0.1)
-    gaps = standardised_gaps(mixture, process, SAMPLERS[name], grid)
+    grid = log_snr_grid(Process(schedule), STEPS, high=5.0, low=0.1)
+    gaps = standardised_gaps(mixture, schedule, SAMPLERS[name], grid)
     assert max(abs(gap) for gap in gaps.values()) < 4, gaps
 
 
 def test_the_marginal_test_sees_a_wrong_noise_level(mixture, log_snr_grid):
     """Power: churn with 10% too much noise is out by more than 4 standard errors."""
-    process = Process(EDM())
-    grid = log_snr_grid(process, STEPS, high=5.0, low=0.1)
+    grid = log_snr_grid(Process(EDM()), STEPS, high=5.0, low=0.1)
     wrong = Heun(S_churn=40.0, S_min=0.05, S_max=5.0, S_noise=1.1)
-    assert max(abs(gap) for gap in standardised_gaps(mixture, process, wrong, grid).values()) > 4
+    assert max(abs(gap) for gap in standardised_gaps(mixture, EDM(), wrong, grid).values()) > 4
 
 
 @pytest.mark.parametrize("schedule", [VP(), RectifiedFlow(), Betas.linear(64)], ids=lambda s: type(s).__name__)
@@ -70,10 +78,10 @@ def test_an_isotropic_gaussian_chain_is_exact_at_any_length(schedule, steps, x64
 
     Every step is linear, x_s = k x_t + n: the mean factor and the noise are read off, and their law propagated.
     """
-    process, std = Process(schedule), 0.6
+    process, std = chosen(schedule), 0.6
     law = GaussianLaw.isotropic(np.zeros(1), std)
     grid = uniform_time(process, steps + 1)[:-1]
-    alpha, sigma = np.asarray(process.alpha(grid)), np.asarray(process.sigma(grid))
+    alpha, sigma = np.asarray(schedule.alpha(grid)), np.asarray(schedule.sigma(grid))
     marginal = alpha**2 * std**2 + sigma**2
     rising = grid[::-1]
     covariances = (std**2 * sigma**2 / marginal)[::-1]
@@ -114,7 +122,7 @@ def test_er_sde_integrates_its_polynomial_exactly(x64):
     sampler, process = ERSDE(order=3, offset=2.0), Process(EDM())
     nodes, end = np.asarray([1.3, 2.1, 3.8]), 0.7
     weights = np.asarray(
-        sampler.coefficients(
+        jax.jit(sampler.coefficients)(
             process, jnp.asarray(nodes[0]), jnp.asarray(end), jnp.asarray(-np.log(nodes)), jnp.ones(3, bool)
         )
     )
@@ -136,9 +144,9 @@ def test_the_published_3m_is_exact_for_lines_only(x64):
     process, used = Process(EDM()), jnp.ones(3, bool)
     nodes, end = np.asarray([0.0, -0.4, -1.1]), 0.6
     t, s = (jnp.asarray(np.exp(-half)) for half in (nodes[0], end))
+    solvers = [DPMSolverMultistep(order=3, published=flag) for flag in (False, True)]
     exact, published = (
-        np.asarray(DPMSolverMultistep(order=3, published=flag).coefficients(process, t, s, jnp.asarray(nodes), used))
-        for flag in (False, True)
+        np.asarray(jax.jit(solver.coefficients)(process, t, s, jnp.asarray(nodes), used)) for solver in solvers
     )
     for k in range(2):
         integral = scipy.integrate.quad(lambda u, k=k: u**k * np.exp(u - end), 0.0, end)[0]

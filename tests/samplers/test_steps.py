@@ -36,12 +36,12 @@ def x(x64):
 def test_ddim_noise_is_eta_times_the_posteriors(x):
     """Song et al. 2021, eq. 16, at an η that is not its own square."""
     process, eta, t, s = Process(VP()), 0.5, 0.6, 0.3
-    x_0 = bent(x, t)
-    eps = (x - process.alpha(t) * x_0) / process.sigma(t)
-    std = eta * jnp.sqrt(posterior_coefficients(process, s, t)[2])
-    expected = (
-        process.alpha(s) * x_0 + jnp.sqrt(process.sigma(s) ** 2 - std**2) * eps + std * noise_of_first_step(x.shape)
-    )
+    times = np.asarray([t, s])
+    alpha, sigma = np.asarray(process.alpha(times)), np.asarray(process.sigma(times))
+    x_0, noise = np.asarray(bent(x, t)), np.asarray(noise_of_first_step(x.shape))
+    eps = (np.asarray(x) - alpha[0] * x_0) / sigma[0]
+    std = eta * np.sqrt(float(jax.jit(posterior_coefficients)(process, s, t)[2]))
+    expected = alpha[1] * x_0 + np.sqrt(sigma[1] ** 2 - std**2) * eps + std * noise
     np.testing.assert_allclose(one_step(process, DDIM(eta=eta), t, s, x), expected, rtol=1e-11)
 
 
@@ -127,11 +127,11 @@ def test_gradients_in_the_hyper_parameters_are_right(x64):
         b = sample(KEY, process, bent, Heun(S_churn=0.5, S_noise=s_noise), grid, (2, 1)).x
         return jnp.sum(a**2 + b**2)
 
+    both = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
     point, h = (0.5, 15.0, 1.1), 1e-5
-    gradients = jax.grad(total, argnums=(0, 1, 2))(*point)
-    for i, gradient in enumerate(gradients):
-        up, down = ([v + sign * h * (i == j) for j, v in enumerate(point)] for sign in (1, -1))
-        np.testing.assert_allclose(gradient, (total(*up) - total(*down)) / (2 * h), rtol=1e-6)
+    for i, gradient in enumerate(both(*point)[1]):
+        up, down = (both(*(v + sign * h * (i == j) for j, v in enumerate(point)))[0] for sign in (1, -1))
+        np.testing.assert_allclose(gradient, (float(up) - float(down)) / (2 * h), rtol=1e-6)
 
 
 def test_a_denoiser_may_answer_in_bfloat16():
