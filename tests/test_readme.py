@@ -33,6 +33,7 @@ QUICK = {
         "import UNetConfig": "import MLPConfig, UNetConfig",
         "blocks=1)": "blocks=1) and MLPConfig(hidden=8, layers=1)",
     },
+    "docs/core.md": {"UniPC(), 8, shape=(64, 2))": "UniPC(), 8, shape=(64, 2), rounds=2)"},
 }
 """What a page's code is changed to before it runs: few steps, and a network that compiles at once."""
 OWN_PARTS = "docs/plugins.md"

@@ -186,36 +186,16 @@ def test_the_energy_of_a_run_is_of_its_own_denoiser():
 
 
 @pytest.fixture(scope="module")
-def train(run_command, tmp_path_factory):
-    """Train a small network on digits; returns the folder."""
-
-    def run(name, *flags):
-        folder = tmp_path_factory.mktemp("runs") / name
-        outcome = run_command(
-            *("train", "--preset", "digits-ddpm", "--outdir", folder, "--quiet", "--schedule", "edm"),
-            *("--sampling.sampler", "heun", "--network", "mlp", "--network.hidden", "32", "--network.layers", "1"),
-            *("--training.validate-every", "0", "--optimizer.learning-rate", "0.01", "--optimizer.warmup-steps", "0"),
-            *("--ema.decays", "0.9", *flags),
-        )
-        assert outcome.status == 0, outcome.err
-        return folder
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def energy_run(train):
+def energy_run(trained):
     """The folder of a tiny energy of digits."""
-    return train(
-        *("energy", "--conservative", "--preconditioning.kind", "residual", "--weighting", "snr"),
-        *("--times", "log-uniform", "--times.low", "0.2", "--times.high", "1.5", "--training.steps", "60"),
+    return trained(
+        *("energy", "--preset", "digits-ddpm", "--schedule", "edm", "--sampling.sampler", "heun"),
+        *("--network", "mlp", "--network.hidden", "32", "--network.layers", "1", "--ema.decays", "0.9"),
+        *("--training.steps", "60", "--training.validate-every", "0"),
+        *("--optimizer.learning-rate", "0.01", "--optimizer.warmup-steps", "0"),
+        *("--conservative", "--preconditioning.kind", "residual", "--weighting", "snr"),
+        *("--times", "log-uniform", "--times.low", "0.2", "--times.high", "1.5"),
     )
-
-
-@pytest.fixture(scope="module")
-def plain_run(train):
-    """The folder of a denoiser without an energy."""
-    return train("plain", "--training.steps", "1")
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +259,7 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
     value, _ = draw("c", "--kernel", "hmc", "--seeds", "0", "--leapfrogs", "2", "--temperature", "1")
     assert (value["leapfrogs"], value["nfe"], value["temperature"]) == (2, 20, 1.0)
     stuck = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--outdir", tmp_path, "--kernel", "mala")
+    stuck += ("--seeds", "0-4")
     assert run_command(*stuck).err == ""
     assert "--temperature 57 is above 56.25, the highest" in run_command(*stuck, "--temperature", "57").err
     # A potential a thousand times as steep, in which steps of 0.3 are far too long.
@@ -309,8 +290,8 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
         (("sample", "--run", "ENERGY", "--kernel", "mala", "--guidance", "2"), "--guidance"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_sentence(run_command, energy_run, plain_run, arguments, words):
-    places = {"PLAIN": plain_run, "ENERGY": energy_run}
+def test_what_cannot_be_done_is_refused_in_one_sentence(run_command, energy_run, tiny_run, arguments, words):
+    places = {"PLAIN": tiny_run, "ENERGY": energy_run}
     outcome = run_command(*(places.get(argument, argument) for argument in arguments))
     assert outcome.status == 2
     assert words in outcome.err
