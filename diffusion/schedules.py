@@ -59,10 +59,16 @@ class Schedule:
         float64 on the host, where 0 means 0 to rounding, cos(π/2) = 6e-17; a schedule that knows the answer may
         override this and return it.
         """
-        return self.is_noise_at(self.t_max)
+        return self._rounds_to_noise(self.t_max)
 
     def is_noise_at(self, t: Times) -> bool:
-        """Whether α(t)/σ(t) = 0, to the rounding of float64, for one concrete time t."""
+        """Whether α(t)/σ(t) = 0, to the rounding of float64, for one concrete time t.
+
+        False for a schedule that does not end in noise, however small its α.
+        """
+        return self.ends_in_noise and self._rounds_to_noise(t)
+
+    def _rounds_to_noise(self, t: Times) -> bool:
         with host_float64():
             return bool(self.alpha(t) <= np.finfo(np.float64).eps * self.sigma(t))
 

@@ -62,6 +62,10 @@ class Shifted(Schedule):
         """Whether the schedule does: c is neither 0 nor infinite."""
         return self.schedule.ends_in_noise
 
+    def is_noise_at(self, t: Times) -> bool:
+        """Whether the schedule is."""
+        return self.schedule.is_noise_at(t)
+
     def log_alpha(self, t: Times) -> Float[Array, "..."]:
         """ln α + ln c."""
         return self.schedule.log_alpha(t) + self._log_scale(t)

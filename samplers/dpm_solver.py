@@ -119,14 +119,13 @@ def _data_weights(
     if len(nodes) == 1:
         return total[None]
     # 2M, algorithm 2: r = h₋/h and D = (1 + 1/2r) x̂_0 − (1/2r) x̂_0₋; in the first step there is no x̂_0₋, and D = x̂_0.
-    h_before = growth * (nodes[0] - nodes[1])
-    r = jnp.where(used[1], h_before / h, jnp.inf)
-    two = total * jnp.stack([1 + 1 / (2 * r), -1 / (2 * r)])
+    h_before = jnp.where(used[1], growth * (nodes[0] - nodes[1]), 1.0)
+    half_over_r = jnp.where(used[1], 0.5 * h / h_before, 0.0)  # in this order: another would round otherwise
+    two = total * jnp.stack([1 + half_over_r, -half_over_r])
     if len(nodes) == 2:
         return two
     if published:
-        past, before = (jnp.where(used[k], growth * (nodes[k - 1] - nodes[k]), 1.0) for k in (1, 2))
-        more = _published_3m(h, past, before)
+        more = _published_3m(h, h_before, jnp.where(used[2], growth * (nodes[1] - nodes[2]), 1.0))
     else:
         more = integral_weights(process, "x0", "log-snr", t, s, nodes, used, growth)
     return jnp.where(used[2], more, jnp.pad(two, (0, len(nodes) - 2)))

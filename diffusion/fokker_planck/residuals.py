@@ -124,7 +124,7 @@ def continuity_residual(
     method: Divergence | None = None,
     key: Key[Array, ""] | None = None,
 ) -> DivergenceEstimate:
-    """∂_t ℓ + ∇·u + u·∇ℓ at (x, t): 0 if the ODE dx/dt = u moves exp(ℓ), for any noise. Arguments as there."""
+    """∂_t ℓ + ∇·u + u·∇ℓ at (x, t): 0 if the ODE dx/dt = u moves exp(ℓ). Any noise; as `log_density_residual`."""
     change = _time_derivative(log_density, x, t)
     slope = gradient(log_density)(x, t)
     found = _divergence(lambda y: flow(y, t), x, method, key)

@@ -20,7 +20,7 @@ def space(dim: int = 8) -> GaussianMixture:
 
 
 def mixture(dim: int) -> GaussianMixture:
-    """Three unequal humps in `dim` dimensions that overlap: their means are about √3 long, however many there are."""
+    """Three unequal humps in `dim` dimensions that overlap: their means are about √3 long, and √dim below three."""
     return _three_humps(dim, np.sqrt(max(dim, 3) / 3))
 
 

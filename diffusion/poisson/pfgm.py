@@ -84,7 +84,7 @@ class SmallZ:
         v_z = −√N z/(√(ρ² + z²) + γ),   ρ = γ n/(1 − n),   n = |v_x|/√N
 
     the v_z of a field of length √(ρ² + z²). The published ODE needs it, since its network does not resolve z there.
-    Where n >= 0.999, which no field reaches, the network's v_z stays. The formula takes |Ê_x| to be |Ê|, an error of
+    Where n >= 0.999, which no field reaches, the network's v_z stays. The formula takes |Ê| to be |Ê_x|, an error of
     the order z²/ρ²: for an exact or unbiased field it only does harm.
     """
 

@@ -79,6 +79,7 @@ class Course:
         self._state, self._step = state, step
         self._pending: deque[tuple[int, jax.Array]] = deque()
         self._signum, self._held_out_loss = 0, None
+        self._divergence: DivergedError | None = None
 
     def steps(self) -> Generator[Step, None, TrainResult]:
         """Advance until the last step or a signal; gives every step, and in the end returns how the run ended.
@@ -129,7 +130,8 @@ class Course:
             if self._stopped:  # as a save in the body has found out
                 step.save()
         except GeneratorExit:
-            if jax.process_count() == 1:  # several processes would wait for one another
+            # Several processes would wait for one another.
+            if jax.process_count() == 1 and self._divergence is None:
                 step.save()
             raise
         finally:
@@ -144,15 +146,18 @@ class Course:
     def _collect(self, leave: int) -> None:
         """Fetch and record the reports of all dispatches but the last `leave`, and the signal that they tell of.
 
-        Raises DivergedError for the first step that was not finite.
+        Raises DivergedError for the first step that was not finite, again and again: no state after it may be saved.
         """
+        if self._divergence is not None:
+            raise self._divergence
         while len(self._pending) > leave:
             first, report = self._pending.popleft()
             for step, row in enumerate(np.asarray(report).tolist(), first + 1):
                 record = StepRecord(*row[:-1])
                 self._signum = self._signum or int(row[-1])
                 if not record.finite:
-                    raise self._diverged(step, record)
+                    self._divergence = self._diverged(step, record)
+                    raise self._divergence
                 self._with.recorder.record(step, record)
 
     def _diverged(self, step: int, record: StepRecord) -> DivergedError:

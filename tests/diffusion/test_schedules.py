@@ -180,7 +180,8 @@ EVERY = [*CONTINUOUS, Betas.linear(100), Betas.cosine(100), Shifted(Cosine(), 4.
 
 @pytest.mark.parametrize("schedule", EVERY, ids=name)
 def test_a_schedule_that_says_where_it_ends_says_what_its_functions_do(schedule):
-    derived = schedule.is_noise_at(schedule.t_max)
+    derived = Schedule._rounds_to_noise(schedule, schedule.t_max)
+    assert schedule.is_noise_at(schedule.t_max) == derived
     assert schedule.ends_in_noise == derived == (schedule in (Cosine(), RectifiedFlow(), Shifted(Cosine(), 4.0)))
     assert schedule.discrete == isinstance(schedule, Betas)
 
@@ -188,6 +189,16 @@ def test_a_schedule_that_says_where_it_ends_says_what_its_functions_do(schedule)
 def test_the_end_of_a_users_schedule_is_derived():
     for schedule in (*ENDLESS, Shifted(Parabola(), 4.0), Shifted(RoundedCosine(), 0.01)):
         assert schedule.ends_in_noise, schedule
+        assert schedule.is_noise_at(schedule.t_max), schedule
+        assert not schedule.is_noise_at(0.99 * schedule.t_max), schedule
         assert not schedule.discrete
     assert not ShortOfNoise().ends_in_noise
     assert Betas(np.append(Betas.linear(9).log_alphas, -np.inf)).ends_in_noise
+
+
+@pytest.mark.parametrize("schedule", [VP(0.1, 200.0), SubVP(0.1, 200.0), Shifted(VP(0.1, 200.0), 4.0)], ids=name)
+def test_a_tiny_alpha_is_not_noise_where_the_schedule_says_so(schedule):
+    """α = e^{−50} is below the rounding of σ = 1, and g is finite all the same."""
+    assert Schedule._rounds_to_noise(schedule, 1.0)
+    assert not schedule.ends_in_noise
+    assert not schedule.is_noise_at(1.0)

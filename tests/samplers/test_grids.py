@@ -119,7 +119,10 @@ def test_a_named_grid_starts_where_the_sampler_can(name):
     grid = make_grid(process, sampler, name, 6)
     assert grid[0] == pytest.approx(0.999)
     sampler.check(process, grid)
-    assert make_grid(Process(VP()), sampler, "quadratic", 6)[0] == 1.0
+    for schedule in (VP(), VP(0.1, 200.0)):  # e^{−50} is not 0, and β is finite
+        grid = make_grid(Process(schedule), sampler, "quadratic", 6)
+        assert grid[0] == 1.0
+        sampler.check(Process(schedule), grid)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 50])

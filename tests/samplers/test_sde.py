@@ -14,6 +14,7 @@ from diffusion.ddpm.reverse_steps import FixedLarge, Optimal
 from diffusion.oracles import GaussianLaw
 from diffusion.oracles.examples import line
 from samplers import DDIM, ERSDE, Ancestral, DPMSolverMultistep, EulerMaruyama, Heun, sample, uniform_time
+from samplers.exponential import half_log_snr
 from tests.samplers.programs import chosen
 
 COUNT, STEPS = 10_000, 160
@@ -154,3 +155,18 @@ def test_the_published_3m_is_exact_for_lines_only(x64):
     square = scipy.integrate.quad(lambda u: u**2 * np.exp(u - end), 0.0, end)[0]
     np.testing.assert_allclose(exact @ nodes**2, square, rtol=1e-9)
     assert abs(published @ nodes**2 - square) > 0.1 * square
+
+
+def test_the_weights_of_2m_are_rounded_as_ever():
+    """(1 + h/2h₋) and −h/2h₋ in float32, ½h divided by h₋ at once: seeds give the same samples to the bit."""
+    process, draws = Process(EDM()), np.random.default_rng(0)
+    lengths, gaps = draws.uniform(0.1, 1.1, (2, 200)).astype(np.float32)
+    here = jnp.zeros(200)
+    t, s = jnp.exp(-here), jnp.exp(-lengths)
+    nodes = jnp.stack([here, -jnp.asarray(gaps)], axis=1)
+    weights = jax.vmap(lambda *given: DPMSolverMultistep().coefficients(process, *given, jnp.ones(2, bool)))(
+        t, s, nodes
+    )
+    h = half_log_snr(process, s) - half_log_snr(process, t)
+    ratio, total = np.float32(0.5) * np.asarray(h) / gaps, np.asarray(-jnp.expm1(-h))
+    np.testing.assert_array_equal(weights, np.stack([total * (1 + ratio), total * -ratio], axis=1))

@@ -308,3 +308,17 @@ def test_a_loop_that_was_left_after_a_step_that_is_not_finite_saves_nothing(tmp_
         with pytest.raises(DivergedError, match="step 14 is not finite"):
             steps.close()
     assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "checkpoints")] == [10]
+
+
+def test_a_save_that_finds_a_step_not_finite_leaves_nothing_to_go_on_from(tmp_path, monkeypatch):
+    """The state after it remembers that it has diverged, and would never move again."""
+    monkeypatch.setattr(Replicas, "on_cpu", False)
+    data = dataclasses.replace(tiny_data(), batches=Poisoned())
+    with training(tiny_config(training={"steps": 40}), tmp_path, data=data, devices=ONE) as steps:
+        while next(steps).step < 14:
+            pass
+        for _ in range(2):
+            with pytest.raises(DivergedError, match="step 14 is not finite"):
+                steps.last.save()
+        assert not steps.last.is_checkpoint
+    assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "checkpoints")] == [10]
