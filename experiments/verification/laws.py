@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,13 +30,17 @@ PROCESSES: dict[str, tuple[Process, float]] = {
 """The continuous Gaussian processes, each with a time in its middle."""
 
 
-def over_processes(measure: Callable[[Process, float], T | Mapping[str, T]]) -> dict[str, T]:
+@overload
+def over_processes(measure: Callable[[Process, float], Mapping[str, T]]) -> dict[str, T]: ...
+@overload
+def over_processes(measure: Callable[[Process, float], T]) -> dict[str, T]: ...
+def over_processes(measure: Callable[[Process, float], Any]) -> dict[str, Any]:
     """The findings of `measure` for each of `PROCESSES` at its time, by name; of several findings as "what on name".
 
     Functions that `measure` compiles are compiled once for all processes.
     """
     schedules = tuple(process.schedule for process, _ in PROCESSES.values())
-    found: dict[str, T] = {}
+    found: dict[str, Any] = {}
     for place, (name, (_, t)) in enumerate(PROCESSES.items()):
         errors = measure(Process(OneOf(schedules, jnp.asarray(place))), t)
         if isinstance(errors, Mapping):

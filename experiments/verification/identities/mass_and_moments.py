@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,7 +149,7 @@ def _closed_surfaces(setting: Setting) -> Measured:
 )
 def _linear_moments(setting: Setting) -> Measured:
     @jax.jit
-    def moments(process: Process, start: tuple, times: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    def moments(process: Process, start: tuple[Any, Any], times: np.ndarray) -> tuple[jax.Array, jax.Array]:
         drift, variance = process.schedule.drift, process.schedule.diffusion_squared
         found = linear_moments(drift, lambda u: jnp.sqrt(variance(u)), *start, times, steps=12)
         return found.means, found.covariances
