@@ -12,27 +12,33 @@ import pytest
 
 DEAREST = (
     "tests/experiments/verification/test_verify.py",
+    "tests/experiments/runs/test_kept_runs.py",
     "tests/experiments/verification/test_trained.py",
     "tests/experiments/commands/test_cli.py",
-    "tests/samplers/test_sample.py",
     "tests/samplers/test_inverse.py",
-    "tests/experiments/runs/test_kept_runs.py",
+    "tests/test_readme.py",
+    "tests/samplers/test_order.py",
+    "tests/samplers/test_stochastic_order.py",
+    "tests/samplers/test_sample.py",
+    "tests/experiments/interface/test_page.py",
+    "tests/experiments/training/test_processes.py",
+    "tests/experiments/evaluation/plane/test_run.py",
     "tests/experiments/interface/test_run.py",
-    "tests/experiments/training/test_loop.py",
+    "tests/samplers/test_identities.py",
+    "tests/experiments/commands/test_anomaly.py",
     "tests/diffusion/fokker_planck/test_residuals.py",
     "tests/diffusion/likelihood/test_likelihood.py",
-    "tests/samplers/test_stochastic_order.py",
-    "tests/samplers/test_order.py",
     "tests/diffusion/oracles/test_law.py",
-    "tests/test_readme.py",
-    "tests/experiments/training/test_generator.py",
-    "tests/experiments/training/test_processes.py",
+    "tests/samplers/test_guidance.py",
     "tests/samplers/test_adaptive.py",
     "tests/experiments/sampling/test_guidance.py",
-    "tests/experiments/evaluation/plane/test_run.py",
+    "tests/samplers/test_grid_fit.py",
+    "tests/experiments/evaluation/test_features.py",
     "tests/experiments/evaluation/plane/test_density.py",
+    "tests/experiments/training/test_loop.py",
+    "tests/experiments/training/test_generator.py",
 )
-"""The files that take longest, as `--by-kind` prints them, longest first."""
+"""The files that take longest, as `--by-kind` prints them, longest first, as far as it matters."""
 
 
 def dearest_first(items: list[pytest.Item]) -> None:
