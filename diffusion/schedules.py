@@ -62,10 +62,7 @@ class Schedule:
         return self._rounds_to_noise(self.t_max)
 
     def is_noise_at(self, t: Times) -> bool:
-        """Whether α(t)/σ(t) = 0, to the rounding of float64, for one concrete time t.
-
-        False for a schedule that does not end in noise, however small its α.
-        """
+        """Whether α(t)/σ(t) = 0 to float64's rounding, for one concrete t of a schedule that ends in noise."""
         return self.ends_in_noise and self._rounds_to_noise(t)
 
     def _rounds_to_noise(self, t: Times) -> bool:

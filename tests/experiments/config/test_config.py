@@ -13,7 +13,8 @@ from diffusion.networks.configs import DiTConfig, MLPConfig
 from diffusion.prediction import Preconditioning
 from diffusion.score_matching.times import UniformTime
 from diffusion.score_matching.weightings import LikelihoodWeighting, SNRWeighting, VelocityWeighting
-from experiments import commands, presets
+from experiments import presets
+from experiments.commands import train as train_command
 from experiments.commands.train import read
 from experiments.config.checks import check
 from experiments.config.choices import NODES, nodes_of, types_of
@@ -154,9 +155,9 @@ def test_processes_join_before_a_schedule_of_the_users_own_is_asked_anything(mon
         done.append("checked")
         raise UsageError("enough")
 
-    monkeypatch.setattr(commands.train, "check", refuse)
+    monkeypatch.setattr(train_command, "check", refuse)
     with pytest.raises(UsageError, match="enough"):
-        commands.train.run(["--coordinator", "host:1", "--num-processes", "2", "--process-id", "1"])
+        train_command.run(["--coordinator", "host:1", "--num-processes", "2", "--process-id", "1"])
     assert done == [("host:1", 2, 1), "checked"]
 
 
