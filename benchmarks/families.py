@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.runs.load import load_model
 from experiments.sampling import solver
-from experiments.sampling.draw import draw
+from experiments.sampling.drawing import draw
 
 ROWS, COLUMNS = 8, 5
 

@@ -20,7 +20,7 @@ from experiments.data.sources.plane import law_of
 from experiments.pictures.plane import model_picture
 from experiments.runs.load import load_model
 from experiments.sampling import solver
-from experiments.sampling.draw import draw
+from experiments.sampling.drawing import draw
 
 WIDTH = 1100
 """Pixels: three panels of 300 and a colour bar."""

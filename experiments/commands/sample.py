@@ -15,7 +15,7 @@ from experiments.errors import UsageError, warn
 from experiments.pictures.output import write
 from experiments.runs.load import load_model, load_run, run_data
 from experiments.runs.provenance import checkpoint, origin
-from experiments.sampling.draw import draw, gather
+from experiments.sampling.drawing import draw, gather
 from experiments.sampling.guidance import Clip, Guidance
 from experiments.sampling.solver import build
 from experiments.sampling.throughput import Throughput

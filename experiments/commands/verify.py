@@ -99,7 +99,7 @@ def _table(arguments: VerifyArguments) -> int:
 
 def _trained(arguments: VerifyArguments) -> int:
     from experiments.config.tree import Generator
-    from experiments.verification.trained.check import check_run, lines
+    from experiments.verification.trained.checks import check_run, lines
 
     for flag, given in (
         ("only", arguments.only),

@@ -12,7 +12,7 @@ from experiments.errors import UsageError
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.features import feature_space, source_features
 from experiments.runs.model import Model
-from experiments.sampling.draw import Sampling, draw, gather
+from experiments.sampling.drawing import Sampling, draw, gather
 from experiments.sampling.throughput import Throughput
 
 _COLUMNS = ("precision", "recall", "density", "coverage")

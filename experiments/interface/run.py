@@ -25,7 +25,7 @@ from experiments.interface import flow
 from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions, Options, SamplerChoice
-from experiments.sampling.draw import draw, gather
+from experiments.sampling.drawing import draw, gather
 from experiments.sampling.guidance import UNGUIDED, Guidance
 from experiments.sampling.solver import Solver, build
 from experiments.sampling.throughput import Throughput

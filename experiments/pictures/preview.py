@@ -15,7 +15,7 @@ from experiments.data.sources.plane import law_of
 from experiments.pictures import files
 from experiments.runs.model import Model
 from experiments.runs.provenance import versions
-from experiments.sampling.draw import draw
+from experiments.sampling.drawing import draw
 from experiments.sampling.solver import build_own
 from experiments.training.data import Facts
 from experiments.training.model import network_of

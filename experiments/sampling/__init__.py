@@ -5,7 +5,7 @@ from diffusion.moved import names_from
 __getattr__ = names_from(
     __name__,
     (
-        "experiments.sampling.draw",
+        "experiments.sampling.drawing",
         "experiments.sampling.throughput",
         "experiments.runs.model",
         "experiments.commands.seeds",

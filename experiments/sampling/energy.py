@@ -22,7 +22,7 @@ from experiments import streams
 from experiments.data.scaling import to_uint8
 from experiments.errors import DivergedError
 from experiments.runs.energy import Energy
-from experiments.sampling.draw import Drawn
+from experiments.sampling.drawing import Drawn
 from samplers.energy import Kernel, cooling, sample_energy
 
 SIZES: dict[str, float] = {"langevin": 0.1, "mala": 0.3, "hmc": 0.1}

@@ -49,6 +49,21 @@ def test_names_that_moved_are_found_by_any_form_of_import():
     assert weightings.SNRWeighting is importlib.import_module("diffusion.score_matching.weightings").SNRWeighting
 
 
+def test_packages_that_are_named_as_modules_were_have_their_names():
+    """No part of such a package may be named as one of these, or the part would be found in the place of the name."""
+    for package, names in {
+        "experiments.config": ("Config", "Chain", "Generator", "DataConfig"),
+        "experiments.sampling": ("draw", "Drawn", "Model", "make_denoiser", "parse_seeds", "Throughput"),
+        "experiments.verification.trained": ("check",),
+        "diffusion.ddpm": ("elbo_terms", "elbo_estimate", "joint_kl", "log_ratio", "prior_kl"),
+        "diffusion.score_matching": ("denoising_score_matching", "stable_target", "denoising_terms"),
+    }.items():
+        module = importlib.import_module(package)
+        for name in names:
+            getattr(module, name)  # imports its home, and with it the parts of the package
+            assert callable(getattr(module, name)), f"{package}.{name}"
+
+
 def test_a_name_that_never_was_is_not_found():
     for name in ("diffusion.no_such_module", "experiments.no_such_module", "diffusion.chains.no_such_module"):
         with pytest.raises(ModuleNotFoundError, match="no_such_module"):

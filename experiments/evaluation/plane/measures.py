@@ -21,7 +21,7 @@ from experiments.evaluation.plane.density import (
     model_log_prob,
 )
 from experiments.runs.model import Model
-from experiments.sampling.draw import Sampling, draw, gather
+from experiments.sampling.drawing import Sampling, draw, gather
 from experiments.sampling.throughput import Throughput
 
 _PERMUTATIONS = 199

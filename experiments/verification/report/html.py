@@ -14,7 +14,7 @@ from experiments.verification.report.plots import Bars, Plot, draw
 from experiments.verification.trained.finding import number
 
 if TYPE_CHECKING:
-    from experiments.verification.trained.check import Finding
+    from experiments.verification.trained.checks import Finding
 
 STYLE = """
 :root { color-scheme: light; --ink: #222; --soft: #666; --line: #ddd; --good: #2b6e2f; --bad: #b3161d; --card: #fff }

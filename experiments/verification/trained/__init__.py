@@ -2,4 +2,4 @@
 
 from diffusion.moved import names_from
 
-__getattr__ = names_from(__name__, ("experiments.verification.trained.check",))
+__getattr__ = names_from(__name__, ("experiments.verification.trained.checks",))

@@ -14,7 +14,7 @@ from experiments.config.tree import Chain, Config, SamplingConfig
 from experiments.errors import UsageError
 from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions, SamplerChoice
-from experiments.sampling.draw import draw, gather
+from experiments.sampling.drawing import draw, gather
 from experiments.sampling.guidance import Guidance
 from experiments.sampling.solver import build, build_own
 from experiments.sampling.throughput import Throughput

@@ -23,7 +23,7 @@ from experiments.data.scaling import to_model
 from experiments.errors import UsageError
 from experiments.runs.load import load_model
 from experiments.sampling import solver
-from experiments.sampling.draw import draw
+from experiments.sampling.drawing import draw
 from experiments.training.data import REFERENCE, _WithReference, open_data
 from experiments.training.generator import DATA, GENERATOR, SAMPLES, alternating, data_potential, game_losses
 from experiments.training.loop import training

@@ -24,9 +24,9 @@ from experiments.runs.model import Model
 from experiments.training.data import Facts
 from experiments.training.model import make_network
 from experiments.verification.report.plots import draw
-from experiments.verification.trained import check as trained
+from experiments.verification.trained import checks as trained
 from experiments.verification.trained import denoising, fields, likelihood, memory, passes, sampling
-from experiments.verification.trained.check import CHECKS, Shared, Subject, check, check_run, lines, subject_of
+from experiments.verification.trained.checks import CHECKS, Shared, Subject, check, check_run, lines, subject_of
 from experiments.verification.trained.finding import Quantity, estimate, ratio, root
 from experiments.verification.trained.passes import exact_denoised, run_pass, run_passes
 from experiments.verification.trained.subject import Pictures, batches, levels_at
