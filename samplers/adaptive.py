@@ -283,17 +283,22 @@ def _count_calls(solver: Any, controller: Any, first_step: Any, stochastic: bool
         jax.debug.callback(lambda: counts.append(1))
         return -y
 
-    def run(end: float, controller: Any, first: Any) -> tuple[int, int]:
-        terms: Any = diffrax.ODETerm(slope)
-        if stochastic:
-            one = lineax.DiagonalLinearOperator(jnp.ones(1))
-            noise = diffrax.ControlTerm(lambda t, y, args: one, _brownian(solver, 0.0, 1.0, 1, jax.random.key(0)))
-            terms = diffrax.MultiTerm(terms, noise)
-        counts.clear()
+    terms: Any = diffrax.ODETerm(slope)
+    if stochastic:
+        one = lineax.DiagonalLinearOperator(jnp.ones(1))
+        noise = diffrax.ControlTerm(lambda t, y, args: one, _brownian(solver, 0.0, 1.0, 1, jax.random.key(0)))
+        terms = diffrax.MultiTerm(terms, noise)
+
+    @eqx.filter_jit
+    def solve(end: Array, controller: Any, first: Any) -> Array:
         solution = diffrax.diffeqsolve(
             terms, solver, 0.0, end, first, jnp.ones(1), stepsize_controller=controller, max_steps=64, throw=False
         )
-        steps = int(solution.stats["num_steps"])
+        return solution.stats["num_steps"]
+
+    def run(end: float, controller: Any, first: Any) -> tuple[int, int]:
+        counts.clear()
+        steps = int(solve(jnp.asarray(end), controller, first))
         jax.effects_barrier()
         return len(counts), steps
 
