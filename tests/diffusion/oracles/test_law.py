@@ -354,7 +354,7 @@ def weights_by_numpy(points, x, df, sigma):
     return np.exp(logits - logits.max()) / np.sum(np.exp(logits - logits.max()))
 
 
-@quick_jit
+@jax.jit
 def mean_and_gap(law, process, x):
     return law.denoiser(process)(x, 0.5), law.displacement(process, x, 0.5)
 
