@@ -42,8 +42,8 @@ def facts(law, process, x, t):
 def test_derivatives_of_denoisers_and_scores_are_covariances(name, schedule):
     """Early, midway and late in time, each element at its own."""
     law, process = LAWS[name], Process(schedule)
-    t = jnp.asarray([0.1, 0.3, 0.3, 0.7]) * (2.0 if isinstance(schedule, EDM) else 1.0)
-    x = law.sample_marginal(jax.random.key(1), process, 4, t)
+    t = np.asarray([0.1, 0.3, 0.3, 0.7]) * (2.0 if isinstance(schedule, EDM) else 1.0)
+    x = np.random.default_rng(1).normal(size=(4, 3))
     got = facts(law, process, x, t)
     expected = got["law's covariance"]
     trace = np.trace(expected, axis1=1, axis2=2)
@@ -67,22 +67,30 @@ def skewed(x, t):
 def test_rows_are_outputs_and_columns_inputs_for_events_of_any_shape():
     """(σ²/α) [[1, 3], [0, 2]], and from a score σ²/α² (I + σ² [[1, 3], [0, 2]]); t is a scalar or one for each."""
     process, x, derivative = Process(VP()), jnp.ones((5, 1, 2)), np.array([[1.0, 3.0], [0.0, 2.0]])
-    for t in (jnp.asarray(0.3), jnp.linspace(0.1, 0.5, 5)):
-        alpha, variance = (np.reshape(f(t), (-1, 1, 1)) for f in (process.alpha, process.schedule.variance))
-        got = posterior_covariance(process, skewed, x, t)
+
+    @jax.jit
+    def measure(t):
+        by_tweedie = [
+            tweedie(process, skewed, x, t) for tweedie in (posterior_covariance, posterior_covariance_from_score)
+        ]
+        trace = posterior_trace(process, skewed, x, t, Exact(block=1)).value
+        return process.alpha(t), process.schedule.variance(t), *by_tweedie, trace
+
+    for t in (np.asarray(0.3), np.linspace(0.1, 0.5, 5)):
+        *coefficients, got, from_score, trace = (np.asarray(value) for value in measure(t))
+        alpha, variance = (np.reshape(value, (-1, 1, 1)) for value in coefficients)
         assert got.shape == (5, 2, 2)
         np.testing.assert_allclose(got, np.broadcast_to(variance / alpha * derivative, (5, 2, 2)), rtol=1e-12)
         expected = variance / alpha**2 * (np.eye(2) + variance * derivative)
-        got = posterior_covariance_from_score(process, skewed, x, t)
-        np.testing.assert_allclose(got, np.broadcast_to(expected, (5, 2, 2)), rtol=1e-12)
+        np.testing.assert_allclose(from_score, np.broadcast_to(expected, (5, 2, 2)), rtol=1e-12)
         expected = np.broadcast_to(3 * (variance / alpha)[:, 0, 0], 5)
-        np.testing.assert_allclose(posterior_trace(process, skewed, x, t, Exact(block=1)).value, expected, rtol=1e-12)
+        np.testing.assert_allclose(trace, expected, rtol=1e-12)
 
 
 def test_estimates_depend_on_key_and_id_alone():
     process, x = Process(EDM()), jnp.ones((5, 1, 2))
-    whole = posterior_trace(process, skewed, x, 0.5, PROBES, key=KEY)
-    part = posterior_trace(process, skewed, x[1:3], 0.5, PROBES, key=KEY, ids=np.arange(1, 3))
+    estimate = jax.jit(lambda x, ids: posterior_trace(process, skewed, x, 0.5, PROBES, key=KEY, ids=ids))
+    whole, part = estimate(x, np.arange(5)), estimate(x[1:3], np.arange(1, 3))
     np.testing.assert_array_equal(part.value, whole.value[1:3])
     assert len(np.unique(whole.value)) > 1
     with pytest.raises(TypeError, match="key = None, and Hutchinson draws probes"):

@@ -32,10 +32,10 @@ def quadratic(c, y):
 
 def test_the_loss_is_that_of_denoising_at_one_level(x64):
     """Any σ, also beyond the times of EDM; on ψ = −½c|y|² it is |(1 − c) ε − c x|², whose ε is found from c = 0."""
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+    x = np.random.default_rng(0).normal(size=(6, 3))
     key, c = jax.random.key(1), 0.4
-    psi = Partial(quadratic, jnp.asarray(c))
-    terms = denoising_terms(
+    psi, loss = Partial(quadratic, c), jax.jit(density_estimator_loss)
+    terms = jax.jit(denoising_terms)(
         key,
         Process(EDM()),
         residual_denoiser(psi),
@@ -43,24 +43,28 @@ def test_the_loss_is_that_of_denoising_at_one_level(x64):
         weighting=UniformWeighting(),
         times=LogUniformSigma(SIGMA, SIGMA),
     )
-    np.testing.assert_allclose(density_estimator_loss(key, psi, x, SIGMA), 3 * terms.loss, rtol=1e-12)
+    np.testing.assert_allclose(loss(key, psi, x, SIGMA), 3 * terms.loss, rtol=1e-12)
 
     def inner(sigma):  # E|(1 − c) ε − c x|² = (1 − c)² d σ² + c² |x|²
-        many = jnp.broadcast_to(x[:1], (20_000, 3))
-        return np.asarray(density_estimator_loss(key, psi, many, sigma))
+        return np.asarray(loss(key, psi, np.broadcast_to(x[:1], (20_000, 3)), sigma))
 
     for sigma in (SIGMA, 300.0, 1e-4):
         values = inner(sigma)
-        expected = (1 - c) ** 2 * 3 * sigma**2 + c**2 * float(jnp.sum(x[0] ** 2))
+        expected = (1 - c) ** 2 * 3 * sigma**2 + c**2 * np.sum(x[0] ** 2)
         assert abs(values.mean() - expected) < 4 * values.std() / np.sqrt(len(values))
 
 
 def test_the_least_loss_is_reached_by_the_blurred_density_alone():
     """d σ² − σ⁴ E|∇ln p̂|², the second term by draws of p̂; ψ of another σ, or half of ψ, does worse."""
     count, process = 40_000, Process(EDM())
-    x = LAW.sample(jax.random.key(0), count)
-    y = LAW.sample_marginal(jax.random.key(1), process, count, SIGMA)
-    squares = np.asarray(jnp.sum(LAW.score(process, y, SIGMA) ** 2, -1))
+
+    @jax.jit
+    def draw(key):
+        y = LAW.sample_marginal(jax.random.fold_in(key, 1), process, count, SIGMA)
+        return LAW.sample(key, count), jnp.sum(LAW.score(process, y, SIGMA) ** 2, -1)
+
+    x, squares = draw(jax.random.key(0))
+    squares = np.asarray(squares)
     loss = jax.jit(density_estimator_loss)
     values = np.asarray(loss(jax.random.key(2), exact_potential(LAW, SIGMA), x, SIGMA))
     least = 2 * SIGMA**2 - SIGMA**4 * squares.mean()
@@ -131,7 +135,7 @@ def test_only_what_is_generated_gets_a_gradient(x64):
     def loss(g, a, b):
         return jnp.sum(generator_loss(key, lambda y: quadratic(a, y), Partial(quadratic, b), g, SIGMA))
 
-    slopes = jax.grad(loss, argnums=(0, 1, 2))(g, 0.3, jnp.asarray(0.8))
+    slopes = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(g, 0.3, 0.8)
     np.testing.assert_allclose(slopes[0], (0.3 - 0.8) / SIGMA**2 * (g + SIGMA * noise), rtol=1e-12)
     assert float(slopes[1]) == float(slopes[2]) == 0.0
     values = generator_loss(key, Partial(quadratic, 0.3), Partial(quadratic, 0.8), g, SIGMA)
@@ -144,15 +148,13 @@ def test_the_loss_of_the_generator_is_the_divergence_of_gaussians():
     """With exact potentials its mean is KL(q̂ ‖ p̂) itself."""
     mean, std, count = np.asarray([0.4, -0.2]), 0.7, 40_000
     data, model = GaussianLaw.isotropic(np.zeros(2), 1.1), GaussianLaw.isotropic(mean, std)
-    values = np.asarray(
-        generator_loss(
-            jax.random.key(0),
-            exact_potential(data, SIGMA),
-            exact_potential(model, SIGMA),
-            model.sample(jax.random.key(1), count),
-            SIGMA,
-        )
-    )
+
+    @jax.jit
+    def draw(key):
+        x = model.sample(jax.random.fold_in(key, 1), count)
+        return generator_loss(key, exact_potential(data, SIGMA), exact_potential(model, SIGMA), x, SIGMA)
+
+    values = np.asarray(draw(jax.random.key(0)))
     a, b = std**2 + SIGMA**2, 1.1**2 + SIGMA**2
     exact = 0.5 * (2 * a / b + np.sum(mean**2) / b - 2 + 2 * np.log(b / a))
     assert abs(values.mean() - exact) < 4 * values.std() / np.sqrt(count)

@@ -30,13 +30,14 @@ def quadratic(c, y):
 
 def test_the_loss_is_weighted_and_log_uniform(x64):
     """For ψ = −½c|y|²: E|c x − (1 − c) σ z|²/σ² = c² |x|² E[1/σ²] + (1 − c)² d, ln σ uniform; beyond EDM's times."""
-    c, x = 0.3, jnp.broadcast_to(jnp.asarray([0.2, -0.4, 0.7]), (20_000, 3))
+    c, x = 0.3, np.broadcast_to([0.2, -0.4, 0.7], (20_000, 3))
+    loss = jax.jit(multiscale_loss, static_argnames="draw")
     for low, high in ((0.1, 1.2), (100.0, 400.0)):
-        values = np.asarray(multiscale_loss(jax.random.key(0), Partial(quadratic, c), x, low, high, draw="independent"))
+        values = np.asarray(loss(jax.random.key(0), Partial(quadratic, c), x, low, high, draw="independent"))
         inverse = (low**-2 - high**-2) / (2 * np.log(high / low))
-        expected = c**2 * float(jnp.sum(x[0] ** 2)) * inverse + (1 - c) ** 2 * 3
+        expected = c**2 * np.sum(x[0] ** 2) * inverse + (1 - c) ** 2 * 3
         assert abs(values.mean() - expected) < 4 * values.std() / np.sqrt(len(values)) < 0.05 * expected
-    terms = denoising_terms(
+    terms = jax.jit(denoising_terms)(
         jax.random.key(0),
         Process(EDM()),
         residual_denoiser(Partial(quadratic, c)),
@@ -44,15 +45,20 @@ def test_the_loss_is_weighted_and_log_uniform(x64):
         weighting=SNRWeighting(),
         times=LogUniformSigma(0.1, 1.2),
     )
-    found = multiscale_loss(jax.random.key(0), Partial(quadratic, c), x[:50], 0.1, 1.2)
+    found = loss(jax.random.key(0), Partial(quadratic, c), x[:50], 0.1, 1.2)
     np.testing.assert_allclose(found, 3 * terms.loss, rtol=1e-12)
 
 
 def test_one_level_is_the_denoiser_of_that_level(x64):
-    y = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2)))
     one = multiscale_denoiser(LAW, [0.7])
-    np.testing.assert_allclose(one(y, 3.0), LAW.denoiser(Process(EDM()))(y, 0.7), rtol=1e-12)
-    assert float(asymmetry(lambda v: one(v, 0.0), y).ratio) < 1e-13
+
+    @jax.jit
+    def measure(y):
+        return one(y, 3.0), LAW.denoiser(Process(EDM()))(y, 0.7), asymmetry(lambda v: one(v, 0.0), y).ratio
+
+    found, expected, ratio = measure(np.random.default_rng(0).normal(size=(6, 2)))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert float(ratio) < 1e-13
 
 
 def test_the_mean_over_levels_is_bayes_rule_for_pairs(x64):
@@ -63,19 +69,19 @@ def test_the_mean_over_levels_is_bayes_rule_for_pairs(x64):
     squares = np.sum((y[:, None] - points) ** 2, (2, 3))[..., None]
     joint = masses[:, None] * weights * np.exp(-0.5 * squares / LEVELS**2) / LEVELS**6
     expected = np.einsum("bks,kij->bij", joint, points) / joint.sum((1, 2))[:, None, None]
+    law = Atoms(points, masses)
+    answer = jax.jit(lambda denoise, y: denoise(y, 0.0))
     for factor in (1.0, 7.0):
-        found = multiscale_denoiser(Atoms(points, masses), LEVELS, factor * weights)(jnp.asarray(y), 0.0)
+        found = answer(multiscale_denoiser(law, LEVELS, factor * weights), y)
         np.testing.assert_allclose(found, expected, rtol=1e-11)
-    given = multiscale_denoiser(Atoms(points, masses), LEVELS)(jnp.asarray(y), 0.0)
-    np.testing.assert_allclose(
-        given, multiscale_denoiser(Atoms(points, masses), LEVELS, LEVELS**-2.0)(jnp.asarray(y), 0.0), rtol=1e-12
-    )
+    given, same = multiscale_denoiser(law, LEVELS), multiscale_denoiser(law, LEVELS, LEVELS**-2.0)
+    np.testing.assert_allclose(answer(given, y), answer(same, y), rtol=1e-12)
 
 
 def test_no_field_and_no_energy_has_less_loss():
     """Against the loss that it is the minimiser of, on the same draws: it beats energies and changes of itself."""
     low, high, count = 0.2, 1.5, 20_000
-    x = LAW.sample(jax.random.key(0), count)
+    x = jax.jit(LAW.sample, static_argnums=1)(jax.random.key(0), count)
     # Midpoints of 24 equal parts of ln σ stand for all.
     levels = np.exp(np.log(low) + (np.arange(24) + 0.5) / 24 * np.log(high / low))
     best = multiscale_denoiser(LAW, levels)
@@ -99,22 +105,29 @@ def changed(denoise, by, y, t):
 
 def test_its_curl_is_the_step_turned_against_the_score(x64):
     """J − Jᵀ = s̄ (r − y)ᵀ − (r − y) s̄ᵀ with s̄ = ∇ln Σ w p_σ; none in one dimension, none for a round law."""
-    process, y = Process(EDM()), jnp.asarray(np.random.default_rng(2).normal(size=(6, 2)))
+    process, y = Process(EDM()), np.random.default_rng(2).normal(size=(6, 2))
     best = multiscale_denoiser(LAW, LEVELS)
 
     def log_mixture(v):
-        return jax.nn.logsumexp(jnp.stack([LAW.log_prob(process, v, s) - 2 * np.log(s) for s in LEVELS]), axis=0)
+        levels = jnp.asarray(LEVELS)
+        logs = jax.vmap(lambda s: LAW.log_prob(process, v, s) - 2 * jnp.log(s))(levels)
+        return jax.nn.logsumexp(logs, axis=0)
 
-    slope = jax.grad(lambda v: jnp.sum(log_mixture(v)))(y)
-    step = best(y, 0.0) - y
-    jacobian = jax.vmap(jax.jacfwd(lambda v: best(v[None], 0.0)[0]))(y)
-    turned = jnp.einsum("bi,bj->bij", slope, step) - jnp.einsum("bi,bj->bij", step, slope)
+    @jax.jit
+    def measure(y):
+        slope = jax.grad(lambda v: jnp.sum(log_mixture(v)))(y)
+        jacobian = jax.vmap(jax.jacfwd(lambda v: best(v[None], 0.0)[0]))(y)
+        return slope, best(y, 0.0) - y, jacobian
+
+    curl = jax.jit(lambda denoise, y: asymmetry(lambda v: denoise(v, 0.0), y))
+    slope, step, jacobian = (np.asarray(value) for value in measure(y))
+    turned = np.einsum("bi,bj->bij", slope, step) - np.einsum("bi,bj->bij", step, slope)
     np.testing.assert_allclose(jacobian - jacobian.swapaxes(1, 2), turned, rtol=1e-9, atol=1e-12)
-    found = asymmetry(lambda v: best(v, 0.0), y)
-    np.testing.assert_allclose(found.antisymmetric, jnp.sum(turned**2, (1, 2)), rtol=1e-9)
+    found = curl(best, y)
+    np.testing.assert_allclose(found.antisymmetric, np.sum(turned**2, (1, 2)), rtol=1e-9)
     assert 1e-3 < float(found.ratio) < 0.5
     round_law = GaussianMixture.isotropic(np.zeros((1, 2)), 0.4)
-    assert float(asymmetry(lambda v: multiscale_denoiser(round_law, LEVELS)(v, 0.0), y).ratio) < 1e-13
+    assert float(curl(multiscale_denoiser(round_law, LEVELS), y).ratio) < 1e-13
 
 
 def test_what_makes_no_levels_is_refused():

@@ -1,5 +1,7 @@
 """Log-likelihoods against exact densities (identity row 22), estimates against matrices, bounds against masses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,9 +43,21 @@ SCHEDULES = (VP(), SubVP(), VE(), EDM(), RectifiedFlow(), Cosine())
 TIGHT = Adaptive(rtol=1e-9, atol=1e-9, t_start=0.0)
 
 
+@jax.jit
+def log_prob(law, process, x, t):
+    return law.log_prob(process, x, t)
+
+
 def marginal(law, process):
     """ln p_t of the law, as the terminal density."""
-    return Partial(lambda law, process, x, t: law.log_prob(process, x, t), law, process)
+    return Partial(log_prob, law, process)
+
+
+def draws(law, n):
+    """`n` points of a law of round components, in NumPy."""
+    rng = np.random.default_rng(1)
+    which = rng.choice(len(law.means), n, p=law.weights)
+    return law.means[which] + np.sqrt(law.floor)[which, None] * rng.normal(size=(n, law.dim))
 
 
 def _gaussian_mean(process, mean, basis, variances, x, t):
@@ -76,19 +90,19 @@ def test_the_likelihood_is_the_density_of_the_data(schedule, x64):
 
     Where the process ends at pure noise the prior is p_T.
     """
-    process, x = Process(schedule), LAW_8D.sample(jax.random.key(1), 4)
+    process, x = Process(schedule), draws(LAW_8D, 4)
     denoise, terminal = LAW_8D.denoiser(process), marginal(LAW_8D, process)
     for t_start in (0.0, 0.05):
-        solver = FixedStep(even_grid(process, 80, t_start))
+        solver = FixedStep(even_grid(process, 120, t_start))
         result = log_likelihood(process, denoise, x, solver=solver, terminal=terminal)
-        np.testing.assert_allclose(result.log_prob, LAW_8D.log_prob(process, x, t_start), rtol=0, atol=1e-7)
-        assert np.all(result.nfe == 4 * 80)
+        np.testing.assert_allclose(result.log_prob, log_prob(LAW_8D, process, x, t_start), rtol=0, atol=1e-7)
+        assert np.all(result.nfe == 4 * 120)
         assert np.all(result.standard_error == 0)
         assert np.all(result.converged)
         if process.alpha(process.t_max) == 0:
             from_prior = log_likelihood(process, denoise, x, solver=solver).log_prob
             np.testing.assert_allclose(from_prior, result.log_prob, rtol=0, atol=1e-10)
-    assert np.max(np.abs(LAW_8D.log_prob(process, x, 0.05) - LAW_8D.log_prob(process, x, 0.0))) > 1e-4
+    assert np.max(np.abs(log_prob(LAW_8D, process, x, 0.05) - log_prob(LAW_8D, process, x, 0.0))) > 1e-4
 
 
 @pytest.mark.parametrize(
@@ -99,10 +113,10 @@ def test_the_likelihood_is_the_density_of_the_data(schedule, x64):
 def test_steps_that_choose_themselves(process, x64):
     """Also under heavy-tailed noise, for which there is no score but a velocity."""
     law = GaussianMixture.isotropic([[-1.0, 0.3], [0.8, -0.5]], [0.4, 0.7], [0.3, 0.7])
-    x = law.sample(jax.random.key(1), 4)
+    x = draws(law, 4)
     result = log_likelihood(process, law.denoiser(process), x, solver=TIGHT, terminal=marginal(law, process))
     assert np.all(result.converged)
-    np.testing.assert_allclose(result.log_prob, law.log_prob(process, x, 0.0), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(result.log_prob, log_prob(law, process, x, 0.0), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -166,7 +180,7 @@ def test_the_gradient_of_the_likelihood_is_the_score(x64):
 
     r = process.alpha(1.0) ** 2 * VARIANCES + process.sigma(1.0) ** 2
     expected = -(X_6D @ basis * r / VARIANCES) @ basis.T  # r is what the prior costs
-    np.testing.assert_allclose(jax.grad(total)(jnp.asarray(X_6D)), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(X_6D), expected, rtol=1e-5)
 
 
 def test_float32_keeps_its_digits():
@@ -312,10 +326,15 @@ def _swing(state, tau):
     return slope, slope[:, 0][None]
 
 
+@functools.partial(jax.jit, static_argnames="backward")
+def _swung_path(solver, y_0, backward):
+    return solver.integrate(_swing, (y_0, jnp.zeros((1, 3))), Process(Cosine()), backward)
+
+
 def _swung(solver, backward=False):
-    y_0 = jnp.asarray([[0.7], [-1.2], [2.0]])
+    y_0 = np.asarray([[0.7], [-1.2], [2.0]])
     first, last = (0.0, np.sin(4.0))[:: -1 if backward else 1]
-    path = solver.integrate(_swing, (y_0, jnp.zeros((1, 3))), Process(Cosine()), backward)
+    path = _swung_path(solver, y_0, backward)
     exact = y_0 * np.exp(last - first)
     return np.max(np.abs(path.state[0] - exact)), np.max(np.abs(path.state[1] - (exact - y_0)[:, 0])), path
 
@@ -334,6 +353,7 @@ def test_fixed_steps_have_their_order(method, order, backward, x64):
 def test_the_error_that_steps_are_chosen_by_is_a_root_mean_square(x64):
     """Over the event and its tolerance, or the integral's if that is larger; so it grows as the error does."""
     rng, atol, rtol = np.random.default_rng(0), 0.02, 0.1
+    error = jax.jit(lambda solver, *states: solver._error(*states))
     y, moved = rng.normal(size=(2, 3, 4))
     totals, sums = rng.normal(size=(2, 2, 3))
     h, slope, rates = np.asarray([0.1, -0.3, 0.2]), rng.normal(size=(3, 4)), rng.normal(size=(2, 3))
@@ -341,8 +361,7 @@ def test_the_error_that_steps_are_chosen_by_is_a_root_mean_square(x64):
         parts = h[:, None] * slope / (atol + rtol * np.maximum(np.abs(y), np.abs(moved)))
         integrals = np.abs(weight * h * rates) / (atol + rtol * np.maximum(np.abs(totals), np.abs(sums)))
         expected = np.maximum(np.sqrt(np.mean(parts**2, axis=1)), integrals.max(axis=0))
-        states = (jnp.asarray(y), jnp.asarray(totals)), (jnp.asarray(moved), jnp.asarray(sums))
-        found = Adaptive(rtol, atol)._error(*states, jnp.asarray(h), (jnp.asarray(slope), jnp.asarray(weight * rates)))
+        found = error(Adaptive(rtol, atol), (y, totals), (moved, sums), h, (slope, weight * rates))
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -418,7 +437,7 @@ def test_the_way_between_two_latents():
 
 
 def test_slerp_of_images_is_that_of_vectors_and_finite_everywhere():
-    x, y = (jax.random.normal(jax.random.key(i), (4, 3, 2)) for i in (0, 1))
+    x, y = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 3, 2), np.float32))
     norm = np.linalg.norm(turn(x, y, 0.3).reshape(4, 6), axis=1)
     ends = [np.linalg.norm(v.reshape(4, 6), axis=1) for v in (x, y)]
     np.testing.assert_allclose(norm, 0.7 * ends[0] + 0.3 * ends[1], rtol=1e-5)
@@ -460,17 +479,18 @@ def test_the_best_proposal_makes_the_bound_tight(x64):
 def test_uniform_noise_gives_a_bound_and_more_draws_a_better_one(x64):
     """The mean of the bound by quadrature; the mean of p/q is P; sixteen draws come closer. Per level, 4 errors."""
     n = 2000
-    x = jnp.repeat(jnp.asarray(LEVELS), n, axis=0)
+    x = np.repeat(LEVELS, n, axis=0)
 
     @jax.jit
-    def run(key):
+    def run(key, x):
         draw = dequantise_uniform(key, x, WIDTH)
         return draw.y, draw.log_q
 
-    y, log_q = (np.asarray(a) for a in run(jax.random.key(0)))
-    single = np.asarray(discrete_log_prob(_log_density(y), log_q)).reshape(7, n)
+    y, log_q = (np.asarray(a) for a in run(jax.random.key(0), x))
+    mean = jax.jit(discrete_log_prob)
+    single = np.asarray(mean(_log_density(y), log_q)).reshape(7, n)
     many = np.stack([single[:, i::16][:, : n // 16] for i in range(16)]).reshape(16, -1)
-    best = np.asarray(discrete_log_prob(many, 0 * many)).reshape(7, n // 16)
+    best = np.asarray(mean(many, 0 * many)).reshape(7, n // 16)
     nodes, weights = np.polynomial.legendre.leggauss(40)
     bound = _log_density((LEVELS + nodes * WIDTH / 2)[..., None]) @ weights / 2 + np.log(WIDTH)
     exact = _log_mass()
@@ -483,12 +503,12 @@ def test_uniform_noise_gives_a_bound_and_more_draws_a_better_one(x64):
 
 def test_eight_bits_on_the_line_between_minus_one_and_one(x64):
     """Noise stays in the bin; a density flat over all bins costs 8 bits/dim, by either way of counting."""
-    u = np.arange(256).reshape(64, 4)
-    x = jnp.asarray(u / 127.5 - 1)
-    draw = dequantise_uniform(jax.random.key(0), x, ids=np.arange(64) + 3)
+    u, dequantise = np.arange(256).reshape(64, 4), jax.jit(dequantise_uniform)
+    x = u / 127.5 - 1
+    draw = dequantise(jax.random.key(0), x, ids=np.arange(64) + 3)
     np.testing.assert_array_equal(np.round((draw.y + 1) * 127.5), u)
     assert 0.45 / 127.5 < np.max(np.abs(draw.y - x)) <= 0.5 / 127.5 * (1 + 1e-12)
-    part = dequantise_uniform(jax.random.key(0), x[10:12], ids=np.array([13, 14]))
+    part = dequantise(jax.random.key(0), x[10:12], ids=np.array([13, 14]))
     np.testing.assert_array_equal(part.y, draw.y[10:12])
     flat = jnp.full(64, -4 * np.log(512 / 255))
     np.testing.assert_allclose(bits_per_dim(-discrete_log_prob(flat, draw.log_q), 4), 8.0, rtol=1e-12)
@@ -502,13 +522,14 @@ def test_the_elbo_is_below_the_likelihood(x64):
     """For the best denoiser E ELBO <= E ln p_chain <= E ln p_0, the ODE's; more steps bring it closer."""
     law = GaussianMixture.isotropic([[-1.0], [1.0]], 0.15, [0.4, 0.6])
     process, n, gaps, errors = Process(VP()), 1000, [], []
-    x, denoise = law.sample(jax.random.key(0), n), law.denoiser(process)
-    solver, terminal = FixedStep(even_grid(process, 160)), marginal(law, process)
+    x, denoise = draws(law, n), law.denoiser(process)
+    solver, terminal = FixedStep(even_grid(process, 80)), marginal(law, process)
     exact = log_likelihood(process, denoise, x, solver=solver, terminal=terminal).log_prob
+    total = jax.jit(lambda key, chain, x: elbo_terms(key, chain, x).total)
     for steps in (2, 16):
         times = np.concatenate([[0.0], even_grid(process, steps, 1e-3)])
         chain = GeneratorChain(process, denoise, times, FixedLarge())
-        gap = np.asarray(exact + jax.jit(elbo_terms)(jax.random.key(1), chain, x).total)
+        gap = np.asarray(exact) + total(jax.random.key(1), chain, x)
         gaps.append(gap.mean())
         errors.append(gap.std() / np.sqrt(n))
     assert gaps[1] > 4 * errors[1]

@@ -76,8 +76,7 @@ def at(alpha, sigma, noise, *slopes):
     return Process(Tangent(alpha, sigma, *slopes), noise)
 
 
-@quick_jit
-def evaluate(law, process, x, t):
+def answers(law, process, x, t):
     return {
         "log_prob": law.log_prob(process, x, t),
         "denoised": law.denoiser(process)(x, t),
@@ -86,7 +85,9 @@ def evaluate(law, process, x, t):
     }
 
 
-@quick_jit
+evaluate = quick_jit(answers)
+
+
 def differentiate(law, process, x):
     """∇ln p and ∂E[x_0|x]/∂x at every x (t = ½), the residual of the continuity equation and the size of its terms."""
     schedule, t = process.schedule, jnp.full(len(x), 0.5)
@@ -110,15 +111,25 @@ def differentiate(law, process, x):
     }
 
 
+@quick_jit
+def evaluate_and_differentiate(law, processes, x):
+    """`answers` and `differentiate` for one after the other of the stacked processes."""
+    return jax.lax.map(lambda process: answers(law, process, x, 0.5) | differentiate(law, process, x), processes)
+
+
 @functools.cache
 def facts(name, noise):
-    """`evaluate` and `differentiate` at POINTS for every schedule, stacked; also α, σ and x."""
-    rows = []
-    for schedule, law_noise in itertools.product(tangents(), NOISES[noise]):
-        said, process = {"x": POINTS}, at(schedule.a, schedule.s, law_noise, schedule.a_dot, schedule.s_dot)
-        said |= {key: np.full((3, 1), value) for key, value in (("alpha", schedule.a), ("sigma", schedule.s))}
-        rows.append(said | evaluate(LAWS[name], process, POINTS, 0.5) | differentiate(LAWS[name], process, POINTS))
-    return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    """`answers` and `differentiate` at POINTS for every schedule, in one axis; also α, σ and x."""
+    pairs = list(itertools.product(tangents(), NOISES[noise]))
+    processes = [at(schedule.a, schedule.s, it, schedule.a_dot, schedule.s_dot) for schedule, it in pairs]
+    found = evaluate_and_differentiate(LAWS[name], jax.tree.map(lambda *leaves: np.stack(leaves), *processes), POINTS)
+    facts = {key: np.concatenate(np.asarray(value)) for key, value in found.items()}
+    alphas, sigmas = ([[getattr(schedule, field)] for schedule, _ in pairs] for field in ("a", "s"))
+    return facts | {
+        "x": np.tile(POINTS, (len(pairs), 1)),
+        "alpha": np.repeat(alphas, len(POINTS), axis=0),
+        "sigma": np.repeat(sigmas, len(POINTS), axis=0),
+    }
 
 
 every_law = pytest.mark.parametrize("name", LAWS)
@@ -280,7 +291,7 @@ def evaluate_vectors(law, process, x):
 def test_integral_over_precision_is_the_closed_form(d):
     """Atoms under Student-t noise, and Cauchy data under Cauchy noise, through the rule and without it."""
     rng = np.random.default_rng(d)
-    points, x = rng.normal(size=(2, d)), jnp.asarray(rng.normal(size=(3, d))) * np.array([[1.0], [30.0], [3000.0]])
+    points, x = rng.normal(size=(2, d)), rng.normal(size=(3, d)) * np.array([[1.0], [30.0], [3000.0]])
 
     def compare(integrated, closed):
         for value, exact in zip(integrated, closed, strict=True):
@@ -293,19 +304,27 @@ def test_integral_over_precision_is_the_closed_form(d):
     if d > 8:
         return  # two integrals at once would take long
     law, process = StudentTMixture(points, np.array([0.4, 2.0]), 1.0, WEIGHTS), at(0.8, 0.6, StudentT(1.0))
-    closed = law.log_prob(process, x, 0.5), law.denoiser(process)(x, 0.5), law.score(process, x, 0.5)
+    said = quick_jit(
+        lambda x: (law.log_prob(process, x, 0.5), law.denoiser(process)(x, 0.5), law.score(process, x, 0.5))
+    )
+    closed = said(x)
     compare(evaluate_vectors(law, process, x), closed)  # where df is traced, the closed form is not taken
 
 
 def test_cauchy_stays_cauchy():
     """Row 28: under PFGM Cauchy(γ) becomes Cauchy(γ + t), and the flow is x/(t + γ)."""
-    x, gamma, t, process = jnp.array([[0.7, -3.0, 1.0]]), 0.6, 2.5, Process(EDM(), StudentT(1.0))
+    x, gamma, t, process = np.array([[0.7, -3.0, 1.0]]), 0.6, 2.5, Process(EDM(), StudentT(1.0))
     law = StudentTMixture(np.zeros((1, 3)), np.array([gamma]), 1.0)
-    exact = StudentT(1.0).log_prob(x / (gamma + t)) - 3 * math.log(gamma + t)
-    np.testing.assert_allclose(law.log_prob(process, x, t), exact, rtol=1e-13)
     flow = velocity(process, law.denoiser(process))
-    np.testing.assert_allclose(flow(x, t), x / (t + gamma), rtol=1e-13)
-    np.testing.assert_allclose(jax.jit(lambda v, x, t: v(x, t))(flow, x, t), x / (t + gamma), rtol=1e-13)
+
+    @quick_jit
+    def say(flow, x, t):
+        exact = StudentT(1.0).log_prob(x / (gamma + t)) - 3 * jnp.log(gamma + t)
+        return law.log_prob(process, x, t), exact, flow(x, t)
+
+    log_p, exact, moved = say(flow, x, t)
+    np.testing.assert_allclose(log_p, exact, rtol=1e-13)
+    np.testing.assert_allclose(moved, x / (t + gamma), rtol=1e-13)
 
 
 def test_student_noise_becomes_gaussian_at_rate_one_over_df():
@@ -335,17 +354,21 @@ def weights_by_numpy(points, x, df, sigma):
     return np.exp(logits - logits.max()) / np.sum(np.exp(logits - logits.max()))
 
 
+@jax.jit
+def mean_and_gap(law, process, x):
+    return law.denoiser(process)(x, 0.5), law.displacement(process, x, 0.5)
+
+
 @pytest.mark.parametrize(("d", "df"), [(2, 3e6), (784, 2048.0), (100_000, 1.0), (100_000, 2048.0)])
 def test_atoms_under_heavy_tails_in_float32(d, df):
     """Means and displacements at 1e-6 to 1e12 times the size of the data, where each ln p is rounded to 0.1."""
     rng = np.random.default_rng(0)
-    points = np.asarray(rng.normal(size=(30, d)) / np.sqrt(d), np.float32).astype(np.float64)
+    points = np.asarray(rng.normal(size=(8, d)) / np.sqrt(d), np.float32).astype(np.float64)
     toward = rng.normal(size=d) / np.sqrt(d)
     law = Atoms(points)
     for sigma in (1e-6, 1.0, 1e3):
         x = (points[3] + np.array([1e-6, 1e-3, 1.0, 1e2, 1e4, 1e8, 1e12])[:, None] * toward).astype(np.float32)
-        process = at(1.0, jnp.float32(sigma), StudentT(df))
-        mean, gap = law.denoiser(process)(jnp.asarray(x), 0.5), law.displacement(process, jnp.asarray(x), 0.5)
+        mean, gap = mean_and_gap(law, at(1.0, np.float32(sigma), StudentT(df)), x)
         assert mean.dtype == gap.dtype == jnp.float32
         for i, one in enumerate(x):
             weights = weights_by_numpy(points, one, df, np.float64(np.float32(sigma)))
@@ -354,13 +377,17 @@ def test_atoms_under_heavy_tails_in_float32(d, df):
             assert np.linalg.norm(gap[i] - exact) < 3e-5 * np.hypot(np.linalg.norm(exact), sigma * np.sqrt(df))
 
 
+log_prob_and_displacement = quick_jit(lambda law, process, x: law.log_prob_and_displacement(process, x, 0.5))
+displacement = quick_jit(lambda law, process, x: law.displacement(process, x, 0.5))
+
+
 @every_noise
 @every_law
 def test_the_displacement_is_what_the_denoiser_leaves(name, noise):
     """x − α E[x_0|x], also where many components are read in blocks, and with the density beside it."""
     for law_noise in NOISES[noise]:
         process = at(0.8, 0.6, law_noise)
-        log_p, gap = LAWS[name].log_prob_and_displacement(process, jnp.asarray(POINTS), 0.5)
+        log_p, gap = log_prob_and_displacement(LAWS[name], process, POINTS)
         said = evaluate(LAWS[name], process, POINTS, 0.5)
         np.testing.assert_allclose(gap, POINTS - 0.8 * said["denoised"], rtol=1e-10, atol=1e-12)
         np.testing.assert_allclose(log_p, said["log_prob"], rtol=1e-12)
@@ -382,7 +409,7 @@ CENTRE = np.asarray([[2.0, -1.0, 0.5]])
 def test_the_displacement_of_a_wide_law_in_float32(law, noise, share, sigma):
     """y σ²/(γ² + σ²) from N(m, γ²I), y σ/(γ + σ) from Cauchy data, to the last digits where σ/γ is below them."""
     x = np.asarray([[3.0, 2.0, -4.0]], np.float32)
-    found = law.displacement(at(1.0, jnp.float32(sigma), noise), jnp.asarray(x), 0.5)
+    found = displacement(law, at(1.0, np.float32(sigma), noise), x)
     exact = np.float64(x - CENTRE) * share(sigma) / (share(1.5) + share(sigma))
     np.testing.assert_allclose(found, exact, rtol=2e-6)
 
@@ -393,7 +420,7 @@ def test_the_displacement_of_a_full_covariance_in_float32(sigma):
     widths, q = np.asarray([2.25, 1.0, 0.5]), np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     law = GaussianMixture.full(CENTRE, (q * widths @ q.T)[None])
     x = np.asarray([[3.0, 2.0, -4.0]], np.float32)
-    found = law.displacement(at(1.0, jnp.float32(sigma), Gaussian()), jnp.asarray(x), 0.5)
+    found = displacement(law, at(1.0, np.float32(sigma), Gaussian()), x)
     np.testing.assert_allclose(found[0], q * (sigma**2 / (widths + sigma**2)) @ q.T @ (x - CENTRE)[0], rtol=1e-5)
 
 
@@ -402,7 +429,7 @@ def test_the_displacement_of_a_full_covariance_in_float32(sigma):
 def test_the_displacement_of_points_in_float32_where_there_is_next_to_no_noise(noise, sigma):
     """x − x_k to the nearest point, of heavy tails Σ w (x − x_k), w ∝ |x − x_k|^−(d + df); σ² is 0 as a number."""
     points, x = np.asarray([[1.0, 0.0], [-3.0, 2.0]]), np.asarray([[0.9, 0.2]])
-    found = Atoms(points).displacement(at(1.0, jnp.float32(sigma), noise), jnp.asarray(x, jnp.float32), 0.5)
+    found = displacement(Atoms(points), at(1.0, np.float32(sigma), noise), x.astype(np.float32))
     order = 2 + noise.df if isinstance(noise, StudentT) else 99.0  # so that the nearest point has it all
     weights = np.linalg.norm(x - points, axis=1) ** -order
     np.testing.assert_allclose(found[0], weights / weights.sum() @ (x - points), rtol=1e-5)
@@ -413,9 +440,13 @@ def test_blocks_of_components_are_as_one(noise):
     """Logits relative to one component merge as absolute ones do."""
     points = np.random.default_rng(0).normal(size=(50, 3))
     law, x = Atoms(points, np.arange(1.0, 51.0)), jnp.asarray([[0.3, -0.5, 1.0], [40.0, 3.0, 0.0]])
+
+    @quick_jit
+    def in_blocks(law, process, x):
+        closed, c = isinstance(process.noise, StudentT), law.components()
+        return [posterior(c, process, x, 0.5, closed, "full", size, True) for size in (2**19, 25)]
+
     for law_noise in NOISES[noise]:
-        c, process = law.components(), at(0.8, 0.6, law_noise)
-        closed = isinstance(law_noise, StudentT)
-        whole, parts = (posterior(c, process, x, 0.5, closed, "full", size, True) for size in (2**19, 25))
+        whole, parts = in_blocks(law, at(0.8, 0.6, law_noise), x)
         for field in ("log_prob", "mean", "score", "second", "gap"):
             np.testing.assert_allclose(getattr(parts, field), getattr(whole, field), rtol=1e-11, atol=1e-12)

@@ -15,6 +15,8 @@ from diffusion.oracles.mixing import student_rule
 
 pytestmark = pytest.mark.usefixtures("x64")
 
+# These programs run once or twice: compiling them well costs more than running them.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 FLOW, HEAVY = Process(RectifiedFlow()), Process(RectifiedFlow(), StudentT(3.0))
 WEIGHTS = np.array([0.3, 0.7])
 MEANS = np.array([[-1.0, 0.4], [0.8, -0.3]])
@@ -40,15 +42,21 @@ MOMENTS = {  # what each law is: weights, means, covariances
 DRAWS = 4000
 
 
+@jax.jit
+def moments_and_samples(law, key):
+    return law.mean, law.covariance, law.sample(key, DRAWS)
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_moments_and_samples(name):
     """mean and covariance by the law of total variance; samples have them within 4 standard errors."""
     law, (weights, means, covariances) = LAWS[name], MOMENTS[name]
     mean = np.einsum("k,kd->d", weights, means)
     second = sum(w * (c + np.outer(m - mean, m - mean)) for w, m, c in zip(weights, means, covariances, strict=True))
-    np.testing.assert_allclose(law.mean, mean, rtol=1e-12)
-    np.testing.assert_allclose(law.covariance, second, rtol=1e-12, atol=1e-14)
-    x = np.asarray(law.sample(jax.random.key(1), DRAWS)) - mean
+    found_mean, covariance, samples = moments_and_samples(law, jax.random.key(1))
+    np.testing.assert_allclose(found_mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(covariance, second, rtol=1e-12, atol=1e-14)
+    x = np.asarray(samples) - mean
     squares = x[:, :, None] * x[:, None, :]
     for draws, expected in ((x, 0 * mean), (squares, second)):
         assert np.all(np.abs(draws.mean(0) - expected) <= 4 * draws.std(0) / DRAWS**0.5 + 1e-12)
@@ -56,8 +64,9 @@ def test_moments_and_samples(name):
 
 def test_nodes_carry_the_variance_of_student_t():
     """Σ_n w_n/τ_n = df/(df − 2): the sum over components agrees with the closed form."""
-    by_nodes = Law.covariance.__get__(LAWS["student"])
-    np.testing.assert_allclose(by_nodes, LAWS["student"].covariance, rtol=1e-10)
+    both = quick_jit(lambda law: (Law.covariance.__get__(law), law.covariance))
+    by_nodes, closed = both(LAWS["student"])
+    np.testing.assert_allclose(by_nodes, closed, rtol=1e-10)
 
 
 @pytest.mark.parametrize("df", [1.0, 8.0, 128.0])
@@ -90,12 +99,13 @@ def test_samples_follow_the_marginal(name, process):
 @pytest.mark.parametrize("name", ["low-rank", "student"])
 def test_a_sample_depends_on_its_key_alone(name):
     law, keys = LAWS[name], jax.random.split(jax.random.key(3), 4)
-    draws = [law.sample_marginal(k, FLOW, 4, t) for k, t in ((keys, 0.3), (keys[::-1], 0.3), (keys, 0.0))]
-    np.testing.assert_array_equal(draws[0], draws[1][::-1])
-    np.testing.assert_allclose(draws[2], law.sample(keys, 4), rtol=1e-12)
+    both = quick_jit(lambda keys, t: (law.sample_marginal(keys, FLOW, 4, t), law.sample(keys, 4)))
+    draws = [both(k, t) for k, t in ((keys, 0.3), (keys[::-1], 0.3), (keys, 0.0))]
+    np.testing.assert_array_equal(draws[0][0], draws[1][0][::-1])
+    np.testing.assert_allclose(*draws[2], rtol=1e-12)
 
 
-@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+@quick_jit
 def everything(law, process, x):
     t = 0.4
     return (
@@ -117,9 +127,13 @@ def test_posterior_variance_is_the_trace(name):
 def test_single_precision_is_the_default(name):
     """Parameters given in float64 do not leak: all answers are float32 unless float64 is enabled."""
     law = LAWS[name]
+
+    def ask(key):
+        x = law.sample(key, 4)
+        return law.mean, law.covariance, x, law.log_prob(HEAVY, x, 0.4), law.denoiser(HEAVY)(x, 0.4)
+
     with jax.enable_x64(False):
-        x = law.sample(jax.random.key(0), 4)
-        answers = [law.mean, law.covariance, x, law.log_prob(HEAVY, x, 0.4), law.denoiser(HEAVY)(x, 0.4)]
+        answers = quick_jit(ask)(jax.random.key(0))
     assert all(answer.dtype == jnp.float32 and np.all(np.isfinite(answer)) for answer in answers)
 
 
@@ -160,7 +174,7 @@ def test_laws_are_leaves():
     values = [loss(law, Process(EDM(), StudentT(df)), x) for df in (1.0, 5.0)]
     assert len(traces) == 1
     assert values[0] != values[1]
-    slope = jax.grad(loss)(law, FLOW, x)
+    slope = quick_jit(jax.grad(loss))(law, FLOW, x)
     shifted = [StudentTMixture(MEANS + h, law.scales, 3.0, WEIGHTS) for h in (1e-5, -1e-5)]
     up, down = (loss(law, FLOW, x) for law in shifted)
     np.testing.assert_allclose(np.sum(slope.means), (up - down) / 2e-5, rtol=1e-8)

@@ -63,8 +63,8 @@ def test_the_perturbation_is_the_formula(x64):
 @pytest.mark.parametrize("d", [1, 6, 784])
 def test_the_prior_has_the_radius_of_a_ratio_of_gaussians(d):
     """Row 29 in float32: R² = T²β/(1−β), β ~ Beta(d/2, ½), unclipped; no draw is infinite."""
-    x = np.asarray(hyperplane_sample(jax.random.key(1), (20_000, d), 3.0), np.float64)
-    ratio = (x**2).sum(1) / 9.0
+    x = jax.jit(lambda key: hyperplane_sample(key, (20_000, d), 3.0))(jax.random.key(1))
+    ratio = np.square(x, dtype=np.float64).sum(1) / 9.0
     assert np.isfinite(ratio).all()
     # β itself is within 1e-9 of 1 for most draws at d = 784: 1 − β = 1/(1 + R²/T²) is not rounded.
     assert ks(1 / (1 + ratio), scipy.stats.beta(0.5, d / 2)) < KS
@@ -73,8 +73,8 @@ def test_the_prior_has_the_radius_of_a_ratio_of_gaussians(d):
 
 def test_a_draw_depends_on_its_own_key_alone():
     keys, x_0 = keys_lib.sample_keys(jax.random.key(0), jnp.arange(4)), jnp.zeros((4, 2))
-    together = perturb_augmented(keys, x_0)
-    alone = perturb_augmented(keys[2:3], x_0[2:3])
+    perturb = jax.jit(perturb_augmented)
+    together, alone = perturb(keys, x_0), perturb(keys[2:3], x_0[2:3])
     np.testing.assert_array_equal(alone[0], together[0][2:3])
     np.testing.assert_array_equal(alone[1], together[1][2:3])
 
@@ -107,15 +107,16 @@ def test_the_loss_is_zero_for_the_field_and_what_is_added_squared_else(x64):
     """An element is perturbed by its own key, wherever it stands."""
     x_0, reference = jnp.asarray(POINTS[:8]), jnp.asarray(POINTS)
     key, law = jax.random.key(0), Perturbation(m_max=200.0)
-    np.testing.assert_allclose(pfgm_terms(key, exact_network(), x_0, reference, law), 0, atol=1e-25)
+    terms = jax.jit(pfgm_terms, static_argnums=1)
+    np.testing.assert_allclose(terms(key, exact_network(), x_0, reference, law), 0, atol=1e-25)
 
     def off(x, z):
         along_x, along_z = exact_network()(x, z)
         return along_x + 0.3, along_z - 0.5
 
-    np.testing.assert_allclose(pfgm_terms(key, off, x_0, reference, law), (6 * 0.09 + 0.25) / 7, rtol=1e-9)
-    wrong_gamma = pfgm_terms(key, exact_network(4.0), x_0, reference, law)
-    np.testing.assert_allclose(pfgm_terms(key, exact_network(4.0), x_0[:3], reference, law), wrong_gamma[:3], rtol=1e-9)
+    np.testing.assert_allclose(terms(key, off, x_0, reference, law), (6 * 0.09 + 0.25) / 7, rtol=1e-9)
+    wrong_gamma = terms(key, exact_network(4.0), x_0, reference, law)
+    np.testing.assert_allclose(terms(key, exact_network(4.0), x_0[:3], reference, law), wrong_gamma[:3], rtol=1e-9)
     assert np.all(wrong_gamma > 0)
 
 
@@ -138,22 +139,27 @@ def test_the_correction_at_small_z_is_not_needed(x64):
     It does what it is for: a v_z that says nothing is replaced by one that is right there.
     """
     law, correct = Atoms(POINTS), SmallZ(threshold=0.3, gamma=5.0)
-    x = jnp.asarray(POINTS[:6]) + 0.2 * jax.random.normal(jax.random.key(0), (6, 2, 3))
-    for z in (1e-3, 0.1, 0.25):
-        exact = law_flow(law)(x, z)
-        errors = [float(jnp.max(jnp.abs(network_flow(exact_network(), s)(x, z) - exact))) for s in (None, correct)]
-        assert errors[0] < 1e-11 < errors[1]
-        rho = float(jnp.min(jnp.sqrt(jnp.sum(exact**2, (1, 2)))))
-        assert errors[1] < 2 * (z / rho) ** 2 * float(jnp.max(jnp.abs(exact)))
+    x = POINTS[:6] + 0.2 * np.random.default_rng(1).normal(size=(6, 2, 3))
 
     def blind(x, z):
         along_x, along_z = exact_network()(x, z)
         return along_x, 0 * along_z - 1e-2
 
-    repaired = network_flow(blind, correct)(x, 1e-3)
-    np.testing.assert_allclose(repaired, law_flow(law)(x, 1e-3), rtol=1e-4, atol=1e-6)
-    assert float(jnp.max(jnp.abs(network_flow(blind)(x, 1e-3) - law_flow(law)(x, 1e-3)))) > 0.01
-    np.testing.assert_array_equal(network_flow(blind, correct)(x, 0.5), network_flow(blind)(x, 0.5))
+    @jax.jit
+    def say(x, z):
+        networks = exact_network(), blind
+        return law_flow(law)(x, z), [[network_flow(it, s)(x, z) for s in (None, correct)] for it in networks]
+
+    for z in (1e-3, 0.1, 0.25):
+        exact, ((plain, corrected), (unrepaired, repaired)) = jax.tree.map(np.asarray, say(x, z))
+        assert np.max(np.abs(plain - exact)) < 1e-11 < np.max(np.abs(corrected - exact))
+        rho = np.min(np.sqrt(np.sum(exact**2, (1, 2))))
+        assert np.max(np.abs(corrected - exact)) < 2 * (z / rho) ** 2 * np.max(np.abs(exact))
+        if z == 1e-3:
+            np.testing.assert_allclose(repaired, exact, rtol=1e-4, atol=1e-6)
+            assert np.max(np.abs(unrepaired - exact)) > 0.01
+    _, (_, (unrepaired, repaired)) = say(x, 0.5)
+    np.testing.assert_array_equal(repaired, unrepaired)
 
     # Along whole lines, from the hyperplane to the data: the ends without it are the exact ones, with it they are not.
     start, radii = hyperplane_sample(jax.random.key(1), (6, 2, 3), 5.0), np.geomspace(5.0, 0.01, 40)
