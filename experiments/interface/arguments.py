@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import ArrayLike, Int32
 
+from diffusion.likelihood import Divergence, Solver
 from experiments.errors import UsageError, did_you_mean
+from experiments.evaluation.report import EvaluationOptions
 from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions
 from experiments.sampling.guidance import UNGUIDED, Guidance
+from experiments.sampling.variance import VarianceName
 from samplers.sample import Sampler
 
 _LIMITS = ("sigma_min", "sigma_max", "rho")
@@ -90,3 +95,26 @@ def check_sampling(sampler: Any, grid: Any, limits: Mapping[str, float] | None) 
     for key in limits or {}:
         if key not in _LIMITS:
             raise UsageError(f"limits has no {key!r}{did_you_mean(str(key), _LIMITS)}; choose {', '.join(_LIMITS)}.")
+
+
+def evaluation_options(options: Mapping[str, Any]) -> EvaluationOptions:
+    """The options of an evaluation. Raises UsageError for an unknown one, and for a value of the wrong kind."""
+    known = [field.name for field in dataclasses.fields(EvaluationOptions)]
+    for name, value in options.items():
+        if name not in known:
+            raise UsageError(f"evaluate has no option {name}{did_you_mean(name, known)}; choose {', '.join(known)}.")
+        if name in ("samples", "batch", "seed", "elbo_images", "elbo_draws") and not hasattr(value, "__index__"):
+            raise UsageError(f"{name} is {value!r}; give a whole number.")
+    variances, variance = get_args(VarianceName), options.get("variance", "auto")
+    if variance not in variances:
+        raise UsageError(f"variance is {variance!r}; choose {', '.join(variances)}.")
+    cache = options.get("cache")
+    return EvaluationOptions(**{**options, "cache": None if cache is None else Path(cache)})
+
+
+def check_flow(method: Any, solver: Any) -> None:
+    """Raise UsageError for a divergence or a solver of the flow that is not one; None is the usual one."""
+    if not (method is None or isinstance(method, Divergence)):
+        raise UsageError(f"method is {method!r}; give one of scorefield's, such as Hutchinson().")
+    if not (solver is None or isinstance(solver, Solver)):
+        raise UsageError(f"solver is {solver!r}; give one of scorefield's, such as Adaptive().")

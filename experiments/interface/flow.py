@@ -16,7 +16,7 @@ from experiments.data.scaling import to_model
 from experiments.data.source import Events
 from experiments.errors import UsageError
 from experiments.evaluation.plane.density import has_flow
-from experiments.interface.arguments import checked_seeds, classes, whole
+from experiments.interface.arguments import check_flow, checked_seeds, classes, whole
 from experiments.runs.model import Model, make_denoiser
 
 _EXACT = 256
@@ -35,6 +35,7 @@ def log_likelihood(
 ) -> Float64[np.ndarray, " n"]:
     """ln p in nats, as `Run.log_likelihood` says. Raises UsageError for a model without an ODE."""
     _require_flow(model)
+    check_flow(method, solver)
     images = _events(model, images)
     solver = Adaptive() if solver is None else solver
     if method is None:
@@ -60,6 +61,7 @@ def transport(
 ) -> Float32[np.ndarray, "n *event"]:
     """Where the ODE takes images, or backward latents; NaN where it did not arrive. Raises as `log_likelihood`."""
     _require_flow(model)
+    check_flow(None, solver)
     images, move = _events(model, images), likelihood.decode if backward else likelihood.encode
     found = []
     for rows, count in _rows(len(images), batch):

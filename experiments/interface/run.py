@@ -19,14 +19,15 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from experiments.config.tree import Config
 from experiments.data.source import Events, Source
-from experiments.errors import UsageError, did_you_mean, warn
-from experiments.evaluation.report import EvaluationOptions, evaluate, with_null
+from experiments.errors import UsageError, warn
+from experiments.evaluation.report import evaluate, with_null
 from experiments.interface import flow
 from experiments.interface.arguments import (
     check_sampling,
     checked_guidance,
     checked_seeds,
     classes,
+    evaluation_options,
     label_of_each,
     whole,
 )
@@ -237,11 +238,8 @@ class Run:
         None. Raises UsageError for an option that there is none of and for what cannot be measured of this run,
         DataError when its data are not there, DivergedError for a sample that is not finite.
         """
-        known = {field.name for field in dataclasses.fields(EvaluationOptions)}
-        for name in options.keys() - known:
-            raise UsageError(f"evaluate has no option {name}{did_you_mean(name, known)}; choose {', '.join(known)}.")
         choice = _choice(self, sampler, steps, grid, limits)
-        return {"run": str(self.path), **with_null(evaluate(self.model, choice, EvaluationOptions(**options)))}
+        return {"run": str(self.path), **with_null(evaluate(self.model, choice, evaluation_options(options)))}
 
     def log_likelihood(
         self,

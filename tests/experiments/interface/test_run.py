@@ -214,6 +214,20 @@ def test_a_class_that_the_model_does_not_know_is_refused_wherever_one_is_given(r
         run.log_likelihood(images, batch=0)
 
 
+def test_what_measures_a_run_is_checked(run, images):
+    for options, sentence in (
+        ({"sample": 3}, "evaluate has no option sample; did you mean 'samples'"),
+        ({"samples": "a"}, "samples is 'a'; give a whole number"),
+        ({"variance": "smal"}, "variance is 'smal'; choose auto, small"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            run.evaluate(**options)
+    with pytest.raises(UsageError, match=r"method is 'exact'; give one of scorefield's, such as Hutchinson\(\)"):
+        run.log_likelihood(images, method="exact")
+    with pytest.raises(UsageError, match=r"solver is 'heun'; give one of scorefield's, such as Adaptive\(\)"):
+        run.latents(images, solver="heun")
+
+
 def test_a_run_says_what_it_is(run, conditional_run, tiny_run):
     assert repr(run).splitlines()[0] == f"Run({conditional_run}, step 12; sampled by heun in 4 steps)"
     assert repr(run).splitlines()[1] == f"  {run.model!r}"
