@@ -88,7 +88,7 @@ def _installed() -> list[str]:
 
 def _import(module: str) -> None:
     """Import a module; from the current folder if its name is found nowhere else."""
-    if not all(part.isidentifier() for part in module.split(".")):
+    if module.endswith(".py") or not all(part.isidentifier() for part in module.split(".")):
         raise UsageError(f"the plugin {module!r} is not the name of a module; give it as import does, my_module.")
     top, here = module.partition(".")[0], Path.cwd()
     try:

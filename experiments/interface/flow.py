@@ -16,6 +16,7 @@ from experiments.data.scaling import to_model
 from experiments.data.source import Events
 from experiments.errors import UsageError
 from experiments.evaluation.plane.density import has_flow
+from experiments.interface.arguments import check_flow, checked_seeds, classes, whole
 from experiments.runs.model import Model, make_denoiser
 
 _EXACT = 256
@@ -34,6 +35,7 @@ def log_likelihood(
 ) -> Float64[np.ndarray, " n"]:
     """ln p in nats, as `Run.log_likelihood` says. Raises UsageError for a model without an ODE."""
     _require_flow(model)
+    check_flow(method, solver)
     images = _events(model, images)
     solver = Adaptive() if solver is None else solver
     if method is None:
@@ -46,7 +48,7 @@ def log_likelihood(
         x, log_q, ids = jnp.asarray(to_model(images[rows])), 0.0, jnp.asarray(rows)
         if images.dtype == np.uint8:
             x, log_q = likelihood.dequantise_uniform(noise_key, x, ids=ids)
-        denoise = make_denoiser(model, _labels(labels, rows, len(images)))
+        denoise = make_denoiser(model, _labels(model, labels, rows, len(images)))
         told = likelihood.log_likelihood(
             model.process, denoise, x, solver=solver, method=method, key=probe_key, ids=ids
         )
@@ -59,10 +61,11 @@ def transport(
 ) -> Float32[np.ndarray, "n *event"]:
     """Where the ODE takes images, or backward latents; NaN where it did not arrive. Raises as `log_likelihood`."""
     _require_flow(model)
+    check_flow(None, solver)
     images, move = _events(model, images), likelihood.decode if backward else likelihood.encode
     found = []
     for rows, count in _rows(len(images), batch):
-        denoise = make_denoiser(model, _labels(labels, rows, len(images)))
+        denoise = make_denoiser(model, _labels(model, labels, rows, len(images)))
         moved = move(model.process, denoise, jnp.asarray(to_model(images[rows])), solver=solver)
         found.append(np.asarray(moved.x, np.float32)[:count])
     return np.concatenate(found)
@@ -77,7 +80,7 @@ def completions(
     """
     images = np.asarray(images)
     known = to_model(_events(model, images[None] if images.shape == model.event_shape else images))
-    seeds = range(len(known)) if seeds is None else seeds
+    seeds = range(len(known)) if seeds is None else checked_seeds(seeds)
     if len(known) == 1:
         known = np.repeat(known, len(seeds), axis=0)
     if len(known) != len(seeds):
@@ -124,17 +127,17 @@ def _events(model: Model, images: Events) -> Events:
 
 def _rows(count: int, batch: int) -> Iterator[tuple[np.ndarray, int]]:
     """(The rows of a batch, how many of them are wanted): one shape for all, and so one compilation."""
-    batch = min(batch, count)
+    batch = min(whole("batch", batch), count)
     for start in range(0, count, batch):
         wanted = min(batch, count - start)
         yield np.resize(np.arange(start, start + wanted), batch), wanted
 
 
-def _labels(labels: ArrayLike | None, rows: np.ndarray, count: int) -> Array | None:
-    """The classes of these rows. Raises UsageError unless there is one for each of `count` images."""
+def _labels(model: Model, labels: ArrayLike | None, rows: np.ndarray, count: int) -> Array | None:
+    """The classes of these rows. Raises UsageError unless there is a known one for each of `count` images."""
     if labels is None:
         return None
     known = np.asarray(labels)
     if known.shape != (count,):
         raise UsageError(f"labels has shape {known.shape} for {count} images; give one class for each.")
-    return jnp.asarray(known[rows], jnp.int32)
+    return jnp.asarray(classes(model, known)[rows])

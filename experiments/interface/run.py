@@ -19,14 +19,23 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from experiments.config.tree import Config
 from experiments.data.source import Events, Source
-from experiments.errors import UsageError, did_you_mean, warn
-from experiments.evaluation.report import EvaluationOptions, evaluate, with_null
+from experiments.errors import UsageError, warn
+from experiments.evaluation.report import evaluate, with_null
 from experiments.interface import flow
+from experiments.interface.arguments import (
+    check_sampling,
+    checked_guidance,
+    checked_seeds,
+    classes,
+    evaluation_options,
+    label_of_each,
+    whole,
+)
 from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions, Options, SamplerChoice
 from experiments.sampling.drawing import draw, gather
-from experiments.sampling.guidance import UNGUIDED, Guidance
+from experiments.sampling.guidance import Guidance
 from experiments.sampling.solver import Solver, build
 from experiments.sampling.throughput import Throughput
 from samplers.inpainting import RePaint
@@ -89,8 +98,8 @@ class Run:
         itself, or a `Guidance`. It goes with every sampler, loss and likelihood of the core.
         Raises UsageError for labels of a run without classes, and for guidance that does not go with the run.
         """
-        guide = _guidance(guidance)
-        known = None if labels is None else jnp.asarray(labels, jnp.int32)
+        guide = checked_guidance(guidance)
+        known = None if labels is None else jnp.asarray(classes(self.model, labels))
         if known is not None and known.ndim != 1:
             raise UsageError(f"labels has shape {known.shape}; give one class for each element of the batch.")
         guide.check(self.model, given_class=known is not None)
@@ -135,7 +144,8 @@ class Run:
         `samplers.sample`. A seed's image depends on no other seed, nor on `batch`, the number drawn at a time.
         Raises UsageError for what does not go together, or not with the run, DivergedError for what is not finite.
         """
-        seeds, guide = _checked_seeds(seeds), _guidance(guidance)
+        seeds, guide, batch = checked_seeds(seeds), checked_guidance(guidance), whole("batch", batch)
+        labels = label_of_each(label, len(seeds))
         solver = self.solver(
             sampler,
             steps,
@@ -146,7 +156,13 @@ class Run:
         )
         with _in_a_sentence(solver):
             batches = draw(
-                self.model, solver, seeds, batch=batch, label=label, guidance=guide, brownian_tree=brownian_tree
+                self.model,
+                solver,
+                seeds,
+                batch=batch,
+                label=None if labels is None else labels.tolist(),
+                guidance=guide,
+                brownian_tree=brownian_tree,
             )
             return gather(batches, Throughput(min(batch, len(seeds)))).images
 
@@ -175,8 +191,7 @@ class Run:
         """
         known, seeds = flow.completions(self.model, images, seeds)
         seen = flow.full_mask(mask, known.shape)
-        labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
-        guide = _guidance(guidance)
+        labels, guide = label_of_each(label, len(seeds)), checked_guidance(guidance)
         solver = self.solver(
             sampler,
             steps,
@@ -185,7 +200,7 @@ class Run:
             given_class=label is not None,
             guided=guide.strength is not None,
         )
-        made, batch = [], min(batch, len(seeds))
+        made, batch = [], min(whole("batch", batch), len(seeds))
         for start in range(0, len(seeds), batch):
             rows = np.resize(np.arange(start, min(start + batch, len(seeds))), batch)  # one shape, one compilation
             with _in_a_sentence(solver):
@@ -223,11 +238,8 @@ class Run:
         None. Raises UsageError for an option that there is none of and for what cannot be measured of this run,
         DataError when its data are not there, DivergedError for a sample that is not finite.
         """
-        known = {field.name for field in dataclasses.fields(EvaluationOptions)}
-        for name in options.keys() - known:
-            raise UsageError(f"evaluate has no option {name}{did_you_mean(name, known)}; choose {', '.join(known)}.")
         choice = _choice(self, sampler, steps, grid, limits)
-        return {"run": str(self.path), **with_null(evaluate(self.model, choice, EvaluationOptions(**options)))}
+        return {"run": str(self.path), **with_null(evaluate(self.model, choice, evaluation_options(options)))}
 
     def log_likelihood(
         self,
@@ -285,18 +297,12 @@ class Run:
         return f"Run({self.path}, step {self.step}; sampled by {own.sampler} in {own.steps} steps)\n  {self.model!r}"
 
 
-def _guidance(given: float | Guidance | None) -> Guidance:
-    if given is None:
-        return UNGUIDED
-    return given if isinstance(given, Guidance) else Guidance(strength=float(given))
-
-
 def _choice(
     run: Run, sampler: SamplerLike, steps: int | None, grid: str | None, limits: Mapping[str, float] | None
 ) -> SamplerChoice:
     """The choice of a sampler that is given by name, as an object, or not at all."""
-    if steps is not None and steps < 1:
-        raise UsageError(f"steps is {steps}; give at least 1.")
+    check_sampling(sampler, grid, limits)
+    steps = None if steps is None else whole("steps", steps)
     if sampler is None or isinstance(sampler, str):
         return SamplerChoice.of(run.config, sampler, steps=steps, grid=grid, limits=limits, run=run.path)
     name = _name_of(sampler)
@@ -314,13 +320,6 @@ def _name_of(sampler: Options) -> str:
     names = [name for name, entry in SAMPLERS.items() if entry.make is type(sampler)]
     exact = [name for name in names if SAMPLERS[name].default() == sampler]
     return (exact or names or [type(sampler).__name__])[0]
-
-
-def _checked_seeds(seeds: Sequence[int]) -> list[int]:
-    seeds = [int(seed) for seed in seeds]
-    if not seeds or min(seeds) < 0 or max(seeds) >= 2**31:
-        raise UsageError("seeds are one or more whole numbers from 0 on, below 2^31; give range(64), or [3, 5].")
-    return seeds
 
 
 @contextlib.contextmanager

@@ -22,14 +22,20 @@ def run_lock(outdir: Path) -> Iterator[None]:
         file = open(outdir / "lock", "a+")  # noqa: SIM115
     except OSError as error:
         raise UsageError(f"--outdir {outdir} cannot be written ({error.strerror}); give another.") from None
+    mine = f"process {os.getpid()} on {os.uname().nodename}"
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
+            if holder == mine:
+                raise BusyError(
+                    f"{outdir} is in use by a training that this process has not closed; write "
+                    "`with training(...) as steps:`, call `close`, or give another --outdir."
+                ) from None
             raise BusyError(f"{outdir} is in use by {holder}; wait for it, or give another --outdir.") from None
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.write(f"{mine}\n")
         file.flush()
         yield

@@ -9,11 +9,14 @@ The same code runs on one CPU, several accelerators, or several hosts.
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 (its exit function is registered first, and so called last)
 import contextlib
+import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 
@@ -21,7 +24,7 @@ from experiments.config.checks import check
 from experiments.config.file import save_config
 from experiments.config.tree import Config
 from experiments.config.tree import Generator as GeneratorObjective
-from experiments.errors import UsageError
+from experiments.errors import UsageError, reason, warn
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.course import Course, Equipment, TrainResult
 from experiments.training.data import RunData, open_data
@@ -40,15 +43,31 @@ from experiments.training.state import Params
 OnSample = Callable[[int, Params], None]
 S = TypeVar("S", bound=Step)
 
+_begun: weakref.WeakSet[Training[Any]] = weakref.WeakSet()
+"""The trainings that have been iterated over and are still referred to."""
+
+
+def _close_all() -> None:
+    """Close what a script that ends has left open: once Python has shut threads down, saving would wait for ever."""
+    for training in list(_begun):
+        try:
+            training.close()
+        except Exception as error:
+            warn(f"the training in {training.outdir} could not be saved at exit ({reason(error)}).")
+
+
+# `atexit` would be too late: its functions are called when the threads that save have been shut down.
+threading._register_atexit(_close_all)  # pyright: ignore
+
 
 class Training(Iterator[S]):
     """A training that advances as it is iterated over. Nothing is touched before the first step is asked for.
 
     Leaving the loop early, by `break`, `return` or an error in its body, ends the training: the step that the body
-    saw last is saved as a checkpoint, and the folder is free for another process. The same call goes on from there,
+    saw last is saved as a checkpoint, and the folder is free for another training. The same call goes on from there,
     bit for bit. (In a run of several processes leaving saves nothing: they would wait for one another. Call
-    `step.save()` in all of them before.) Where the loop is kept in a variable, or a save that fails must not pass
-    unnoticed, write `with training(...) as steps:`, or call `close`.
+    `step.save()` in all of them before.) A training that is kept in a variable ends with the script instead: there,
+    or where a save that fails must not pass unnoticed, write `with training(...) as steps:`, or call `close`.
     """
 
     def __init__(self, config: Config, outdir: Path, steps: Generator[S, None, TrainResult]) -> None:
@@ -61,6 +80,7 @@ class Training(Iterator[S]):
         self._steps = steps
 
     def __next__(self) -> S:
+        _begun.add(self)
         try:
             self.last = next(self._steps)
         except StopIteration as end:
@@ -120,7 +140,9 @@ def training_with(
     quiet: bool,
     signals: bool,
 ) -> Training[S]:
-    """`training` whose steps are of a subclass of `Step`."""
+    """`training` whose steps are of a subclass of `Step`. Raises UsageError for what is not a configuration."""
+    if not isinstance(config, Config):
+        raise UsageError(f"config is {config!r}; give a Config, such as scorefield.preset('digits-ddpm').")
     steps = _steps(step_type, config, outdir, data, devices, quiet, signals)
     return Training(config, outdir, cast(Generator[S, None, TrainResult], steps))
 

@@ -263,6 +263,13 @@ def test_what_is_wrong_with_a_plugin_is_said_in_a_sentence(run_command, outside,
     assert re.search(sentence, outcome.err)
 
 
+def test_the_name_of_a_file_is_not_taken_for_a_modules(run_command, outside):
+    outside.write("fine", "raise AssertionError('imported')\n")
+    outcome = run_command("presets", "--plugin", "fine.py")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "the plugin 'fine.py' is not the name of a module; give it as import does" in outcome.err
+
+
 CLASSES = """
 from dataclasses import dataclass
 from diffusion import Schedule

@@ -150,6 +150,10 @@ def test_inpainting_keeps_what_is_known(run, images):
         run.inpaint(images, np.ones((3, 3), bool))
     with pytest.raises(UsageError, match="5 images have 2 seeds"):
         run.inpaint(images, mask, seeds=[0, 1])
+    with pytest.raises(UsageError, match="seeds are one or more whole numbers"):
+        run.inpaint(images, mask, seeds=[0, 1, 2, 3, 2**31])
+    with pytest.raises(UsageError, match="batch is 0; give at least 1"):
+        run.inpaint(images, mask, batch=0)
 
 
 def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_path):
@@ -166,6 +170,62 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
         run.latents(images[..., 0].astype(int))
     with pytest.raises(UsageError, match=r"labels has shape \(2,\) for 5 images"):
         run.latents(images, labels=[1, 2])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"seeds": 5}, r"seeds are one or more whole numbers .*; give range\(64\)"),
+        ({"seeds": [0.5]}, "seeds are one or more whole numbers"),
+        ({"seeds": "0-3"}, "seeds are one or more whole numbers"),
+        ({"steps": 2.5}, "steps is 2.5; give a whole number"),
+        ({"steps": "3"}, "steps is '3'; give a whole number"),
+        ({"batch": 0}, "batch is 0; give at least 1"),
+        ({"batch": -1}, "batch is -1; give at least 1"),
+        ({"batch": 1.5}, "batch is 1.5; give a whole number"),
+        ({"label": [1, 2, 3]}, r"label is \[1, 2, 3\] for 2 seeds; give one class for all"),
+        ({"label": "3"}, "label is '3' for 2 seeds"),
+        ({"label": 2.5}, "label is 2.5 for 2 seeds"),
+        ({"guidance": "x"}, "guidance is 'x'; give a number"),
+        ({"sampler": 3}, "sampler is 3; give a name of `scorefield samplers`, or a sampler"),
+        ({"sampler": Heun}, r"a sampler, such as Heun\(\)"),
+        ({"grid": np.linspace(1, 0, 5)}, "grid is of type ndarray; give a name, such as 'karras'"),
+        ({"limits": 3}, "limits is 3; give a dictionary"),
+        ({"limits": {"sigma_mx": 3}}, "limits has no 'sigma_mx'; did you mean 'sigma_max'"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_named(run, arguments, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        run.sample(**{"seeds": [0, 1], **arguments})
+
+
+@pytest.mark.parametrize("wrong", [-1, 99])
+def test_a_class_that_the_model_does_not_know_is_refused_wherever_one_is_given(run, images, wrong):
+    labels = [0, 1, 2, 3, wrong]
+    for ask in (
+        run.denoiser,
+        *(lambda labels, f=f: f(images, labels=labels) for f in (run.log_likelihood, run.latents)),
+    ):
+        with pytest.raises(UsageError, match=f"labels has the class {wrong}, and this model knows the classes 0 to"):
+            ask(labels)
+    with pytest.raises(UsageError, match="give whole numbers"):
+        run.denoiser([0.5])
+    with pytest.raises(UsageError, match="batch is 0; give at least 1"):
+        run.log_likelihood(images, batch=0)
+
+
+def test_what_measures_a_run_is_checked(run, images):
+    for options, sentence in (
+        ({"sample": 3}, "evaluate has no option sample; did you mean 'samples'"),
+        ({"samples": "a"}, "samples is 'a'; give a whole number"),
+        ({"variance": "smal"}, "variance is 'smal'; choose auto, small"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            run.evaluate(**options)
+    with pytest.raises(UsageError, match=r"method is 'exact'; give one of scorefield's, such as Hutchinson\(\)"):
+        run.log_likelihood(images, method="exact")
+    with pytest.raises(UsageError, match=r"solver is 'heun'; give one of scorefield's, such as Adaptive\(\)"):
+        run.latents(images, solver="heun")
 
 
 def test_a_run_says_what_it_is(run, conditional_run, tiny_run):

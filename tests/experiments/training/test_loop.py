@@ -4,7 +4,10 @@ import contextlib
 import dataclasses
 import json
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -199,11 +202,36 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_its_exit_status(straight, t
     same(final(tmp_path), final(straight))
 
 
-def test_a_second_process_is_kept_out(tmp_path):
-    with run_lock(tmp_path), pytest.raises(BusyError, match=r"in use by process \d+ on .*; wait for it"):
+def test_a_second_training_is_kept_out(tmp_path):
+    with run_lock(tmp_path), pytest.raises(BusyError, match=r"that this process has not closed; write"):
         train(tiny_config(), tmp_path, data=tiny_data())
+    with run_lock(tmp_path):
+        (tmp_path / "lock").write_text("process 1 on elsewhere\n")
+        with pytest.raises(BusyError, match=r"in use by process 1 on elsewhere; wait for it, or"):
+            train(tiny_config(), tmp_path, data=tiny_data())
     with run_lock(tmp_path):  # and the lock ends with its holder
         pass
+
+
+def test_a_training_in_a_variable_is_saved_when_the_script_ends(tmp_path):
+    script = (
+        "from experiments.training.loop import training\n"
+        "from tests.experiments.training.tiny_run import tiny_config, tiny_data\n"
+        f"steps = training(tiny_config(), {str(tmp_path)!r}, data=tiny_data())\n"
+        "for step in steps:\n"
+        "    if step.step == 3: break\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [found.step for found in find_checkpoints(tmp_path / "checkpoints")] == [3]
+
+
+def test_what_is_not_a_configuration_is_refused_before_the_folder_is_made(tmp_path):
+    with pytest.raises(UsageError, match=r"config is 'digits-ddpm'; give a Config, such as scorefield.preset\("):
+        training("digits-ddpm", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_error_in_the_data_is_raised_as_it_is(tmp_path):

@@ -1,0 +1,120 @@
+"""Arguments as people give them, brought into shape or refused in a sentence that names them."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from jaxtyping import ArrayLike, Int32
+
+from diffusion.likelihood import Divergence, Solver
+from experiments.errors import UsageError, did_you_mean
+from experiments.evaluation.report import EvaluationOptions
+from experiments.runs.model import Model
+from experiments.sampling.choice import AncestralOptions
+from experiments.sampling.guidance import UNGUIDED, Guidance
+from experiments.sampling.variance import VarianceName
+from samplers.sample import Sampler
+
+_LIMITS = ("sigma_min", "sigma_max", "rho")
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of at least 1. Raises UsageError, naming the argument, for anything else."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name} is {value!r}; give a whole number.") from None
+    if number < 1:
+        raise UsageError(f"{name} is {number}; give at least 1.")
+    return number
+
+
+def checked_seeds(seeds: Iterable[int]) -> list[int]:
+    """The seeds as a list. Raises UsageError unless they are one or more whole numbers in [0, 2^31)."""
+    try:
+        known = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        known = []
+    if not known or min(known) < 0 or max(known) >= 2**31:
+        raise UsageError("seeds are one or more whole numbers from 0 on, below 2^31; give range(64), or [3, 5].")
+    return known
+
+
+def classes(model: Model, labels: ArrayLike, name: str = "labels") -> Int32[np.ndarray, "..."]:
+    """Classes that the model knows. Raises UsageError for other numbers, and for what is not a whole one.
+
+    A model without classes refuses them itself.
+    """
+    known = np.asarray(labels)
+    if known.dtype.kind not in "iu":
+        raise UsageError(f"{name} is {labels!r}; give whole numbers.")
+    wrong = known[(known < 0) | (known >= model.num_classes)]
+    if model.num_classes and wrong.size:
+        raise UsageError(
+            f"{name} has the class {wrong.flat[0]}, and this model knows the classes 0 to {model.num_classes - 1}."
+        )
+    return known.astype(np.int32)
+
+
+def label_of_each(label: ArrayLike | None, count: int) -> Int32[np.ndarray, " count"] | None:
+    """One class for each of `count` seeds. Raises UsageError unless `label` is one for all, or one for each."""
+    if label is None:
+        return None
+    known = np.asarray(label)
+    if known.dtype.kind not in "iu" or known.shape not in ((), (count,)):
+        raise UsageError(f"label is {label!r} for {count} seeds; give one class for all, or a list of one for each.")
+    return np.broadcast_to(known, (count,)).astype(np.int32)
+
+
+def checked_guidance(given: float | Guidance | None) -> Guidance:
+    """The guidance of this strength. Raises UsageError for what is not a number."""
+    if given is None:
+        return UNGUIDED
+    if isinstance(given, Guidance):
+        return given
+    try:
+        return Guidance(strength=float(given))
+    except (TypeError, ValueError):
+        raise UsageError(f"guidance is {given!r}; give a number, 1 for the model itself, or a Guidance.") from None
+
+
+def check_sampling(sampler: Any, grid: Any, limits: Mapping[str, float] | None) -> None:
+    """Raise UsageError for a sampler, a grid or limits that are of no type that these have."""
+    if not (sampler is None or isinstance(sampler, str | Sampler | AncestralOptions)):
+        called = f", such as {sampler.__name__}()" if isinstance(sampler, type) else ""
+        raise UsageError(f"sampler is {sampler!r}; give a name of `scorefield samplers`, or a sampler{called}.")
+    if not (grid is None or isinstance(grid, str)):
+        raise UsageError(f"grid is of type {type(grid).__name__}; give a name, such as 'karras'.")
+    if not (limits is None or isinstance(limits, Mapping)):
+        raise UsageError(f"limits is {limits!r}; give a dictionary, such as {{'sigma_max': 80.0}}.")
+    for key in limits or {}:
+        if key not in _LIMITS:
+            raise UsageError(f"limits has no {key!r}{did_you_mean(str(key), _LIMITS)}; choose {', '.join(_LIMITS)}.")
+
+
+def evaluation_options(options: Mapping[str, Any]) -> EvaluationOptions:
+    """The options of an evaluation. Raises UsageError for an unknown one, and for a value of the wrong kind."""
+    known = [field.name for field in dataclasses.fields(EvaluationOptions)]
+    for name, value in options.items():
+        if name not in known:
+            raise UsageError(f"evaluate has no option {name}{did_you_mean(name, known)}; choose {', '.join(known)}.")
+        if name in ("samples", "batch", "seed", "elbo_images", "elbo_draws") and not hasattr(value, "__index__"):
+            raise UsageError(f"{name} is {value!r}; give a whole number.")
+    variances, variance = get_args(VarianceName), options.get("variance", "auto")
+    if variance not in variances:
+        raise UsageError(f"variance is {variance!r}; choose {', '.join(variances)}.")
+    cache = options.get("cache")
+    return EvaluationOptions(**{**options, "cache": None if cache is None else Path(cache)})
+
+
+def check_flow(method: Any, solver: Any) -> None:
+    """Raise UsageError for a divergence or a solver of the flow that is not one; None is the usual one."""
+    if not (method is None or isinstance(method, Divergence)):
+        raise UsageError(f"method is {method!r}; give one of scorefield's, such as Hutchinson().")
+    if not (solver is None or isinstance(solver, Solver)):
+        raise UsageError(f"solver is {solver!r}; give one of scorefield's, such as Adaptive().")
