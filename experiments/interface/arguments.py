@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -61,7 +61,7 @@ def classes(model: Model, labels: ArrayLike, name: str = "labels") -> Int32[np.n
     return known.astype(np.int32)
 
 
-def label_of_each(label: ArrayLike | None, count: int) -> Int32[np.ndarray, " count"] | None:
+def label_of_each(label: ArrayLike | Sequence[int] | None, count: int) -> Int32[np.ndarray, " count"] | None:
     """One class for each of `count` seeds. Raises UsageError unless `label` is one for all, or one for each."""
     if label is None:
         return None
