@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def __getattr__(name: str) -> Any:
     if name == "__all__":  # for `from scorefield import *`
         return sorted(_homes())
     if name not in _homes():
-        raise AttributeError(f"module 'scorefield' has no attribute {name!r}")
+        # With `name` and `obj` Python itself suggests the nearest name.
+        raise AttributeError(f"module 'scorefield' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     from scorefield.flags import compile_as_the_command
 
     compile_as_the_command()

@@ -53,6 +53,8 @@ def load(place: Path | str, *, average: int | None = 0, best: bool = False) -> R
     for the raw ones. Raises CheckpointError when there is no checkpoint or it is damaged, UsageError for an average
     that it has not.
     """
+    if not (average is None or hasattr(average, "__index__")):
+        raise UsageError(f"average is {average!r}; give its number, counted from 0, or None for the raw parameters.")
     model = load_model(Path(place), average, use_best=best, warn=warn)
     folder = model.path
     assert folder is not None

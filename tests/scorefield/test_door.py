@@ -49,6 +49,12 @@ def test_every_name_is_its_homes_and_is_listed():
         getattr(scorefield, "tarin")  # noqa: B009
 
 
+def test_a_mistyped_name_is_met_with_the_nearest_one(tmp_path):
+    status, _, err = python("import scorefield", "scorefield.tarining", cwd=tmp_path)
+    assert status == 1
+    assert err.splitlines()[-1].endswith("has no attribute 'tarining'. Did you mean: 'training'?")
+
+
 def test_the_import_is_light_and_a_name_touches_no_device(tmp_path):
     status, out, err = python(
         "import scorefield",

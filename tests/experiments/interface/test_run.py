@@ -159,6 +159,8 @@ def test_inpainting_keeps_what_is_known(run, images):
 def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint that can be trusted"):
         load(tmp_path)
+    with pytest.raises(UsageError, match="average is 'raw'; give its number, counted from 0, or None for the raw"):
+        load(run.path, average="raw")
     for seeds in ([], [-1], [2**31]):
         with pytest.raises(UsageError, match="seeds are one or more whole numbers"):
             run.sample(seeds)
