@@ -61,6 +61,20 @@ def from_json(value: Any, where: str = "configuration") -> Any:
         raise CheckpointError(f"{where}: {error}") from None
 
 
+def check_kinds(node: Any, where: str = "config") -> None:
+    """Raise UsageError for a value that is not of its field's type, and so could not be read back from the file.
+
+    A class without a name is refused by `to_json`, in a sentence of its own.
+    """
+    for name, wanted in get_type_hints(type(node)).items():
+        value = getattr(node, name, None)
+        if type(value) in choices.TYPES.values():
+            check_kinds(value, f"{where}.{name}")
+        elif not (_is_a(value, wanted) or (dataclasses.is_dataclass(value) and not isinstance(value, type))):
+            kind = str(wanted) if get_args(wanted) else wanted.__name__
+            raise UsageError(f"{where}.{name} is {value!r}; give {kind}.")
+
+
 def _is_a(value: Any, wanted: Any) -> bool:
     """Whether a value of the file is of the type of its field, where that is a type that is written here."""
     origin, inner = get_origin(wanted), get_args(wanted)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 import jax
 
 from experiments.config.checks import check
-from experiments.config.file import save_config
+from experiments.config.file import check_kinds, save_config
 from experiments.config.tree import Config
 from experiments.config.tree import Generator as GeneratorObjective
 from experiments.errors import UsageError, reason, warn
@@ -143,6 +143,7 @@ def training_with(
     """`training` whose steps are of a subclass of `Step`. Raises UsageError for what is not a configuration."""
     if not isinstance(config, Config):
         raise UsageError(f"config is {config!r}; give a Config, such as scorefield.preset('digits-ddpm').")
+    check_kinds(config)
     steps = _steps(step_type, config, outdir, data, devices, quiet, signals)
     return Training(config, outdir, cast(Generator[S, None, TrainResult], steps))
 
