@@ -98,7 +98,7 @@ def _table(arguments: VerifyArguments) -> int:
 
 
 def _trained(arguments: VerifyArguments) -> int:
-    from experiments.config.tree import Generator
+    from experiments.config.nodes import Generator
     from experiments.verification.trained.checks import check_run, lines
 
     for flag, given in (

@@ -30,19 +30,6 @@ from experiments.config.nodes import (
 from experiments.data.config import DataConfig
 from experiments.errors import Refusals
 
-__all__ = [
-    "Chain",
-    "Config",
-    "DataConfig",
-    "Denoising",
-    "EMAConfig",
-    "Generator",
-    "ImportanceConfig",
-    "OptimizerConfig",
-    "SamplingConfig",
-    "TrainingConfig",
-]
-
 # The types that may stand at each node, listed here alone: a new one is a class and a line.
 AnySchedule = (
     schedules.VP | schedules.SubVP | schedules.Cosine | schedules.VE | schedules.EDM | schedules.RectifiedFlow | Chain

@@ -16,7 +16,7 @@ from diffusion.ddpm.reverse_steps import Learned
 from diffusion.noises import Gaussian
 from diffusion.prediction import Denoiser
 from experiments import streams
-from experiments.config.tree import Generator
+from experiments.config.nodes import Generator
 from experiments.data.scaling import to_model
 from experiments.data.source import Source
 from experiments.errors import UsageError

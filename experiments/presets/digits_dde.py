@@ -16,15 +16,9 @@ where the generator starts.
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
-from experiments.config.tree import (
-    Config,
-    DataConfig,
-    EMAConfig,
-    Generator,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
+from experiments.config.nodes import EMAConfig, Generator, OptimizerConfig, SamplingConfig, TrainingConfig
+from experiments.config.tree import Config
+from experiments.data.config import DataConfig
 
 CONFIG = Config(
     data=DataConfig(source="digits", held_out=0.1),

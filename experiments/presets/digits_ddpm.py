@@ -11,15 +11,9 @@ from diffusion.networks.configs import UNetConfig
 from diffusion.prediction import Preconditioning
 from diffusion.score_matching.times import LogNormalSigma
 from diffusion.score_matching.weightings import EDMWeighting
-from experiments.config.tree import (
-    Chain,
-    Config,
-    DataConfig,
-    EMAConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
+from experiments.config.nodes import Chain, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from experiments.config.tree import Config
+from experiments.data.config import DataConfig
 
 CONFIG = Config(
     data=DataConfig(source="digits", held_out=0.1),

@@ -17,7 +17,9 @@ from diffusion.prediction import Preconditioning
 from diffusion.schedules import VP
 from diffusion.score_matching.times import UniformTime
 from diffusion.score_matching.weightings import SNRWeighting
-from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from experiments.config.nodes import EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from experiments.config.tree import Config
+from experiments.data.config import DataConfig
 
 CONFIG = Config(
     data=DataConfig(source="idx:mnist"),

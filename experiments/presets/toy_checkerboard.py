@@ -16,7 +16,9 @@ from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
 from diffusion.score_matching.times import LogNormalSigma
 from diffusion.score_matching.weightings import EDMWeighting
-from experiments.config.tree import Config, DataConfig, EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from experiments.config.nodes import EMAConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from experiments.config.tree import Config
+from experiments.data.config import DataConfig
 
 CONFIG = Config(
     data=DataConfig(source="plane:checkerboard"),

@@ -18,7 +18,7 @@ from typing import cast
 from diffusion.energy.residual import Potential
 from diffusion.noises import Gaussian
 from diffusion.score_matching.times import LogUniformSigma
-from experiments.config.tree import Generator
+from experiments.config.nodes import Generator
 from experiments.errors import UsageError
 from experiments.runs.model import Model
 

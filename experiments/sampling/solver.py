@@ -11,7 +11,8 @@ import numpy as np
 
 from diffusion.noises import Gaussian
 from diffusion.process import Process
-from experiments.config.tree import Config, Generator
+from experiments.config.nodes import Generator
+from experiments.config.tree import Config
 from experiments.errors import UsageError, warn
 from experiments.runs import fitted_grids
 from experiments.runs.fitted_grids import options_as_json

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from experiments import streams
-from experiments.config.tree import Config, Denoising
+from experiments.config.nodes import Denoising
+from experiments.config.tree import Config
 from experiments.data.pipeline import Batches, pipeline
 from experiments.errors import DataError, UsageError
 

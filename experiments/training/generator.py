@@ -38,7 +38,8 @@ from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.times import LogUniformSigma
 from diffusion.score_matching.weightings import EDMWeighting
 from experiments import streams
-from experiments.config.tree import Config, Generator
+from experiments.config.nodes import Generator
+from experiments.config.tree import Config
 from experiments.training.optimizer import make_optimizer
 from experiments.training.potential import level_potential
 

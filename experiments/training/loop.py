@@ -22,8 +22,8 @@ import jax
 
 from experiments.config.checks import check
 from experiments.config.file import check_kinds, save_config
+from experiments.config.nodes import Generator as GeneratorObjective
 from experiments.config.tree import Config
-from experiments.config.tree import Generator as GeneratorObjective
 from experiments.errors import UsageError, reason, warn
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.course import Course, Equipment, TrainResult

@@ -6,7 +6,8 @@ from jaxtyping import Array, Key
 
 from diffusion.networks import Network
 from diffusion.networks.conservative import Conservative
-from experiments.config.tree import Config, Generator
+from experiments.config.nodes import Generator
+from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.training.data import Facts, num_classes
 from experiments.training.generator import Game

@@ -20,7 +20,8 @@ from diffusion.process import Process
 from diffusion.score_matching.losses import DenoisingTerms, denoising_terms
 from diffusion.score_matching.times import ImportanceTime, TimeDistribution, UniformTime, draw_uniforms, loss_sums
 from experiments import streams
-from experiments.config.tree import Config, ImportanceConfig
+from experiments.config.nodes import ImportanceConfig
+from experiments.config.tree import Config
 from experiments.data.scaling import to_model
 from experiments.training.generator import Game, game_losses
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from experiments.config.tree import OptimizerConfig
+from experiments.config.nodes import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:

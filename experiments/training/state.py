@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from diffusion.pytree import pytree
 from experiments import streams
-from experiments.config.tree import Config, ImportanceConfig
+from experiments.config.nodes import ImportanceConfig
+from experiments.config.tree import Config
 from experiments.errors import CheckpointError
 
 Params = dict[str, Any]

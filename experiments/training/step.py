@@ -17,7 +17,8 @@ import optax
 from jaxtyping import Array, Bool, Float
 
 from diffusion.score_matching.times import updated_second_moments
-from experiments.config.tree import Config, ImportanceConfig
+from experiments.config.nodes import ImportanceConfig
+from experiments.config.tree import Config
 from experiments.training import ema
 from experiments.training.data import REFERENCE
 from experiments.training.objective import Objective

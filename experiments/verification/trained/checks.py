@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array
 
 from diffusion.prediction import Denoiser
-from experiments.config.tree import Config, ImportanceConfig
+from experiments.config.nodes import ImportanceConfig
+from experiments.config.tree import Config
 from experiments.data.source import Source
 from experiments.errors import ScorefieldError
 from experiments.names import canonical

@@ -17,7 +17,8 @@ from diffusion.networks.configs import MLPConfig
 from diffusion.oracles import GaussianMixture
 from diffusion.prediction import Preconditioning, network_denoiser
 from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma
-from experiments.config.tree import Config, Generator
+from experiments.config.nodes import Generator
+from experiments.config.tree import Config
 from experiments.data import open_source, split
 from experiments.errors import DataError, DivergedError, UsageError
 from experiments.evaluation.ranking import auroc, share_below

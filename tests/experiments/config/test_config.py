@@ -19,15 +19,8 @@ from experiments.commands.train import read
 from experiments.config.checks import check
 from experiments.config.choices import NODES, nodes_of, types_of
 from experiments.config.file import from_json, load_config, save_config, to_json
-from experiments.config.tree import (
-    Chain,
-    Config,
-    EMAConfig,
-    ImportanceConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainingConfig,
-)
+from experiments.config.nodes import Chain, EMAConfig, ImportanceConfig, OptimizerConfig, SamplingConfig, TrainingConfig
+from experiments.config.tree import Config
 from experiments.errors import CheckpointError, UsageError
 from experiments.training import distributed
 from experiments.training.loop import train

@@ -8,7 +8,8 @@ import pytest
 
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import Preconditioning
-from experiments.config.tree import Chain, Config, Generator
+from experiments.config.nodes import Chain, Generator
+from experiments.config.tree import Config
 from experiments.runs.model import Model
 from experiments.runs.provenance import origin
 from experiments.training.data import Facts

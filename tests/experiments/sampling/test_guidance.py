@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from diffusion.prediction import Preconditioning
-from experiments.config.tree import Chain, Config
+from experiments.config.nodes import Chain
+from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.runs.model import Model
 from experiments.sampling.guidance import Guidance

@@ -10,7 +10,8 @@ from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Learned
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM, Cosine
-from experiments.config.tree import Chain, Config, SamplingConfig
+from experiments.config.nodes import Chain, SamplingConfig
+from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions, SamplerChoice

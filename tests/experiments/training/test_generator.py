@@ -18,7 +18,7 @@ from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.times import LogUniformSigma
 from diffusion.score_matching.weightings import EDMWeighting
 from experiments.config.checks import check
-from experiments.config.tree import Denoising, Generator
+from experiments.config.nodes import Denoising, Generator
 from experiments.data.scaling import to_model
 from experiments.errors import UsageError
 from experiments.runs.load import load_model

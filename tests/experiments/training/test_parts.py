@@ -14,8 +14,9 @@ import optax
 import pytest
 
 from experiments.config.file import save_config
-from experiments.config.tree import DataConfig, SamplingConfig
+from experiments.config.nodes import SamplingConfig
 from experiments.data import Source
+from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, DataError, UsageError
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster

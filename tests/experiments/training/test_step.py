@@ -12,7 +12,7 @@ import pytest
 
 from diffusion import keys as keys_lib
 from diffusion.prediction import Preconditioning
-from experiments.config.tree import Chain, ImportanceConfig, OptimizerConfig
+from experiments.config.nodes import Chain, ImportanceConfig, OptimizerConfig
 from experiments.data.scaling import to_model
 from experiments.training import ema
 from experiments.training.objective import make_objective

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.networks.configs import MLPConfig
-from experiments.config.tree import Config, EMAConfig, OptimizerConfig, TrainingConfig
+from experiments.config.nodes import EMAConfig, OptimizerConfig, TrainingConfig
+from experiments.config.tree import Config
 
 SHAPE, BATCH = (8, 8, 1), 8
 NETWORK = MLPConfig(hidden=8, layers=1, embedding=4, dropout=0.2)

@@ -17,8 +17,10 @@ from diffusion.betas import Betas
 from diffusion.networks.configs import MLPConfig
 from diffusion.oracles import Atoms, GaussianMixture
 from diffusion.prediction import Preconditioning
-from experiments.config.tree import Chain, Config, DataConfig, EMAConfig, SamplingConfig
+from experiments.config.nodes import Chain, EMAConfig, SamplingConfig
+from experiments.config.tree import Config
 from experiments.data import open_source, split
+from experiments.data.config import DataConfig
 from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
 from experiments.training.data import Facts

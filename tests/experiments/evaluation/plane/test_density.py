@@ -18,8 +18,10 @@ from diffusion.oracles import GaussianMixture, eight_gaussians, two_moons
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM
 from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma
-from experiments.config.tree import Chain, Config, DataConfig
+from experiments.config.nodes import Chain
+from experiments.config.tree import Config
 from experiments.data import Source
+from experiments.data.config import DataConfig
 from experiments.data.sources.plane import draw as draw_points
 from experiments.evaluation.plane import measures as evaluation
 from experiments.evaluation.plane.density import energy_density, exact_log_prob, has_flow, model_log_prob
