@@ -52,6 +52,8 @@ def __getattr__(name: str) -> Any:
     module, original = _homes()[name]
     try:
         home = importlib.import_module(module)
+        if module.startswith("experiments.interface"):  # a run is loaded by what this imports: say now if it is missing
+            importlib.import_module("experiments.training.checkpoint")
         # Of `register`, a module, the home is a package that need not have imported it.
         value = getattr(home, original) if hasattr(home, original) else importlib.import_module(f"{module}.{original}")
     except ModuleNotFoundError as error:

@@ -127,3 +127,18 @@ def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", without)
     with pytest.raises(ImportError, match=r"scorefield\.presets needs the package flax; install it by: pip install"):
         _ = scorefield.presets
+
+
+def test_a_run_is_not_handed_out_where_the_libraries_that_load_it_are_missing(monkeypatch):
+    """What loads it is imported late, so that a mistyped command is answered at once; the door asks for it early."""
+    monkeypatch.delitem(vars(scorefield), "load", raising=False)
+    real = importlib.import_module
+
+    def without_orbax(name, *arguments):
+        if name == "experiments.training.checkpoint":
+            raise ModuleNotFoundError("no orbax", name="orbax.checkpoint")
+        return real(name, *arguments)
+
+    monkeypatch.setattr(importlib, "import_module", without_orbax)
+    with pytest.raises(ImportError, match=r"scorefield\.load needs the package orbax; install it by: pip install"):
+        _ = scorefield.load
