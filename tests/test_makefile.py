@@ -1,5 +1,6 @@
 """`make` says in one sentence what is wrong with an interpreter."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,8 +20,15 @@ def make(folder, script):
     interpreter.chmod(0o755)
     shutil.copy(ROOT / "Makefile", folder)
     (folder / "pyproject.toml").touch()
+    # As if from a shell: the suite itself is run by `make`, whose variables would make this one speak of folders too.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     run = subprocess.run(
-        (MAKE, f"PYTHON={interpreter}", "test"), cwd=folder, capture_output=True, text=True, check=False
+        (MAKE, f"PYTHON={interpreter}", "test"),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return run.returncode, run.stdout, sorted(path.name for path in folder.iterdir())
 
