@@ -66,8 +66,9 @@ class Training(Iterator[S]):
     Leaving the loop early, by `break`, `return` or an error in its body, ends the training: the step that the body
     saw last is saved as a checkpoint, and the folder is free for another training. The same call goes on from there,
     bit for bit. (In a run of several processes leaving saves nothing: they would wait for one another. Call
-    `step.save()` in all of them before.) A training that is kept in a variable ends with the script instead: there,
-    or where a save that fails must not pass unnoticed, write `with training(...) as steps:`, or call `close`.
+    `step.save()` in all of them before.) A training that is kept in a variable ends with the script instead, where
+    Python 3.12 can start no thread and so saves nothing, which a line on standard error says: there, or where a save
+    that fails must not pass unnoticed, write `with training(...) as steps:`, or call `close`.
     """
 
     def __init__(self, config: Config, outdir: Path, steps: Generator[S, None, TrainResult]) -> None:
