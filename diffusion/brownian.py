@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion.arrays import safe_sqrt
+from diffusion.draws import precise
 from diffusion.pytree import pytree
 
 DEPTH = 20
@@ -28,7 +29,8 @@ def brownian(
     Any two times further apart than 2^−20 have exactly the covariance min(u, v); nearer ones within one leaf of the
     tree share their last draw.
     """
-    dtype = dtype or jnp.result_type(float)
+    wanted = dtype or jnp.result_type(float)
+    dtype = precise(wanted)
     u = jnp.asarray(u, dtype)
 
     def draw(node: ArrayLike) -> Array:
@@ -50,7 +52,8 @@ def brownian(
     start = (jnp.ones((), jnp.int32), zero, zero + 1, jnp.zeros(event, dtype), draw(0))
     node, left, length, low, high = jax.lax.fori_loop(0, DEPTH, halve, start)
     part = (u - left) / length
-    return (1 - part) * low + part * high + safe_sqrt(part * (1 - part) * length) * draw(node)
+    value = (1 - part) * low + part * high + safe_sqrt(part * (1 - part) * length) * draw(node)
+    return value.astype(wanted)
 
 
 @pytree
@@ -73,6 +76,7 @@ class BrownianIncrement:
         """Standard normal draws (b, *event), the i-th from path i alone."""
 
         def increment(key: Array) -> Array:
-            return brownian(key, self.start, event, dtype) - brownian(key, self.end, event, dtype)
+            return brownian(key, self.start, event, kind) - brownian(key, self.end, event, kind)
 
-        return jax.vmap(increment)(self.path_keys) / jnp.sqrt(self.start - self.end).astype(dtype)
+        kind = precise(dtype)
+        return (jax.vmap(increment)(self.path_keys) / jnp.sqrt(self.start - self.end).astype(kind)).astype(dtype)

@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
+from diffusion import draws
 from diffusion.brownian import BrownianIncrement
 
 Draws = Key[Array, " b"] | BrownianIncrement
@@ -25,7 +26,7 @@ def require_key(key: Any) -> None:
         raise TypeError(f"key is {given}; give jax.random.key(seed), or jax.random.wrap_key_data(key) of an old one.")
 
 
-def sample_keys(key: Key[Array, ""], ids: Int[Array, " b"]) -> Key[Array, " b"]:
+def sample_keys(key: Key[Array, ""], ids: Integer[Array, " b"]) -> Key[Array, " b"]:
     """A key for each sample: `key` folded with the sample's id."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
 
@@ -54,10 +55,10 @@ def normal(keys: Draws, event: tuple[int, ...], dtype=None) -> Float[Array, "b *
     dtype = dtype or jnp.result_type(float)
     if isinstance(keys, BrownianIncrement):
         return keys.normal(event, dtype)
-    return jax.vmap(lambda key: jax.random.normal(key, event, dtype))(keys)
+    return jax.vmap(lambda key: draws.normal(key, event, dtype))(keys)
 
 
 def uniform(keys: Key[Array, " b"], event: tuple[int, ...] = (), dtype=None) -> Float[Array, "b *event"]:
     """Uniform draws on [0, 1) (b, *event), the i-th from keys[i] alone."""
     dtype = dtype or jnp.result_type(float)
-    return jax.vmap(lambda key: jax.random.uniform(key, event, dtype))(keys)
+    return jax.vmap(lambda key: draws.uniform(key, event, dtype))(keys)

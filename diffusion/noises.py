@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import sum_event
+from diffusion.draws import precise
 from diffusion.log_gamma import log_gamma_ratio
 from diffusion.pytree import is_concrete, pytree
 
@@ -72,12 +73,13 @@ class StudentT(Noise):
     def sample(self, key: Key[Array, "..."], shape: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
         """Draws of shape (b, *event). The χ² is drawn as a logarithm: at df = 1 it comes close to 0."""
         keys = keys_lib.as_keys(key, shape[0])
-        gauss = keys_lib.normal(keys_lib.fold(keys, 0), tuple(shape[1:]), dtype)
+        wanted = dtype or jnp.result_type(float)
+        gauss = keys_lib.normal(keys_lib.fold(keys, 0), tuple(shape[1:]), precise(wanted))
         half = jnp.asarray(self.df, gauss.dtype) / 2
         log_gamma = jax.vmap(lambda k: jax.random.loggamma(k, half, dtype=gauss.dtype))(keys_lib.fold(keys, 1))
         # χ²_df = 2 Gamma(df/2), so √(df/χ²) = √(half/Gamma(half)).
         scale = jnp.exp(0.5 * (jnp.log(half) - log_gamma))
-        return gauss * scale.reshape((-1,) + (1,) * (gauss.ndim - 1))
+        return (gauss * scale.reshape((-1,) + (1,) * (gauss.ndim - 1))).astype(wanted)
 
     def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
         """ln Γ((df+d)/2) − ln Γ(df/2) − ½ d ln(π df) − ½ (df+d) ln(1 + |z|²/df), accurate for df > 1/ε too."""

@@ -6,6 +6,7 @@ its own, so it is a function of its seed alone here too; a batch takes as many r
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,14 @@ from jax.custom_batching import custom_vmap
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from diffusion import keys as keys_lib
+from diffusion.arguments import as_denoiser, kind_of, require_process
 from diffusion.arrays import expand
 from diffusion.dynamics import reverse_drift_from_x0, velocity_from_x0
 from diffusion.host import host_float64
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.pytree import as_partial, as_traced, is_concrete, pytree
+from diffusion.pytree import as_traced, is_concrete, pytree
 from samplers import streams
 from samplers.sample import check_batch, initial_state, require_continuous
 from samplers.sde import check_level
@@ -78,9 +80,12 @@ def sample_adaptive(
     t_end, one more call. `ids` and `x_init` are as in `sample`. Tolerances and times are traced, `max_steps` is not.
 
     Raises ValueError when a sample needs more than `max_steps` steps, and for options that do not fit; TypeError on a
-    discrete chain, and for an SDE with other noise than Gaussian.
+    discrete chain, for an SDE with other noise than Gaussian, and for an argument of another type.
     """
-    require_continuous(process, "sample_adaptive")
+    require_continuous(require_process(process), "sample_adaptive")
+    denoise = as_denoiser(denoise)
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise TypeError(f"solver is {kind_of(solver)}; give a diffrax solver, such as diffrax.Tsit5().")
     check_level(level)
     for name, value in (("rtol", rtol), ("atol", atol)):
         if is_concrete(value) and not value >= 0:  # pyright: ignore[reportOperatorIssue]
@@ -95,7 +100,7 @@ def sample_adaptive(
         key=key,
         ids=ids,
         process=as_traced(process),
-        denoise=as_traced(as_partial(denoise)),
+        denoise=as_traced(denoise),
         solver=solver,
         controller=controller,
         times=jnp.asarray([start, end], kind),
@@ -155,27 +160,52 @@ def _ends(process: Process, t_start: float | None, t_end: float | None, level: f
     return start, end
 
 
-def _one_by_one(denoise: Denoiser, together: bool) -> Callable[[Array, Array], Array]:
-    """(x of one event, t) -> the denoiser's answer, called under a map over samples.
+def _one_by_one(denoise: Denoiser, size: int) -> Callable[[Array, Array, Array], Array]:
+    """(i, x of one event, t) -> the denoiser's answer for sample i, called under a map over all `size` samples.
 
-    `together` asks about the whole batch at once, each sample at a time of its own: what belongs to one of them, such
-    as its class, stays with it. It cannot be differentiated, which implicit solvers need.
+    A denoiser is asked about the whole batch, each sample at a time of its own: what belongs to one of them, its
+    class or its measurement, stays with it. So the map over samples becomes one call, and another map within it, that
+    of an implicit solver over the directions of a derivative, one call after another.
     """
     leaves, tree = jax.tree.flatten(denoise)
 
-    def alone(leaves: list[Any], x: Array, t: Array) -> Array:
-        return jax.tree.unflatten(tree, leaves)(x[None], t)[0].astype(x.dtype)
+    def of_all(leaves: list[Any], x: Array, t: Array) -> Array:
+        return jax.tree.unflatten(tree, leaves)(x, t).astype(x.dtype)
 
-    def batch(size: int, batched: Any, leaves: list[Any], x: Array, t: Array) -> tuple[Array, bool]:
-        x = x if batched[1] else jnp.broadcast_to(x, (size, *x.shape))
-        t = t if batched[2] else jnp.broadcast_to(t, (size,))
-        return jax.tree.unflatten(tree, leaves)(x, t).astype(x.dtype), True
+    value = _for_one(lambda leaves, point: of_all(leaves, *point), size)
+    slope = _for_one(lambda leaves, both: jax.jvp(lambda *point: of_all(leaves, *point), *both)[1], size)
 
-    ask: Any = alone
-    if together:
-        ask = custom_vmap(alone)
-        ask.def_vmap(batch)
-    return lambda x, t: ask(leaves, x, t)
+    # A map with a rule of its own has no derivative that an implicit solver could take apart.
+    @jax.custom_jvp
+    def ask(leaves: list[Any], i: Array, x: Array, t: Array) -> Array:
+        return value(leaves, i, (x, t))
+
+    @ask.defjvp
+    def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        leaves, i, *point = primals
+        return ask(*primals), slope(leaves, i, (tuple(point), tuple(tangents[2:])))
+
+    return lambda i, x, t: ask(leaves, i, x, t)
+
+
+def _for_one(of_all: Callable[[list[Any], Any], Array], size: int) -> Callable[[list[Any], Array, Any], Array]:
+    """(leaves, i, arguments of one sample) -> row i of what `of_all` says of the whole batch."""
+
+    def repeated(tree: Any, count: int, mapped: Any) -> Any:
+        return jax.tree.map(lambda a, was: a if was else jnp.broadcast_to(a, (count, *a.shape)), tree, mapped)
+
+    @custom_vmap
+    def one(leaves: list[Any], i: Array, arguments: Any) -> Array:
+        return of_all(leaves, jax.tree.map(lambda a: jnp.broadcast_to(a, (size, *a.shape)), arguments))[i]
+
+    @one.def_vmap
+    def _(count: int, mapped: Any, leaves: list[Any], i: Array, arguments: Any) -> tuple[Array, bool]:
+        arguments = repeated(arguments, count, mapped[2])
+        if mapped[1]:  # the map over samples
+            return of_all(leaves, arguments), True
+        return jax.lax.map(lambda each: one(leaves, i, each), arguments), True
+
+    return one
 
 
 def _terms(
@@ -233,12 +263,12 @@ def _solve(
     keys, event = keys_lib.sample_keys(key, ids), shape[1:]
     x = initial_state(keys, process, shape, times[0], x_init)
     start, end = -times[0], -times[1]
-    ask = _one_by_one(denoise, together=not isinstance(solver, diffrax.AbstractImplicitSolver))
+    ask = _one_by_one(denoise, shape[0])
 
-    def one(key: Array, y: Array) -> tuple[Array, Array, Array, Array]:
+    def one(i: Array, key: Array, y: Array) -> tuple[Array, Array, Array, Array]:
         brownian = _brownian(solver, start, end, y.shape[0], key) if stochastic else None
         solution = diffrax.diffeqsolve(
-            _terms(process, ask, level, event, brownian),
+            _terms(process, functools.partial(ask, i), level, event, brownian),
             solver,
             start,
             end,
@@ -252,7 +282,8 @@ def _solve(
         arrived = solution.result == diffrax.RESULTS.successful
         return solution.ys[0], solution.stats["num_steps"], solution.stats["num_rejected_steps"], arrived
 
-    ends, steps, rejected, arrived = jax.vmap(one)(keys_lib.fold(keys, streams.PATH), x.reshape(shape[0], -1))
+    paths, rows = keys_lib.fold(keys, streams.PATH), x.reshape(shape[0], -1)
+    ends, steps, rejected, arrived = jax.vmap(one)(jnp.arange(shape[0]), paths, rows)
     x = ends.reshape(shape)
     if to_data:
         x = expand(process.alpha(jnp.zeros_like(times[1])), x) * denoise(x, times[1]).astype(x.dtype)

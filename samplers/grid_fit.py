@@ -12,14 +12,15 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from diffusion import keys as keys_lib
+from diffusion.arguments import as_denoiser, as_ids, as_key, as_shape, require_process
 from diffusion.host import host_float64
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
-from diffusion.pytree import as_partial, as_traced, short_repr
+from diffusion.pytree import as_traced, short_repr
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.exponential import half_log_snr
-from samplers.grids import Grid, check_grid, cosine, karras, uniform_log_snr, uniform_time
-from samplers.sample import Sampler, require_continuous, run_steps
+from samplers.grids import Grid, as_times, check_grid, cosine, karras, uniform_log_snr, uniform_time
+from samplers.sample import Sampler, require_continuous, require_sampler, run_steps
 
 # The densities: degree of the polynomial, bound of its coefficients, and what keeps y finite where α = 0.
 _DEGREE, _STEEPEST, _FLOOR = 4, 6.0, 1e-3
@@ -69,7 +70,10 @@ def optimised_grid(
     Raises ValueError for a stochastic sampler, fewer than two steps, or candidates that do not fit; TypeError on a
     discrete chain.
     """
-    require_continuous(process, "optimised_grid")
+    require_continuous(require_process(process), "optimised_grid")
+    require_sampler(sampler)
+    sampler.check_noise(process)
+    key, shape, denoise = as_key(key), as_shape(shape), as_denoiser(denoise)
     if sampler.stochastic:
         raise ValueError(
             f"{type(sampler).__name__} with these options is stochastic, and has no flow to be near to; "
@@ -77,9 +81,10 @@ def optimised_grid(
         )
     if steps < 2:
         raise ValueError(f"steps = {steps}; a grid of one step has no time to choose, give 2 or more.")
-    keys_lib.require_key(key)
-    keys = keys_lib.sample_keys(key, jnp.arange(shape[0]))
-    starts = dict(candidates) if candidates is not None else fixed_grids(process, steps)
+    keys = keys_lib.sample_keys(key, as_ids(None, shape[0]))
+    starts = fixed_grids(process, steps)
+    if candidates is not None:
+        starts = {name: as_times(grid) for name, grid in candidates.items()}
     if not starts:
         raise ValueError("candidates is empty; leave it out, or give a grid to begin from.")
     for name, grid in starts.items():
@@ -91,7 +96,6 @@ def optimised_grid(
             )
         sampler.check(process, grid)
     x = prior_sample(keys, process, shape, process.t_max)
-    denoise = as_partial(denoise)
     fine = reference_grid(process, reference_steps)
     target = run_steps(process, denoise, DPMSolverMultistep(order=3), jnp.asarray(fine), x)
     problem = _Problem(as_traced(process), denoise, as_traced(sampler), x, target)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from diffusion.arguments import kind_of
 from diffusion.host import host_float64
 from diffusion.process import Process
 
@@ -35,7 +36,7 @@ def karras(
         raise ValueError(f"rho = {rho}; it must be between 0.1 and 1000, usually 7.")
     low, high = _noise_range(process, sigma_min, sigma_max, "karras")
     ramp = _ramp(steps)
-    return _from_sigmas(process, (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
+    return _from_sigmas(process, sigma_min, (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho)
 
 
 def uniform_log_snr(
@@ -48,7 +49,7 @@ def uniform_log_snr(
     """
     _check_steps(process, steps)
     low, high = _noise_range(process, sigma_min, sigma_max, "uniform_log_snr")
-    return _from_sigmas(process, np.exp(math.log(high) + _ramp(steps) * (math.log(low) - math.log(high))))
+    return _from_sigmas(process, sigma_min, np.exp(math.log(high) + _ramp(steps) * (math.log(low) - math.log(high))))
 
 
 def uniform_sigma(process: Process, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
@@ -59,7 +60,7 @@ def uniform_sigma(process: Process, steps: int, sigma_min: float | None = None, 
     """
     _check_steps(process, steps)
     low, high = _noise_range(process, sigma_min, sigma_max, "uniform_sigma")
-    return _from_sigmas(process, high + _ramp(steps) * (low - high))
+    return _from_sigmas(process, sigma_min, high + _ramp(steps) * (low - high))
 
 
 def cosine(process: Process, steps: int, sigma_min: float | None = None, sigma_max: float | None = None) -> Grid:
@@ -72,14 +73,15 @@ def cosine(process: Process, steps: int, sigma_min: float | None = None, sigma_m
     low, high = _noise_range(process, sigma_min, sigma_max, "cosine", endless=True)
     angles = math.atan(high) + _ramp(steps) * (math.atan(low) - math.atan(high))
     sigmas = np.tan(angles)
-    return _from_sigmas(process, np.where(angles == math.pi / 2, np.inf, sigmas))
+    return _from_sigmas(process, sigma_min, np.where(angles == math.pi / 2, np.inf, sigmas))
 
 
 def uniform_time(process: Process, steps: int, t_start: float | None = None, shift: float = 1.0) -> Grid:
     """Times evenly spaced from `t_start`, t_max unless given, to 0; on the chain, equal strides from T («trailing»).
 
     `shift` c bends the grid, u -> c u/(1 + (c − 1) u) with u = t/t_max: more steps near the prior for c > 1
-    (Esser et al. 2024, arXiv:2403.03206, eq. 23).
+    (Esser et al. 2024, arXiv:2403.03206, eq. 23). A grid from `t_start` is the part below it of the whole line, bent.
+    Raises ValueError for a start outside (0, t_max], and for more steps than a chain has times below it.
     """
     return _powers(process, steps, t_start, 1.0, shift)
 
@@ -146,9 +148,17 @@ LIMITS: dict[str, frozenset[str]] = {
 """The options of the grids that have any besides the number of steps."""
 
 
-def check_grid(process: Process, grid: Grid) -> None:
+def as_times(grid: Any) -> Grid:
+    """`grid` in float64. Raises TypeError for what are no numbers, such as a grid's name."""
+    try:
+        return np.asarray(grid, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"grid is {kind_of(grid)}; give descending times, such as karras(process, 18).") from None
+
+
+def check_grid(process: Process, grid: Any) -> None:
     """Raise ValueError unless `grid` is a descending list of at least two times within [0, t_max]."""
-    grid = np.asarray(grid)
+    grid = as_times(grid)
     if grid.ndim != 1 or grid.size < 2:
         raise ValueError(f"grid has shape {grid.shape}; give at least two times, such as karras(process, 18).")
     if not np.all(np.isfinite(grid)):
@@ -228,14 +238,15 @@ def _prior_level(process: Process) -> float:
     return math.inf if process.schedule.ends_in_noise else _noise_to_signal(process, process.t_max)
 
 
-def _from_sigmas(process: Process, sigmas: np.ndarray) -> Grid:
+def _from_sigmas(process: Process, sigma_min: float | None, sigmas: np.ndarray) -> Grid:
     with host_float64():
         with np.errstate(divide="ignore"):
             times = np.asarray(process.schedule.time_from_log_snr(-2 * np.log(sigmas)))
         t_max, pinned = float(process.t_max), _prior_level(process)
     if sigmas[0] == pinned or math.isclose(sigmas[0], pinned, rel_tol=1e-12):
         times = np.concatenate([[t_max], times[1:]])
-    return _on_chain(process, np.concatenate([np.minimum(times, t_max), [0.0]]))
+    times = np.minimum(times, t_max)
+    return _on_chain(process, np.append(times, 0.0), 1.0 if sigma_min is None else times[-1])
 
 
 def _powers(process: Process, steps: int, t_start: float | None, power: float, shift: float) -> Grid:
@@ -246,19 +257,30 @@ def _powers(process: Process, steps: int, t_start: float | None, power: float, s
     start = (t_max if t_start is None else float(t_start)) / t_max
     if not 0 < start <= 1:
         raise ValueError(f"t_start = {t_start}; give a time in (0, {t_max:g}].")
-    u = start * np.linspace(1.0, 0.0, steps + 1) ** power
-    return _on_chain(process, t_max * (shift * u / (1 + (shift - 1) * u)))
+    u = start / (shift - (shift - 1) * start) * np.linspace(1.0, 0.0, steps + 1) ** power
+    times = t_max * (shift * u / (1 + (shift - 1) * u))
+    times[0] = t_max * start
+    return _on_chain(process, times)
 
 
-def _on_chain(process: Process, times: np.ndarray) -> Grid:
-    """Round to distinct integers on the discrete chain, from the data upwards; leave other processes alone."""
+def _on_chain(process: Process, times: np.ndarray, lowest: float = 1.0) -> Grid:
+    """Round to distinct integers on the discrete chain, from the data upwards; leave other processes alone.
+
+    The first time stays the first, and none but the data's is below `lowest`. Raises ValueError where the integers
+    between them are fewer than the steps.
+    """
     if not process.schedule.discrete:
         return times
-    steps, length = len(times) - 1, _length(process)
+    steps, first, last = len(times) - 1, max(1, int(np.rint(times[0]))), max(1, int(np.rint(lowest)))
+    if steps > first - last + 1:
+        raise ValueError(
+            f"steps = {steps}, and this chain has {first - last + 1} times from {first} to {last}; "
+            "use at most as many, or other limits."
+        )
     rising = np.rint(times[::-1])
     rising[0] = 0
-    for i in range(1, steps + 1):  # push crowded times up, then back below the top
+    for i in range(1, steps + 1):  # push crowded times up, then back below the first
         rising[i] = max(rising[i], rising[i - 1] + 1)
-    for i, top in zip(range(steps, 0, -1), range(length, 0, -1), strict=False):
+    for i, top in zip(range(steps, 0, -1), range(first, 0, -1), strict=False):
         rising[i] = min(rising[i], top)
     return rising[::-1].copy()

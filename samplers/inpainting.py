@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
+from diffusion.arguments import as_array
 from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb, transition
@@ -40,6 +41,8 @@ class Replacement(Wrapped):
     """Booleans, True where y is known."""
 
     def __post_init__(self) -> None:
+        for name in ("observed", "mask"):
+            object.__setattr__(self, name, as_array(getattr(self, name), name))
         if isinstance(self.mask, (np.ndarray, jax.Array)) and self.mask.dtype != np.bool_:
             raise ValueError(f"mask is an array of {self.mask.dtype}; give booleans, True where observed is known.")
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from diffusion.arguments import as_array
 from diffusion.arrays import expand, sum_event
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
@@ -46,6 +47,8 @@ class Measurement:
     """The standard deviation σ_y, a scalar or (b,)."""
 
     def __post_init__(self) -> None:
+        for name in ("observe", "observed", "noise_std"):
+            object.__setattr__(self, name, as_array(getattr(self, name), name))
         if is_concrete(self.noise_std) and not self.noise_std >= 0:
             raise ValueError(f"noise_std = {self.noise_std}; give 0 for an exact measurement, or more.")
         if isinstance(self.observe, (jax.Array, np.ndarray)) and self.observe.ndim != 2:

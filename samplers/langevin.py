@@ -6,6 +6,7 @@ none. Every step size is the sample's own: a norm over the batch would let sampl
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -139,9 +140,15 @@ class AnnealedLangevin(Sampler):
 class PredictorCorrector(Sampler):
     """A step of ancestral sampling or of reverse diffusion, then `corrections` Langevin steps at the new level.
 
-    (Song et al. 2021, arXiv:2011.13456, algorithms 2 and 4.) The step size is theirs with norms of the sample's own,
-    η = 4 (snr |n|/|∇ln p_s|)², where they take means over the batch: it is meant for images, since in few
-    dimensions a gradient may vanish and the step grow without bound. Reverse diffusion is their eq. 46,
+    (Song et al. 2021, arXiv:2011.13456, algorithms 2, 4 and 5.) The step size is theirs with norms of the sample's own,
+    where they take means over the batch, and bounded,
+
+        η = min(4 α_{t|s}² (snr |n|/|∇ln p_s|)², 8 (snr σ_s)²)
+
+    α_{t|s}² is their α_i = 1 − β_i, which is 1 where α is. The gradient of noise alone has the length √d/σ_s, and the
+    bound is twice what it gives: images stay below. In few dimensions a gradient may vanish, and without the bound the
+    step would grow beyond all measure; there the corrections widen a law by some hundredths even so, for a step
+    that depends on its own draw is no longer Langevin's. Reverse diffusion is their eq. 46,
     x_s = (2 − α_{t|s}) x_t + σ_{t|s}² ∇ln p_t + σ_{t|s} n.
     """
 
@@ -208,16 +215,19 @@ class PredictorCorrector(Sampler):
         if self.corrections == 0:
             return moved, carry
         again = keys_lib.fold(keys, streams.CORRECTOR)
-        return jax.lax.cond(to_data, lambda: moved, lambda: self._correct(again, moved, s, process, denoise)), carry
+        kept = transition_coefficients(process, s, t)[0] ** 2
+        corrected = functools.partial(self._correct, again, moved, s, process, denoise, kept)
+        return jax.lax.cond(to_data, lambda: moved, corrected), carry
 
-    def _correct(self, keys: Draws, x: Array, s: Array, process: Process, denoise: Denoiser) -> Array:
-        gradient = score(process, denoise)
+    def _correct(self, keys: Draws, x: Array, s: Array, process: Process, denoise: Denoiser, kept: Array) -> Array:
+        gradient, most = score(process, denoise), 8 * self.snr**2 * process.schedule.variance(s)
 
         def repeat(i: Array, y: Array) -> Array:
             now, slope = keys_lib.fold(keys, i), gradient(y, s)
             # langevin_step draws the same n from these keys.
             noise = keys_lib.normal(now, y.shape[1:], y.dtype)
-            ratio = self.snr**2 * sum_event(noise**2) / sum_event(slope**2)
-            return langevin_step(now, y, slope, 4 * ratio)
+            # Where the gradient vanishes the quotient is infinite, and the bound is taken.
+            size = 4 * kept * self.snr**2 * sum_event(noise**2) / sum_event(slope**2)
+            return langevin_step(now, y, slope, jnp.minimum(size, most))
 
         return jax.lax.fori_loop(0, self.corrections, repeat, x)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from diffusion import keys as keys_lib
+from diffusion.arguments import as_denoiser
 from diffusion.arrays import expand
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.pytree import as_partial, as_traced, is_concrete, pytree
+from diffusion.pytree import as_traced, is_concrete, pytree
 from samplers import streams
 from samplers.sample import Sampler, check_arguments, in_type_of, initial_state
 
@@ -74,7 +75,7 @@ def sample_parallel(
         key,
         ids,
         as_traced(process),
-        as_traced(as_partial(denoise)),
+        as_traced(as_denoiser(denoise)),
         as_traced(sampler),
         times,
         x_init,

@@ -17,19 +17,28 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.tree_util import Partial
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Key, UInt
 
 from diffusion import keys as keys_lib
+from diffusion.arguments import (
+    as_batch,
+    as_denoiser,
+    as_ids,
+    as_key,
+    as_shape,
+    is_traced,
+    kind_of,
+    require_process,
+)
 from diffusion.brownian import DEPTH, BrownianIncrement
 from diffusion.host import host_float64
 from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
-from diffusion.pytree import as_partial, as_traced, pytree, static
+from diffusion.pytree import as_traced, pytree, static
 from samplers import streams
-from samplers.grids import check_grid
+from samplers.grids import as_times, check_grid
 
 
 class Sampler:
@@ -132,18 +141,19 @@ def sample(
     not by a network's activations for each step.
 
     Raises ValueError for a grid, shape or option that does not fit, and TypeError for a sampler that does not
-    exist for the process's noise, or for anything but a key.
+    exist for the process's noise, or for an argument of another type.
     """
     if keep_every is not None and keep_every < 1:
         raise ValueError(f"keep_every = {keep_every}; give 1 for every state, k for every k-th.")
     shape, times, ids, x_init = check_arguments(key, process, sampler, grid, shape, ids, x_init)
-    if brownian_tree and not _is_traced((process, sampler, grid)):
-        _check_path(process, sampler, np.asarray(grid, np.float64))
+    denoise = as_denoiser(denoise)
+    if brownian_tree and not is_traced((process, sampler, grid)):
+        _check_path(process, sampler, as_times(grid))
     x, states = _run(
         key=key,
         ids=ids,
         process=as_traced(process),
-        denoise=as_traced(as_partial(denoise)),
+        denoise=as_traced(denoise),
         sampler=as_traced(sampler),
         grid=times,
         x_init=x_init,
@@ -152,7 +162,7 @@ def sample(
         brownian_tree=brownian_tree,
     )
     # On a traced grid the last time is unknown here; count as if it were the data's.
-    to_data = True if _is_traced(grid) else bool(np.asarray(grid)[-1] == 0)
+    to_data = True if is_traced(grid) else bool(as_times(grid)[-1] == 0)
     nfe = sampler.nfe(times.shape[0] - 1, to_data)
     kept = None if keep_every is None else times[_kept(times.shape[0] - 1, keep_every)]
     return Sampled(x, states, kept, nfe)
@@ -168,26 +178,32 @@ def check_arguments(
     x_init: Array | None,
 ) -> tuple[tuple[int, ...], Array, Array, Array | None]:
     """(shape, grid, ids, x_init), as arrays of the default type. Raises as `sample` does."""
+    require_process(process)
+    require_sampler(sampler)
     shape, ids, x_init = check_batch(key, shape, ids, x_init)
     sampler.check_noise(process)
-    if not _is_traced((process, sampler, grid)):
-        check_grid(process, np.asarray(grid, np.float64))
-        sampler.check(process, np.asarray(grid, np.float64))
+    if not is_traced((process, sampler, grid)):
+        grid = as_times(grid)
+        check_grid(process, grid)
+        sampler.check(process, grid)
     return shape, jnp.asarray(grid, jnp.result_type(float)), ids, x_init
+
+
+def require_sampler(sampler: Any) -> None:
+    """Raise TypeError for anything but a sampler, such as its name or its class."""
+    if isinstance(sampler, type) and issubclass(sampler, Sampler):
+        raise TypeError(f"sampler is the class {sampler.__name__}; give {sampler.__name__}(), with its options.")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler is {kind_of(sampler)}; give a sampler, such as Heun() or DPMSolverMultistep().")
 
 
 def check_batch(
     key: Any, shape: tuple[int, ...], ids: ArrayLike | None, x_init: Array | None
 ) -> tuple[tuple[int, ...], Array, Array | None]:
     """(shape, ids, x_init), as arrays. Raises as `sample` does."""
-    keys_lib.require_key(key)
-    shape = tuple(int(size) for size in shape)
-    if len(shape) < 2 or min(shape) < 1:
-        raise ValueError(f"shape = {shape}; give (batch, *event), every size at least 1.")
-    x_init = None if x_init is None else jnp.asarray(x_init, jnp.result_type(float))
-    ids = jnp.arange(shape[0]) if ids is None else jnp.asarray(ids)
-    if ids.shape != (shape[0],):
-        raise ValueError(f"ids has shape {ids.shape} for {shape[0]} samples; give one id for each.")
+    key, shape = as_key(key), as_shape(shape)
+    x_init = None if x_init is None else as_batch(x_init, "x_init")
+    ids = as_ids(ids, shape[0])
     if x_init is not None and x_init.shape != shape:
         raise ValueError(f"x_init has shape {x_init.shape} and shape is {shape}; they must agree.")
     return shape, ids, x_init
@@ -239,7 +255,7 @@ def require_continuous(process: Process, what: str) -> None:
 @functools.partial(jax.jit, static_argnames=("shape", "keep_every", "brownian_tree"))
 def _run(
     key: Array,
-    ids: Int[Array, " b"],
+    ids: UInt[Array, " b"],
     process: Process,
     denoise: Denoiser,
     sampler: Sampler,
@@ -280,7 +296,7 @@ def run_steps(process: Process, denoise: Partial, sampler: Sampler, times: Array
     """x after the steps of a deterministic sampler along any times, even upwards; nothing is checked."""
     return _run(
         key=jax.random.key(0),
-        ids=jnp.arange(x.shape[0]),
+        ids=as_ids(None, x.shape[0]),
         process=as_traced(process),
         denoise=as_traced(denoise),
         sampler=as_traced(sampler),
@@ -295,7 +311,3 @@ def run_steps(process: Process, denoise: Partial, sampler: Sampler, times: Array
 def _kept(steps: int, every: int) -> np.ndarray:
     """Grid indices of the states kept."""
     return np.append(np.arange(0, steps, every), steps)
-
-
-def _is_traced(tree: Any) -> bool:
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))

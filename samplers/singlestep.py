@@ -54,7 +54,8 @@ class _SingleStep(Sampler):
     ) -> tuple[Float[Array, "b *event"], Any]:
         """One step."""
         x_0 = denoise(x, t)
-        inside = jnp.isfinite(half_log_snr(process, t)) & (process.sigma(s) > 0)
+        # Both ends: an inversion goes up, and may end without signal.
+        inside = jnp.isfinite(half_log_snr(process, t)) & jnp.isfinite(half_log_snr(process, s))
 
         def whole() -> Array:
             value = in_form(process, self.prediction, x, x_0, t)

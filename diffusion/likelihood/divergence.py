@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from diffusion import draws
 from diffusion import keys as keys_lib
+from diffusion.arguments import as_ids
 from diffusion.pytree import is_concrete, pytree, short_repr, static
 
 Product = Callable[[Array], Array]
@@ -193,10 +195,7 @@ def draw_probes(
 def element_keys(key: Array, batch: int, ids: ArrayLike | None) -> Key[Array, " b"]:
     """A key for each element by its id. Raises TypeError for anything but a key, ValueError when `ids` do not fit."""
     keys_lib.require_key(key)
-    ids = jnp.arange(batch) if ids is None else jnp.asarray(ids)
-    if ids.shape != (batch,):
-        raise ValueError(f"ids has shape {ids.shape} for a batch of {batch}; give one id for each element.")
-    return keys_lib.sample_keys(key, ids)
+    return keys_lib.sample_keys(key, as_ids(ids, batch))
 
 
 def summarise(method: Divergence, values: Float[Array, "k b"]) -> DivergenceEstimate:
@@ -211,7 +210,7 @@ def summarise(method: Divergence, values: Float[Array, "k b"]) -> DivergenceEsti
 
 def _probes(keys: Array, count: int, x: Array, law: str) -> Float[Array, "n b *event"]:
     """`count` draws for each element, the k-th from its key folded with k."""
-    draw = jax.random.rademacher if law == "rademacher" else jax.random.normal
+    draw = jax.random.rademacher if law == "rademacher" else draws.normal
 
     def each(k: Array) -> Array:
         return jax.vmap(lambda key: draw(key, x.shape[1:], x.dtype))(keys_lib.fold(keys, k))

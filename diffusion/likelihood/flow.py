@@ -11,13 +11,14 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from diffusion.arguments import as_batch, as_denoiser, kind_of, require_process
 from diffusion.arrays import expand
 from diffusion.dynamics import Drift, velocity
 from diffusion.likelihood.divergence import Divergence
 from diffusion.likelihood.solvers import Adaptive, Path, Solver, State, require_span
 from diffusion.prediction import Denoiser, transfer
 from diffusion.process import Process
-from diffusion.pytree import as_partial, as_traced
+from diffusion.pytree import as_traced
 from diffusion.schedules import Cosine
 
 Batch = Float[np.ndarray | Array, "b *event"]
@@ -87,9 +88,10 @@ def prepare(
 
     Raises ValueError for an x without events or a span that does not fit, TypeError for a discrete chain.
     """
-    if x.ndim < 2 or 0 in x.shape:
-        raise ValueError(f"x has shape {x.shape}; give (batch, *event), every size at least 1.")
+    require_process(process)
+    denoise, x = as_denoiser(denoise), as_batch(x)
     solver = Adaptive() if solver is None else solver
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver is {kind_of(solver)}; give Adaptive() or FixedStep(grid).")
     require_span(process, *solver.span(process))
-    x = jnp.asarray(x, jnp.result_type(float))
-    return as_traced(process), as_traced(as_partial(denoise)), as_traced(solver), x
+    return as_traced(process), as_traced(denoise), as_traced(solver), x
