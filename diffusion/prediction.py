@@ -28,7 +28,7 @@ from jaxtyping import Array, ArrayLike, Float
 from diffusion.arrays import expand
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.process import Process
-from diffusion.pytree import ShortPartial, is_concrete, pytree, static
+from diffusion.pytree import ShortPartial, as_partial, is_concrete, pytree, static
 
 Denoiser = Callable[[Array, ArrayLike], Array]
 Kind = Literal["x0", "eps", "score", "v", "velocity"]
@@ -135,6 +135,9 @@ class Preconditioning:
     not reveal the scale of a draw, and the target is as heavy-tailed as the noise, up to σ_d α/σ. For df → ∞ this is
     the preconditioning of Karras et al. again.
 
+    It is for networks that are trained by it: one that takes its input as it is, or another time, answers wrongly here
+    and is wrapped by `foreign_denoiser`.
+
     Kind "residual" is a denoising autoencoder that is not told the noise level, with y = x/α:
 
         D = y + σ_d F(y/σ_d)
@@ -232,6 +235,50 @@ class _NetworkDenoiser:
         scaled, c_noise = network_input(preconditioning, process, x, times)
         raw = self.network(params, scaled, c_noise, labels)
         return network_x0(preconditioning, process, raw.astype(x.dtype), x, t)
+
+
+def foreign_denoiser(
+    process: Process,
+    network: Callable[..., Array],
+    kind: Kind,
+    *,
+    time: Callable[[Array], Array] | None = None,
+    input_scale: Callable[[Array], Array] | None = None,
+) -> Denoiser:
+    """The denoiser of somebody else's network `network(x, time) -> y`, y a prediction of this kind.
+
+    For t of shape (b,) the network is given c(t) x_t and τ(t), (b,): `input_scale` is c, 1 unless given, and `time` is τ,
+    t itself unless given. DDPM's networks take x as it is and count 0 to T − 1 where the chain counts 1 to T,
+
+        foreign_denoiser(Process(Betas.linear(1000)), network, "eps", time=lambda t: t - 1)
+
+    A Partial keeps the network's parameters as leaves: give `Partial(apply, params)`, so that others do not recompile.
+    Raises ValueError for an unknown kind, TypeError for the score of a noise that is not Gaussian.
+    """
+    combination(process, process.t_max, kind)
+    told, scale = (None if function is None else as_partial(function) for function in (time, input_scale))
+    return Partial(_Foreign(kind), process, as_partial(network), told, scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Foreign:
+    """The static part of a foreign network's denoiser."""
+
+    kind: Kind
+
+    def __call__(
+        self,
+        process: Process,
+        network: Partial,
+        time: Partial | None,
+        scale: Partial | None,
+        x: Array,
+        t: ArrayLike,
+    ) -> Array:
+        times = jnp.broadcast_to(jnp.asarray(t, x.dtype), (x.shape[0],))
+        scaled = x if scale is None else expand(scale(times), x) * x
+        told = times if time is None else time(times)
+        return to_x0(network(scaled, told).astype(x.dtype), x, t, process, self.kind)
 
 
 def transfer(denoise: Denoiser, source: Process, target: Process) -> Denoiser:

@@ -8,6 +8,7 @@ from diffusion import (
     Denoiser as Denoiser,
     EDM as EDM,
     eps_from_x0 as eps_from_x0,
+    foreign_denoiser as foreign_denoiser,
     forward_sde as forward_sde,
     Gaussian as Gaussian,
     kl_divergence as kl_divergence,

@@ -46,3 +46,14 @@ def x64():
     """Float64 for the duration of a test: exact identities are checked to 1e-12."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def as_users_call_it():
+    """Without the checks of types that the tests install: users have none, and are to be told in a sentence."""
+    import jaxtyping
+
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

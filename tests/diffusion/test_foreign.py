@@ -1,0 +1,53 @@
+"""Somebody else's network as a denoiser: its own prediction, its own input, its own clock."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from diffusion import EDM, VP, Betas, Process, convert, foreign_denoiser, perturb
+from diffusion.arrays import expand
+from diffusion.oracles import GaussianMixture
+
+LAW = GaussianMixture.isotropic(np.asarray([[-1.0, 0.0], [1.5, 0.5]]), 0.4)
+
+
+@pytest.mark.parametrize("kind", ["x0", "eps", "score", "v", "velocity"])
+def test_every_prediction_gives_the_denoiser_back(kind, x64):
+    process = Process(VP())
+    exact = LAW.denoiser(process)
+    x, t = jnp.asarray([[0.3, -0.2], [1.0, 2.0]]), jnp.asarray([0.3, 0.8])
+    network = lambda x, t: convert(exact(x, t), x, t, process, "x0", kind)  # noqa: E731
+    np.testing.assert_allclose(foreign_denoiser(process, network, kind)(x, t), exact(x, t), rtol=1e-12)
+
+
+def test_ddpms_networks_count_from_zero(x64):
+    """A standard ε-network takes x as it is and the times 0..T − 1."""
+    chain = Process(Betas.linear(10))
+    exact, seen = LAW.denoiser(chain), []
+
+    def network(shift, x, k):
+        seen.append(np.asarray(k))
+        return convert(exact(x, k + shift), x, k + shift, chain, "x0", "eps")
+
+    denoise = foreign_denoiser(chain, Partial(network, 1), "eps", time=lambda t: t - 1)
+    x = perturb(chain, LAW.sample(jax.random.key(0), 3), jnp.ones((3, 2)), 10.0)
+    np.testing.assert_allclose(denoise(x, 10.0), exact(x, 10.0), rtol=1e-12)
+    np.testing.assert_array_equal(seen[0], [9, 9, 9])
+
+
+def test_an_input_may_be_scaled(x64):
+    process = Process(EDM())
+    exact, scale = LAW.denoiser(process), lambda t: 1 / jnp.sqrt(1 + t**2)
+    network = lambda y, t: exact(y / expand(scale(t), y), t)  # noqa: E731
+    x, t = jnp.asarray([[0.3, -0.2], [10.0, 2.0]]), jnp.asarray([0.3, 8.0])
+    np.testing.assert_allclose(
+        foreign_denoiser(process, network, "x0", input_scale=scale)(x, t), exact(x, t), rtol=1e-12
+    )
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_an_unknown_prediction_is_named():
+    with pytest.raises(ValueError, match="kind = 'noise' is not a prediction; choose one of x0, eps"):
+        foreign_denoiser(Process(VP()), lambda x, t: x, "noise")
