@@ -53,9 +53,7 @@ def as_key(key: Any) -> Array:
     """One typed key. Raises TypeError for anything else, ValueError for several."""
     require_key(key)
     if key.shape != ():
-        raise ValueError(
-            f"key has shape {key.shape}; give one key, which is folded with each sample's id, and choose samples by ids."
-        )
+        raise ValueError(f"key has shape {key.shape}; give one key; `ids` say which samples are drawn.")
     return key
 
 
@@ -82,7 +80,10 @@ def as_ids(ids: Any, batch: int, name: str = "ids") -> Array:
 
 
 def as_batch(x: Any, name: str = "x") -> Array:
-    """x (b, *event) in the default float type. Raises TypeError for what are no real numbers, ValueError for no batch."""
+    """x (b, *event) in the default float type.
+
+    Raises TypeError for what are no real numbers, ValueError for what is no batch.
+    """
     given = x if isinstance(x, (np.ndarray, jax.Array)) else _plain(x, name)
     if not (jnp.issubdtype(given.dtype, jnp.floating) or jnp.issubdtype(given.dtype, jnp.integer)):
         raise TypeError(f"{name} is an array of {given.dtype}; give real numbers.")

@@ -1,7 +1,7 @@
 """Random numbers in the types of networks: drawn in float32 at least, then rounded.
 
-JAX draws in the type that is asked for. In bfloat16 that is from 128 uniforms: normal draws then have the mean −0.01 and
-none is longer than 2.6.
+JAX draws in the type that is asked for. In bfloat16 that is from 128 uniforms: normal draws then have the mean −0.01
+and none is longer than 2.6.
 """
 
 from __future__ import annotations

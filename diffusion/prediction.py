@@ -247,8 +247,8 @@ def foreign_denoiser(
 ) -> Denoiser:
     """The denoiser of somebody else's network `network(x, time) -> y`, y a prediction of this kind.
 
-    For t of shape (b,) the network is given c(t) x_t and τ(t), (b,): `input_scale` is c, 1 unless given, and `time` is τ,
-    t itself unless given. DDPM's networks take x as it is and count 0 to T − 1 where the chain counts 1 to T,
+    For t of shape (b,) the network is given c(t) x_t and τ(t), (b,): `input_scale` is c, 1 unless given, and `time` is
+    τ, t itself unless given. DDPM's networks take x as it is and count 0 to T − 1 where the chain counts 1 to T,
 
         foreign_denoiser(Process(Betas.linear(1000)), network, "eps", time=lambda t: t - 1)
 

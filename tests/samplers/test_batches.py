@@ -1,6 +1,7 @@
 """What belongs to one sample stays with it: its class, its measurement, its scale, in a batch of any size.
 
-Whatever has a batch axis inside a denoiser is of one kind: the rows of a batch are samples of their own, and the same alone.
+Whatever has a batch axis inside a denoiser is of one kind: each row of a batch is a sample of its own, and is the same
+alone.
 """
 
 import diffrax
@@ -114,7 +115,7 @@ def test_a_row_alone_is_the_row_of_a_batch_of_64(name, draw):
 
 @pytest.mark.parametrize("name", ["classes", "pseudoinverse"])
 def test_an_implicit_solver_too_asks_each_sample_about_its_own(name):
-    """It takes derivatives sample by sample, for which the denoiser was once called with the first row of what it holds."""
+    """It takes derivatives sample by sample, for which the denoiser was once given the first row of what it holds."""
     rows, denoise = np.arange(3), TRANSFORMS[name](np.arange(3))
     implicit, explicit = (
         sample_adaptive(KEY, PROCESS, denoise, solver, (3, 1), ids=rows, rtol=1e-4, atol=1e-4).x
