@@ -67,7 +67,7 @@ def sample_adaptive(
     first_step: float | None = None,
     max_steps: int = 4096,
     ids: ArrayLike | None = None,
-    x_init: Float[Array, "b *event"] | None = None,
+    x_init: ArrayLike | None = None,
 ) -> AdaptiveSampled:
     """Samples of shape (b, *event) by a diffrax solver, from the prior at `t_start` down to `t_end`.
 

@@ -18,7 +18,7 @@ from samplers.singlestep import DPMSolverSinglestep, Midpoint
 def invert(
     process: Process,
     denoise: Denoiser,
-    x: Float[Array, "b *event"],
+    x: ArrayLike,
     sampler: DDIM | Euler | Heun | RK4 | Midpoint | DPMSolverSinglestep,
     grid: ArrayLike,
 ) -> Float[Array, "b *event"]:

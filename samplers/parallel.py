@@ -41,7 +41,7 @@ def sample_parallel(
     tolerance: float = 1e-3,
     window: int | None = None,
     ids: ArrayLike | None = None,
-    x_init: Float[Array, "b *event"] | None = None,
+    x_init: ArrayLike | None = None,
 ) -> ParallelSampled:
     """The samples that `sample` draws with the same arguments, with the steps of a window computed side by side.
 

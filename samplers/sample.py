@@ -125,7 +125,7 @@ def sample(
     shape: tuple[int, ...],
     *,
     ids: ArrayLike | None = None,
-    x_init: Float[Array, "b *event"] | None = None,
+    x_init: ArrayLike | None = None,
     keep_every: int | None = None,
     brownian_tree: bool = False,
 ) -> Sampled:
@@ -175,7 +175,7 @@ def check_arguments(
     grid: ArrayLike,
     shape: tuple[int, ...],
     ids: ArrayLike | None,
-    x_init: Array | None,
+    x_init: ArrayLike | None,
 ) -> tuple[tuple[int, ...], Array, Array, Array | None]:
     """(shape, grid, ids, x_init), as arrays of the default type. Raises as `sample` does."""
     require_process(process)
@@ -198,7 +198,7 @@ def require_sampler(sampler: Any) -> None:
 
 
 def check_batch(
-    key: Any, shape: tuple[int, ...], ids: ArrayLike | None, x_init: Array | None
+    key: Any, shape: tuple[int, ...], ids: ArrayLike | None, x_init: ArrayLike | None
 ) -> tuple[tuple[int, ...], Array, Array | None]:
     """(shape, ids, x_init), as arrays. Raises as `sample` does."""
     key, shape = as_key(key), as_shape(shape)

@@ -5,9 +5,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import VP, Betas, Process
+from diffusion import VP, Betas, Cosine, Process, RectifiedFlow
+from diffusion.oracles.examples import line
 from experiments.verification.orders.problems import grid_of, observed_order, problem
-from samplers import DDIM, RK4, Ancestral, DPMSolverMultistep, DPMSolverSinglestep, Heun, invert, karras, sample
+from samplers import (
+    DDIM,
+    RK4,
+    Ancestral,
+    DPMSolverMultistep,
+    DPMSolverSinglestep,
+    Euler,
+    Heun,
+    Midpoint,
+    invert,
+    karras,
+    sample,
+    uniform_time,
+)
 
 STEPS = (80, 160, 320)
 
@@ -42,3 +56,14 @@ def test_what_cannot_be_inverted_is_refused():
             invert(process, lambda x, t: x, x, sampler, grid[:-1])
     with pytest.raises(TypeError, match="no derivative in t"):
         invert(Process(Betas.linear(9)), lambda x, t: x, x, Heun(), np.asarray([9.0, 5.0, 1.0]))
+
+
+@pytest.mark.parametrize("schedule", [RectifiedFlow(), Cosine()], ids=repr)
+def test_it_arrives_where_no_signal_is_left(schedule, x64):
+    """λ is −∞ at the end of the last step, which is DDIM's for every method; for one this was NaN."""
+    process, law = Process(schedule), line()
+    grid, x = uniform_time(process, 160)[:-1], law.sample(jax.random.key(1), 4)
+    expected = invert(process, law.denoiser(process), x, DDIM(), grid)
+    for sampler in (Midpoint(), DPMSolverSinglestep(), DPMSolverSinglestep(order=3), Euler(), Heun(), RK4()):
+        latent = invert(process, law.denoiser(process), x, sampler, grid)
+        np.testing.assert_allclose(latent, expected, atol=0.05)
