@@ -36,7 +36,7 @@ def _no_derivative(primals: Any, tangents: Any) -> Any:
 
 @pytree
 class Betas(Schedule):
-    """A chain given by its one-step variances β_1..β_T; build it with `linear`, `cosine` or `ramp`.
+    """A chain given by its one-step variances β_1..β_T; build it with one of the class methods.
 
     Times are the integers 0..T; a float is rounded to the nearest of them, and a time out of range to the nearer end.
     """
@@ -48,20 +48,53 @@ class Betas(Schedule):
     def from_betas(cls, betas: Any) -> Betas:
         """The chain with one-step variances β_1..β_T.
 
-        Raises ValueError unless 0 < β_t < 1 for every t.
+        The last may be 1: then nothing of the data is left at T, as in `zero_terminal_snr`.
+        Raises ValueError unless 0 < β_t < 1 for every other t.
         """
         betas = np.asarray(betas, np.float64)
         if betas.ndim != 1 or betas.size == 0:
             raise ValueError(f"betas has shape {betas.shape}; give a non-empty list of one-step variances.")
-        if not (np.all(betas > 0) and np.all(betas < 1)):
-            worst = betas[np.argmax(np.abs(betas - 0.5))]
-            raise ValueError(f"betas contains {worst:g}; every one-step variance must lie strictly between 0 and 1.")
-        return cls(np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))]))
+        wrong = ~((betas > 0) & (betas < 1))
+        wrong[-1] &= betas[-1] != 1
+        if wrong.any():
+            raise ValueError(f"betas contains {betas[wrong][0]:g}; each lies between 0 and 1, and the last may be 1.")
+        with np.errstate(divide="ignore"):
+            return cls(np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))]))
 
     @classmethod
     def linear(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Betas:
-        """β_t linear from `beta_min` to `beta_max` (Ho et al. 2020, section 4)."""
+        """β_t linear from `beta_min` to `beta_max` (Ho et al. 2020, section 4).
+
+        The values are those of a chain of 1000 steps, and do not change with `steps`: 100 of them end at α_T = 0.60, so
+        that N(0, 1) is no prior of theirs. For other lengths take `linear_rate`.
+        """
         return cls.from_betas(np.linspace(beta_min, beta_max, _count(steps)))
+
+    @classmethod
+    def linear_rate(cls, steps: int, rate_min: float = 0.1, rate_max: float = 20.0) -> Betas:
+        """β_t T linear from `rate_min` to `rate_max`: with T = 1000 it is `linear`, and every length ends at its α_T.
+
+        (The factor 1000/T of Nichol & Dhariwal 2021, arXiv:2102.09672; in the limit it is `VP`, Song et al. 2021,
+        appendix B.) Raises ValueError where a step would be larger than everything, for T <= `rate_max`.
+        """
+        rates = np.linspace(rate_min, rate_max, _count(steps))
+        if rate_max >= steps:
+            raise ValueError(f"steps = {steps}; a rate of {rate_max:g} needs more, or give a smaller rate_max.")
+        return cls.from_betas(rates / steps)
+
+    @classmethod
+    def scaled_linear(cls, steps: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012) -> Betas:
+        """√β_t linear from √`beta_min` to √`beta_max`: latent diffusion (Rombach et al. 2022, arXiv:2112.10752)."""
+        return cls.from_betas(np.linspace(np.sqrt(beta_min), np.sqrt(beta_max), _count(steps)) ** 2)
+
+    @classmethod
+    def sigmoid(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, reach: float = 6.0) -> Betas:
+        """β_t = β_min + (β_max − β_min) s(u), s the logistic function, u evenly from −`reach` to `reach`.
+
+        (Xu et al. 2022, GeoDiff, arXiv:2203.02923.)
+        """
+        u = np.linspace(-reach, reach, _count(steps))
+        return cls.from_betas(beta_min + (beta_max - beta_min) / (1 + np.exp(-u)))
 
     @classmethod
     def cosine(cls, steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Betas:
@@ -77,6 +110,19 @@ class Betas(Schedule):
         The chain of Su (2022), «generative diffusion models» posts, with β_max = 0.02 and T = 1000.
         """
         return cls.from_betas(beta_max * np.arange(1, _count(steps) + 1) / steps)
+
+    def zero_terminal_snr(self) -> Betas:
+        """The chain with α_t -> α_1 (α_t − α_T)/(α_1 − α_T): its first step stays, its last leaves none of the data.
+
+        (Lin et al. 2024, arXiv:2305.08891, algorithm 1.) At T neither ε̂ nor the score determines x̂_0: train "v",
+        "velocity" or "x0". Raises ValueError for a chain of one step.
+        """
+        alphas = np.exp(np.asarray(self.log_alphas, np.float64))
+        if len(alphas) < 3:
+            raise ValueError("a chain of one step cannot be rescaled; give it two steps or more.")
+        moved = alphas[1] * (alphas[1:] - alphas[-1]) / (alphas[1] - alphas[-1])
+        with np.errstate(divide="ignore"):
+            return Betas(np.log(np.concatenate([[1.0], moved])))
 
     @property
     def steps(self) -> int:

@@ -10,6 +10,7 @@ from samplers.er_sde import ERSDE
 from samplers.grid_fit import OptimisedGrid, optimised_grid
 from samplers.grids import (
     GRIDS,
+    beta_quantiles,
     cosine,
     karras,
     leading,
@@ -20,7 +21,13 @@ from samplers.grids import (
     uniform_sigma,
     uniform_time,
 )
-from samplers.guidance import autoguidance, classifier_free_guidance, classifier_guidance, interval_guidance
+from samplers.guidance import (
+    autoguidance,
+    classifier_free_guidance,
+    classifier_guidance,
+    interval_guidance,
+    rescaled_guidance,
+)
 from samplers.hmc import hmc_step, leapfrog
 from samplers.inpainting import RePaint, Replacement
 from samplers.inverse import (
@@ -73,6 +80,7 @@ __all__ = [
     "StochasticHeun",
     "UniPC",
     "autoguidance",
+    "beta_quantiles",
     "classifier_free_guidance",
     "classifier_guidance",
     "clipped",
@@ -94,6 +102,7 @@ __all__ = [
     "optimised_grid",
     "pseudoinverse_guidance",
     "quadratic",
+    "rescaled_guidance",
     "sample",
     "sample_energy",
     "sample_parallel",

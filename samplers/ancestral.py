@@ -38,6 +38,11 @@ class Ancestral(Sampler):
         """1: its limit is the reverse SDE."""
         return 1
 
+    @property
+    def takes_variance(self) -> bool:
+        """True: a variance that is not wanted is left."""
+        return True
+
     def check_noise(self, process: Process) -> None:
         """Raise TypeError when the noise is not Gaussian."""
         require_gaussian(process.noise, "ancestral sampling")

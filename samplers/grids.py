@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+from jax.scipy.special import betainc
 
 from diffusion.arguments import kind_of
 from diffusion.host import host_float64
@@ -91,6 +92,30 @@ def quadratic(process: Process, steps: int, t_start: float | None = None) -> Gri
     return _powers(process, steps, t_start, 2.0, 1.0)
 
 
+def beta_quantiles(process: Process, steps: int, a: float = 0.6, b: float = 0.6) -> Grid:
+    """t_i = t_max F⁻¹(1 − i/N), F the distribution function of Beta(`a`, `b`): more steps near both ends for a, b < 1.
+
+    (Lee et al. 2024, arXiv:2407.12173, where both are 0.6.) With a = b = 1 it is `uniform_time`.
+    Raises ValueError unless both are positive.
+    """
+    _check_steps(process, steps)
+    for name, value in (("a", a), ("b", b)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"beta: {name} = {value}; give a positive number, such as 0.6.")
+    return _on_chain(process, float(process.t_max) * _inverse_beta(a, b, np.linspace(1.0, 0.0, steps + 1)))
+
+
+def _inverse_beta(a: float, b: float, levels: np.ndarray) -> np.ndarray:
+    """F⁻¹ of Beta(a, b) by bisection: 0 and 1 are exact, and what is between to the last digits."""
+    low, high = np.zeros_like(levels), np.ones_like(levels)
+    with host_float64():
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            above = np.asarray(betainc(a, b, middle)) > levels
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.where(levels <= 0, 0.0, np.where(levels >= 1, 1.0, 0.5 * (low + high)))
+
+
 def leading(process: Process, steps: int) -> Grid:
     """The times 1, 1 + k, 1 + 2k, ... of a discrete chain, descending, k = ⌊T/N⌋, then 0: DDPM's «leading» spacing.
 
@@ -126,6 +151,7 @@ GridName = Literal[
     "cosine",
     "uniform-time",
     "quadratic",
+    "beta",
     "leading",
     "trailing",
     "linspace",
@@ -137,6 +163,7 @@ GRIDS: dict[str, Callable[..., Grid]] = {
     "cosine": cosine,
     "uniform-time": uniform_time,
     "quadratic": quadratic,
+    "beta": beta_quantiles,
     "leading": leading,
     "trailing": trailing,
     "linspace": linspace,

@@ -2,7 +2,8 @@
 
 A factor that tilts the density, p(x_t) -> p(x_t) L(x_t), shifts the denoiser of Gaussian noise by (σ²/α) ∇ ln L. Two
 models that differ by such an L differ by this shift, so extrapolating from one to the other strengthens L. Scales,
-intervals and weights are traced: changing them never recompiles.
+intervals and weights are traced: changing them never recompiles. A learned variance v, the second of a pair (x̂_0, v),
+is left as the model that is guided has it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
+from diffusion.ddpm.reverse_steps import Denoised, joined, split_denoised
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
@@ -39,9 +41,10 @@ def classifier_guidance(
 
 def _classifier_guided(
     process: Process, denoise: Denoiser, log_likelihood: LogLikelihood, scale: ArrayLike, x: Array, t: ArrayLike
-) -> Array:
+) -> Denoised:
     gradient = jax.grad(lambda y: jnp.sum(log_likelihood(y, t)))(x)
-    return tilt(process, denoise(x, t), expand(scale, x) * gradient, t)
+    x_0, v = split_denoised(denoise(x, t))
+    return joined(tilt(process, x_0, expand(scale, x) * gradient, t), v)
 
 
 def tilt(process: Process, x_0: Float[Array, "b *event"], gradient: Array, t: ArrayLike) -> Float[Array, "b *event"]:
@@ -69,9 +72,34 @@ def autoguidance(main: Denoiser, weak: Denoiser, scale: ArrayLike) -> Denoiser:
     return Partial(_guided, as_partial(main), as_partial(weak), scale)
 
 
-def _guided(conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike, x: Array, t: ArrayLike) -> Array:
-    free = unconditional(x, t)
-    return free + expand(scale, x) * (conditional(x, t) - free)
+def _guided(conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike, x: Array, t: ArrayLike) -> Denoised:
+    free, (answer, v) = split_denoised(unconditional(x, t))[0], split_denoised(conditional(x, t))
+    return joined(free + expand(scale, x) * (answer - free), v)
+
+
+def rescaled_guidance(
+    conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike, rescale: ArrayLike = 0.7
+) -> Denoiser:
+    """φ (s_c/s_w) D_w + (1 − φ) D_w, D_w that of `classifier_free_guidance`, s the standard deviation over the event.
+
+    Strong guidance widens the range of an answer, which shows as too much contrast; s_c is that of the conditional
+    model (Lin et al. 2024, arXiv:2305.08891, section 3.4, on the network's answer; here on x̂_0). φ = `rescale` is 0
+    for no change to 1, a scalar or (b,). Raises ValueError for a φ outside [0, 1].
+    """
+    if is_concrete(rescale) and not 0 <= rescale <= 1:  # pyright: ignore[reportOperatorIssue]
+        raise ValueError(f"rescale = {rescale}; give 0 for none to 1 for all of it, such as 0.7.")
+    return Partial(_rescaled, as_partial(conditional), as_partial(unconditional), scale, rescale)
+
+
+def _rescaled(
+    conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike, rescale: ArrayLike, x: Array, t: ArrayLike
+) -> Denoised:
+    free, (answer, v) = split_denoised(unconditional(x, t))[0], split_denoised(conditional(x, t))
+    guided = free + expand(scale, x) * (answer - free)
+    wanted, has = (jnp.std(y.reshape(y.shape[0], -1), axis=1) for y in (answer, guided))
+    # An event of one number, or a flat answer, has no spread to restore.
+    factor = jnp.where(has > 0, wanted / jnp.where(has > 0, has, 1.0), 1.0)
+    return joined((1 + expand(rescale, x) * (expand(factor, x) - 1)) * guided, v)
 
 
 def interval_guidance(
@@ -105,13 +133,13 @@ def _interval_guided(
     high: ArrayLike,
     x: Array,
     t: ArrayLike,
-) -> Array:
+) -> Denoised:
     level = process.sigma(t) / process.alpha(t)
     inside = (low <= level) & (level <= high)
-    answer = conditional(x, t)
+    answer, v = split_denoised(conditional(x, t))
 
     def guided() -> Array:
-        free = unconditional(x, t)
+        free = split_denoised(unconditional(x, t))[0]
         return jnp.where(expand(inside, x), free + expand(scale, x) * (answer - free), answer).astype(answer.dtype)
 
-    return jax.lax.cond(jnp.any(inside), guided, lambda: answer)
+    return joined(jax.lax.cond(jnp.any(inside), guided, lambda: answer), v)

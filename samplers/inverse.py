@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arguments import as_array
 from diffusion.arrays import expand, sum_event
+from diffusion.ddpm.reverse_steps import Denoised, joined, split_denoised
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
@@ -84,33 +85,67 @@ def _traced(measurement: Measurement) -> Measurement:
     return measurement if matrix else dataclasses.replace(measurement, observe=as_partial(measurement.observe))
 
 
-def dps_guidance(process: Process, denoise: Denoiser, measurement: Measurement, scale: ArrayLike = 1.0) -> Denoiser:
+def dps_guidance(
+    process: Process,
+    denoise: Denoiser,
+    measurement: Measurement,
+    scale: ArrayLike = 1.0,
+    *,
+    normalised: bool = False,
+) -> Denoiser:
     """x̂_0 − w (σ²/α) ∇_x |y − A(x̂_0(x))|²/(2 σ_y²): diffusion posterior sampling (Chung et al. 2023).
 
-    (arXiv:2209.14687, section 3.) A may be any differentiable function; w = `scale` is a scalar or (b,).
+    (arXiv:2209.14687, section 3.) A may be any differentiable function; w = `scale` is a scalar or (b,). `normalised`
+    has the paper's step size: |y − A x̂_0| in the place of σ_y², which may then be 0, so that the shift is bounded
+    however far y is off; it is a rule of thumb, and w has the unit of y.
 
     p(y|x_0) at the point x̂_0 stands for its mean over p(x_0|x_t), so y is trusted too much, too early: on unit
     Gaussian data with A = 1 the samples have the variance e^{−1/σ_y²} in place of σ_y²/(1 + σ_y²), and their mean
-    overshoots. The shift is stiff, of order 1/σ_y²: with few steps take a larger σ_y, a smaller w (the paper divides by
-    |y − A x̂_0| and not by σ_y²), or `pseudoinverse_guidance`.
+    overshoots. The shift is stiff, of order 1/σ_y²: with few steps take a larger σ_y, a smaller w, `normalised`, or
+    `pseudoinverse_guidance`.
     Raises TypeError when the noise is not Gaussian, ValueError for σ_y = 0, and a y or A that does not fit.
     """
     require_gaussian(process.noise, "diffusion posterior sampling")
-    if is_concrete(measurement.noise_std) and not measurement.noise_std > 0:
-        raise ValueError("noise_std = 0; DPS divides by its square, so give a positive one, however small the noise.")
-    return Partial(_dps, process, as_partial(denoise), _traced(measurement), scale)
+    if not normalised and is_concrete(measurement.noise_std) and not measurement.noise_std > 0:
+        raise ValueError(
+            "noise_std = 0; DPS divides by its square: give a positive one, however small, or normalised=True."
+        )
+    shift = _normalised_dps if normalised else _dps
+    return Partial(shift, process, as_partial(denoise), _traced(measurement), scale)
 
 
 def _dps(
     process: Process, denoise: Denoiser, measurement: Measurement, scale: ArrayLike, x: Array, t: ArrayLike
-) -> Array:
-    def log_likelihood(x: Array) -> tuple[Array, Array]:
-        x_0 = denoise(x, t).astype(x.dtype)
-        square = sum_event(measurement.residual(x_0) ** 2)
-        return jnp.sum(-0.5 * square / jnp.asarray(measurement.noise_std) ** 2 * scale), x_0
+) -> Denoised:
+    return _descend(process, denoise, measurement, lambda _: scale / jnp.asarray(measurement.noise_std) ** 2, x, t)
 
-    gradient, x_0 = jax.grad(log_likelihood, has_aux=True)(x)
-    return tilt(process, x_0, gradient, t)
+
+def _normalised_dps(
+    process: Process, denoise: Denoiser, measurement: Measurement, scale: ArrayLike, x: Array, t: ArrayLike
+) -> Denoised:
+    def weight(square: Array) -> Array:
+        return jnp.where(square > 0, scale / jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+    return _descend(process, denoise, measurement, weight, x, t)
+
+
+def _descend(
+    process: Process,
+    denoise: Denoiser,
+    measurement: Measurement,
+    weight: Callable[[Array], ArrayLike],
+    x: Array,
+    t: ArrayLike,
+) -> Denoised:
+    """x̂_0 tilted by −½ w(|r|²) ∇|r|², r = y − A x̂_0, the weight held fixed."""
+
+    def log_likelihood(x: Array) -> tuple[Array, tuple[Array, Array | None]]:
+        x_0, v = split_denoised(denoise(x, t))
+        square = sum_event(measurement.residual(x_0.astype(x.dtype)) ** 2)
+        return jnp.sum(-0.5 * square * weight(jax.lax.stop_gradient(square))), (x_0.astype(x.dtype), v)
+
+    gradient, (x_0, v) = jax.grad(log_likelihood, has_aux=True)(x)
+    return joined(tilt(process, x_0, gradient, t), v)
 
 
 def pseudoinverse_guidance(
@@ -133,15 +168,19 @@ def pseudoinverse_guidance(
 
 def _pseudoinverse(
     process: Process, denoise: Denoiser, measurement: Measurement, covariance: Covariance, x: Array, t: ArrayLike
-) -> Array:
-    x_0, pull = jax.vjp(lambda y: denoise(y, t).astype(y.dtype), x)
+) -> Denoised:
+    def answer(y: Array) -> tuple[Array, Array | None]:
+        x_0, v = split_denoised(denoise(y, t))
+        return x_0.astype(y.dtype), v
+
+    x_0, pull, v = jax.vjp(answer, x, has_aux=True)
     variance = jnp.broadcast_to(jnp.asarray(measurement.noise_std, x.dtype) ** 2, x.shape[:1])
     c = _covariances(covariance(x, t), x)
 
     def one(x_0: Array, residual: Array, c: Array, variance: Array) -> Array:
         return _explain(lambda y: measurement.of(y[None])[0], x_0, residual, c, variance)
 
-    return tilt(process, x_0, pull(jax.vmap(one)(x_0, measurement.residual(x_0), c, variance))[0], t)
+    return joined(tilt(process, x_0, pull(jax.vmap(one)(x_0, measurement.residual(x_0), c, variance))[0], t), v)
 
 
 def _explain(observe: Callable[[Array], Array], x_0: Array, residual: Array, c: Array, variance: Array) -> Array:

@@ -102,7 +102,7 @@ def _iterate(
     steps = grid.shape[0] - 1
     keys = keys_lib.sample_keys(key, ids)
     x = initial_state(keys, process, shape, grid[0], x_init)
-    denoise, carry = in_type_of(x, denoise), sampler.init(x, grid)
+    denoise, carry = in_type_of(x, denoise, sampler), sampler.init(x, grid)
     # A change is measured against the noise that is still there; σ = 0 has none, and takes that of the time before.
     sigmas = process.sigma(grid)
     scale = jnp.where(sigmas > 0, sigmas, jnp.roll(sigmas, 1))

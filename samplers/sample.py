@@ -72,6 +72,11 @@ class Sampler:
         """Whether the sampler takes a `samplers.cfgpp.conditional_pair` in place of a denoiser."""
         return False
 
+    @property
+    def takes_variance(self) -> bool:
+        """Whether the sampler takes the pair (x̂_0, v) of a denoiser that learns its variance."""
+        return False
+
     def nfe(self, steps: int, to_data: bool) -> int:
         """Denoiser calls for a grid of `steps` steps; `to_data` says whether the last one ends at the data."""
         del to_data
@@ -216,9 +221,22 @@ def initial_state(
     return x_init if x_init is not None else prior_sample(keys_lib.fold(keys, streams.PRIOR), process, shape, t)
 
 
-def in_type_of(x: Array, denoise: Denoiser) -> Denoiser:
-    """The denoiser with its answer, or pair of answers, in the type of the state: networks may run in bfloat16."""
-    return lambda y, time: jax.tree.map(lambda answer: answer.astype(x.dtype), denoise(y, time))
+def in_type_of(x: Array, denoise: Denoiser, sampler: Sampler) -> Denoiser:
+    """The denoiser with its answer, or pair of answers, in the type of the state: networks may run in bfloat16.
+
+    It raises TypeError for a pair (x̂_0, v) that the sampler does not take.
+    """
+
+    def answer(y: Array, time: Array) -> Any:
+        answers = denoise(y, time)
+        if isinstance(answers, tuple) and not sampler.takes_variance:
+            raise TypeError(
+                f"the denoiser answers with a pair, a learned variance beside x̂_0, and {type(sampler).__name__} takes "
+                "x̂_0 alone; give mean_denoiser(denoise), or sample by Ancestral(Learned())."
+            )
+        return jax.tree.map(lambda each: each.astype(x.dtype), answers)
+
+    return answer
 
 
 def path_clock(process: Process, t: ArrayLike) -> Float[Array, "..."]:
@@ -271,7 +289,7 @@ def _run(
     x = initial_state(keys, process, shape, grid[0], x_init)
     kept = None if keep_every is None else jnp.zeros((len(_kept(steps, keep_every)), *shape), x.dtype).at[0].set(x)
 
-    denoise = in_type_of(x, denoise)
+    denoise = in_type_of(x, denoise, sampler)
 
     def body(state: tuple[Array, Any, Array | None], now: tuple[Array, Array, Array]) -> tuple[Any, None]:
         x, carry, kept = state

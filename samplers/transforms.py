@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
-from diffusion.ddpm.reverse_steps import Denoised, split_denoised
+from diffusion.ddpm.reverse_steps import joined, split_denoised
 from diffusion.prediction import Denoiser
 from diffusion.pytree import as_partial, is_concrete
 
@@ -32,7 +32,7 @@ def clipped(denoise: Denoiser, low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> 
 
 def _clipped(denoise: Denoiser, low: ArrayLike, high: ArrayLike, x: Array, t: ArrayLike) -> Any:
     x_0, v = split_denoised(denoise(x, t))
-    return _joined(jnp.clip(x_0, jnp.asarray(low, x_0.dtype), jnp.asarray(high, x_0.dtype)), v)
+    return joined(jnp.clip(x_0, jnp.asarray(low, x_0.dtype), jnp.asarray(high, x_0.dtype)), v)
 
 
 def dynamically_thresholded(denoise: Denoiser, percentile: ArrayLike = 99.5) -> Denoiser:
@@ -50,7 +50,7 @@ def dynamically_thresholded(denoise: Denoiser, percentile: ArrayLike = 99.5) -> 
 def _thresholded(denoise: Denoiser, percentile: ArrayLike, x: Array, t: ArrayLike) -> Any:
     x_0, v = split_denoised(denoise(x, t))
     s = expand(dynamic_threshold(x_0, percentile), x_0)
-    return _joined(jnp.clip(x_0, -s, s) / s, v)
+    return joined(jnp.clip(x_0, -s, s) / s, v)
 
 
 def dynamic_threshold(x_0: Float[Array, "b *event"], percentile: ArrayLike) -> Float[Array, " b"]:
@@ -60,7 +60,3 @@ def dynamic_threshold(x_0: Float[Array, "b *event"], percentile: ArrayLike) -> F
     precise = jnp.promote_types(x_0.dtype, jnp.float32)
     s = jnp.percentile(sizes.astype(precise), jnp.asarray(percentile, precise), axis=-1)
     return jnp.maximum(s, 1.0).astype(x_0.dtype)
-
-
-def _joined(x_0: Array, v: Array | None) -> Denoised:
-    return x_0 if v is None else (x_0, v)

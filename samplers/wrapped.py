@@ -31,6 +31,16 @@ class Wrapped(Sampler):
         """Whether the sampler inside does."""
         return self.sampler.remembers
 
+    @property
+    def takes_pair(self) -> bool:
+        """Whether the sampler inside does."""
+        return self.sampler.takes_pair
+
+    @property
+    def takes_variance(self) -> bool:
+        """Whether the sampler inside does."""
+        return self.sampler.takes_variance
+
     def nfe(self, steps: int, to_data: bool) -> int:
         """The calls of the sampler inside."""
         return self.sampler.nfe(steps, to_data)

@@ -130,6 +130,11 @@ def split_denoised(denoised: Denoised) -> tuple[Array, Array | None]:
     return denoised if isinstance(denoised, tuple) else (denoised, None)
 
 
+def joined(x_0: Array, v: Array | None) -> Denoised:
+    """The inverse of `split_denoised`."""
+    return x_0 if v is None else (x_0, v)
+
+
 def step(
     process: Process, variance: ReverseVariance, denoised: Denoised, x_t: Array, s: ArrayLike, t: ArrayLike
 ) -> Normal:

@@ -20,18 +20,29 @@ from samplers.registry import GRIDS, SAMPLERS
 class Chain:
     """The discrete chain of DDPM: a `Betas`, described by how it is made."""
 
-    shape: Literal["linear", "cosine", "ramp"] = "linear"
-    """Growth of β_t: linear (Ho et al.), cosine (Nichol & Dhariwal) or a ramp from zero."""
+    shape: Literal["linear", "linear-rate", "scaled-linear", "sigmoid", "cosine", "ramp"] = "linear"
+    """Growth of β_t: linear (Ho et al.), linear-rate (the same for any length), scaled-linear (latent diffusion),
+    sigmoid, cosine (Nichol & Dhariwal) or a ramp from zero."""
     steps: int = 1000
     """Length of the chain, T."""
+    zero_terminal_snr: bool = False
+    """Whether the chain is rescaled so that nothing of the data is left at T (Lin et al.)."""
 
     def refusals(self) -> Refusals:
-        """A chain without steps."""
-        return [(self.steps < 1, f"--schedule.steps is {self.steps}; the chain needs at least one step.")]
+        """A chain without steps, or too short for its shape."""
+        short = 20 if self.shape == "linear-rate" else 1 if self.zero_terminal_snr else 0
+        return [
+            (self.steps < 1, f"--schedule.steps is {self.steps}; the chain needs at least one step."),
+            (
+                1 <= self.steps <= short,
+                f"--schedule.steps is {self.steps}; this chain needs more than {short}.",
+            ),
+        ]
 
     def build(self) -> Betas:
         """The chain's schedule."""
-        return {"linear": Betas.linear, "cosine": Betas.cosine, "ramp": Betas.ramp}[self.shape](self.steps)
+        chain: Betas = getattr(Betas, self.shape.replace("-", "_"))(self.steps)
+        return chain.zero_terminal_snr() if self.zero_terminal_snr else chain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, Studen
 from samplers import (
     EulerMaruyama,
     Heun,
+    beta_quantiles,
     cosine,
     karras,
     leading,
@@ -174,3 +175,14 @@ def test_a_users_schedule_that_ends_in_noise_is_treated_as_cosine_is(schedule):
     for grid in (*fixed_grids(own, 8).values(), reference_grid(own, 50)):
         assert grid[0] == 1.0
         check_grid(own, grid)
+
+
+def test_a_beta_grid_lies_at_the_quantiles_of_its_law():
+    """Beta(½, ½) has the distribution function (2/π) arcsin √u; Beta(1, 1) is even, and a chain's times are whole."""
+    process = Process(VP())
+    levels = np.linspace(1, 0, 9)
+    np.testing.assert_allclose(beta_quantiles(process, 8, 0.5, 0.5), np.sin(np.pi / 2 * levels) ** 2, atol=1e-12)
+    np.testing.assert_allclose(beta_quantiles(process, 8, 1.0, 1.0), levels, atol=1e-12)
+    np.testing.assert_array_equal(beta_quantiles(Process(Betas.linear(9)), 9), np.arange(9, -1, -1))
+    with pytest.raises(ValueError, match="beta: b = 0; give a positive number"):
+        beta_quantiles(process, 8, 0.5, 0)
