@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser, eps_from_x0
 from diffusion.process import Process
-from diffusion.pytree import pytree
+from diffusion.pytree import bound, pytree
 
 Drift = Callable[[Array, ArrayLike], Array]
 
@@ -37,7 +36,7 @@ def forward_sde(process: Process) -> SDE:
     Raises TypeError when the noise is not Gaussian.
     """
     require_gaussian(process.noise, "the forward SDE")
-    return SDE(Partial(_forward_drift, process), Partial(_diffusion, process))
+    return SDE(bound(_forward_drift, process), bound(_diffusion, process))
 
 
 def _forward_drift(process: Process, x: Array, t: ArrayLike) -> Array:
@@ -54,7 +53,7 @@ def velocity(process: Process, denoise: Denoiser) -> Drift:
     With Gaussian noise it equals f x − ½ g² ∇ln p_t (Song et al. 2021, eq. 13), and it stays finite where α = 0
     and f does not.
     """
-    return Partial(_velocity, process, denoise)
+    return bound(_velocity, process, denoise)
 
 
 def _velocity(process: Process, denoise: Denoiser, x: Array, t: ArrayLike) -> Array:
@@ -79,7 +78,7 @@ def reverse_sde(process: Process, denoise: Denoiser, level: float | Array = 1.0)
     Raises TypeError when the noise is not Gaussian.
     """
     require_gaussian(process.noise, "the reverse SDE")
-    return SDE(Partial(_reverse_drift, process, denoise, level), Partial(_reverse_diffusion, process, level))
+    return SDE(bound(_reverse_drift, process, denoise, level), bound(_reverse_diffusion, process, level))
 
 
 def reverse_drift_from_x0(

@@ -28,7 +28,7 @@ from jaxtyping import Array, ArrayLike, Float
 from diffusion.arrays import expand
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.process import Process
-from diffusion.pytree import ShortPartial, as_partial, is_concrete, pytree, static
+from diffusion.pytree import ShortPartial, as_partial, bound, is_concrete, pytree, static
 
 Denoiser = Callable[[Array, ArrayLike], Array]
 Kind = Literal["x0", "eps", "score", "v", "velocity"]
@@ -114,7 +114,7 @@ def score(process: Process, denoise: Denoiser) -> Denoiser:
     Raises TypeError when the noise is not Gaussian: the identity, and the use of the score, hold for it alone.
     """
     require_gaussian(process.noise, "the score")
-    return Partial(_score, process, denoise)
+    return bound(_score, process, denoise)
 
 
 def _score(process: Process, denoise: Denoiser, x: Array, t: ArrayLike) -> Array:
@@ -296,7 +296,7 @@ def transfer(denoise: Denoiser, source: Process, target: Process) -> Denoiser:
             f"the noises differ ({type(source.noise).__name__} and {type(target.noise).__name__}); "
             "a denoiser moves between schedules of one noise only."
         )
-    return Partial(_transfer, denoise, source, target)
+    return bound(_transfer, denoise, source, target)
 
 
 def _differ(first: Any, second: Any) -> bool:

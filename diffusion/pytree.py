@@ -123,3 +123,13 @@ class ShortPartial(Partial):
 def as_partial(function: Callable[..., Any]) -> Partial:
     """`function` as a pytree, so that it can be passed to a jitted function; a Partial is returned as it is."""
     return function if isinstance(function, Partial) else Partial(function)
+
+
+def bound(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Partial:
+    """A Partial of `function`, the plain functions among its arguments made pytrees, so that jit takes all of it."""
+
+    def tree(argument: Any) -> Any:
+        plain = callable(argument) and jax.tree_util.all_leaves([argument])
+        return as_partial(argument) if plain else argument
+
+    return Partial(function, *map(tree, arguments), **{name: tree(value) for name, value in keywords.items()})

@@ -20,14 +20,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
 from diffusion.distributions import Normal
 from diffusion.prediction import Denoiser, Preconditioning, eps_from_x0, network_input, network_x0
 from diffusion.process import Process, posterior, posterior_coefficients, transition_coefficients
-from diffusion.pytree import ShortPartial, pytree
+from diffusion.pytree import ShortPartial, bound, pytree
 
 Denoised = Array | tuple[Array, Array]
 """A denoiser's answer: E[x_0|x_t], or the pair (E[x_0|x_t], v) that `Learned` needs."""
@@ -236,7 +235,7 @@ class _LearnedDenoiser:
 
 def mean_denoiser(denoise: Callable[[Array, ArrayLike], Denoised]) -> Denoiser:
     """The denoiser without its learned variance: what every sampler other than the ancestral one takes."""
-    return Partial(_mean_denoise, denoise)
+    return bound(_mean_denoise, denoise)
 
 
 def _mean_denoise(denoise: Callable[[Array, ArrayLike], Denoised], x: Array, t: ArrayLike) -> Array:

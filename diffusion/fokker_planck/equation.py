@@ -14,12 +14,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
 from diffusion.dynamics import SDE, Drift
-from diffusion.pytree import pytree, static
+from diffusion.pytree import bound, pytree, static
 
 LogDensity = Callable[[Array, ArrayLike], Array]
 """(x (b, *event), t) -> ln p_t(x), (b,)."""
@@ -42,12 +41,12 @@ class FokkerPlanck:
 
 def of_sde(sde: SDE) -> FokkerPlanck:
     """The equation of an SDE whose diffusion is a number that depends on t alone."""
-    return FokkerPlanck(sde.drift, Partial(_spread_in_time, sde.diffusion))
+    return FokkerPlanck(sde.drift, bound(_spread_in_time, sde.diffusion))
 
 
 def of_ode(drift: Drift) -> FokkerPlanck:
     """The continuity equation of dx/dt = `drift`."""
-    return FokkerPlanck(drift, Partial(_no_spread))
+    return FokkerPlanck(drift, bound(_no_spread))
 
 
 def _spread_in_time(diffusion: Callable[[ArrayLike], Array], x: Array, t: ArrayLike) -> Array:
@@ -96,7 +95,7 @@ def divergence_of_diffusion(equation: FokkerPlanck, x: Float[Array, "b *event"],
 
 def probability_velocity(equation: FokkerPlanck, score: VectorField) -> Drift:
     """v(x, t) = f − ∇·D − D s: the ODE that moves the same densities, for s = ∇ln p_t."""
-    return Partial(_probability_velocity, equation, score)
+    return bound(_probability_velocity, equation, score)
 
 
 def _probability_velocity(equation: FokkerPlanck, score: Any, x: Array, t: ArrayLike) -> Array:
@@ -106,7 +105,7 @@ def _probability_velocity(equation: FokkerPlanck, score: Any, x: Array, t: Array
 
 def probability_flux(equation: FokkerPlanck, density: Callable[[Array, ArrayLike], Array]) -> VectorField:
     """J(x, t) = f p − ∇·(D p) = f p − p ∇·D − D ∇p, for a density p (not its logarithm), (b,)."""
-    return Partial(_probability_flux, equation, density)
+    return bound(_probability_flux, equation, density)
 
 
 def _probability_flux(equation: FokkerPlanck, density: Any, x: Array, t: ArrayLike) -> Array:

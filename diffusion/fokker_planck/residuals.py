@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion.arrays import sum_event
@@ -41,7 +40,7 @@ from diffusion.likelihood.divergence import (
 )
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.pytree import as_partial, short_repr
+from diffusion.pytree import as_partial, bound, short_repr
 
 EXACT_UP_TO = 64
 """The largest dimension in which divergences are exact unless a method is given."""
@@ -63,8 +62,8 @@ def reverse_equation(process: Process, denoise: Denoiser, level: ArrayLike = 1.0
     Raises TypeError when the noise is not Gaussian.
     """
     sde = reverse_sde(process, denoise, jnp.asarray(level))
-    drift = Partial(_backward_drift, sde.drift, process)
-    return FokkerPlanck(drift, Partial(_backward_spread, sde.diffusion, process))
+    drift = bound(_backward_drift, sde.drift, process)
+    return FokkerPlanck(drift, bound(_backward_spread, sde.diffusion, process))
 
 
 def _backward_drift(drift: Drift, process: Process, x: Array, tau: ArrayLike) -> Array:
@@ -175,7 +174,7 @@ def score_residual(
 
 def gradient(log_density: LogDensity) -> VectorField:
     """∇ ln p by differentiation: the score of a log-density."""
-    return Partial(_gradient, as_partial(log_density))
+    return bound(_gradient, as_partial(log_density))
 
 
 def _gradient(log_density: LogDensity, x: Array, t: ArrayLike) -> Array:

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
@@ -22,7 +21,7 @@ from diffusion.oracles.law import Law
 from diffusion.poisson.field import sigma_from_radius
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.pytree import short_repr
+from diffusion.pytree import bound, short_repr
 from diffusion.schedules import EDM
 
 Flow = Callable[[Array, ArrayLike], Array]
@@ -32,7 +31,7 @@ Variable = Literal["log_r", "r"]
 
 def law_flow(law: Law, df: float = 1.0) -> Flow:
     """dx/d ln r = r E_x/E_r of the charges `law`, D = `df`; accurate to the last digits, however near they are."""
-    return Partial(_law_flow, law, df=df)
+    return bound(_law_flow, law, df=df)
 
 
 def _law_flow(law: Law, x: Array, r: ArrayLike, df: float) -> Array:
@@ -41,7 +40,7 @@ def _law_flow(law: Law, x: Array, r: ArrayLike, df: float) -> Array:
 
 def denoiser_flow(denoise: Denoiser, df: float = 1.0) -> Flow:
     """dx/d ln r = x − D(x, r/√D) for a denoiser of `Process(EDM(), StudentT(df))`, a network's too."""
-    return Partial(_denoiser_flow, denoise, df=df)
+    return bound(_denoiser_flow, denoise, df=df)
 
 
 def _denoiser_flow(denoise: Denoiser, x: Array, r: ArrayLike, df: float) -> Array:
@@ -50,7 +49,7 @@ def _denoiser_flow(denoise: Denoiser, x: Array, r: ArrayLike, df: float) -> Arra
 
 def velocity_in_r(flow: Flow) -> Flow:
     """dx/dr = (dx/d ln r)/r: at D = 1 the ODE in z, at any D that in σ but for the factor √D."""
-    return Partial(_velocity_in_r, flow)
+    return bound(_velocity_in_r, flow)
 
 
 def _velocity_in_r(flow: Flow, x: Array, r: ArrayLike) -> Array:

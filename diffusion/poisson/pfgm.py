@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion.arrays import event_size, expand, sum_event
@@ -28,7 +27,7 @@ from diffusion.poisson.lines import Flow
 from diffusion.poisson.prior import Perturbation, perturb_augmented
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
-from diffusion.pytree import is_concrete, pytree
+from diffusion.pytree import bound, is_concrete, pytree
 from diffusion.schedules import EDM
 
 Direction = tuple[Array, Array]
@@ -103,7 +102,7 @@ def network_flow(network: FieldNetwork, small_z: SmallZ | None = None) -> Flow:
 
     Nothing is added to v_z, which is negative for every field of charges: a 1/(v_z + 10⁻⁵) is singular at −10⁻⁵.
     """
-    return Partial(_network_flow, network, small_z)
+    return bound(_network_flow, network, small_z)
 
 
 def _network_flow(network: FieldNetwork, small_z: SmallZ | None, x: Array, z: ArrayLike) -> Array:
@@ -124,7 +123,7 @@ def _corrected(along_x: Array, along_z: Array, z: Array, gamma: float | Array) -
 
 def field_denoiser(network: FieldNetwork, small_z: SmallZ | None = None) -> Denoiser:
     """D(x, t) = x − z v_x/v_z with z = t: a denoiser of `poisson_process()`, of PFGM's network, for every sampler."""
-    return Partial(_field_denoiser, network, small_z)
+    return bound(_field_denoiser, network, small_z)
 
 
 def _field_denoiser(network: FieldNetwork, small_z: SmallZ | None, x: Array, t: ArrayLike) -> Array:

@@ -4,14 +4,31 @@ import itertools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial, tree_flatten_with_path, tree_structure
 
-from diffusion import EDM, VE, VP, Betas, Cosine, Gaussian, Process, RectifiedFlow, StudentT, SubVP
+from diffusion import (
+    EDM,
+    VE,
+    VP,
+    Betas,
+    Cosine,
+    Gaussian,
+    Process,
+    RectifiedFlow,
+    StudentT,
+    SubVP,
+    reverse_sde,
+    score,
+    transfer,
+    velocity,
+)
+from diffusion.ddpm import mean_denoiser
 from diffusion.oracles import GaussianMixture
 from diffusion.prediction import Preconditioning, network_denoiser
-from diffusion.pytree import ShortPartial, as_traced, pytree, short_repr, static
+from diffusion.pytree import ShortPartial, as_traced, bound, pytree, short_repr, static
 from samplers import (
     DDIM,
     DEIS,
@@ -118,3 +135,20 @@ def test_a_partial_with_a_short_repr_is_a_partial():
     named = ShortPartial(jax.numpy.full, shape=(2,), fill_value=3.0)
     assert repr(named).endswith("shape=(2,), fill_value=3.0)")
     assert jax.tree.map(lambda leaf: leaf, named).keywords == named.keywords
+
+
+def test_a_plain_function_may_stand_in_what_is_made_of_denoisers():
+    """All of it goes through jit, as it does with a Partial inside."""
+    process, other = Process(VP()), Process(EDM())
+    plain = lambda x, t: 0.5 * x  # noqa: E731
+    x, t = jnp.ones((2, 3)), jnp.asarray(0.5)
+    made = [
+        score(process, plain),
+        velocity(process, plain),
+        reverse_sde(process, plain).drift,
+        transfer(plain, process, other),
+        mean_denoiser(lambda x, t: (0.5 * x, x)),
+    ]
+    for function in made:
+        jax.jit(lambda f, x, t: f(x, t))(function, x, t)
+    assert bound(plain, process).args[0] is process
