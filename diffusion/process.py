@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Key
 
@@ -32,6 +33,12 @@ class Process:
     """α and σ."""
     noise: Noise = Gaussian()
     """The law of z."""
+
+    def __post_init__(self) -> None:
+        for part in (self.schedule, self.noise):
+            if isinstance(part, (Schedule, Noise)) and jax.tree_util.all_leaves([part]):
+                name = type(part).__name__
+                raise TypeError(f"{name} is no pytree; put @diffusion.pytree.pytree above `class {name}`.")
 
     @property
     def t_max(self) -> int | float | Array:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import safe_sqrt
+from diffusion.bisection import falling_inverse
 from diffusion.host import host_float64
 from diffusion.pytree import is_concrete, pytree
 
@@ -95,8 +96,8 @@ class Schedule:
         return 2 * self.log_alpha(t) - log_variance
 
     def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
-        """The time t at which ln(α²/σ²) = `log_snr`; +∞ gives 0."""
-        raise NotImplementedError
+        """The time t at which ln(α²/σ²) = `log_snr`, 0 for +∞; by bisection where a schedule has no formula of its own."""
+        return falling_inverse(self.log_snr, log_snr, self.t_max)
 
     def _require_one(self, *names: str) -> None:
         """Raise NotImplementedError when neither of two methods that default to each other is defined."""

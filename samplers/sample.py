@@ -200,6 +200,9 @@ def require_sampler(sampler: Any) -> None:
         raise TypeError(f"sampler is the class {sampler.__name__}; give {sampler.__name__}(), with its options.")
     if not isinstance(sampler, Sampler):
         raise TypeError(f"sampler is {kind_of(sampler)}; give a sampler, such as Heun() or DPMSolverMultistep().")
+    if jax.tree_util.all_leaves([sampler]):
+        name = type(sampler).__name__
+        raise TypeError(f"{name} is no pytree; put @diffusion.pytree.pytree above `class {name}`.")
 
 
 def check_batch(
