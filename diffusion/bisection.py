@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ def falling_inverse(function: Callable[[Array], Array], value: ArrayLike, high: 
     value = jnp.asarray(value, jnp.result_type(float, value))
     end = jnp.broadcast_to(jnp.asarray(high, value.dtype), value.shape)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
         before = function(middle) > value
@@ -25,10 +26,8 @@ def falling_inverse(function: Callable[[Array], Array], value: ArrayLike, high: 
 
     halvings = 60 if value.dtype == jnp.float32 else 110
     low, top = jax.lax.fori_loop(0, halvings, halve, (jnp.zeros_like(end), end))
-    t = jnp.where(
-        value >= function(jnp.zeros_like(end)), 0.0, jnp.where(value <= function(end), end, 0.5 * (low + top))
-    )
-    t = jax.lax.stop_gradient(t)
+    inside = jnp.where(value <= function(end), end, 0.5 * (low + top))
+    t = jax.lax.stop_gradient(jnp.where(value >= function(jnp.zeros_like(end)), 0.0, inside))
     slope = jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
     usable = jnp.isfinite(value) & jnp.isfinite(slope) & (slope < 0)
     factor = jax.lax.stop_gradient(jnp.where(usable, 1 / jnp.where(usable, slope, -1.0), 0.0))

@@ -96,7 +96,7 @@ class Schedule:
         return 2 * self.log_alpha(t) - log_variance
 
     def time_from_log_snr(self, log_snr: Times) -> Float[Array, "..."]:
-        """The time t at which ln(α²/σ²) = `log_snr`, 0 for +∞; by bisection where a schedule has no formula of its own."""
+        """The time t at which ln(α²/σ²) = `log_snr`, 0 for +∞; by bisection where a schedule has no formula."""
         return falling_inverse(self.log_snr, log_snr, self.t_max)
 
     def _require_one(self, *names: str) -> None:

@@ -184,5 +184,5 @@ def test_a_beta_grid_lies_at_the_quantiles_of_its_law():
     np.testing.assert_allclose(beta_quantiles(process, 8, 0.5, 0.5), np.sin(np.pi / 2 * levels) ** 2, atol=1e-12)
     np.testing.assert_allclose(beta_quantiles(process, 8, 1.0, 1.0), levels, atol=1e-12)
     np.testing.assert_array_equal(beta_quantiles(Process(Betas.linear(9)), 9), np.arange(9, -1, -1))
-    with pytest.raises(ValueError, match="beta: b = 0.0; give a positive number"):
+    with pytest.raises(ValueError, match=r"beta: b = 0\.0; give a positive number"):
         beta_quantiles(process, 8, 0.5, 0.0)
