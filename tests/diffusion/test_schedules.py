@@ -146,7 +146,7 @@ def test_chain_has_no_derivative():
         (lambda: VP(beta_min=2.0, beta_max=1.0), "beta_min = 2.0 and beta_max = 1.0"),
         (lambda: VE(sigma_min=0.0), "sigma_min = 0.0"),
         (lambda: EDM(sigma_max=0.001), "sigma_max = 0.001"),
-        (lambda: Betas.from_betas([0.1, 1.0]), "betas contains 1"),
+        (lambda: Betas.from_betas([0.1, 1.0, 0.1]), "betas contains 1"),
         (lambda: Betas.from_betas([]), "non-empty"),
         (lambda: Betas.linear(0), "steps = 0"),
     ],

@@ -235,10 +235,43 @@ def power(node: ast.AST, source: Source, names: frozenset[str]) -> Iterator[Edit
         yield *source.span(node), source.operand(node.left)
 
 
+def stage(node: ast.AST, source: Source, names: frozenset[str]) -> Iterator[Edit]:
+    """f(y, t) for f(y, t'): a stage's time that does not move with its state."""
+    if isinstance(node, ast.Call) and _called(node) in ("denoise", "gradient", "slope", "flow") and len(node.args) == 2:
+        time = node.args[1]
+        if isinstance(time, ast.Name) and time.id != "t" and "t" in names:
+            yield *source.span(time), "t"
+
+
+def neighbours(node: ast.AST, source: Source, names: frozenset[str]) -> Iterator[Edit]:
+    """A norm over the batch for each sample's own."""
+    if isinstance(node, ast.Call) and _called(node) == "sum_event" and len(node.args) == 1:
+        yield *source.span(node), f"jnp.sum({source.of(node.args[0])})"
+
+
+def pairing(node: ast.AST, source: Source, names: frozenset[str]) -> Iterator[Edit]:
+    """Noise in another order than in what it is compared with."""
+    if isinstance(node, ast.Call) and _called(node) == "perturb" and len(node.args) == 4:
+        yield *source.span(node.args[2]), f"{source.operand(node.args[2])}[::-1]"
+
+
 Operator = Callable[[ast.AST, Source, frozenset[str]], Iterator[Edit]]
 OPERATORS: dict[str, Operator] = {
     operator.__name__: operator
-    for operator in (sign, half, factor, quotient, alpha_sigma, off_by_one, direction, comparison, power)
+    for operator in (
+        sign,
+        half,
+        factor,
+        quotient,
+        alpha_sigma,
+        off_by_one,
+        direction,
+        comparison,
+        power,
+        stage,
+        neighbours,
+        pairing,
+    )
 }
 SHAPES = re.compile("axis|axes|dtype|shape|event|block|chunk|^size$|batch_size|static|tol$|toler|__")
 """Keywords, variables and things subscripted that hold shapes, types, tolerances or the sizes of blocks."""

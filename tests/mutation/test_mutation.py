@@ -56,6 +56,9 @@ def found(texts):
         ("comparison", "x == n", ["x != n"]),
         ("power", "jnp.sqrt(x + n)", ["(x + n)"]),
         ("power", "x**2 + n**3", ["x + n**3"]),
+        ("stage", "denoise(x, n) + denoise(x, t)", ["denoise(x, t) + denoise(x, t)"]),
+        ("neighbours", "sum_event(x**2)", ["jnp.sum(x**2)"]),
+        ("pairing", "perturb(process, x, z, t)", ["perturb(process, x, z[::-1], t)"]),
     ],
 )
 def test_an_operator_makes_these_faults(operator, expression, expected):
