@@ -115,6 +115,7 @@ def _in_turn(mutants: Sequence[Mutant], rng: random.Random) -> list[Mutant]:
     for kind in kinds:
         rng.shuffle(kind)
     rng.shuffle(kinds)
+    kinds.sort(key=len)  # a file's rarest faults first, which are drawn nowhere otherwise
     return [mutant for turn in zip_longest(*kinds) for mutant in turn if mutant is not None]
 
 
