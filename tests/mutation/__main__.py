@@ -115,7 +115,8 @@ def _in_turn(mutants: Sequence[Mutant], rng: random.Random) -> list[Mutant]:
     for kind in kinds:
         rng.shuffle(kind)
     rng.shuffle(kinds)
-    kinds.sort(key=len)  # a file's rarest faults first, which are drawn nowhere otherwise
+    rarest = min((kind for kind in kinds if kind), key=len)
+    kinds.sort(key=lambda kind: kind is not rarest)  # which is drawn nowhere otherwise
     return [mutant for turn in zip_longest(*kinds) for mutant in turn if mutant is not None]
 
 
