@@ -15,6 +15,9 @@ from experiments.errors import Refusals
 from experiments.names import unknown
 from samplers.registry import GRIDS, SAMPLERS
 
+LAST_SEED = 2**32 - 1
+"""The largest seed that a new run may have: a larger one has the first weights and the noise of one of these."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chain:
@@ -186,7 +189,7 @@ class TrainingConfig:
             (self.log_every < 1, f"--training.log-every is {self.log_every}; give at least 1."),
             (self.checkpoint_every < 1, f"--training.checkpoint-every is {self.checkpoint_every}; give at least 1."),
             (self.keep_best < 0, f"--training.keep-best is {self.keep_best}; give 0 or more."),
-            (self.seed < 0, f"--training.seed is {self.seed}; give 0 or more."),
+            (not 0 <= self.seed < 2**63, f"--training.seed is {self.seed}; give 0 to {LAST_SEED}."),
             (
                 min(self.validate_every, self.sample_every) < 0,
                 "--training.validate-every and --training.sample-every must be 0 (off) or more.",

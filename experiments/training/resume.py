@@ -13,7 +13,9 @@ import numpy as np
 import optax
 
 from experiments import streams
+from experiments.config.choices import TYPES, spelt
 from experiments.config.file import load_config, to_json
+from experiments.config.nodes import LAST_SEED
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, UsageError
 from experiments.training.checkpoint import checkpoint_path, newest_trusted, read, set_aside
@@ -37,8 +39,10 @@ FREE_GROUPS = ("sampling.",)
 def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
     """Check that a run in `outdir`, if there is one, is a run of `config`.
 
-    Raises UsageError naming the fields that differ and must not, CheckpointError when config.json is gone or damaged.
+    Raises UsageError naming the fields that differ and must not or the seed of a new run, CheckpointError when config.json is gone or damaged.
     """
+    if not has_checkpoints and config.training.seed > LAST_SEED:
+        raise UsageError(f"--training.seed is {config.training.seed}; give 0 to {LAST_SEED}.")
     path = outdir / "config.json"
     if not path.exists():
         if has_checkpoints:
@@ -52,7 +56,7 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
     differing = differences(load_config(path), config)
     if differing:
         name, old, new = differing[0]
-        others = f" (and {', '.join(name for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
+        others = f" (and {', '.join(_flag(name) for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
         raise UsageError(
             f"{outdir} holds a run with --{_flag(name)} {old}, and this command says {new}{others}; "
             "repeat the run's own values, or give another --outdir."
@@ -89,14 +93,26 @@ def starting_point(
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
-    """(name, before, after) of every field that differs and takes part in what a step computes."""
+    """(name, before, after) of every field that differs and takes part in what a step computes.
+
+    Where a node is of another type, such as the network, that is the difference, and not the fields that only one has.
+    """
     old, new = _flat(to_json(before)), _flat(to_json(after))
     free = FREE if after.optimizer.decay == "constant" else FREE - {"training.steps"}
-    return [
-        (name.removesuffix(".type"), old.get(name, "absent"), new.get(name, "absent"))
-        for name in sorted(old.keys() | new.keys())
+    names = [
+        name
+        for name in sorted(old.keys() | new.keys(), key=lambda name: (not name.endswith(".type"), name))
         if old.get(name) != new.get(name) and name not in free and not name.startswith(FREE_GROUPS)
     ]
+    nodes = tuple(name.removesuffix("type") for name in names if name.endswith(".type"))
+    told = [name for name in names if name.endswith(".type") or not name.startswith(nodes)]
+    return [(name.removesuffix(".type"), _shown(name, old), _shown(name, new)) for name in told]
+
+
+def _shown(name: str, values: dict[str, Any]) -> Any:
+    """A value as the command line has it."""
+    value = values.get(name, "absent")
+    return spelt(TYPES[value]) if name.endswith(".type") and value in TYPES else value
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

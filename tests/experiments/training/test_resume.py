@@ -1,0 +1,49 @@
+"""What a command is told when it is not that of the run in its folder."""
+
+import dataclasses
+
+import pytest
+
+from diffusion.networks.configs import MLPConfig
+from experiments.config.file import save_config
+from experiments.config.tree import Config
+from experiments.errors import UsageError
+from experiments.training.resume import check_config, differences
+
+
+def changed(**training):
+    config = Config()
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
+
+
+def test_another_type_is_the_difference_and_not_its_fields(tmp_path):
+    """A field that one network has and the other has not comes first in the alphabet, and says nothing."""
+    before, after = Config(), dataclasses.replace(Config(), network=MLPConfig())
+    assert differences(before, after) == [("network", "unet", "mlp")]
+    save_config(before, tmp_path / "config.json")
+    with pytest.raises(UsageError, match="holds a run with --network unet, and this command says mlp;"):
+        check_config(after, tmp_path, has_checkpoints=True)
+
+
+def test_further_fields_are_named_as_flags(tmp_path):
+    save_config(Config(), tmp_path / "config.json")
+    with pytest.raises(UsageError, match=r"--training.batch-size .* \(and training.seed differ too\)"):
+        check_config(changed(batch_size=7, seed=3), tmp_path, has_checkpoints=True)
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**63, 99999999999999999999, -1])
+def test_a_new_run_has_a_seed_of_its_own(seed, tmp_path):
+    """From 2^32 on the first weights and the noise are those of a smaller seed; from 2^64 on JAX has none."""
+    with pytest.raises(UsageError, match=f"--training.seed is {seed}; give 0 to 4294967295"):
+        config = changed(seed=seed)
+        for refused, sentence in config.training.refusals():
+            if refused:
+                raise UsageError(sentence)
+        check_config(config, tmp_path, has_checkpoints=False)
+
+
+def test_a_run_that_was_begun_with_such_a_seed_goes_on(tmp_path):
+    config = changed(seed=2**40)
+    save_config(config, tmp_path / "config.json")
+    check_config(config, tmp_path, has_checkpoints=True)
+    assert not any(refused for refused, _ in config.training.refusals())
