@@ -39,7 +39,8 @@ FREE_GROUPS = ("sampling.",)
 def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
     """Check that a run in `outdir`, if there is one, is a run of `config`.
 
-    Raises UsageError naming the fields that differ and must not or the seed of a new run, CheckpointError when config.json is gone or damaged.
+    Raises UsageError naming the fields that differ and must not, or the seed of a new run, and CheckpointError when
+    config.json is gone or damaged.
     """
     if not has_checkpoints and config.training.seed > LAST_SEED:
         raise UsageError(f"--training.seed is {config.training.seed}; give 0 to {LAST_SEED}.")
