@@ -24,6 +24,8 @@ COMMANDS = {
     "samplers": "list the samplers",
     "presets": "list the presets",
 }
+OF_A_RUN = ("sample", "evaluate", "anomaly", "verify", "grid")
+"""Commands that take a run, by --run or as the first word."""
 
 HELP = """\
 usage: scorefield COMMAND [options]
@@ -71,6 +73,10 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"scorefield {version('scorefield')}")
         return 0
     name, *rest = arguments
+    if name == "resume":
+        name = "train"
+    if rest and not rest[0].startswith("-") and (name in OF_A_RUN or arguments[0] == "resume"):
+        rest = ["--run", *rest]
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     leave_sums_to_xla()

@@ -61,9 +61,15 @@ def reason(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the choice nearest to `word`, or the empty string when none is near."""
-    near = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """`; did you mean 'x'?` for the choice nearest to `word`, or the empty string when none is near.
+
+    Where several begin with the word, such as mnist, all of them are meant.
+    """
+    known, word = list(choices), word.lower()
+    near = [choice for choice in known if word and choice.startswith(word)]
+    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    *others, last = map(repr, near) if near else ("",)
+    return f"; did you mean {', '.join(others)}{' or ' * bool(others)}{last}?" if near else ""
 
 
 def warn(line: str) -> None:

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from experiments.commands.spelling import flags_of, nearest, respelt
 from experiments.errors import UsageError
 
 T = TypeVar("T")
@@ -66,7 +66,8 @@ def parse(
     import tyro
 
     options: dict[str, Any] = {} if default is None else {"default": default}
-    caught = io.StringIO()
+    flags, caught = flags_of(cls), io.StringIO()
+    arguments = respelt(arguments, flags)
     try:
         with contextlib.redirect_stderr(caught):
             return tyro.cli(
@@ -80,12 +81,12 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(_sentence(caught.getvalue(), prog, (*taken, "--plugin"))) from None
+        raise UsageError(_sentence(caught.getvalue(), prog, (*flags, *taken, "--plugin"))) from None
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
 
 
-def _sentence(framed: str, prog: str, taken: Sequence[str]) -> str:
+def _sentence(framed: str, prog: str, flags: Sequence[str]) -> str:
     """tyro's framed explanation of a bad flag as one line, like every other error."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", framed)
     # A line with a rule in it is a border or a separator, drawn in boxes or, on a plain terminal, in hyphens.
@@ -98,9 +99,9 @@ def _sentence(framed: str, prog: str, taken: Sequence[str]) -> str:
         if blocks and blocks[0]
         else "the options cannot be read"
     )
-    nearest = next((re.search(r"--[\w.-]+", block) for block in blocks[1:] if block.startswith("Perhaps")), None)
-    remedy = f"did you mean {nearest.group()}?" if nearest else f"see {prog} --help."
-    unknown = re.match(r"Unrecognized options: (--[\w-]+)(?![\w.-])", cause)
-    if unknown and (meant := difflib.get_close_matches(unknown[1], taken, n=1, cutoff=0.75)):
-        remedy = f"did you mean {meant[0]}?"
+    remedy = f"see {prog} --help."
+    unknown = re.match(r"Unrecognized options: (--?[\w.-]+)", cause)
+    if unknown:
+        cause, meant = f"{unknown[1]} is no option of {prog}", nearest(unknown[1], flags)
+        remedy = f"did you mean {meant}?" if meant else remedy
     return f"{cause}; {remedy}"

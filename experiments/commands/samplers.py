@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from experiments.commands.options import parse
+from experiments.names import canonical, choose
 from samplers.registry import SAMPLERS
 
 
@@ -13,6 +17,8 @@ from samplers.registry import SAMPLERS
 class Arguments:
     """The arguments of `scorefield samplers`."""
 
+    name: Annotated[str | None, tyro.conf.Positional] = None
+    """The one to list."""
     json: bool = False
     """Print a list of objects."""
 
@@ -21,7 +27,10 @@ def run(argv: list[str]) -> int:
     """Print the samplers; returns the exit status."""
     arguments = parse(Arguments, argv, "scorefield samplers", "List the samplers.")
     rows = []
-    for name, entry in SAMPLERS.items():
+    chosen = SAMPLERS
+    if arguments.name is not None:
+        chosen = {canonical(arguments.name): choose("sampler", arguments.name, SAMPLERS)}
+    for name, entry in chosen.items():
         sampler = entry.default()
         kind = "SDE" if sampler.stochastic else "ODE"
         calls = sampler.nfe(9, to_data=False) - sampler.nfe(8, to_data=False)

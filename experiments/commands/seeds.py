@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from experiments.errors import UsageError
+from experiments.errors import UsageError, warn
 
 
 def parse_seeds(text: str) -> list[int]:
     """The integers of "0-63", "3", or "1,5,10-12".
 
-    Raises UsageError for anything else, and for a seed given twice.
+    Raises UsageError for anything else, and for a seed given twice. A single number may be meant as how many there are:
+    a line on standard error says that it is one seed.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -21,4 +22,6 @@ def parse_seeds(text: str) -> list[int]:
         seeds.extend(range(int(low), int(high or low) + 1))
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"--seeds {text!r} names a seed twice; every image has a seed of its own.")
+    if len(seeds) == 1 and seeds[0] > 1:
+        warn(f"--seeds {text} is one seed; 0-{seeds[0] - 1} are the first {seeds[0]}.")
     return seeds

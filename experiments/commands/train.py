@@ -27,10 +27,37 @@ Train a model on images. The same command again resumes the training, bit for bi
   scorefield train --preset digits-ddpm --outdir runs/digits
   scorefield train --preset mnist-edm-unet --data folder:photos --data.size 28 --no-conditional
 
-A preset comes first; every field of it can be overridden. These choose its data and its
+{common}A preset comes first; every field of it can be overridden. These choose its data and its
 types, to which --plugin MODULE adds those of a module of your own; their fields follow:
 {names}
 """
+
+
+COMMON = (
+    ("--preset NAME", "the configuration to start from; `scorefield presets` lists them"),
+    ("--data URI", "the images, such as folder:photos"),
+    ("--data.size N", "resize every image to N × N pixels"),
+    ("--data.held-out F", "fraction of the images held out from training"),
+    ("--data.flip", "mirror images at random"),
+    ("--conditional", "learn the classes of the images; --no-conditional does not"),
+    ("--outdir DIR", "folder of the run"),
+    ("--training.steps N", "number of updates"),
+    ("--training.batch-size N", "images in a batch"),
+    ("--training.sample-every N", "steps between pictures of samples"),
+    ("--training.checkpoint-every N", "steps between checkpoints"),
+    ("--training.seed N", "seed of the run"),
+    ("--optimizer.learning-rate F", "peak learning rate"),
+    ("--network NAME", "unet, dit or mlp; its fields are --network.channels and so on"),
+    ("--dry-run", "print the configuration and stop"),
+)
+"""The options that most people need, for the short help."""
+
+
+def short_help() -> str:
+    """What `--help` prints: the options that most people need."""
+    rows = "\n".join(f"  {flag:32}{what}" for flag, what in COMMON)
+    text = DESCRIPTION.partition("{common}")[0]
+    return f"usage: scorefield train [options]\n\n{text}{rows}\n\n`scorefield train --help all` shows every option.\n"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +86,9 @@ class TrainArguments:
 def describe() -> str:
     """The help text: what the command does, and the names that choose a type."""
     forms = {"data": [kind.form for kind in SOURCES.values()], **NODES}
-    return DESCRIPTION.format(names="\n".join(f"  --{node} {{{','.join(names)}}}" for node, names in forms.items()))
+    return DESCRIPTION.format(
+        common="", names="\n".join(f"  --{node} {{{','.join(names)}}}" for node, names in forms.items())
+    )
 
 
 def read(argv: list[str]) -> TrainArguments:
@@ -103,7 +132,10 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def run(argv: list[str]) -> int:
     """Train; returns the exit status."""
-    arguments = read(argv)
+    if argv and argv[-1] in ("-h", "--help"):
+        print(short_help(), end="")
+        return 0
+    arguments = read([word for word in argv if word != "all"] if argv[-2:] == ["--help", "all"] else argv)
     if not arguments.dry_run:
         _join(arguments)
     check(arguments.config)
