@@ -83,13 +83,7 @@ def sample_adaptive(
     discrete chain, for an SDE with other noise than Gaussian, and for an argument of another type.
     """
     require_continuous(require_process(process), "sample_adaptive")
-    denoise = as_denoiser(denoise)
-    if not isinstance(solver, diffrax.AbstractSolver):
-        raise TypeError(f"solver is {kind_of(solver)}; give a diffrax solver, such as diffrax.Tsit5().")
-    check_level(level)
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if is_concrete(value) and not value >= 0:  # pyright: ignore[reportOperatorIssue]
-            raise ValueError(f"{name} = {value}; give 0 or more, such as 1e-4.")
+    _check_solver(solver, level, rtol=rtol, atol=atol)
     shape, ids, x_init = check_batch(key, shape, ids, x_init)
     start, end = _ends(process, t_start, t_end, level)
     stochastic = level > 0
@@ -100,7 +94,7 @@ def sample_adaptive(
         key=key,
         ids=ids,
         process=as_traced(process),
-        denoise=as_traced(denoise),
+        denoise=as_traced(as_denoiser(denoise)),
         solver=solver,
         controller=controller,
         times=jnp.asarray([start, end], kind),
@@ -123,6 +117,16 @@ def sample_adaptive(
     calls = calls_of(solver, controller, first_step, stochastic)
     nfe = None if calls is None else calls[0] + calls[1] * steps + int(to_data)
     return AdaptiveSampled(x, steps - rejected, rejected, nfe, arrived)
+
+
+def _check_solver(solver: Any, level: float, **tolerances: ArrayLike) -> None:
+    """Raise TypeError for what is no diffrax solver, ValueError for a negative level or tolerance."""
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise TypeError(f"solver is {kind_of(solver)}; give a diffrax solver, such as diffrax.Tsit5().")
+    check_level(level)
+    for name, value in tolerances.items():
+        if is_concrete(value) and not value >= 0:  # pyright: ignore[reportOperatorIssue]
+            raise ValueError(f"{name} = {value}; give 0 or more, such as 1e-4.")
 
 
 def _default_controller(

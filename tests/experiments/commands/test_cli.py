@@ -70,7 +70,7 @@ def test_commands_compile_without_the_kernels_that_sum_wrongly():
         (["train", "--schedul.steps", "5"], "did you mean --schedule.steps?"),
         (["train", "--schedul", "vp"], "did you mean --schedule?"),
         (["sample", "--run", "x", "--sampler", "heun", "--clas", "3"], "did you mean --class?"),
-        (["train", "--network.channels", "x"], "invalid literal for int()"),
+        (["train", "--network.channels", "x"], "--network.channels is 'x'; give a whole number."),
         (["train", "--network.channels", "3"], "channels is 3; give a multiple of 2"),
         (["train", "--schedule", "vq"], "--schedule vq does not exist"),
         (["train", "--schedule", "vp", "--schedule.beta-min", "-1"], "beta_min = -1.0"),
