@@ -73,7 +73,7 @@ def optimised_grid(
     require_continuous(require_process(process), "optimised_grid")
     require_sampler(sampler)
     sampler.check_noise(process)
-    key, shape, denoise = as_key(key), as_shape(shape), as_denoiser(denoise)
+    shape, denoise = as_shape(shape), as_denoiser(denoise)
     if sampler.stochastic:
         raise ValueError(
             f"{type(sampler).__name__} with these options is stochastic, and has no flow to be near to; "
@@ -81,10 +81,9 @@ def optimised_grid(
         )
     if steps < 2:
         raise ValueError(f"steps = {steps}; a grid of one step has no time to choose, give 2 or more.")
-    keys = keys_lib.sample_keys(key, as_ids(None, shape[0]))
-    starts = fixed_grids(process, steps)
-    if candidates is not None:
-        starts = {name: as_times(grid) for name, grid in candidates.items()}
+    keys = keys_lib.sample_keys(as_key(key), as_ids(None, shape[0]))
+    starts = fixed_grids(process, steps) if candidates is None else candidates
+    starts = {name: as_times(grid) for name, grid in starts.items()}
     if not starts:
         raise ValueError("candidates is empty; leave it out, or give a grid to begin from.")
     for name, grid in starts.items():

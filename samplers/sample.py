@@ -230,7 +230,7 @@ def in_type_of(x: Array, denoise: Denoiser, sampler: Sampler) -> Denoiser:
     It raises TypeError for a pair (x̂_0, v) that the sampler does not take.
     """
 
-    def answer(y: Array, time: Array) -> Any:
+    def answer(y: Array, time: ArrayLike) -> Any:
         answers = denoise(y, time)
         if isinstance(answers, tuple) and not sampler.takes_variance:
             raise TypeError(
