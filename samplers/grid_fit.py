@@ -71,8 +71,7 @@ def optimised_grid(
     discrete chain.
     """
     require_continuous(require_process(process), "optimised_grid")
-    require_sampler(sampler)
-    sampler.check_noise(process)
+    require_sampler(sampler, process)
     shape, denoise = as_shape(shape), as_denoiser(denoise)
     if sampler.stochastic:
         raise ValueError(
@@ -82,8 +81,8 @@ def optimised_grid(
     if steps < 2:
         raise ValueError(f"steps = {steps}; a grid of one step has no time to choose, give 2 or more.")
     keys = keys_lib.sample_keys(as_key(key), as_ids(None, shape[0]))
-    starts = fixed_grids(process, steps) if candidates is None else candidates
-    starts = {name: as_times(grid) for name, grid in starts.items()}
+    given = fixed_grids(process, steps) if candidates is None else candidates
+    starts = {name: as_times(grid) for name, grid in given.items()}
     if not starts:
         raise ValueError("candidates is empty; leave it out, or give a grid to begin from.")
     for name, grid in starts.items():
@@ -95,8 +94,8 @@ def optimised_grid(
             )
         sampler.check(process, grid)
     x = prior_sample(keys, process, shape, process.t_max)
-    fine = reference_grid(process, reference_steps)
-    target = run_steps(process, denoise, DPMSolverMultistep(order=3), jnp.asarray(fine), x)
+    fine = jnp.asarray(reference_grid(process, reference_steps))
+    target = run_steps(process, denoise, DPMSolverMultistep(order=3), fine, x)
     problem = _Problem(as_traced(process), denoise, as_traced(sampler), x, target)
 
     errors = {name: problem.cost(grid) for name, grid in starts.items()}

@@ -31,8 +31,7 @@ def invert(
     Raises ValueError for a grid that ends at 0 and for a sampler with noise, TypeError for one that remembers, and both
     as `sample` does.
     """
-    require_process(process)
-    require_sampler(sampler)
+    require_sampler(sampler, require_process(process))
     denoise, x, times = as_denoiser(denoise), as_batch(x), as_times(grid)
     check_grid(process, times)
     if not times[-1] > 0:
@@ -41,6 +40,5 @@ def invert(
         raise TypeError(f"{type(sampler).__name__} is no one-step ODE sampler; use DDIM(), Heun() or RK4().")
     if sampler.stochastic:
         raise ValueError(f"{sampler} adds noise, which cannot be inverted; use eta = 0, or no churn.")
-    sampler.check_noise(process)
     sampler.check(process, times)
     return run_steps(process, denoise, sampler, jnp.asarray(times[::-1].copy()), x)

@@ -183,10 +183,8 @@ def check_arguments(
     x_init: ArrayLike | None,
 ) -> tuple[tuple[int, ...], Array, Array, Array | None]:
     """(shape, grid, ids, x_init), as arrays of the default type. Raises as `sample` does."""
-    require_process(process)
-    require_sampler(sampler)
+    require_sampler(sampler, require_process(process))
     shape, ids, x_init = check_batch(key, shape, ids, x_init)
-    sampler.check_noise(process)
     if not is_traced((process, sampler, grid)):
         grid = as_times(grid)
         check_grid(process, grid)
@@ -194,8 +192,8 @@ def check_arguments(
     return shape, jnp.asarray(grid, jnp.result_type(float)), ids, x_init
 
 
-def require_sampler(sampler: Any) -> None:
-    """Raise TypeError for anything but a sampler, such as its name or its class."""
+def require_sampler(sampler: Any, process: Process) -> None:
+    """Raise TypeError for anything but a sampler that exists for the process's noise, such as a name or a class."""
     if isinstance(sampler, type) and issubclass(sampler, Sampler):
         raise TypeError(f"sampler is the class {sampler.__name__}; give {sampler.__name__}(), with its options.")
     if not isinstance(sampler, Sampler):
@@ -203,6 +201,7 @@ def require_sampler(sampler: Any) -> None:
     if jax.tree_util.all_leaves([sampler]):
         name = type(sampler).__name__
         raise TypeError(f"{name} is no pytree; put @diffusion.pytree.pytree above `class {name}`.")
+    sampler.check_noise(process)
 
 
 def check_batch(
