@@ -93,7 +93,7 @@ def sample_adaptive(
     first = None if first_step is None else jnp.asarray(first_step, kind)
     x, steps, rejected, arrived = _solve(
         key=key,
-        ids=ids,
+        ids=jnp.asarray(ids),
         process=as_traced(process),
         denoise=as_traced(as_partial(denoise)),
         solver=solver,
