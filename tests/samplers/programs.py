@@ -25,3 +25,9 @@ def answers(functions, x, t):
 def answer(function, x, t):
     """That of one."""
     return answers([function], x, t)[0]
+
+
+@jax.jit
+def coefficients(process, t):
+    """(α, σ), in one program."""
+    return process.alpha(t), process.sigma(t)
