@@ -1,5 +1,7 @@
 """What lets tests share a compiled program: one process for several schedules, and denoisers asked in one piece."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -31,3 +33,9 @@ def answer(function, x, t):
 def coefficients(process, t):
     """(α, σ), in one program."""
     return process.alpha(t), process.sigma(t)
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def marginal(law, key, process, count, t):
+    """Samples of x_t, in one program."""
+    return law.sample_marginal(key, process, count, t)
