@@ -5,7 +5,6 @@ import functools
 import jax
 import numpy as np
 
-from diffusion import EDM, Process
 from diffusion.energy import exact_potential, log_density
 from diffusion.oracles import GaussianMixture
 
