@@ -175,9 +175,12 @@ def test_a_measurement_may_be_exact_and_redundant(x):
     np.testing.assert_allclose(np.asarray(got) @ MATRIX.T, np.broadcast_to(Y, (5, 2)), rtol=1e-8)
 
 
-@pytest.mark.parametrize("schedule", [Cosine(), RectifiedFlow()], ids=kind)
+ENDLESS = (Cosine(), RectifiedFlow())
+
+
+@pytest.mark.parametrize("schedule", ENDLESS, ids=kind)
 def test_pure_noise_is_no_place_to_be_guided_and_no_nan(schedule, x):
-    process = chosen(schedule)
+    process = chosen(schedule, ENDLESS)
     denoise, measurement = LAW.denoiser(process), Measurement(MATRIX, Y, NOISE)
     guided = pseudoinverse_guidance(process, denoise, measurement, tweedie_covariance(process, denoise))
     dps = dps_guidance(process, denoise, measurement)
