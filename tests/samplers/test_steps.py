@@ -101,8 +101,9 @@ def test_the_ode_of_the_family_may_start_where_g_is_infinite(mixture):
     assert np.isfinite(result).all()
 
 
-@pytest.mark.parametrize("sampler", [DDIM(eta=1.0), Ancestral(), EulerMaruyama(), Heun(S_churn=1.0)], ids=repr)
+@pytest.mark.parametrize("sampler", [DDIM(eta=1.0), EulerMaruyama()], ids=repr)
 def test_sampling_may_stand_inside_a_jitted_function(sampler):
+    """Of those whose `check` computes with the process and the grid."""
     process = Process(VP())
     grid = karras(process, 3)
 
