@@ -31,6 +31,9 @@ from diffusion.pytree import as_partial, as_traced, pytree, static
 from samplers import streams
 from samplers.grids import check_grid
 
+Given = Array | np.ndarray
+"""What a jitted function is called with."""
+
 
 class Sampler:
     """The protocol that every sampler follows."""
@@ -139,7 +142,7 @@ def sample(
     shape, times, ids, x_init = check_arguments(key, process, sampler, grid, shape, ids, x_init)
     if brownian_tree and not _is_traced((process, sampler, grid)):
         _check_path(process, sampler, np.asarray(grid, np.float64))
-    x, states = _run(
+    x, states, kept = _run(
         key=key,
         ids=ids,
         process=as_traced(process),
@@ -154,7 +157,6 @@ def sample(
     # On a traced grid the last time is unknown here; count as if it were the data's.
     to_data = True if _is_traced(grid) else bool(np.asarray(grid)[-1] == 0)
     nfe = sampler.nfe(times.shape[0] - 1, to_data)
-    kept = None if keep_every is None else times[_kept(times.shape[0] - 1, keep_every)]
     return Sampled(x, states, kept, nfe)
 
 
@@ -166,31 +168,36 @@ def check_arguments(
     shape: tuple[int, ...],
     ids: ArrayLike | None,
     x_init: Array | None,
-) -> tuple[tuple[int, ...], Array, Array, Array | None]:
+) -> tuple[tuple[int, ...], Given, Given, Array | None]:
     """(shape, grid, ids, x_init), as arrays of the default type. Raises as `sample` does."""
     shape, ids, x_init = check_batch(key, shape, ids, x_init)
     sampler.check_noise(process)
     if not _is_traced((process, sampler, grid)):
         check_grid(process, np.asarray(grid, np.float64))
         sampler.check(process, np.asarray(grid, np.float64))
-    return shape, jnp.asarray(grid, jnp.result_type(float)), ids, x_init
+    return shape, _given(grid, jnp.result_type(float)), ids, x_init
 
 
 def check_batch(
     key: Any, shape: tuple[int, ...], ids: ArrayLike | None, x_init: Array | None
-) -> tuple[tuple[int, ...], Array, Array | None]:
+) -> tuple[tuple[int, ...], Given, Array | None]:
     """(shape, ids, x_init), as arrays. Raises as `sample` does."""
     keys_lib.require_key(key)
     shape = tuple(int(size) for size in shape)
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape = {shape}; give (batch, *event), every size at least 1.")
     x_init = None if x_init is None else jnp.asarray(x_init, jnp.result_type(float))
-    ids = jnp.arange(shape[0]) if ids is None else jnp.asarray(ids)
-    if ids.shape != (shape[0],):
-        raise ValueError(f"ids has shape {ids.shape} for {shape[0]} samples; give one id for each.")
+    given = _given(np.arange(shape[0]) if ids is None else ids)
+    if given.shape != (shape[0],):
+        raise ValueError(f"ids has shape {given.shape} for {shape[0]} samples; give one id for each.")
     if x_init is not None and x_init.shape != shape:
         raise ValueError(f"x_init has shape {x_init.shape} and shape is {shape}; they must agree.")
-    return shape, ids, x_init
+    return shape, given, x_init
+
+
+def _given(value: ArrayLike, dtype: Any = None) -> Given:
+    """An array to call a jitted function with; those of NumPy stay so, as JAX compiles a program to convert one."""
+    return np.asarray(value, dtype) if isinstance(value, np.ndarray) else jnp.asarray(value, dtype)
 
 
 def initial_state(
@@ -248,7 +255,8 @@ def _run(
     shape: tuple[int, ...],
     keep_every: int | None,
     brownian_tree: bool,
-) -> tuple[Array, Array | None]:
+) -> tuple[Array, Array | None, Array | None]:
+    """(x, the states that are kept, their times)."""
     steps = grid.shape[0] - 1
     keys = keys_lib.sample_keys(key, ids)
     paths = keys_lib.fold(keys, streams.PATH) if brownian_tree else None
@@ -273,7 +281,7 @@ def _run(
     # A gradient keeps the states, and computes the network's activations again one step at a time.
     again = jax.checkpoint(body, prevent_cse=False)
     (x, _, kept), _ = jax.lax.scan(again, start, (grid[:-1], grid[1:], jnp.arange(steps)))
-    return x, kept
+    return x, kept, None if keep_every is None else grid[_kept(steps, keep_every)]
 
 
 def run_steps(process: Process, denoise: Partial, sampler: Sampler, times: Array, x: Array) -> Array:
