@@ -56,7 +56,12 @@ def grid_of(process: Process, steps: int, even_in: Spacing = "log-snr", high: fl
     """`steps` even steps in log-SNR, or in ρ = σ/α, between two values of ρ: times (steps + 1,)."""
     spaced = np.geomspace if even_in == "log-snr" else np.linspace
     with host_float64():
-        return np.asarray(process.schedule.time_from_log_snr(jnp.asarray(-2 * np.log(spaced(high, low, steps + 1)))))
+        return np.asarray(_times(process.schedule, jnp.asarray(-2 * np.log(spaced(high, low, steps + 1)))))
+
+
+@jax.jit
+def _times(schedule: Schedule, log_snr: Array) -> Array:
+    return schedule.time_from_log_snr(log_snr)
 
 
 def padded(grid: Grid, steps: int) -> Array:
@@ -111,7 +116,7 @@ def run_on(process: Process, denoise: Denoiser, sampler: Sampler, x: Array) -> C
 
 def root_mean_square(found: Array, exact: Array) -> float:
     """√(mean of |found − exact|²), over samples and coordinates."""
-    return float(jnp.sqrt(jnp.mean((found - exact) ** 2)))
+    return float(np.sqrt(np.mean((np.asarray(found, np.float64) - np.asarray(exact, np.float64)) ** 2)))
 
 
 def observed_order(steps: Sequence[int], errors: Sequence[float] | np.ndarray) -> float:
