@@ -293,14 +293,13 @@ def _simulated(sigma: float) -> Curves:
     return Curves(x, lines, "θ", "density")
 
 
-def _with_batch_means(
-    setting: Setting, process: Process, denoise: Denoiser, x: Array, t: float, snr: float
-) -> np.ndarray:
+@jax.jit
+def _with_batch_means(key: Array, process: Process, denoise: Denoiser, x: Array, t: float, snr: float) -> Array:
     """A step of Song et al.'s Langevin corrector, with a step size from means over the batch."""
-    keys = keys_lib.sample_keys(setting.key(1), jnp.arange(len(x)))
+    keys = keys_lib.sample_keys(key, jnp.arange(len(x)))
     slope, noise = score(process, denoise)(x, t), keys_lib.normal(keys, x.shape[1:], x.dtype)
     norms = [jnp.mean(jnp.sqrt(jnp.sum(value**2, -1))) for value in (noise, slope)]
-    return np.asarray(langevin_step(keys, x, slope, 4 * (snr * norms[0] / norms[1]) ** 2))
+    return langevin_step(keys, x, slope, 4 * (snr * norms[0] / norms[1]) ** 2)
 
 
 @identity(
@@ -328,7 +327,8 @@ def _batch_norms_leave_samples_alone(setting: Setting) -> Measured:
         return np.asarray(sample(setting.key(1), process, denoise, corrector, grid, start.shape, x_init=start).x)[0]
 
     own, larger = [ours(batch, snr) for batch in batches], ours(x, 2 * snr)
-    theirs = [_with_batch_means(setting, process, denoise, jnp.asarray(batch), t, snr)[0] for batch in batches]
+    means = [_with_batch_means(setting.key(1), process, denoise, batch, t, snr) for batch in batches]
+    theirs = [np.asarray(end)[0] for end in means]
     right = np.array_equal(own[0], own[-1]) and not np.array_equal(own[0], larger)
     error = relative(theirs[-1] - x[0], theirs[0] - x[0]) if right else 0.0
     ends = {"norms of its own": own, "means over the batch": theirs}

@@ -190,14 +190,22 @@ def _linear_moments(setting: Setting) -> Measured:
 def _grid_solver(setting: Setting) -> Measured:
     process, law, errors = PROCESSES["VP"][0], line(), []
     times, cells = np.asarray([0.02, 0.4]), (64, 128, 256)
-    both = jax.jit(lambda law, process, x: jnp.stack([law.log_prob(process, x, t) for t in times]))
+
+    @jax.jit
+    def centres_and_logs(edges: jax.Array) -> tuple[jax.Array, jax.Array]:
+        points = centres(edges)
+        return points, jnp.stack([law.log_prob(process, points, t) for t in times])
+
     lines: dict[str, np.ndarray] = {}
     x = np.zeros(0)
     for count in cells:
         edges = np.linspace(-5, 5, count + 1)
-        points = centres(edges)
-        start, exact = np.exp(np.asarray(both(law, process, points)))
-        found = solve(forward_equation(process), start / (start.sum() * 10 / count), edges, times, steps=2 * count)
+        points, logs = map(np.asarray, centres_and_logs(edges))
+        start, exact = np.exp(logs)
+        marched = jax.jit(
+            lambda p, edges=edges, n=2 * count: solve(forward_equation(process), p, edges, times, steps=n)
+        )
+        found = marched(start / (start.sum() * 10 / count))
         densities, whole = np.asarray(found.densities), np.asarray(found.mass)
         errors.append(float(np.sqrt(np.mean((densities[-1] - exact) ** 2))))
         lost = abs(float(whole[-1] - whole[0]))

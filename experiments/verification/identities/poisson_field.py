@@ -143,7 +143,8 @@ def _fluxes(law: Atoms, d: int) -> dict[str, jax.Array]:
 
     @jax.jit
     def all_of_them(law: Atoms) -> dict[str, jax.Array]:
-        field = jax.jit(augmented_field(law))  # one program's part for all surfaces of one size
+        at = jax.jit(lambda point: augmented_field(law)(point[None])[0])
+        field = jax.vmap(at)  # traced once for all surfaces
         hemispheres = jax.lax.map(
             lambda radius: sphere_flux(field, [0.0] * (d + 1), radius, 64, axis=d), jnp.asarray([3.0, 50.0])
         )

@@ -274,8 +274,9 @@ def _poisson_likelihood_constants(setting: Setting) -> Measured:
 
     solver = Adaptive(rtol=tolerance, atol=tolerance, t_start=0.0)
     denoise, end = law.denoiser(process), jax.tree_util.Partial(terminal)
-    found = log_likelihood(process, denoise, jnp.asarray(x), solver=solver, terminal=end)
+    by_the_flow = jax.jit(lambda x: log_likelihood(process, denoise, x, solver=solver, terminal=end).log_prob)
+    found = np.asarray(by_the_flow(jnp.asarray(x)), np.float64)
     exact = np.log(2 * gamma) - _log_area(d + 1) - 0.5 * (d + 1) * np.log(np.sum(x**2, 1) + gamma**2)
     slip = (_log_area(3072) - _log_area(3073)) / (3072 * np.log(2))
-    error = float(np.max(np.abs(np.asarray(found.log_prob, np.float64) - exact)))
+    error = float(np.max(np.abs(found - exact)))
     return Measured(error, f"the published constant costs {slip:.5f} bits/dim at N = 3072")

@@ -50,7 +50,7 @@ def law():
 @functools.cache
 def draws():
     """900 points, the first 600 to be trained on."""
-    return np.asarray(law().sample(jax.random.key(1), 900))
+    return np.asarray(jax.jit(lambda key: law().sample(key, 900))(jax.random.key(1)))
 
 
 class Known(NamedTuple):
