@@ -68,7 +68,7 @@ def radius_from_sigma(sigma: ArrayLike, df: ArrayLike) -> ArrayLike:
     return sigma * df**0.5  # pyright: ignore[reportOperatorIssue]
 
 
-def poisson_field(law: Law, x: Float[Array, "b *event"], r: ArrayLike, df: float = 1.0) -> Field:
+def poisson_field(law: Law, x: Float[Array, "b *event"], r: ArrayLike, df: float | Array = 1.0) -> Field:
     """E of the charges `law` at (x, r), r > 0 a scalar or (b,), in N + D dimensions, D = `df`.
 
     Exact for every law of `diffusion.oracles`: in closed form for `Atoms` (read in blocks), for Cauchy mixtures at

@@ -30,12 +30,12 @@ Flow = Callable[[Array, ArrayLike], Array]
 Variable = Literal["log_r", "r"]
 
 
-def law_flow(law: Law, df: float = 1.0) -> Flow:
+def law_flow(law: Law, df: float | Array = 1.0) -> Flow:
     """dx/d ln r = r E_x/E_r of the charges `law`, D = `df`; accurate to the last digits, however near they are."""
     return Partial(_law_flow, law, df=df)
 
 
-def _law_flow(law: Law, x: Array, r: ArrayLike, df: float) -> Array:
+def _law_flow(law: Law, x: Array, r: ArrayLike, df: float | Array) -> Array:
     return law.displacement(Process(EDM(), StudentT(df)), x, sigma_from_radius(jnp.asarray(r, x.dtype), df))
 
 

@@ -158,7 +158,7 @@ def run_on(process: Process, denoise: Denoiser, sampler: Sampler, x: Array) -> C
 
 def root_mean_square(found: Array, exact: Array) -> float:
     """√(mean of |found − exact|²), over samples and coordinates."""
-    return float(np.sqrt(np.mean((np.asarray(found) - np.asarray(exact)) ** 2)))
+    return float(np.sqrt(np.mean((np.asarray(found, np.float64) - np.asarray(exact, np.float64)) ** 2)))
 
 
 def observed_order(steps: Sequence[int], errors: Sequence[float] | np.ndarray) -> float:
