@@ -6,6 +6,7 @@ on the number of devices.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -43,10 +44,15 @@ def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
     """
     require_key(key)
     if key.ndim == 0:
-        return sample_keys(key, jnp.arange(batch))
+        return _numbered(key, batch)
     if key.shape != (batch,):
         raise ValueError(f"key has shape {key.shape} for a batch of {batch}; give one key, or one for each sample.")
     return key
+
+
+@functools.partial(jax.jit, static_argnames="batch")
+def _numbered(key: Key[Array, ""], batch: int) -> Key[Array, " b"]:
+    return sample_keys(key, jnp.arange(batch))
 
 
 def normal(keys: Draws, event: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:

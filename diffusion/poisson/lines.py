@@ -86,9 +86,7 @@ def field_lines(
             raise ValueError(f"radii = {radii}; give two or more positive ones, in the order of the line.")
         if not (np.all(way == 1) or np.all(way == -1)):
             raise ValueError(f"radii = {radii} turn round; give rising or falling ones.")
-    radii = jnp.asarray(radii, x.dtype)
     logarithmic = variable == "log_r"
-    clock = jnp.log(radii) if logarithmic else radii
 
     def slope(x: Array, s: Array) -> Array:
         return flow(x, jnp.exp(s)) if logarithmic else _velocity_in_r(flow, x, s)
@@ -102,8 +100,13 @@ def field_lines(
         x = jax.lax.fori_loop(0, substeps, one, x)
         return x, x
 
-    rest = jax.lax.scan(between, x, (clock[:-1], clock[1:]))[1]
-    return Lines(jnp.concatenate([x[None], rest]), radii)
+    @jax.jit
+    def lines(x: Array, radii: Array) -> Lines:
+        clock = jnp.log(radii) if logarithmic else radii
+        rest = jax.lax.scan(between, x, (clock[:-1], clock[1:]))[1]
+        return Lines(jnp.concatenate([x[None], rest]), radii)
+
+    return lines(x, jnp.asarray(radii, x.dtype))
 
 
 def _rk4(slope: Callable[[Array, Array], Array], x: Array, s: Array, h: Array) -> Array:
