@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import pytest
 
+from tests import lowering
+
 MAPS, PROGRAMS = 4_000, 300
 """Programs are given back when this process holds as many maps or, where it cannot count them, as many programs."""
 FEW = 50
@@ -44,6 +46,7 @@ def give_back() -> None:
     What runs again is compiled again, or found in the compilation cache.
     """
     jax.clear_caches()
+    lowering.forget_context()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc alone keeps what has been freed

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jax._src.interpreters import mlir
 
 from tests import footprint
 
@@ -30,6 +31,15 @@ def test_programs_hold_maps_until_they_are_given_back():
     assert footprint.maps() - before > MAPS
     footprint.give_back()
     assert footprint.maps() - before < MAPS / 4, "the functions live on, but their programs do not"
+
+
+def test_programs_are_written_down_in_one_context_until_it_is_given_back():
+    before = mlir.make_ir_context()
+    jax.jit(lambda x: x + 1)(np.ones(3, np.float32))
+    assert mlir.make_ir_context() is before
+    footprint.give_back()
+    assert mlir.make_ir_context() is not before
+    np.testing.assert_array_equal(jax.jit(lambda x: x + 2)(np.ones(3, np.float32)), 3)
 
 
 CONFTEST = """
