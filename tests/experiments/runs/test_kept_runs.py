@@ -1,8 +1,8 @@
 """Runs that c00b30f trained: whatever changes, they load, go on, sample and evaluate as they did there.
 
 `kept/README.md` says how they were made. What is compared are the numbers that c00b30f's own commands gave. They are
-alike to rounding and not to the bit, for the tests compile with other flags, on four virtual devices, and another
-processor adds up in another order.
+alike to rounding and not to the bit, for the tests compile with other flags, one run goes on on four virtual devices,
+and another processor adds up in another order.
 """
 
 import json
