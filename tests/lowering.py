@@ -1,8 +1,9 @@
 """One MLIR context for the programs that a process writes down, where JAX makes one for each.
 
-To make a context takes 3 ms, a fifth of what a program of one operation costs, and each holds memory: a third of all that
-a worker holds. A context keeps what it has been told of types and constants as long as it lives; `footprint.give_back`
-lets go of it. A program that is compiled while another is written down, for a constant of it, has a context of its own.
+To make a context takes 3 ms, a fifth of what a program of one operation costs, and each holds memory: a third of all
+that a worker holds. A context keeps what it has been told of types and constants as long as it lives;
+`footprint.give_back` lets go of it. A program that is compiled while another is written down, for a constant of it, has
+a context of its own.
 """
 
 from __future__ import annotations
