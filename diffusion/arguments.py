@@ -20,6 +20,8 @@ from diffusion.process import Process
 from diffusion.pytree import as_partial
 from diffusion.schedules import Schedule
 
+Given = Array | np.ndarray
+"""What a jitted function may be called with."""
 LAST_ID = 2**32 - 1
 """The largest number that a key can be folded with."""
 
@@ -57,14 +59,14 @@ def as_key(key: Any) -> Array:
     return key
 
 
-def as_ids(ids: Any, batch: int, name: str = "ids") -> Array:
+def as_ids(ids: Any, batch: int, name: str = "ids") -> Given:
     """The identities of a batch's elements as (b,) unsigned integers, 0, 1, ... where `ids` is None.
 
     A key is folded with 32 bits. So a larger number, a negative one or a fraction would be cut to another sample's.
     Raises TypeError for what are no integers, ValueError for another number of them, or numbers outside 0..2^32 − 1.
     """
     if ids is None:
-        return jnp.arange(batch, dtype=jnp.uint32)
+        return np.arange(batch, dtype=np.uint32)
     given = ids if isinstance(ids, (np.ndarray, jax.Array)) else _plain(ids, name)
     if given.shape != (batch,):
         raise ValueError(f"{name} has shape {given.shape} for {batch} samples; give one whole number for each.")
@@ -75,7 +77,7 @@ def as_ids(ids: Any, batch: int, name: str = "ids") -> Array:
         wrong = (values < 0) | (values > LAST_ID)
         if wrong.any():
             raise ValueError(f"{name} contains {values[wrong][0]}; give whole numbers from 0 to {LAST_ID}.")
-        given = values.astype(np.uint32)
+        return values.astype(np.uint32)
     return jnp.asarray(given, jnp.uint32)
 
 
@@ -89,7 +91,9 @@ def as_batch(x: Any, name: str = "x") -> Array:
         raise TypeError(f"{name} is an array of {given.dtype}; give real numbers.")
     if given.ndim < 2 or 0 in given.shape:
         raise ValueError(f"{name} has shape {given.shape}; give (batch, *event), every size at least 1.")
-    return jnp.asarray(given, jnp.result_type(float))
+    kind = jnp.result_type(float)
+    # JAX compiles a program to convert an array of NumPy's, and none to take it as it is.
+    return jax.device_put(given.astype(kind)) if isinstance(given, np.ndarray) else jnp.asarray(given, kind)
 
 
 def as_shape(shape: Any) -> tuple[int, ...]:

@@ -6,10 +6,12 @@ on the number of devices.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Key
 
 from diffusion import draws
@@ -26,7 +28,7 @@ def require_key(key: Any) -> None:
         raise TypeError(f"key is {given}; give jax.random.key(seed), or jax.random.wrap_key_data(key) of an old one.")
 
 
-def sample_keys(key: Key[Array, ""], ids: Integer[Array, " b"]) -> Key[Array, " b"]:
+def sample_keys(key: Key[Array, ""], ids: Integer[Array | np.ndarray, " b"]) -> Key[Array, " b"]:
     """A key for each sample: `key` folded with the sample's id."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
 
@@ -44,10 +46,15 @@ def as_keys(key: Key[Array, "..."], batch: int) -> Key[Array, " b"]:
     """
     require_key(key)
     if key.ndim == 0:
-        return sample_keys(key, jnp.arange(batch))
+        return _numbered(key, batch)
     if key.shape != (batch,):
         raise ValueError(f"key has shape {key.shape} for a batch of {batch}; give one key, or one for each sample.")
     return key
+
+
+@functools.partial(jax.jit, static_argnames="batch")
+def _numbered(key: Key[Array, ""], batch: int) -> Key[Array, " b"]:
+    return sample_keys(key, jnp.arange(batch))
 
 
 def normal(keys: Draws, event: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:

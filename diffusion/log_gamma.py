@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
@@ -28,6 +29,7 @@ def stirling_remainder(x: ArrayLike) -> Float[Array, "..."]:
     return jnp.where(x < _LARGE, direct, series)
 
 
+@jax.jit
 def log_gamma_ratio(a: ArrayLike, b: ArrayLike) -> Float[Array, "..."]:
     """ln [Γ(a + b)/(Γ(a) aᵇ)] for a > 0, b >= 0, which goes to 0 like b (b − 1)/(2a) as a grows.
 

@@ -7,11 +7,13 @@ arXiv:2302.04265: their D is our df, their r is σ√D); df = 1, the multivariat
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import sum_event
@@ -72,14 +74,7 @@ class StudentT(Noise):
 
     def sample(self, key: Key[Array, "..."], shape: tuple[int, ...], dtype=None) -> Float[Array, "b *event"]:
         """Draws of shape (b, *event). The χ² is drawn as a logarithm: at df = 1 it comes close to 0."""
-        keys = keys_lib.as_keys(key, shape[0])
-        wanted = dtype or jnp.result_type(float)
-        gauss = keys_lib.normal(keys_lib.fold(keys, 0), tuple(shape[1:]), precise(wanted))
-        half = jnp.asarray(self.df, gauss.dtype) / 2
-        log_gamma = jax.vmap(lambda k: jax.random.loggamma(k, half, dtype=gauss.dtype))(keys_lib.fold(keys, 1))
-        # χ²_df = 2 Gamma(df/2), so √(df/χ²) = √(half/Gamma(half)).
-        scale = jnp.exp(0.5 * (jnp.log(half) - log_gamma))
-        return (gauss * scale.reshape((-1,) + (1,) * (gauss.ndim - 1))).astype(wanted)
+        return _sample_student(keys_lib.as_keys(key, shape[0]), self.df, tuple(shape[1:]), dtype)
 
     def log_prob(self, z: Float[Array, "b *event"]) -> Float[Array, " b"]:
         """ln Γ((df+d)/2) − ln Γ(df/2) − ½ d ln(π df) − ½ (df+d) ln(1 + |z|²/df), accurate for df > 1/ε too."""
@@ -91,6 +86,18 @@ class StudentT(Noise):
         return jnp.sqrt((self.df + sum_event(z**2)) / (self.df + math.prod(z.shape[1:])))
 
 
+@functools.partial(jax.jit, static_argnames=("event", "dtype"))
+def _sample_student(keys: keys_lib.Draws, df: ArrayLike, event: tuple[int, ...], dtype: Any) -> Array:
+    wanted = dtype or jnp.result_type(float)
+    gauss = keys_lib.normal(keys_lib.fold(keys, 0), event, precise(wanted))
+    half = jnp.asarray(df, gauss.dtype) / 2
+    log_gamma = jax.vmap(lambda k: jax.random.loggamma(k, half, dtype=gauss.dtype))(keys_lib.fold(keys, 1))
+    # χ²_df = 2 Gamma(df/2), so √(df/χ²) = √(half/Gamma(half)).
+    scale = jnp.exp(0.5 * (jnp.log(half) - log_gamma))
+    return (gauss * scale.reshape((-1,) + (1,) * (gauss.ndim - 1))).astype(wanted)
+
+
+@functools.partial(jax.jit, static_argnames="d")
 def log_student(d: int, df: Array, square: Array, total: Array) -> Float[Array, "..."]:
     """ln of the density of Student's t in d dimensions with scale² `total`, at |x|² = `square`."""
     constant = log_gamma_ratio(df / 2, jnp.asarray(d / 2, df.dtype)) - 0.5 * d * math.log(2 * math.pi)

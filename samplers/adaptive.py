@@ -92,7 +92,7 @@ def sample_adaptive(
     first = None if first_step is None else jnp.asarray(first_step, kind)
     x, steps, rejected, arrived = _solve(
         key=key,
-        ids=ids,
+        ids=jnp.asarray(ids),
         process=as_traced(process),
         denoise=as_traced(as_denoiser(denoise)),
         solver=solver,
@@ -309,6 +309,8 @@ def calls_of(solver: Any, controller: Any, first_step: Any, stochastic: bool) ->
 
 _CALLS: dict[Any, tuple[int, int]] = {}
 """The counts so far."""
+_FAR = 50.0
+"""Where the longest of the counted solutions ends."""
 
 
 def _count_calls(solver: Any, controller: Any, first_step: Any, stochastic: bool) -> tuple[int, int]:
@@ -321,7 +323,7 @@ def _count_calls(solver: Any, controller: Any, first_step: Any, stochastic: bool
     terms: Any = diffrax.ODETerm(slope)
     if stochastic:
         one = lineax.DiagonalLinearOperator(jnp.ones(1))
-        noise = diffrax.ControlTerm(lambda t, y, args: one, _brownian(solver, 0.0, 1.0, 1, jax.random.key(0)))
+        noise = diffrax.ControlTerm(lambda t, y, args: one, _brownian(solver, 0.0, _FAR, 1, jax.random.key(0)))
         terms = diffrax.MultiTerm(terms, noise)
 
     @eqx.filter_jit
@@ -333,13 +335,17 @@ def _count_calls(solver: Any, controller: Any, first_step: Any, stochastic: bool
 
     def run(end: float, controller: Any, first: Any) -> tuple[int, int]:
         counts.clear()
-        steps = int(solve(jnp.asarray(end), controller, first))
+        steps = int(solve(jnp.asarray(end), controller, None if first is None else jnp.asarray(first)))
         jax.effects_barrier()
         return len(counts), steps
 
-    (few, two), (many, four) = (run(end, diffrax.ConstantStepSize(), 0.25) for end in (0.5, 1.0))
-    each = (many - few) // (four - two)
-    if isinstance(controller, diffrax.PIDController):  # any tolerance starts the same way
+    if isinstance(controller, diffrax.PIDController):
+        # Any tolerance starts the same way, and a longer way takes more steps: one program tells both.
         controller = diffrax.PIDController(rtol=0.1, atol=0.1)
-    calls, steps = run(1.0, controller, first_step)
+        (few, two), (calls, steps) = (run(end, controller, first_step) for end in (0.5, _FAR))
+        each = (calls - few) // (steps - two)
+    else:
+        (few, two), (many, four) = (run(end, diffrax.ConstantStepSize(), 0.25) for end in (0.5, 1.0))
+        each = (many - few) // (four - two)
+        calls, steps = run(1.0, controller, first_step)
     return calls - each * steps, each

@@ -22,6 +22,7 @@ from jaxtyping import Array, ArrayLike, Float, Key, UInt
 
 from diffusion import keys as keys_lib
 from diffusion.arguments import (
+    Given,
     as_batch,
     as_denoiser,
     as_ids,
@@ -154,7 +155,7 @@ def sample(
     denoise = as_denoiser(denoise)
     if brownian_tree and not is_traced((process, sampler, grid)):
         _check_path(process, sampler, as_times(grid))
-    x, states = _run(
+    x, states, kept = _run(
         key=key,
         ids=ids,
         process=as_traced(process),
@@ -169,7 +170,6 @@ def sample(
     # On a traced grid the last time is unknown here; count as if it were the data's.
     to_data = True if is_traced(grid) else bool(as_times(grid)[-1] == 0)
     nfe = sampler.nfe(times.shape[0] - 1, to_data)
-    kept = None if keep_every is None else times[_kept(times.shape[0] - 1, keep_every)]
     return Sampled(x, states, kept, nfe)
 
 
@@ -181,15 +181,17 @@ def check_arguments(
     shape: tuple[int, ...],
     ids: ArrayLike | None,
     x_init: ArrayLike | None,
-) -> tuple[tuple[int, ...], Array, Array, Array | None]:
+) -> tuple[tuple[int, ...], Given, Given, Array | None]:
     """(shape, grid, ids, x_init), as arrays of the default type. Raises as `sample` does."""
     require_sampler(sampler, require_process(process))
     shape, ids, x_init = check_batch(key, shape, ids, x_init)
-    if not is_traced((process, sampler, grid)):
-        grid = as_times(grid)
-        check_grid(process, grid)
-        sampler.check(process, grid)
-    return shape, jnp.asarray(grid, jnp.result_type(float)), ids, x_init
+    if is_traced(grid):
+        return shape, jnp.asarray(grid, jnp.result_type(float)), ids, x_init
+    times = as_times(grid)
+    if not is_traced((process, sampler)):
+        check_grid(process, times)
+        sampler.check(process, times)
+    return shape, times.astype(jnp.result_type(float)), ids, x_init
 
 
 def require_sampler(sampler: Any, process: Process) -> None:
@@ -206,7 +208,7 @@ def require_sampler(sampler: Any, process: Process) -> None:
 
 def check_batch(
     key: Any, shape: tuple[int, ...], ids: ArrayLike | None, x_init: ArrayLike | None
-) -> tuple[tuple[int, ...], Array, Array | None]:
+) -> tuple[tuple[int, ...], Given, Array | None]:
     """(shape, ids, x_init), as arrays. Raises as `sample` does."""
     key, shape = as_key(key), as_shape(shape)
     x_init = None if x_init is None else as_batch(x_init, "x_init")
@@ -284,7 +286,8 @@ def _run(
     shape: tuple[int, ...],
     keep_every: int | None,
     brownian_tree: bool,
-) -> tuple[Array, Array | None]:
+) -> tuple[Array, Array | None, Array | None]:
+    """(x, the states that are kept, their times)."""
     steps = grid.shape[0] - 1
     keys = keys_lib.sample_keys(key, ids)
     paths = keys_lib.fold(keys, streams.PATH) if brownian_tree else None
@@ -309,7 +312,7 @@ def _run(
     # A gradient keeps the states, and computes the network's activations again one step at a time.
     again = jax.checkpoint(body, prevent_cse=False)
     (x, _, kept), _ = jax.lax.scan(again, start, (grid[:-1], grid[1:], jnp.arange(steps)))
-    return x, kept
+    return x, kept, None if keep_every is None else grid[_kept(steps, keep_every)]
 
 
 def run_steps(process: Process, denoise: Partial, sampler: Sampler, times: Array, x: Array) -> Array:

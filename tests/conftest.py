@@ -23,7 +23,7 @@ compile_quickly()
 import jax  # noqa: E402 (XLA reads its flags once)
 import pytest  # noqa: E402
 
-from tests import footprint, kinds, order, tiers  # noqa: E402
+from tests import footprint, kinds, lowering, order, tiers  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -31,6 +31,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    lowering.share_context()
     kinds.register(config)
     footprint.register(config)
 

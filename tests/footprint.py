@@ -8,22 +8,20 @@ is never garbage, and to look through it at every hundredth allocation takes a t
 from __future__ import annotations
 
 import ctypes
-import functools
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
-from jax._src.interpreters import mlir
+
+from tests import lowering
 
 MAPS, PROGRAMS = 4_000, 300
 """Programs are given back when this process holds as many maps or, where it cannot count them, as many programs."""
 FEW = 50
 """Programs between two counts of the maps."""
-FORGET: list[Callable[[], None]] = []
-"""What else lets go of the programs."""
 MOST = pytest.StashKey[dict[str, tuple[int, int]]]()
 """The most maps and MiB that each worker held, by its name, in the process that reports."""
 
@@ -48,28 +46,11 @@ def give_back() -> None:
     What runs again is compiled again, or found in the compilation cache.
     """
     jax.clear_caches()
-    for forget in FORGET:
-        forget()
+    lowering.forget_context()
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:  # glibc alone keeps what has been freed
         trim(0)
-
-
-def share_contexts() -> None:
-    """Have programs share the context that MLIR keeps their operations in, until programs are given back.
-
-    JAX makes one for each program, with all dialects in it: a tenth of what a program of one operation takes, and a
-    third of the memory. A program that is compiled while another is written down, for a constant of it, has its own.
-    The function is private: a version of JAX that has none goes on as it would.
-    """
-    make = getattr(mlir, "make_ir_context", None)
-    if make is None:
-        return
-    shared = functools.cache(make)
-    FORGET.append(shared.cache_clear)
-
-    mlir.make_ir_context = lambda: make() if mlir.ir.Context.current else shared()
 
 
 class Footprint:
@@ -137,7 +118,7 @@ class Report:
 def register(config: pytest.Config) -> None:
     """Have this process keep its footprint small, and report it."""
     config.stash[MOST] = {}
-    share_contexts()
+    lowering.share_context()
     footprint = Footprint()
     jax.monitoring.register_event_duration_secs_listener(footprint.compiled)
     config.pluginmanager.register(footprint)

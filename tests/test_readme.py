@@ -20,6 +20,7 @@ import pytest
 from diffusion.networks import MLPConfig
 from experiments import cli, presets
 from experiments.errors import ScorefieldError
+from tests.experiments.conftest import on_one_device
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -64,7 +65,7 @@ def tiny(name):
     every = dataclasses.replace(config.training, log_every=2, validate_every=4, checkpoint_every=4, sample_every=0)
     return dataclasses.replace(
         config,
-        network=MLPConfig(hidden=8, layers=1),
+        network=MLPConfig(hidden=8, layers=1, embedding=4),
         training=dataclasses.replace(every, steps=4, batch_size=16),
     )
 
@@ -74,6 +75,7 @@ def test_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "import scorefield" in PAGES[page]:
         monkeypatch.setattr("scorefield.preset", tiny)
+        monkeypatch.setattr("experiments.training.loop.make_replicas", on_one_device)
     code = blocks(page, "python")
     for old, new in QUICK.get(page, {}).items():
         assert sum(block.count(old) for block in code) == 1, f"{page} no longer has {old!r}"

@@ -59,7 +59,11 @@ def centres(edges: Edges) -> Float[Array, "*cells d"]:
 
     Raises ValueError when the edges do not ascend, or there are more than two axes.
     """
-    return jnp.stack(jnp.meshgrid(*map(_middle, _as_lines(edges)), indexing="ij"), axis=-1)
+    lines = _as_lines(edges)
+    # Edges on the host are averaged there: what is known at once need not be compiled.
+    host = all(isinstance(line, np.ndarray) for line in lines)
+    xp, middles = (np, [0.5 * (line[1:] + line[:-1]) for line in lines]) if host else (jnp, [*map(_middle, lines)])
+    return jnp.asarray(xp.stack(xp.meshgrid(*middles, indexing="ij"), axis=-1))
 
 
 def solve(

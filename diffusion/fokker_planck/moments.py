@@ -141,8 +141,8 @@ def _generator(coefficients: Coefficients, d: int, t: Array, sign: Array) -> Flo
 def _magnus(coefficients: Coefficients, d: int, start: Array, h: Array) -> Float[Array, "k k"]:
     """ln of the flow of H from `start` over h, up to O(h⁷)."""
     root = math.sqrt(15)
-    nodes = 0.5 - root / 10, 0.5, 0.5 + root / 10
-    first, middle, last = (h * _generator(coefficients, d, start + node * h, jnp.sign(h)) for node in nodes)
+    nodes = jnp.asarray([0.5 - root / 10, 0.5, 0.5 + root / 10], h.dtype)
+    first, middle, last = jax.vmap(lambda node: h * _generator(coefficients, d, start + node * h, jnp.sign(h)))(nodes)
     one, two, three = middle, root / 3 * (last - first), 10 / 3 * (last - 2 * middle + first)
     inner = _commutator(one, two)
     outer = -_commutator(one, 2 * three + inner) / 60
@@ -166,9 +166,7 @@ def _affine(exponent: Float[Array, "k k"], d: int) -> _Affine:
     halvings = jnp.where(size > 0.5, jnp.ceil(jnp.log2(jnp.maximum(size, 0.5))) + 1, 0)
     X = exponent * jnp.exp2(-halvings)
     identity = jnp.eye(len(X), dtype=X.dtype)
-    E = identity
-    for k in range(_TAYLOR, 0, -1):
-        E = identity + _product(X, E) / k
+    E = jax.lax.fori_loop(0, _TAYLOR, lambda i, E: identity + _product(X, E) / (_TAYLOR - i), identity)
     A = E[:d, :d]
     once = _Affine(A, E[:d, -1], _product(E[:d, d : 2 * d], A.T))
 

@@ -21,13 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from diffusion.likelihood.divergence import Divergence, Exact, draw_probes, summarise
 from diffusion.likelihood.flow import Batch, prepare, run
-from diffusion.likelihood.solvers import Solver
+from diffusion.likelihood.solvers import Path, Solver
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_log_prob
 from diffusion.pytree import short_repr
@@ -76,8 +77,17 @@ def log_likelihood(
     process, denoise, solver, x = prepare(process, denoise, solver, x)
     probes = draw_probes(method, x, key, ids)
     latent, integrals, path = run(process, denoise, solver, x, method, probes, False)
+    terminal = Partial(_prior_log_prob, process) if terminal is None else terminal
+    at_the_end = terminal(latent, jnp.asarray(solver.span(process)[1], x.dtype))
+    return _conclude(method, at_the_end, latent, integrals, path)
+
+
+_prior_log_prob = jax.jit(prior_log_prob)
+
+
+@jax.jit
+def _conclude(method: Divergence, at_the_end: Array, latent: Array, integrals: Array, path: Path) -> Likelihood:
     integral = summarise(method, integrals)
-    terminal = Partial(prior_log_prob, process) if terminal is None else terminal
-    log_prob = terminal(latent, jnp.asarray(solver.span(process)[1], x.dtype)) + integral.value
+    log_prob = at_the_end + integral.value
     converged = path.finished & jnp.isfinite(log_prob)
     return Likelihood(log_prob, integral.standard_error, latent, path.nfe, converged)

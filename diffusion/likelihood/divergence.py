@@ -188,8 +188,14 @@ def draw_probes(
     """The probes of `method` for the batch x. Raises TypeError without a key, ValueError when `ids` do not fit."""
     if method.stochastic and key is None:
         raise TypeError(f"key = None, and {type(method).__name__} draws probes; give jax.random.key(seed), or Exact().")
-    keys = element_keys(jax.random.key(0) if key is None else key, x.shape[0], ids)
-    return method.draw(keys, x)
+    key = jax.random.key(0) if key is None else key
+    keys_lib.require_key(key)
+    return _draw(method, key, x, as_ids(ids, x.shape[0]))
+
+
+@jax.jit
+def _draw(method: Divergence, key: Array, x: Array, ids: Array) -> Float[Array, "n b *event"]:
+    return method.draw(element_keys(key, x.shape[0], ids), x)
 
 
 def element_keys(key: Array, batch: int, ids: ArrayLike | None) -> Key[Array, " b"]:

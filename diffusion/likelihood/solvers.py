@@ -11,6 +11,7 @@ name times t, and the rules step in τ.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -47,10 +48,15 @@ def even_grid(
         raise ValueError(f"steps = {steps}; a grid has at least one step.")
     t_end = float(process.t_max) if t_end is None else t_end
     require_span(process, t_start, t_end)
-    tau = jnp.linspace(clock(process, t_start), clock(process, t_end), steps + 1)
-    times = np.array(process.schedule.time_from_log_snr(Cosine().log_snr(tau)), np.float64)
+    times = np.array(_even_times(process, t_start, t_end, steps), np.float64)
     times[0], times[-1] = t_start, t_end
     return times
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _even_times(process: Process, t_start: ArrayLike, t_end: ArrayLike, steps: int) -> Float[Array, " n"]:
+    tau = jnp.linspace(clock(process, t_start), clock(process, t_end), steps + 1)
+    return process.schedule.time_from_log_snr(Cosine().log_snr(tau))
 
 
 class Path(NamedTuple):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
@@ -60,21 +62,22 @@ class Law:
 
     def sample(self, key: Key[Array, "..."], n: int) -> Float[Array, "n *event"]:
         """`n` draws of x_0; one key, or one for each draw."""
-        c, keys = self.components(), keys_lib.as_keys(key, n)
-        which = draw_index(keys, c.log_weights)
-        noise = keys_lib.normal(keys_lib.fold(keys, 1), (self.dim,))
-        basis, floor = c.basis[which], jnp.sqrt(c.floor[which])[:, None]
-        along = dot("bdr,bd->br", basis, noise) * (jnp.sqrt(c.eigenvalues[which]) - floor)
-        x = c.means[which] + floor * noise + dot("bdr,br->bd", basis, along)
-        return x.reshape(n, *self.event_shape)
+        return _sample(self, keys_lib.as_keys(key, n))
 
     def sample_marginal(
         self, key: Key[Array, "..."], process: Process, n: int, t: ArrayLike
     ) -> Float[Array, "n *event"]:
         """`n` draws of x_t, t a scalar or (n,); the x_0 within them are `sample(key, n)`."""
-        keys = keys_lib.as_keys(key, n)
-        x_0 = self.sample(keys, n)
-        return perturb(process, x_0, process.noise.sample(keys_lib.fold(keys, 3), x_0.shape), t)
+        return _sample_marginal(self, keys_lib.as_keys(key, n), process, t)
+
+    def _draw(self, keys: Key[Array, " b"]) -> Float[Array, "b d"]:
+        """`sample`, the event flattened."""
+        c = self.components()
+        which = draw_index(keys, c.log_weights)
+        noise = keys_lib.normal(keys_lib.fold(keys, 1), (self.dim,))
+        basis, floor = c.basis[which], jnp.sqrt(c.floor[which])[:, None]
+        along = dot("bdr,bd->br", basis, noise) * (jnp.sqrt(c.eigenvalues[which]) - floor)
+        return c.means[which] + floor * noise + dot("bdr,br->bd", basis, along)
 
     def log_prob(self, process: Process, x: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, " b"]:
         """ln p_t(x) in nats. At σ = 0 it is the density of the data, if they have one."""
@@ -129,8 +132,7 @@ class Law:
         """
         if self.dim != 1:
             raise ValueError(f"the law lives in {self.dim} dimensions; a distribution function needs one.")
-        flat = _flatten(self, x)
-        return log_cdf(self.components(flat.dtype), process, flat, t)
+        return _log_cdf(self, process, x, t)
 
     def cdf(self, process: Process, x: Float[Array, "b *event"], t: ArrayLike) -> Float[Array, " b"]:
         """P(x_t <= x), in one dimension. Raises ValueError in more."""
@@ -146,6 +148,27 @@ def _denoise_closed(law: Law, process: Process, x: Float[Array, "b *event"], t: 
     return _evaluate(law, process, x, t, closed=True).mean.reshape(x.shape)
 
 
+# Each of these is one program: operation by operation, a law's components alone are a dozen.
+
+
+@jax.jit
+def _sample(law: Law, keys: Key[Array, " b"]) -> Float[Array, "b *event"]:
+    return law._draw(keys).reshape(keys.shape[0], *law.event_shape)
+
+
+@jax.jit
+def _sample_marginal(law: Law, keys: Key[Array, " b"], process: Process, t: ArrayLike) -> Float[Array, "b *event"]:
+    x_0 = law.sample(keys, keys.shape[0])
+    return perturb(process, x_0, process.noise.sample(keys_lib.fold(keys, 3), x_0.shape), t)
+
+
+@jax.jit
+def _log_cdf(law: Law, process: Process, x: Array, t: ArrayLike) -> tuple[Array, Array]:
+    flat = _flatten(law, x)
+    return log_cdf(law.components(flat.dtype), process, flat, t)
+
+
+@functools.partial(jax.jit, static_argnames=("closed", "second", "gap"))
 def _evaluate(
     law: Law, process: Process, x: Array, t: ArrayLike, closed: bool, second: Second = "none", gap: bool = False
 ) -> Posterior:

@@ -259,12 +259,11 @@ class StudentTMixture(Law):
         if is_concrete(self.df) and not self.df > df:
             raise ValueError(f"df = {self.df}; Student's t has a {what} for df > {df} only.")
 
-    def sample(self, key: Key[Array, "..."], n: int) -> Float[Array, "n *event"]:
-        """`n` draws of x_0; one key, or one for each draw."""
-        c, keys = self._unmixed(), keys_lib.as_keys(key, n)
+    def _draw(self, keys: Key[Array, " b"]) -> Float[Array, "b d"]:
+        c = self._unmixed()
         which = draw_index(keys, c.log_weights)
-        z = StudentT(self.df).sample(keys_lib.fold(keys, 1), (n, self.dim))
-        return (c.means[which] + jnp.sqrt(c.floor[which])[:, None] * z).reshape(n, *self.event_shape)
+        z = StudentT(self.df).sample(keys_lib.fold(keys, 1), (keys.shape[0], self.dim))
+        return c.means[which] + jnp.sqrt(c.floor[which])[:, None] * z
 
 
 def _isotropic(centres: Numbers, weights: Numbers | None, variances: Any, dtype: Any) -> Components:

@@ -12,6 +12,7 @@ and S_0 = 2, E_z = ½ p_z. The sign is the papers': E points away from the charg
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -43,8 +44,13 @@ class Field:
     @property
     def vector(self) -> tuple[Float[Array, "b *event"], Float[Array, " b"]]:
         """(E_x, E_r), where |E| fits its type."""
-        norm = jnp.exp(self.log_norm)
-        return expand(norm, self.along_x) * self.along_x, norm * self.along_r
+        return _scaled(self)
+
+
+@jax.jit
+def _scaled(field: Field) -> tuple[Array, Array]:
+    norm = jnp.exp(field.log_norm)
+    return expand(norm, field.along_x) * field.along_x, norm * field.along_r
 
 
 def poisson_process(df: float | Array = 1.0, r_min: float | None = None, r_max: float | None = None) -> Process:
@@ -68,7 +74,7 @@ def radius_from_sigma(sigma: ArrayLike, df: ArrayLike) -> ArrayLike:
     return sigma * df**0.5  # pyright: ignore[reportOperatorIssue]
 
 
-def poisson_field(law: Law, x: Float[Array, "b *event"], r: ArrayLike, df: float = 1.0) -> Field:
+def poisson_field(law: Law, x: Float[Array, "b *event"], r: ArrayLike, df: float | Array = 1.0) -> Field:
     """E of the charges `law` at (x, r), r > 0 a scalar or (b,), in N + D dimensions, D = `df`.
 
     Exact for every law of `diffusion.oracles`: in closed form for `Atoms` (read in blocks), for Cauchy mixtures at
@@ -78,6 +84,12 @@ def poisson_field(law: Law, x: Float[Array, "b *event"], r: ArrayLike, df: float
     require_positive("df", df, "D counts the extra dimensions, 1 for PFGM")
     process = Process(EDM(), StudentT(df))
     log_p, gap = law.log_prob_and_displacement(process, x, sigma_from_radius(r, df))
+    return _field(log_p, gap, r, df)
+
+
+@jax.jit
+def _field(log_p: Array, gap: Array, r: ArrayLike, df: ArrayLike) -> Field:
+    """E from p_r(x) and x − E[y|x, r]."""
     r = jnp.broadcast_to(jnp.asarray(r, gap.dtype), log_p.shape)
     # In units of the largest component: squares of distances leave the range of float32 first.
     scale = jnp.maximum(jnp.max(jnp.abs(gap.reshape(gap.shape[0], -1)), axis=1), r)

@@ -23,12 +23,12 @@ Augmented = Callable[[Array], Array]
 """(x, r) (n, N + 1) -> (E_x, E_r) (n, N + 1): what `diffusion.fokker_planck.box_flux` and its like take."""
 
 
-def augmented_field(law: Law, df: float = 1.0) -> Augmented:
+def augmented_field(law: Law, df: float | Array = 1.0) -> Augmented:
     """(x, r) -> (E_x, E_r) in one vector, the event flattened; below the hyperplane, r < 0, its mirror image."""
     return Partial(_augmented, law, df=df)
 
 
-def _augmented(law: Law, points: Float[Array, "n d"], df: float) -> Float[Array, "n d"]:
+def _augmented(law: Law, points: Float[Array, "n d"], df: float | Array) -> Float[Array, "n d"]:
     x, height = points[:, :-1], points[:, -1]
     below = height < 0
     field = poisson_field(law, x.reshape(-1, *law.event_shape), jnp.where(below, -height, height), df)
@@ -36,7 +36,7 @@ def _augmented(law: Law, points: Float[Array, "n d"], df: float) -> Float[Array,
     return jnp.concatenate([along_x.reshape(x.shape), jnp.where(below, -along_r, along_r)[:, None]], axis=1)
 
 
-def divergence(field: Augmented, points: Float[Array, "n d"], df: float = 1.0) -> Float[Array, " n"]:
+def divergence(field: Augmented, points: Float[Array, "n d"], df: float | Array = 1.0) -> Float[Array, " n"]:
     """∇·E at (x, r) in N + D dimensions, of a field that depends on the extra ones by r alone."""
     return flat_divergence(field, points).value + (df - 1) / points[:, -1] * field(points)[:, -1]
 

@@ -29,12 +29,12 @@ Flow = Callable[[Array, ArrayLike], Array]
 Variable = Literal["log_r", "r"]
 
 
-def law_flow(law: Law, df: float = 1.0) -> Flow:
+def law_flow(law: Law, df: float | Array = 1.0) -> Flow:
     """dx/d ln r = r E_x/E_r of the charges `law`, D = `df`; accurate to the last digits, however near they are."""
     return bound(_law_flow, law, df=df)
 
 
-def _law_flow(law: Law, x: Array, r: ArrayLike, df: float) -> Array:
+def _law_flow(law: Law, x: Array, r: ArrayLike, df: float | Array) -> Array:
     return law.displacement(Process(EDM(), StudentT(df)), x, sigma_from_radius(jnp.asarray(r, x.dtype), df))
 
 
@@ -85,9 +85,7 @@ def field_lines(
             raise ValueError(f"radii = {radii}; give two or more positive ones, in the order of the line.")
         if not (np.all(way == 1) or np.all(way == -1)):
             raise ValueError(f"radii = {radii} turn round; give rising or falling ones.")
-    radii = jnp.asarray(radii, x.dtype)
     logarithmic = variable == "log_r"
-    clock = jnp.log(radii) if logarithmic else radii
 
     def slope(x: Array, s: Array) -> Array:
         return flow(x, jnp.exp(s)) if logarithmic else _velocity_in_r(flow, x, s)
@@ -101,8 +99,13 @@ def field_lines(
         x = jax.lax.fori_loop(0, substeps, one, x)
         return x, x
 
-    rest = jax.lax.scan(between, x, (clock[:-1], clock[1:]))[1]
-    return Lines(jnp.concatenate([x[None], rest]), radii)
+    @jax.jit
+    def lines(x: Array, radii: Array) -> Lines:
+        clock = jnp.log(radii) if logarithmic else radii
+        rest = jax.lax.scan(between, x, (clock[:-1], clock[1:]))[1]
+        return Lines(jnp.concatenate([x[None], rest]), radii)
+
+    return lines(x, jnp.asarray(radii, x.dtype))
 
 
 def _rk4(slope: Callable[[Array, Array], Array], x: Array, s: Array, h: Array) -> Array:

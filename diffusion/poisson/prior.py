@@ -21,7 +21,7 @@ from diffusion.poisson.field import sigma_from_radius
 from diffusion.pytree import is_concrete, pytree
 
 
-def hyperplane_log_prob(x: Float[Array, "b *event"], r: ArrayLike, df: float = 1.0) -> Float[Array, " b"]:
+def hyperplane_log_prob(x: Float[Array, "b *event"], r: ArrayLike, df: float | Array = 1.0) -> Float[Array, " b"]:
     """ln [S_{D−1} r^D/(S_{N+D−1} (|x|² + r²)^{(N+D)/2})] in nats, S_{N+D−1} the sphere's area in N + D dimensions.
 
     Equal to `prior_log_prob` of `poisson_process(df)` at σ = r/√D, which stays exact in float32 for large N or D too.

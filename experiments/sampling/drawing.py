@@ -98,11 +98,12 @@ def _batches(
             ids=padded,
             brownian_tree=brownian_tree,
         )
-        finite = np.isfinite(np.asarray(result.x)).reshape(batch, -1).all(axis=1)
+        x = np.asarray(result.x)
+        finite = np.isfinite(x).reshape(batch, -1).all(axis=1)
         if not np.all(finite):
             wrong = padded[int(np.argmin(finite))]
             raise DivergedError(f"the sample of seed {wrong} is not finite; use more steps, or less guidance.")
-        made = np.asarray(result.x, np.float32) if model.of_points else np.asarray(to_uint8(result.x))
+        made = x.astype(np.float32) if model.of_points else to_uint8(x)
         yield Drawn(part, made[: len(part)], guidance.calls(result.nfe, paired=paired))
 
 

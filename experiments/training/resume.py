@@ -21,7 +21,7 @@ from experiments.errors import CheckpointError, UsageError
 from experiments.training.checkpoint import checkpoint_path, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data
 from experiments.training.distributed import from_process_0
-from experiments.training.model import AnyNetwork, make_network
+from experiments.training.model import AnyNetwork, network_of
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
 
 # What may change when a run goes on: nothing here takes part in what step n computes. The data may have moved; that
@@ -79,8 +79,9 @@ def starting_point(
     Process 0 chooses for all. A line on standard error tells of each checkpoint that is passed over; it is set aside.
     Raises CheckpointError for a state that does not fit, DataError when the run was trained on other data.
     """
-    network, params = make_network(config, facts, seed_key(config.training.seed, streams.INITIAL))
-    state = jax.jit(partial(initial_state, optimizer=optimizer, config=config))(params)
+    network = network_of(config, facts)
+    key = seed_key(config.training.seed, streams.INITIAL)
+    begin = partial(initial_state, optimizer=optimizer, config=config)
     step = -1
     if jax.process_index() == 0:
         found = newest_trusted(directory, lambda line: print(line, file=sys.stderr, flush=True))
@@ -89,8 +90,12 @@ def starting_point(
             step = found.step
         set_aside(directory, step)
     step = int(from_process_0(np.asarray(step)))
-    tree = to_tree(state) if step < 0 else from_process_0(read(checkpoint_path(directory, step)))
-    return network, from_tree(tree, state)
+    if step < 0:
+        state = jax.jit(begin)(network.init(key))
+        return network, from_tree(to_tree(state), state)
+    # Of a run that goes on nothing is drawn: shapes and types alone say what its checkpoint must hold.
+    like = jax.eval_shape(lambda key: begin(network.init(key)), key)
+    return network, from_tree(from_process_0(read(checkpoint_path(directory, step))), like)
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:

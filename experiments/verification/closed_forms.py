@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, SubVP
+from experiments.verification.chosen import OneOf
 
 Array = np.ndarray
 Affine = tuple[Array, Array]
@@ -24,6 +25,16 @@ STEPS: dict[str, tuple[Process, float, float]] = {
     "chain": (Process(Betas.ramp(40, 0.3)), 7, 21),
 }
 """The processes, each with two times s < t in its middle."""
+
+_CONTINUOUS = {name: process.schedule for name, (process, _, _) in STEPS.items() if not process.schedule.discrete}
+
+
+def shared(name: str) -> Process:
+    """The process of STEPS; a continuous one as a `OneOf` of all of them, so that one program serves them all."""
+    if name not in _CONTINUOUS:
+        return STEPS[name][0]
+    return Process(OneOf(tuple(_CONTINUOUS.values()), np.asarray(list(_CONTINUOUS).index(name))))
+
 
 POINTS, MASSES = np.asarray([[-1.0, 0.4], [0.8, -0.3], [0.2, 1.1]]), np.asarray([0.3, 0.5, 0.2])
 """Three points in the plane, and their probabilities."""

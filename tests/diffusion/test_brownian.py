@@ -13,7 +13,7 @@ KEYS = 4000
 
 def test_the_covariance_is_that_of_brownian_motion(x64):
     """min(u, v), for times on and off the dyadic ones, far and near; and it does find a wrong bridge."""
-    times = jnp.asarray([0.0, 1e-5, 0.1, 0.1003, 0.25, 0.25001, 1 / 3, 0.5, 0.500001, 0.7512, 1.0])
+    times = np.asarray([0.0, 1e-5, 0.1, 0.1003, 0.25, 0.25001, 1 / 3, 0.5, 0.500001, 0.7512, 1.0])
     keys = jax.random.split(jax.random.key(0), KEYS)
     paths = np.asarray(jax.jit(jax.vmap(lambda key: jax.vmap(lambda u: brownian(key, u))(times)))(keys))
     assert np.all(paths[:, 0] == 0)
@@ -27,8 +27,8 @@ def test_the_covariance_is_that_of_brownian_motion(x64):
 
 def test_a_path_is_a_function_of_its_key_alone():
     keys = keys_lib.sample_keys(jax.random.key(3), jnp.asarray([5, 9]))
-    alone = brownian(keys[1], 0.3, (2,))
-    both = jax.vmap(lambda key: brownian(key, 0.3, (2,)))(keys)
+    path = lambda key: brownian(key, 0.3, (2,))  # noqa: E731
+    alone, both = jax.device_get(jax.jit(lambda keys: (path(keys[1]), jax.vmap(path)(keys)))(keys))
     np.testing.assert_allclose(alone, both[1], rtol=1e-6)
     assert not np.allclose(both[0], both[1])
 
@@ -37,13 +37,18 @@ def test_increments_add_up_and_stand_in_the_place_of_keys(x64):
     keys = keys_lib.sample_keys(jax.random.key(3), jnp.arange(4))
     paths = keys_lib.fold(keys, 17)
 
-    def between(start, end):
-        start, end = jnp.asarray(start), jnp.asarray(end)
+    @jax.jit
+    def measure(start, end):
         increment = BrownianIncrement(keys, paths, start, end)
-        return keys_lib.normal(increment, (3,)) * jnp.sqrt(start - end)
+        drawn = Normal(jnp.ones((4, 3)), jnp.asarray(2.0)).sample(increment)
+        folded = [jax.random.key_data(keys_lib.fold(it, 3)) for it in (increment, keys)]
+        return keys_lib.normal(increment, (3,)), drawn, folded
 
-    np.testing.assert_allclose(between(0.9, 0.2), between(0.9, 0.55) + between(0.55, 0.2), atol=1e-12)
-    increment = BrownianIncrement(keys, paths, jnp.asarray(0.9), jnp.asarray(0.2))
-    assert (keys_lib.fold(increment, 3) == keys_lib.fold(keys, 3)).all()
-    drawn = Normal(jnp.ones((4, 3)), jnp.asarray(2.0)).sample(increment)
-    np.testing.assert_allclose(drawn, 1 + 2 * keys_lib.normal(increment, (3,)), rtol=1e-12)
+    def between(start, end):
+        normal, *rest = jax.device_get(measure(np.asarray(start), np.asarray(end)))
+        return normal * np.sqrt(start - end), normal, *rest
+
+    whole, normal, drawn, folded = between(0.9, 0.2)
+    np.testing.assert_allclose(whole, between(0.9, 0.55)[0] + between(0.55, 0.2)[0], atol=1e-12)
+    np.testing.assert_array_equal(*folded)
+    np.testing.assert_allclose(drawn, 1 + 2 * normal, rtol=1e-12)

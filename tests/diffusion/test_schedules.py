@@ -1,5 +1,7 @@
 """Schedules against their closed forms (identity rows 1 and 15)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,38 @@ PRESERVING = [VP(), Cosine(), Betas.linear(100), Betas.cosine(100), Betas.ramp(1
 
 
 def interior(schedule, n=9):
-    return jnp.linspace(0.02, 0.98, n) * schedule.t_max
+    return np.linspace(0.02, 0.98, n) * schedule.t_max
+
+
+@jax.jit
+def _inside(schedule, t, h):
+    def values(t):
+        return schedule.alpha(t), schedule.sigma(t)
+
+    return {
+        "drift": schedule.drift(t),
+        "diffusion squared": schedule.diffusion_squared(t),
+        "slopes": (schedule.alpha_dot(t), schedule.sigma_dot(t)),
+        "differences": [(above - below) / (2 * h) for above, below in zip(values(t + h), values(t - h), strict=True)],
+        "time": schedule.time_from_log_snr(schedule.log_snr(t)),
+    }
+
+
+@functools.cache
+def inside(schedule):
+    """What a schedule says at its `interior`, in one program."""
+    with jax.enable_x64(True):
+        return jax.device_get(_inside(schedule, interior(schedule), 1e-5 * schedule.t_max))
+
+
+@jax.jit
+def alpha_and_sigma(schedule, t):
+    return schedule.alpha(t), schedule.sigma(t)
+
+
+def over_all_times(schedule):
+    """α and σ from the data to the prior."""
+    return jax.device_get(alpha_and_sigma(schedule, np.linspace(0, schedule.t_max, 101)))
 
 
 def name(schedule):
@@ -27,13 +60,13 @@ def closed_forms(schedule, t):
     if isinstance(schedule, (VP, SubVP)):
         beta = schedule.beta_min + t * (schedule.beta_max - schedule.beta_min)
         integral = schedule.beta_min * t + 0.5 * t**2 * (schedule.beta_max - schedule.beta_min)
-        return -beta / 2, beta * (1 if isinstance(schedule, VP) else -jnp.expm1(-2 * integral))
+        return -beta / 2, beta * (1 if isinstance(schedule, VP) else -np.expm1(-2 * integral))
     if isinstance(schedule, Cosine):
-        slope = jnp.pi / 2 * jnp.tan(jnp.pi * t / 2)
+        slope = np.pi / 2 * np.tan(np.pi * t / 2)
         return -slope, 2 * slope
     if isinstance(schedule, VE):
         ratio = schedule.sigma_max / schedule.sigma_min
-        return 0 * t, schedule.sigma_min**2 * ratio ** (2 * t) * 2 * jnp.log(ratio)
+        return 0 * t, schedule.sigma_min**2 * ratio ** (2 * t) * 2 * np.log(ratio)
     if isinstance(schedule, EDM):
         return 0 * t, 2 * t
     return -1 / (1 - t), 2 * t / (1 - t)
@@ -41,24 +74,22 @@ def closed_forms(schedule, t):
 
 @pytest.mark.parametrize("schedule", CONTINUOUS, ids=name)
 def test_drift_and_diffusion_from_autodiff_are_the_closed_forms(schedule, x64):
-    t = interior(schedule)
-    f, g_squared = closed_forms(schedule, t)
-    np.testing.assert_allclose(schedule.drift(t), f, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(schedule.diffusion_squared(t), g_squared, rtol=1e-11)
+    f, g_squared = closed_forms(schedule, interior(schedule))
+    np.testing.assert_allclose(inside(schedule)["drift"], f, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(inside(schedule)["diffusion squared"], g_squared, rtol=1e-11)
 
 
 @pytest.mark.parametrize("schedule", [*CONTINUOUS, *PRESERVING[2:]], ids=name)
 def test_data_are_at_time_zero_and_noise_grows(schedule, x64):
-    assert float(schedule.alpha(0.0)) == 1.0
-    assert float(schedule.sigma(0.0)) == 0.0
-    t = jnp.linspace(0, schedule.t_max, 101)
-    assert np.all(np.diff(schedule.sigma(t) / jnp.maximum(schedule.alpha(t), 1e-300)) > 0)
+    alpha, sigma = over_all_times(schedule)
+    assert (alpha[0], sigma[0]) == (1.0, 0.0)
+    assert np.all(np.diff(sigma / np.maximum(alpha, 1e-300)) > 0)
 
 
 @pytest.mark.parametrize("schedule", PRESERVING, ids=name)
 def test_variance_is_preserved(schedule, x64):
-    t = jnp.linspace(0, schedule.t_max, 101)
-    np.testing.assert_allclose(schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2, 1.0, rtol=1e-14)
+    alpha, sigma = over_all_times(schedule)
+    np.testing.assert_allclose(alpha**2 + sigma**2, 1.0, rtol=1e-14)
 
 
 def test_cosine_and_flow_end_in_pure_noise():
@@ -68,9 +99,9 @@ def test_cosine_and_flow_end_in_pure_noise():
 
 
 def test_sub_vp_is_never_noisier_than_vp(x64):
-    t = jnp.linspace(0.01, 1, 50)
-    assert np.all(SubVP().sigma(t) < VP().sigma(t))
-    np.testing.assert_allclose(SubVP().sigma(t), VP().sigma(t) ** 2, rtol=1e-13)
+    less, more = (over_all_times(schedule)[1] for schedule in (SubVP(), VP()))
+    assert np.all(less[1:] < more[1:])
+    np.testing.assert_allclose(less, more**2, rtol=1e-13)
 
 
 def test_ve_is_the_exact_kernel_of_its_sde(x64):
@@ -81,16 +112,13 @@ def test_ve_is_the_exact_kernel_of_its_sde(x64):
 @pytest.mark.parametrize("schedule", CONTINUOUS, ids=name)
 def test_slopes_of_alpha_and_sigma(schedule, x64):
     """The velocity's coefficients, by central differences."""
-    t, h = interior(schedule), 1e-5 * schedule.t_max
-    for function, slope in ((schedule.alpha, schedule.alpha_dot), (schedule.sigma, schedule.sigma_dot)):
-        difference = (function(t + h) - function(t - h)) / (2 * h)
-        np.testing.assert_allclose(slope(t), difference, rtol=1e-5, atol=1e-8)
+    for slope, difference in zip(inside(schedule)["slopes"], inside(schedule)["differences"], strict=True):
+        np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("schedule", CONTINUOUS, ids=name)
 def test_time_is_recovered_from_log_snr(schedule, x64):
-    t = interior(schedule)
-    np.testing.assert_allclose(schedule.time_from_log_snr(schedule.log_snr(t)), t, rtol=1e-9)
+    np.testing.assert_allclose(inside(schedule)["time"], interior(schedule), rtol=1e-9)
     assert float(schedule.time_from_log_snr(jnp.inf)) == 0.0
 
 
@@ -103,13 +131,13 @@ def test_small_noise_keeps_its_digits_in_float32():
 @pytest.mark.parametrize("chain", PRESERVING[2:], ids=lambda chain: f"{float(chain.beta(1)):.1e}")
 def test_chain_accumulates_its_steps(chain, x64):
     """Row 1: a_1 ⋯ a_t = α_t, and the noises of the steps add up to σ_t²."""
-    t = jnp.arange(1, chain.steps + 1)
-    beta = np.asarray(chain.beta(t))
+    t = np.arange(1, chain.steps + 1)
+    values = jax.jit(lambda chain, t: (chain.beta(t), chain.alpha(t), chain.variance(t)))
     alpha_squared, variance = 1.0, 0.0
-    for i, b in enumerate(beta):
+    for b, alpha, said in zip(*jax.device_get(values(chain, t)), strict=True):
         alpha_squared, variance = (1 - b) * alpha_squared, (1 - b) * variance + b
-        np.testing.assert_allclose(chain.alpha(i + 1) ** 2, alpha_squared, rtol=1e-10)
-        np.testing.assert_allclose(chain.variance(i + 1), variance, rtol=1e-10)
+        np.testing.assert_allclose(alpha**2, alpha_squared, rtol=1e-10)
+        np.testing.assert_allclose(said, variance, rtol=1e-10)
 
 
 def test_chain_constructors_follow_their_papers(x64):
@@ -126,10 +154,10 @@ def test_chain_constructors_follow_their_papers(x64):
 
 
 def test_chain_finds_the_nearest_time(x64):
-    chain = Betas.linear(200)
-    t = jnp.arange(1, 201)
-    np.testing.assert_array_equal(chain.time_from_log_snr(chain.log_snr(t)), t)
-    np.testing.assert_array_equal(chain.time_from_log_snr(chain.log_snr(t) + 1e-7), t)
+    chain, t = Betas.linear(200), np.arange(1, 201)
+    there_and_back = jax.jit(lambda chain, t, off: chain.time_from_log_snr(chain.log_snr(t) + off))
+    np.testing.assert_array_equal(there_and_back(chain, t, 0.0), t)
+    np.testing.assert_array_equal(there_and_back(chain, t, 1e-7), t)
     assert float(Betas.linear(1).time_from_log_snr(0.0)) == 1.0
     assert float(chain.alpha(3.4)) == float(chain.alpha(3))
 

@@ -4,9 +4,12 @@ import dataclasses
 import json
 import os
 
+import jax
 import pytest
 
 from experiments import cli
+from experiments.training import loop
+from experiments.training.replicas import make_replicas
 from tests.sharing import made_once, session_folder
 
 TINY = [
@@ -18,9 +21,23 @@ TINY = [
 """The network is one that compiles at once; `runs/kept/` and the page on Python have a U-Net."""
 
 
+def on_one_device(config, devices=None):
+    """`make_replicas` that takes the first device where none are named."""
+    return make_replicas(config, devices or tuple(jax.local_devices()[:1]))
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Trainings of this test take one device: a program that is spread over four compiles a third longer."""
+    monkeypatch.setattr(loop, "make_replicas", on_one_device)
+
+
 @pytest.fixture(scope="session")
 def run_command():
-    """Run `scorefield` in this process: (status, stdout, stderr)."""
+    """Run `scorefield` in this process: (status, stdout, stderr). It trains on one device, or on all four.
+
+    On one the parameters are those of four, as `training/test_loop.py` shows.
+    """
 
     @dataclasses.dataclass
     class Outcome:
@@ -35,11 +52,13 @@ def run_command():
     import contextlib
     import io
 
-    def run(*arguments):
+    def run(*arguments, devices=1):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
             # XLA has read its flags here; what the command adds is for processes that this one starts.
             patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+            if devices == 1:
+                patch.setattr(loop, "make_replicas", on_one_device)
             try:
                 status = cli.main([str(argument) for argument in arguments])
             except SystemExit as stop:

@@ -1,7 +1,6 @@
 """Picard's iteration ends at the sequential answer: exactly, or to the tolerance that is asked for."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
@@ -48,7 +47,7 @@ def test_fewer_rounds_than_steps_end_within_the_tolerance(x64):
     for tolerance in (1e-1, 1e-3, 1e-5):
         parallel = sample_parallel(KEY, process, denoise, DDIM(), grid, SHAPE, tolerance=tolerance)
         rounds.append(int(parallel.rounds))
-        errors.append(float(jnp.sqrt(jnp.mean((parallel.x - answer) ** 2))))
+        errors.append(np.sqrt(np.mean((np.asarray(parallel.x) - np.asarray(answer)) ** 2)))
     assert rounds[0] <= rounds[1] < rounds[2] < 20, rounds
     # The last change is at most the tolerance times the σ before the data's end; the changes before it add to that.
     assert errors[0] > errors[1] > errors[2]
@@ -62,12 +61,14 @@ def scaled(unit, denoise, x, t):
 def test_the_tolerance_is_one_of_the_noise_and_has_no_unit(x64):
     """Data, noise and grid ten times as large: the same rounds, and samples ten times as large."""
     process, denoise = Process(EDM()), space().denoiser(Process(EDM()))
-    x = 5.0 * jax.random.normal(jax.random.key(3), SHAPE)
+    x = 5.0 * np.random.default_rng(3).normal(size=SHAPE)
     rounds = []
     for unit in (1.0, 10.0):
         grid = unit * np.geomspace(5.0, 0.05, 41)
-        larger = Partial(scaled, jnp.asarray(unit), denoise)
-        found = sample_parallel(KEY, process, larger, DDIM(), grid, SHAPE, tolerance=1e-3, x_init=unit * x)
+        larger = Partial(scaled, np.asarray(unit), denoise)
+        found = sample_parallel(
+            KEY, process, larger, DDIM(), grid, SHAPE, tolerance=1e-3, x_init=jax.device_put(unit * x)
+        )
         rounds.append((int(found.rounds), np.asarray(found.x) / unit))
     assert rounds[0][0] == rounds[1][0] < 40
     np.testing.assert_allclose(rounds[1][1], rounds[0][1], rtol=1e-10)
@@ -78,8 +79,8 @@ def test_ids_and_a_start_may_be_given():
     denoise, ids = space().denoiser(process), np.asarray([3, 1, 7, 8])
     whole = sample_parallel(KEY, process, denoise, Ancestral(), grid, (4, 8), tolerance=0.0).x
     some = sample_parallel(KEY, process, denoise, Ancestral(), grid, (4, 8), tolerance=0.0, ids=ids).x
-    np.testing.assert_allclose(some[:2], np.asarray(whole)[ids[:2]], rtol=1e-4, atol=1e-5)
-    x = jnp.ones((4, 8))
+    np.testing.assert_allclose(np.asarray(some)[:2], np.asarray(whole)[ids[:2]], rtol=1e-4, atol=1e-5)
+    x = jax.device_put(np.ones((4, 8), np.float32))
     given = sample_parallel(KEY, process, denoise, DDIM(), grid, (4, 8), tolerance=0.0, x_init=x).x
     np.testing.assert_allclose(
         given, sample(KEY, process, denoise, DDIM(), grid, (4, 8), x_init=x).x, rtol=1e-4, atol=1e-5

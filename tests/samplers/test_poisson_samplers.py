@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -31,7 +30,16 @@ def run(name, df, law, x):
 @functools.cache
 def exact_ends(df, starts):
     """Where the flow takes these points on the line, in float64: (n, 1)."""
-    return np.asarray(flow_map_1d(line(), Process(EDM(), StudentT(df)), jnp.asarray(starts)[:, None], HIGH, LOW))
+    return np.asarray(carried(line(), Process(EDM(), StudentT(df)), np.asarray(starts)[:, None], HIGH, LOW))
+
+
+carried = jax.jit(flow_map_1d)
+
+
+@functools.partial(jax.jit, static_argnames=("df", "variable"))
+def end_of_lines(df, x, radii, variable):
+    """Where the field lines of the charges are at the last of the radii."""
+    return field_lines(law_flow(line(), df), x, radii, variable).x[-1]
 
 
 @pytest.mark.parametrize("name", ODE_SAMPLERS)
@@ -44,21 +52,21 @@ def test_ode_samplers_follow_the_field_lines(name, x64):
     sampler, starts = SAMPLERS[name].default(), (-200.0, -30.0, -5.0, 0.3, 4.0, 25.0)
     tolerance = 0.1 if sampler.stated_order == 1 else 0.02
     for df in (1.0, 8.0):
-        end = run(name, df, line(), jnp.asarray(starts)[:, None])
+        end = run(name, df, line(), jax.device_put(np.asarray(starts)[:, None]))
         assert np.max(np.abs(np.asarray(end) - exact_ends(df, starts))) < tolerance, df
     cauchy = StudentTMixture(np.zeros((1, 2)), np.asarray([GAMMA]), 1.0)
-    wide = jnp.asarray([[3.0, -20.0], [1e3, 5.0]])
+    wide = np.asarray([[3.0, -20.0], [1e3, 5.0]])
     straight = wide * (GAMMA + LOW) / (GAMMA + HIGH)
-    np.testing.assert_allclose(run(name, 1.0, cauchy, wide), straight, rtol=1e-12)
+    np.testing.assert_allclose(run(name, 1.0, cauchy, jax.device_put(wide)), straight, rtol=1e-12)
 
 
 def test_z_time_and_sigma_time_reach_the_same_samples(x64):
     """r = σ√D: lines in r and a sampler in σ, at D = 1 and beyond, on the same grid in ln r = ln σ + const by RK4."""
-    x = jnp.asarray([[-30.0], [0.3], [4.0]])
+    x = jax.device_put(np.asarray([[-30.0], [0.3], [4.0]]))
     for df in (1.0, 8.0):
         radii = np.geomspace(HIGH, LOW, 8 * STEPS + 1) * np.sqrt(df)
-        lines = [field_lines(law_flow(line(), df), x, radii, variable).x[-1] for variable in ("log_r", "r")]
-        exact = flow_map_1d(line(), poisson_process(df), x, HIGH, LOW)
+        lines = [end_of_lines(df, x, radii, variable) for variable in ("log_r", "r")]
+        exact = carried(line(), poisson_process(df), x, HIGH, LOW)
         for end in lines:
             np.testing.assert_allclose(end, exact, atol=1e-4)
         np.testing.assert_allclose(run("rk4", df, line(), x), exact, atol=2e-3)

@@ -1,5 +1,7 @@
 """Single steps against the algorithms as they are printed: what marginals and orders alone cannot tell."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +12,23 @@ from diffusion import EDM, VP, Betas, Process, RectifiedFlow, StudentT
 from diffusion import keys as keys_lib
 from diffusion.process import posterior_coefficients
 from samplers import DDIM, Ancestral, EulerMaruyama, Heun, classifier_free_guidance, karras, sample, uniform_time
+from tests.samplers.programs import bent, coefficients
 
 KEY = jax.random.key(0)
 
 
-def bent(x, t):
-    return jnp.tanh(x) + 0.1 * jnp.cos(t)
+def plainly_bent(x, t):
+    """`bent` in NumPy."""
+    return np.tanh(np.asarray(x)) + 0.1 * np.cos(t)
 
 
 def noise_of_first_step(shape):
     """The standard normal draws that `sample` gives to its first step."""
+    return np.asarray(draws(shape))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def draws(shape):
     keys = keys_lib.fold(keys_lib.sample_keys(KEY, jnp.arange(shape[0])), 1)
     return keys_lib.normal(keys, shape[1:])
 
@@ -30,15 +39,15 @@ def one_step(process, sampler, t, s, x):
 
 @pytest.fixture
 def x(x64):
-    return jnp.linspace(-2, 2, 5)[:, None]
+    return jax.device_put(np.linspace(-2, 2, 5)[:, None])
 
 
 def test_ddim_noise_is_eta_times_the_posteriors(x):
     """Song et al. 2021, eq. 16, at an η that is not its own square."""
     process, eta, t, s = Process(VP()), 0.5, 0.6, 0.3
     times = np.asarray([t, s])
-    alpha, sigma = np.asarray(process.alpha(times)), np.asarray(process.sigma(times))
-    x_0, noise = np.asarray(bent(x, t)), np.asarray(noise_of_first_step(x.shape))
+    alpha, sigma = map(np.asarray, coefficients(process, times))
+    x_0, noise = plainly_bent(x, t), noise_of_first_step(x.shape)
     eps = (np.asarray(x) - alpha[0] * x_0) / sigma[0]
     std = eta * np.sqrt(float(jax.jit(posterior_coefficients)(process, s, t)[2]))
     expected = alpha[1] * x_0 + np.sqrt(sigma[1] ** 2 - std**2) * eps + std * noise
@@ -51,10 +60,10 @@ def test_heun_with_churn_is_algorithm_2(x, churn):
     t, s, s_noise = 2.0, 1.2, 1.1
     gamma = min(churn / 1, np.sqrt(2) - 1)  # N = 1
     t_hat = t * (1 + gamma)
-    x_hat = x + np.sqrt(t_hat**2 - t**2) * s_noise * noise_of_first_step(x.shape)
-    slope = (x_hat - bent(x_hat, t_hat)) / t_hat
+    x_hat = np.asarray(x) + np.sqrt(t_hat**2 - t**2) * s_noise * noise_of_first_step(x.shape)
+    slope = (x_hat - plainly_bent(x_hat, t_hat)) / t_hat
     euler = x_hat + (s - t_hat) * slope
-    expected = x_hat + (s - t_hat) * 0.5 * (slope + (euler - bent(euler, s)) / s)
+    expected = x_hat + (s - t_hat) * 0.5 * (slope + (euler - plainly_bent(euler, s)) / s)
     got = one_step(Process(EDM()), Heun(S_churn=churn, S_noise=s_noise), t, s, x)
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
@@ -72,16 +81,17 @@ def test_churn_is_shared_out_over_the_steps(x):
     two = sample(
         KEY, process, bent, Heun(S_churn=churn), np.asarray([2.0, 1.2, 0.5]), x.shape, x_init=x, keep_every=1
     ).trajectory
-    np.testing.assert_allclose(two[1], one_step(process, Heun(S_churn=churn / 2), 2.0, 1.2, x), rtol=1e-11)
+    np.testing.assert_allclose(np.asarray(two)[1], one_step(process, Heun(S_churn=churn / 2), 2.0, 1.2, x), rtol=1e-11)
 
 
 @pytest.mark.parametrize("level", [0.5, 2.0])
 def test_euler_maruyama_is_its_formula(x, level):
     """σ̃ = level · g, with g² = 2t and the score −E[z|x]/σ on EDM."""
     t, s = 2.0, 1.5
-    g_squared, eps = 2 * t, (x - bent(x, t)) / t
+    given = np.asarray(x)
+    g_squared, eps = 2 * t, (given - plainly_bent(given, t)) / t
     drift = -0.5 * (g_squared + level**2 * g_squared) * (-eps / t)
-    expected = x + (s - t) * drift + level * np.sqrt(g_squared * (t - s)) * noise_of_first_step(x.shape)
+    expected = given + (s - t) * drift + level * np.sqrt(g_squared * (t - s)) * noise_of_first_step(x.shape)
     np.testing.assert_allclose(one_step(Process(EDM()), EulerMaruyama(level), t, s, x), expected, rtol=1e-11)
 
 
@@ -91,8 +101,9 @@ def test_the_ode_of_the_family_may_start_where_g_is_infinite(mixture):
     assert np.isfinite(result).all()
 
 
-@pytest.mark.parametrize("sampler", [DDIM(eta=1.0), Ancestral(), EulerMaruyama(), Heun(S_churn=1.0)], ids=repr)
+@pytest.mark.parametrize("sampler", [DDIM(eta=1.0), EulerMaruyama()], ids=repr)
 def test_sampling_may_stand_inside_a_jitted_function(sampler):
+    """Of those whose `check` computes with the process and the grid."""
     process = Process(VP())
     grid = karras(process, 3)
 

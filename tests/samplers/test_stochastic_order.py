@@ -14,11 +14,13 @@ from experiments.verification.orders.stochastic import (
     BATCH,
     CASES,
     KEY,
+    REVERSE_SDE,
     STRONG_PROCESSES,
     STRONG_STEPS,
-    reference,
-    run_on_paths,
-    start,
+    Paths,
+    ends_of_paths,
+    references,
+    starts,
     weak_errors,
     weak_orders,
 )
@@ -74,20 +76,23 @@ def test_a_wrong_noise_level_is_found_out(x64):
     assert weak_orders(errors)[1] < 0.85, errors
 
 
+def median_distance(found, exact):
+    return float(np.median(np.abs(np.asarray(found) - np.asarray(exact))))
+
+
 def test_another_sde_has_a_limit_of_its_own(x64):
-    assert float(jnp.median(jnp.abs(reference("VP", ERSDE()) - reference("VP")))) > 0.1
+    assert median_distance(references(ERSDE())["VP"], references(REVERSE_SDE)["VP"]) > 0.1
 
 
 def test_more_predictions_help_er_sde_where_steps_are_long(x64):
-    """Eight steps down Karras's grid, against many on the same path."""
-    process, law = PROCESSES["EDM"], line()
+    """Eight steps down Karras's grid of EDM, from its prior to the data, against many on the same path."""
+    noise = np.random.default_rng(0).normal(size=(BATCH, 1))
+    priors = [float(process.sigma(process.t_max)) for process in map(PROCESSES.get, STRONG_PROCESSES)]
+    x = jnp.asarray(np.stack([prior * noise for prior in priors]))
 
-    def draw(order, steps):
-        arguments = (KEY, process, law.denoiser(process), ERSDE(order=order), karras(process, steps), (32, 1))
-        return sample(*arguments, brownian_tree=True).x
-
-    exact = draw(1, 250)
-    first, second, third = (float(jnp.median(jnp.abs(draw(order, 8) - exact))) for order in (1, 2, 3))
+    many, few = (Paths([karras(PROCESSES[name], steps) for name in STRONG_PROCESSES]) for steps in (250, 8))
+    exact = many.follow(ERSDE(order=1), x)["EDM"]
+    first, second, third = (median_distance(few.follow(ERSDE(order=k), x)["EDM"], exact) for k in (1, 2, 3))
     assert second < 0.8 * first
     assert third < 0.8 * first
 
@@ -95,11 +100,12 @@ def test_more_predictions_help_er_sde_where_steps_are_long(x64):
 def test_sample_takes_the_path_on_request(x64):
     process, grid = PROCESSES["VP"], grid_of(PROCESSES["VP"], 32)
     arguments = (KEY, process, line().denoiser(process), EulerMaruyama(), grid, (BATCH, 1))
-    on_path = sample(*arguments, x_init=start("VP"), brownian_tree=True).x
-    np.testing.assert_allclose(on_path, run_on_paths(EulerMaruyama())("VP", 32), rtol=1e-9)
+    x = starts()[STRONG_PROCESSES.index("VP")]
+    on_path = sample(*arguments, x_init=x, brownian_tree=True).x
+    np.testing.assert_allclose(on_path, ends_of_paths(EulerMaruyama(), 32)["VP"], rtol=1e-9)
     # Without it the noise of another grid is another noise: nothing to converge to.
-    apart = sample(*arguments, x_init=start("VP")).x
-    assert float(jnp.median(jnp.abs(apart - reference("VP")))) > 0.1
+    elsewhere = sample(*arguments, x_init=x).x
+    assert median_distance(elsewhere, references(REVERSE_SDE)["VP"]) > 0.1
 
 
 def shrunk(x, t):
@@ -113,7 +119,7 @@ def test_samples_on_paths_keep_their_seeds():
         shape = (len(ids), 2)
         return sample(KEY, process, shrunk, SDEDPMSolver(), karras(process, 5), shape, ids=ids, brownian_tree=True).x
 
-    np.testing.assert_allclose(draw(np.asarray([4, 2])), draw(np.arange(5))[np.asarray([4, 2])], rtol=1e-5)
+    np.testing.assert_allclose(draw(np.asarray([4, 2])), np.asarray(draw(np.arange(5)))[[4, 2]], rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from experiments.verification.closed_forms import (
     normal_log_prob,
     one_step,
     reverse_coefficients,
+    shared,
 )
 from experiments.verification.laws import mixture
 from experiments.verification.registry import (
@@ -93,7 +94,7 @@ def _steps_make_a_jump(setting: Setting) -> Measured:
     found = {}
     for name, (process, _, _) in STEPS.items():
         times = np.arange(0, 41, 2) if name == "chain" else 0.98 * float(process.t_max) * np.linspace(0, 1, 21)
-        scales, stds = (np.asarray(part, np.float64) for part in _steps(process, times))
+        scales, stds = (np.asarray(part, np.float64) for part in _steps(shared(name), times))
         known, alpha, variance = levels(name, times[1:]), 1.0, 0.0
         for k, (scale, std) in enumerate(zip(scales, stds, strict=True)):
             alpha, variance = scale * alpha, scale**2 * variance + std**2
@@ -244,10 +245,10 @@ def _posterior_log_prob(process: Process, x_s: jax.Array, x_t: jax.Array, x_0: j
 )
 def _posterior(setting: Setting) -> Measured:
     rng, found, d = np.random.default_rng(0), {}, setting.dim
-    for name, (process, s, t) in STEPS.items():
+    for name, (_, s, t) in STEPS.items():
         before, after = levels(name, s), levels(name, t)
         x_0, x_s, x_t = rng.normal(size=(3, 64, d)) * np.asarray([1, before.sigma, after.sigma])[:, None, None]
-        log_prob = _posterior_log_prob(process, x_s, x_t, x_0, (s, t))
+        log_prob = _posterior_log_prob(shared(name), x_s, x_t, x_0, (s, t))
         found[name] = relative(log_prob, _ratio(before, after, x_s, x_t, x_0))
     return worst_of(found, _posterior_curves())
 

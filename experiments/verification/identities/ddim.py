@@ -11,7 +11,7 @@ from diffusion import Betas, Process
 from diffusion import keys as keys_lib
 from diffusion.ddpm.reverse_steps import ddim_posterior
 from diffusion.oracles import GaussianLaw, flow_map_1d
-from experiments.verification.closed_forms import STEPS, Matrices, levels, one_step
+from experiments.verification.closed_forms import STEPS, Matrices, levels, one_step, shared
 from experiments.verification.laws import line
 from experiments.verification.registry import Measured, OffBy, Setting, Within, identity, relative, worst_of
 from experiments.verification.report.plots import Curves
@@ -39,7 +39,7 @@ def _ddim_marginals(setting: Setting) -> Measured:
     x_0 = np.random.default_rng(0).normal(size=(1, setting.dim)) * np.ones((2, 1))
     signs, kept = np.asarray([[-1.0], [1.0]]) * np.ones(setting.dim), np.zeros(11)
     for name in ("VP", "SubVP", "VE", "EDM", "RectifiedFlow", "chain"):
-        process, s, t = STEPS[name]
+        process, (_, s, t) = shared(name), STEPS[name]
         before, after = levels(name, s), levels(name, t)
         stds = shares * before.sigma
         mean = np.asarray(_family(process, after.alpha * x_0 + after.sigma * signs, x_0, s, t, stds), np.float64)

@@ -71,9 +71,14 @@ def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
         )
         return jnp.sum(masses * terms.loss)
 
-    value, slopes = jax.jit(jax.value_and_grad(loss))(jnp.zeros(4))
-    sizes = jnp.sqrt(jnp.sum(masses[:, None] * changes(x_0 + _LEVEL * noises) ** 2, 0))
-    return float(value), np.asarray(slopes / (2 * jnp.sqrt(value) * sizes))
+    @jax.jit
+    def value_and_slopes() -> tuple[Array, Array]:
+        value, slopes = jax.value_and_grad(loss)(jnp.zeros(4))
+        sizes = jnp.sqrt(jnp.sum(masses[:, None] * changes(x_0 + _LEVEL * noises) ** 2, 0))
+        return value, slopes / (2 * jnp.sqrt(value) * sizes)
+
+    value, slopes = map(np.asarray, value_and_slopes())
+    return float(value), slopes
 
 
 @identity(
@@ -94,7 +99,7 @@ def _slopes_of_the_loss(setting: Setting) -> tuple[float, np.ndarray]:
 def _denoising_autoencoder(setting: Setting) -> Measured:
     y = np.linspace(-3.0, 3.5, 66)
     denoise = setting.answered(line().denoiser(Process(EDM())))
-    found, expected = np.asarray(denoise(jnp.asarray(y)[:, None], _LEVEL))[:, 0], y + _LEVEL**2 * _blurred(y)[1]
+    found, expected = np.asarray(denoise(jnp.asarray(y[:, None]), _LEVEL))[:, 0], y + _LEVEL**2 * _blurred(y)[1]
     loss, slopes = _slopes_of_the_loss(setting)
     grid = np.linspace(-8.0, 9.0, 401)
     density, score = _blurred(grid)
@@ -160,10 +165,15 @@ def _nearest_noises_are_shifted_noises(setting: Setting) -> Measured:
     (noises, _), m = square(8.0, 65), np.asarray([0.6, -0.4])
     masses = np.prod(normal(noises), 1)
     codebook, process = Atoms(noises, masses), Process(EDM())
-    at = jnp.asarray(m)[None]
-    mean, covariance = codebook.denoiser(process)(at, 1.0)[0], codebook.posterior_covariance(process, at, 1.0)[0]
     tilted = Atoms(noises, masses * np.exp(noises @ m))
-    pairs = ((mean, m / 2), (covariance, np.eye(2) / 2), (tilted.mean, m), (tilted.covariance, np.eye(2)))
+
+    @jax.jit
+    def moments(at: Array) -> tuple[Array, ...]:
+        given = codebook.denoiser(process)(at, 1.0)[0], codebook.posterior_covariance(process, at, 1.0)[0]
+        return *given, tilted.mean, tilted.covariance
+
+    mean, covariance, *of_tilted = moments(jnp.asarray(m[None]))
+    pairs = zip((mean, covariance, *of_tilted), (m / 2, np.eye(2) / 2, m, np.eye(2)), strict=True)
     right = largest(relative(found, expected) for found, expected in pairs)
     false = float(np.min([relative(mean, m), relative(covariance, np.eye(2))]))
     return Measured(refuted(setting, false, right), f"what is right is off by {right:.0e}", _weighted_draws())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +34,10 @@ _P = np.asarray([0.3, -0.2]), np.asarray([[0.8, 0.3], [0.3, 0.5]])
 _Q = np.asarray([-0.1, 0.4]), np.asarray([[0.6, -0.2], [-0.2, 0.9]])
 
 
-def _log_normal(x: Array, mean: np.ndarray, covariance: np.ndarray) -> Array:
+def _log_normal(x: Any, mean: np.ndarray, covariance: np.ndarray) -> Any:
+    """ln of the density at points of JAX or, for a picture, of NumPy."""
     gap = x - mean
-    square = jnp.sum(gap @ np.linalg.inv(covariance) * gap, axis=-1)
+    square = (gap @ np.linalg.inv(covariance) * gap).sum(-1)
     return -0.5 * square - 0.5 * np.log(np.linalg.det(2 * np.pi * covariance))
 
 
@@ -53,16 +56,22 @@ def _gaussian_kl(setting: Setting) -> Measured:
         ln_p, ln_q = _log_normal(x, *_P), _log_normal(x, *_Q)
         return jnp.exp(ln_p) * (ln_p - ln_q)
 
-    error = relative(gaussian_kl(*_P, *_Q), mass(integrand, [-9.0, -9.0], [9.0, 9.0], 120))
     axis, points = _plane()
-    picture = HeatMap(axis, axis, np.asarray(integrand(points)).reshape(81, 81), "x₁", "x₂", "p ln(p/q)")
-    return Measured(error, plot=picture)
+
+    @jax.jit
+    def both_and_picture() -> tuple[Array, Array, Array]:
+        integral = mass(integrand, [-9.0, -9.0], [9.0, 9.0], 120)
+        return gaussian_kl(*_P, *_Q), integral, integrand(jnp.asarray(points))
+
+    found, exact, shown = both_and_picture()
+    picture = HeatMap(axis, axis, np.asarray(shown).reshape(81, 81), "x₁", "x₂", "p ln(p/q)")
+    return Measured(relative(found, exact), plot=picture)
 
 
-def _plane() -> tuple[np.ndarray, Array]:
+def _plane() -> tuple[np.ndarray, np.ndarray]:
     """(the axis (81,) of a square grid, the points (81², 2) of the grid)."""
     axis = np.linspace(-3.0, 3.0, 81)
-    return axis, jnp.asarray(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2))
+    return axis, np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
 
 
 @identity(
@@ -77,14 +86,18 @@ def _plane() -> tuple[np.ndarray, Array]:
     functions=(bhattacharyya,),
 )
 def _bhattacharyya(setting: Setting) -> Measured:
-    overlap = mass(lambda x: jnp.exp(0.5 * (_log_normal(x, *_P) + _log_normal(x, *_Q))), [-9.0, -9.0], [9.0, 9.0], 120)
-    return Measured(relative(bhattacharyya(*_P, *_Q), -jnp.log(overlap)), plot=_through_both_means())
+    @jax.jit
+    def both() -> tuple[Array, Array]:
+        product = lambda x: jnp.exp(0.5 * (_log_normal(x, *_P) + _log_normal(x, *_Q)))  # noqa: E731
+        return bhattacharyya(*_P, *_Q), -jnp.log(mass(product, [-9.0, -9.0], [9.0, 9.0], 120))
+
+    return Measured(relative(*both()), plot=_through_both_means())
 
 
 def _through_both_means() -> Curves:
     s = np.linspace(-3.5, 4.5, 121)
-    x = jnp.asarray(_P[0] + s[:, None] * (_Q[0] - _P[0]))
-    p, q = (np.exp(np.asarray(_log_normal(x, *law))) for law in (_P, _Q))
+    x = _P[0] + s[:, None] * (_Q[0] - _P[0])
+    p, q = (np.exp(_log_normal(x, *law)) for law in (_P, _Q))
     lines = {"p": p, "q": q, "√(p q)": np.sqrt(p * q)}
     return Curves(s, lines, "from the mean of p (0) to that of q (1)", "density")
 
@@ -105,15 +118,20 @@ def _gaussian_wasserstein(setting: Setting) -> Measured:
     (mean, cov), shift = _P, _Q[0]
     moves = np.asarray([[1.3, 0.4], [0.4, 0.7]])  # symmetric and positive: the gradient of a convex function
     cost = np.sum((mean - shift) ** 2) + np.trace((moves - np.eye(2)) @ cov @ (moves - np.eye(2)))
-    forms = [wasserstein2_squared(mean, cov, shift, moves @ cov @ moves, form) for form in ("trace", "procrustes")]
+    moved = moves @ cov @ moves
     shared = np.linalg.qr(np.asarray([[1.0, 0.3], [-0.5, 1.0]]))[0]
     first, second = (shared @ np.diag(spectrum) @ shared.T for spectrum in ([0.5, 1.2], [2.0, 0.3]))
-    commuting = [wasserstein2_squared(mean, first, mean, second, form) for form in ("commuting", "trace")]
+
+    @jax.jit
+    def all_forms() -> list[Array]:
+        forms = [wasserstein2_squared(mean, cov, shift, moved, form) for form in ("trace", "procrustes")]
+        return forms + [wasserstein2_squared(mean, first, mean, second, form) for form in ("commuting", "trace")]
+
     expected = np.sum((np.sqrt([0.5, 1.2]) - np.sqrt([2.0, 0.3])) ** 2)
-    error = relative([*forms, *commuting], [cost, cost, expected, expected])
+    error = relative(all_forms(), [cost, cost, expected, expected])
     axis, points = _plane()
-    u, v = (shift + (np.asarray(points) - mean) @ moves - np.asarray(points)).T.reshape(2, 81, 81)
-    density = np.exp(np.asarray(_log_normal(points, mean, cov))).reshape(81, 81)
+    u, v = (shift + (points - mean) @ moves - points).T.reshape(2, 81, 81)
+    density = np.exp(_log_normal(points, mean, cov)).reshape(81, 81)
     return Measured(error, "the picture is where T takes p", FlowLines(axis, axis, u, v, density, "x₁", "x₂"))
 
 
@@ -130,13 +148,7 @@ def _gaussian_wasserstein(setting: Setting) -> Measured:
     functions=(energy_distance,),
 )
 def _energy_distance(setting: Setting) -> Measured:
-    def one(key: Array) -> Array:
-        first, second = jax.random.split(key)
-        y = 0.5 + 1.2 * jax.random.normal(second, (90, 1))
-        return (1 + setting.seeded) * energy_distance(jax.random.normal(first, (60, 1)), y)
-
-    keys = jax.random.split(setting.key(0), 2000)
-    found = np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=100))(keys))
+    found = (1 + setting.seeded) * np.asarray(_distances(setting.key(0)), np.float64)
     exact = 2 * _mean_distance(0.5, 1 + 1.2**2) - _mean_distance(0.0, 2.0) - _mean_distance(0.0, 2 * 1.2**2)
     error = found.std(ddof=1) / np.sqrt(len(found))
     detail = f"{found.mean():.4f} ± {error:.4f}, exactly {exact:.4f}"
@@ -144,22 +156,36 @@ def _energy_distance(setting: Setting) -> Measured:
     return Measured(float(abs(found.mean() - exact) / error), detail, plot)
 
 
+@jax.jit
+def _distances(key: Array) -> Array:
+    """The energy distances of 2,000 pairs of samples."""
+
+    def one(key: Array) -> Array:
+        first, second = jax.random.split(key)
+        y = 0.5 + 1.2 * jax.random.normal(second, (90, 1))
+        return energy_distance(jax.random.normal(first, (60, 1)), y)
+
+    return jax.lax.map(one, jax.random.split(key, 2000), batch_size=100)
+
+
 def _mean_distance(mean: float, variance: float) -> float:
     """The mean E|z| for z ~ N(mean, variance)."""
     ratio = mean / np.sqrt(2 * variance)
-    return float(np.sqrt(2 * variance / np.pi) * np.exp(-(ratio**2)) + mean * float(jax.scipy.special.erf(ratio)))
+    return float(np.sqrt(2 * variance / np.pi) * np.exp(-(ratio**2)) + mean * math.erf(ratio))
 
 
 _DATA, _MODEL, _RATE = 9.0, 4.0, 8.0
 """The variances of data and model, and the constant rate β of VP."""
+_PROCESS = Process(VP(beta_min=_RATE, beta_max=_RATE))
 
 
-def _bounds(count: int = 200) -> dict[str, float]:
+@functools.partial(jax.jit, static_argnames="count")
+def _bounds(count: int = 200) -> dict[str, Array]:
     """The bounds ∫ rate · I √E|∇ln p_t − s|² dt on W_2, with I = exp ∫ L and q_T = p_T, on VP with constant β.
 
     The fields are linear: ∇ln p_t = −x/v_t and s = −x/w_t with v, w = 1 + (variance − 1) α².
     """
-    process = Process(VP(beta_min=_RATE, beta_max=_RATE))
+    process = _PROCESS
     drift, squared = process.schedule.drift, process.schedule.diffusion_squared
     nodes, weights = gauss_legendre(0.0, 1.0, count)
     t = nodes[:, 0]
@@ -167,10 +193,10 @@ def _bounds(count: int = 200) -> dict[str, float]:
     def variance(data: float, u: Array) -> Array:
         return 1 + (data - 1) * process.alpha(u) ** 2
 
-    def bound(rate: Array, lipschitz: Callable[[Array], Array]) -> float:
+    def bound(rate: Array, lipschitz: Callable[[Array], Array]) -> Array:
         exponent = t * jnp.sum(weights * lipschitz(t[:, None] * t), axis=1)  # ∫_0^t, by the same rule on [0, t]
         v, w = variance(_DATA, t), variance(_MODEL, t)
-        return float(jnp.sum(weights * rate * jnp.exp(exponent) * jnp.abs(1 / w - 1 / v) * jnp.sqrt(v)))
+        return jnp.sum(weights * rate * jnp.exp(exponent) * jnp.abs(1 / w - 1 / v) * jnp.sqrt(v))
 
     return {
         "reverse SDE": bound(squared(t), lambda u: -drift(u) - squared(u) / variance(_MODEL, u)),
@@ -191,24 +217,27 @@ class _Generated(NamedTuple):
 
 def _generated(level: float) -> _Generated:
     """The outcome of the model's reverse process with noise of this level, 0 for the probability-flow ODE."""
-    process = Process(VP(beta_min=_RATE, beta_max=_RATE))
-    model = GaussianLaw.isotropic(np.zeros(1), np.sqrt(_MODEL))
-    start = 1 + (_DATA - 1) * float(process.alpha(1.0)) ** 2
-    schedule = process.schedule
+    times = np.linspace(1.0, 0.0, 9)
+    exact = 1 + (_DATA - 1) * np.exp(-_RATE * times)
+    distance, variances = _integrated(level, times)
+    return _Generated(float(distance), times, np.abs(np.sqrt(exact) - np.sqrt(np.asarray(variances))))
+
+
+@jax.jit
+def _integrated(level: float, times: Array) -> tuple[Array, Array]:
+    """(W_2(p_0, q_0), the variances of q_t at the times)."""
+    model, schedule, zero = GaussianLaw.isotropic(np.zeros(1), np.sqrt(_MODEL)), _PROCESS.schedule, jnp.zeros(1)
 
     def drift(t: Array) -> Array:
-        slope = model.score(process, jnp.ones((1, 1), t.dtype), t)[0, 0]
+        slope = model.score(_PROCESS, jnp.ones((1, 1), t.dtype), t)[0, 0]
         return schedule.drift(t) - 0.5 * (1 + level**2) * schedule.diffusion_squared(t) * slope
 
     def spread(t: Array) -> Array:
         return level * jnp.sqrt(schedule.diffusion_squared(t))
 
-    times = np.linspace(1.0, 0.0, 9)
-    ends = linear_moments(drift, spread, np.zeros(1), np.full((1, 1), start), times, steps=40)
-    zero = np.zeros(1)
-    distance = float(wasserstein2(zero, np.full((1, 1), _DATA), zero, ends.covariances[-1]))
-    exact = 1 + (_DATA - 1) * np.exp(-_RATE * times)
-    return _Generated(distance, times, np.abs(np.sqrt(exact) - np.sqrt(np.asarray(ends.covariances)[:, 0, 0])))
+    start = 1 + (_DATA - 1) * _PROCESS.alpha(times[0]) ** 2
+    covariances = linear_moments(drift, spread, zero, start[None, None], times, steps=40).covariances
+    return wasserstein2(zero, jnp.full((1, 1), _DATA), zero, covariances[-1]), covariances[:, 0, 0]
 
 
 def _on_the_way(found: _Generated, name: str, rate: float, slope: float, inward: float) -> Curves:
@@ -242,7 +271,7 @@ def _on_the_way(found: _Generated, name: str, rate: float, slope: float, inward:
     test="",
 )
 def _wasserstein_bound_flow(setting: Setting) -> Measured:
-    found, bound = _generated(0.0), _bounds()["flow"]
+    found, bound = _generated(0.0), float(_bounds()["flow"])
     plot = _on_the_way(found, "bound", 0.5, 0.5, -0.5)
     return Measured(relative(bound, found.distance), f"W₂ {found.distance:.6f}, bound {bound:.6f}", plot)
 
@@ -264,7 +293,7 @@ def _wasserstein_bound_flow(setting: Setting) -> Measured:
     test="",
 )
 def _wasserstein_bound_sde(setting: Setting) -> Measured:
-    found, bound = _generated(1.0), _bounds()["reverse SDE"]
+    found, bound = _generated(1.0), float(_bounds()["reverse SDE"])
     plot = _on_the_way(found, "bound", 1.0, 0.5, -1.0)
     return Measured(largest(found.distance - bound, 0.0), f"W₂ {found.distance:.4f}, bound {bound:.4f}", plot)
 
@@ -282,6 +311,6 @@ def _wasserstein_bound_sde(setting: Setting) -> Measured:
     test="",
 )
 def _wasserstein_bound_forward_rate(setting: Setting) -> Measured:
-    found, bound = _generated(0.0), _bounds()["forward"]
+    found, bound = _generated(0.0), float(_bounds()["forward"])
     plot = _on_the_way(found, "claimed bound", 0.5, -0.5, 0.5)
     return Measured(found.distance - bound, f"W₂ {found.distance:.4f}, claimed bound {bound:.4f}", plot)

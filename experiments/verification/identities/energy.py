@@ -68,13 +68,16 @@ def _estimator(setting: Setting) -> dict[str, float]:
         terms = denoising_terms(setting.key(0), process, denoise, x_0, weighting=weighting, times=times)
         return jnp.sum(masses * 2 * terms.loss)
 
-    value, slopes = jax.jit(jax.value_and_grad(loss))(jnp.zeros(4))
-    y = x_0 + _SIGMA * z
+    def size(unit: Array) -> Array:
+        slope = potential_gradient(Partial(_bent, _nothing, unit), x_0 + _SIGMA * z)
+        return jnp.sqrt(jnp.sum(masses * jnp.sum(slope**2, 1)))
 
     @jax.jit
-    def sizes() -> Array:
-        slopes = [potential_gradient(Partial(_bent, _nothing, unit), y) for unit in jnp.eye(4)]
-        return jnp.stack([jnp.sqrt(jnp.sum(masses * jnp.sum(slope**2, 1))) for slope in slopes])
+    def relative_slopes() -> tuple[Array, Array]:
+        value, slopes = jax.value_and_grad(loss)(jnp.zeros(4))
+        return value, slopes / (2 * jnp.sqrt(value) * jax.lax.map(size, jnp.eye(4)))
+
+    value, slopes = relative_slopes()
 
     grid, area = square(8.0, 121)
     parts = _kernels(grid, _SIGMA)
@@ -90,7 +93,7 @@ def _estimator(setting: Setting) -> dict[str, float]:
 
     return {
         "ψ": relative(jax.jit(psi)(jnp.asarray(grid[::97])), _SIGMA**2 * np.log(_kernels(grid[::97], _SIGMA).sum(1))),
-        "a slope of the loss": largest(np.abs(slopes / (2 * jnp.sqrt(value) * sizes()))),
+        "a slope of the loss": largest(np.abs(slopes)),
         "the least loss": relative(value, least),
         "the loss by draws": relative(*by_draws(jnp.asarray(POINTS))),
     }
@@ -139,9 +142,14 @@ def _noise_of_the_generator(setting: Setting) -> float:
     """The error of `generator_loss` against the gap at g + σε, for the ε that it draws, known from a linear gap."""
     g, sigma = jnp.asarray(np.random.default_rng(2).normal(size=(8, 1))), 0.5
     psi_data, psi_model = exact_potential(line(), sigma), Partial(_gaussian_potential, jnp.asarray([0.2, 0.8]), sigma)
-    y = generator_loss(setting.key(3), _nothing, Partial(_linear, sigma), g, sigma)[:, None]
-    found = generator_loss(setting.key(3), psi_data, psi_model, g, sigma)
-    return relative(found, frozen_gap(psi_data, psi_model, y, sigma))
+
+    @jax.jit
+    def both() -> tuple[Array, Array]:
+        y = generator_loss(setting.key(3), _nothing, Partial(_linear, sigma), g, sigma)[:, None]
+        found = generator_loss(setting.key(3), psi_data, psi_model, g, sigma)
+        return found, frozen_gap(psi_data, psi_model, y, sigma)
+
+    return relative(*both())
 
 
 def _linear(sigma: float, y: Array) -> Array:
@@ -197,22 +205,28 @@ def _slopes_of_the_multiscale_loss(setting: Setting) -> np.ndarray:
         def denoise(y: Array, t: ArrayLike) -> Array:
             return best(y, t) + jnp.sum(theta[:, None, None] * changes(y), 0)
 
-        total = jnp.zeros(())
-        for sigma in _LEVELS:
+        def at_level(sigma: Array) -> Array:
             terms = denoising_terms(
                 setting.key(0),
                 Process(EDM(), GivenNoise(z)),
                 denoise,
                 x_0,
                 weighting=SNRWeighting(),
-                times=OneTime(float(sigma)),
+                times=OneTime(sigma),
             )
-            total += jnp.sum(masses * 2 * terms.loss) / len(_LEVELS)
-        return total
+            return jnp.sum(masses * 2 * terms.loss)
 
-    value, slopes = jax.jit(jax.value_and_grad(loss))(jnp.zeros(4))
-    squares = [jnp.sum(masses * jnp.sum(changes(x_0 + s * z) ** 2, -1), -1) / s**2 for s in _LEVELS]
-    return np.asarray(slopes / (2 * jnp.sqrt(value * sum(squares) / len(_LEVELS))))
+        return jnp.mean(jax.lax.map(at_level, jnp.asarray(_LEVELS)))
+
+    def squares(sigma: Array) -> Array:
+        return jnp.sum(masses * jnp.sum(changes(x_0 + sigma * z) ** 2, -1), -1) / sigma**2
+
+    @jax.jit
+    def relative_slopes() -> Array:
+        value, slopes = jax.value_and_grad(loss)(jnp.zeros(4))
+        return slopes / (2 * jnp.sqrt(value * jnp.mean(jax.lax.map(squares, jnp.asarray(_LEVELS)), 0)))
+
+    return np.asarray(relative_slopes())
 
 
 @identity(
@@ -233,18 +247,18 @@ def _multiscale_denoiser(setting: Setting) -> Measured:
     y, _ = square(3.0, 31)
     best = multiscale_denoiser(Atoms(POINTS, MASSES), _LEVELS)
     mean, score, density = _pairs(y)
-    found = jax.jit(lambda at: asymmetry(lambda v: best(v, 0.0), at))(jnp.asarray(y))
+    answers, found = jax.jit(lambda at: (best(at, 0.0), asymmetry(lambda v: best(v, 0.0), at)))(jnp.asarray(y))
     step = mean - y
     turned = 2 * (np.sum(score**2, 1) * np.sum(step**2, 1) - np.sum(score * step, 1) ** 2)
-    symmetric = np.asarray(found.symmetric, np.float64)
+    antisymmetric, symmetric = (np.asarray(part, np.float64) for part in (found.antisymmetric, found.symmetric))
     errors = {
-        "r(y)": relative(best(jnp.asarray(y), 0.0), mean),
+        "r(y)": relative(answers, mean),
         "a slope of the loss": largest(np.abs(_slopes_of_the_multiscale_loss(setting))),
-        "the curl": relative(found.antisymmetric, turned),
+        "the curl": relative(antisymmetric, turned),
     }
-    curl = float(np.sqrt(np.sum(density * np.asarray(found.antisymmetric)) / np.sum(density * symmetric)))
-    most = float(np.sqrt(np.max(np.asarray(found.antisymmetric) / symmetric)))
-    local = np.sqrt(np.asarray(found.antisymmetric, np.float64) / symmetric).reshape(31, 31).T
+    curl = float(np.sqrt(np.sum(density * antisymmetric) / np.sum(density * symmetric)))
+    most = float(np.sqrt(np.max(antisymmetric / symmetric)))
+    local = np.sqrt(antisymmetric / symmetric).reshape(31, 31).T
     axis = np.linspace(-3.0, 3.0, 31)
     worst = worst_of(errors)
     detail = f"‖J − Jᵀ‖/‖J + Jᵀ‖ is {curl:.4f} over noisy data, {most:.3f} at most; {worst.detail}"

@@ -87,37 +87,50 @@ def _flat(x: Array) -> Array:
 def _hamiltonian_monte_carlo(setting: Setting) -> Measured:
     x = jnp.asarray(np.random.default_rng(4).normal(size=(_STATES, 2)))
     keys = keys_lib.sample_keys(setting.key(0), jnp.arange(_STATES))
-    free = hmc_step(keys, x, _flat, _SIZE, _COUNT).x
-    v = (free - x) / (_SIZE * _COUNT)
+    v, proposals, end, back, volumes = map(np.asarray, _flown(keys, x))
     start = np.asarray(x, np.float64)
-    exact, turned, gain = _by_hand(start, np.asarray(v, np.float64), _SIZE, _COUNT)
-    proposals = _asked(_log_density, keys, x, jnp.full(_STATES, 50.0)).x
-    odds = np.asarray(_onset(_log_density, keys, x) - _onset(_flat, keys, x), np.float64)
-    end = leapfrog(_gradient, x, v, _SIZE, _COUNT)
-    back = leapfrog(_gradient, end[0], -end[1], _SIZE, _COUNT)
-
-    def flow(z: Array) -> Array:
-        return jnp.concatenate(leapfrog(_gradient, z[None, :2], z[None, 2:], _SIZE, _COUNT), axis=1)[0]
-
-    volumes = jnp.linalg.det(jax.jit(jax.vmap(jax.jacfwd(flow)))(jnp.concatenate([x, v], 1)))
+    exact, turned, gain = _by_hand(start, v.astype(np.float64), _SIZE, _COUNT)
+    odds = np.asarray(_onset(_log_density, keys, x), np.float64) - np.asarray(_onset(_flat, keys, x), np.float64)
     errors = {
         "the way back": largest(relative(back[0], x), relative(-back[1], v)),
         "the volume": relative(volumes, np.ones(_STATES)),
         "the proposal": largest(relative(proposals, exact), relative(end[1], turned)),
         "the acceptance": relative(np.exp(np.minimum(0.0, -odds)), np.exp(np.minimum(0.0, -gain))),
     }
-    return worst_of(errors, _energy_errors(start, np.asarray(v, np.float64)))
+    return worst_of(errors, _energy_errors(start, v))
+
+
+@jax.jit
+def _flown(keys: Array, x: Array) -> tuple[Array, ...]:
+    """(v as it is drawn, the proposals, the end of the leapfrogs, the end of the way back, their determinants)."""
+    v = (hmc_step(keys, x, _flat, _SIZE, _COUNT).x - x) / (_SIZE * _COUNT)
+    end = leapfrog(_gradient, x, v, _SIZE, _COUNT)
+    back = leapfrog(_gradient, end[0], -end[1], _SIZE, _COUNT)
+
+    def flow(z: Array) -> Array:
+        return jnp.concatenate(leapfrog(_gradient, z[None, :2], z[None, 2:], _SIZE, _COUNT), axis=1)[0]
+
+    volumes = jnp.linalg.det(jax.vmap(jax.jacfwd(flow))(jnp.concatenate([x, v], 1)))
+    return v, _asked(_log_density, keys, x, jnp.full(_STATES, 50.0)).x, jnp.stack(end), jnp.stack(back), volumes
+
+
+_COUNTS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+@jax.jit
+def _gaps(x: Array, v: Array) -> Array:
+    """The mean change of H over one unit of time, for each of `_COUNTS` of leapfrogs."""
+
+    def energy(y: Array, w: Array) -> Array:
+        return -_log_density(y) + 0.5 * jnp.sum(w**2, -1)
+
+    ends = [leapfrog(_gradient, x, v, 1.0 / count, count) for count in _COUNTS]
+    return jnp.stack([jnp.mean(jnp.abs(energy(*end) - energy(x, v))) for end in ends])
 
 
 def _energy_errors(x: np.ndarray, v: np.ndarray) -> Curves:
     """The mean change of H over one unit of time, against the length of a leapfrog."""
-    counts = np.asarray([2, 3, 4, 6, 8, 12, 16, 24, 32])
-    gaps = []
-    for count in counts:
-        state = jnp.asarray(x), jnp.asarray(v)
-        end = leapfrog(_gradient, *state, 1.0 / count, int(count))
-        energies = [-_log_density(y) + 0.5 * jnp.sum(w**2, -1) for y, w in (state, end)]
-        gaps.append(float(jnp.mean(jnp.abs(energies[1] - energies[0]))))
-    sizes = 1 / counts
+    gaps = np.asarray(_gaps(jnp.asarray(x), jnp.asarray(v)))
+    sizes = 1 / np.asarray(_COUNTS)
     lines = {"exact second order": gaps[-1] * (sizes / sizes[-1]) ** 2, "leapfrog": gaps}
     return Curves(sizes, lines, "length of a leapfrog", "change of H", log_x=True, log_y=True)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from diffusion import EDM, VP, Process, RectifiedFlow, score
+from diffusion import VP, Process, score
 from diffusion.oracles import GaussianLaw, GaussianMixture
 from diffusion.prediction import Denoiser
 from experiments.verification.closed_forms import normal
+from experiments.verification.laws import PROCESSES, alpha_and_sigma, chosen, draws
 from experiments.verification.registry import Measured, OffBy, Setting, Within, identity, largest, refuted, relative
 from experiments.verification.report.plots import Curves
 from samplers.guidance import classifier_free_guidance, classifier_guidance, tilt
@@ -57,16 +58,16 @@ def _score(process: Process, denoise: Denoiser, x: jax.Array, t: jax.Array) -> j
 def _classifier_guidance(setting: Setting) -> Measured:
     means, covariance = _two_classes(setting.dim)
     law, worst, curves = GaussianMixture.full(means, np.stack([covariance] * 2), _WEIGHTS), 0.0, None
-    for schedule, t in ((VP(), 0.4), (EDM(), 0.7), (RectifiedFlow(), 0.4)):
-        process = Process(schedule)
+    for name in ("VP", "EDM", "RectifiedFlow"):
+        process, t = chosen(name), PROCESSES[name][1]
         classifier = Partial(_log_ratio, process, jnp.asarray(means), jnp.asarray(covariance))
         guided = classifier_guidance(process, setting.answered(law.denoiser(process)), classifier)
-        x = law.sample_marginal(setting.key(0), process, 16, t)
-        alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+        x = draws(law, setting.key(0), process, 16, t)
+        alpha, sigma = alpha_and_sigma(process, t)
         total = alpha**2 * covariance + sigma**2 * np.eye(setting.dim)
         exact = -np.linalg.solve(total, (np.asarray(x, np.float64) - alpha * means[1]).T).T
         worst = largest(worst, relative(_score(process, guided, x, t), exact))
-        if isinstance(schedule, VP):
+        if name == "VP":
             curves = _between(
                 lambda x, process=process, guided=guided, t=t: _score(process, guided, x, t), means, total, alpha
             )
@@ -89,7 +90,7 @@ def _between(guided: Callable[[jax.Array], jax.Array], means: np.ndarray, total:
 
 def _gaussian_score(x: np.ndarray, process: Process, t: float, mean: float, variance: float) -> np.ndarray:
     """The score at t for data that are N(mean, variance) in each coordinate."""
-    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    alpha, sigma = alpha_and_sigma(process, t)
     return -(x - alpha * mean) / (alpha**2 * variance + sigma**2)
 
 
@@ -111,7 +112,7 @@ def _cfg_samples_the_tilted_density(setting: Setting) -> Measured:
     process, t, mean, variance = Process(VP()), 0.3, 0.8, 0.25
     ones = np.ones(setting.dim)
     conditional, free = (GaussianLaw.isotropic(m * ones, std) for m, std in ((mean, variance**0.5), (0.0, 1.0)))
-    x = free.sample_marginal(setting.key(0), process, 16, t)
+    x = draws(free, setting.key(0), process, 16, t)
     points, false, right = np.asarray(x, np.float64), {}, 0.0
     for w in (0.0, 1.0, 3.0):
         guided = classifier_free_guidance(conditional.denoiser(process), free.denoiser(process), w)

@@ -17,6 +17,7 @@ from diffusion.fokker_planck import FokkerPlanck, log_density_residual
 from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.prediction import Denoiser
 from experiments.verification.closed_forms import POINTS, normal, square
+from experiments.verification.laws import alpha_and_sigma
 from experiments.verification.registry import (
     Measured,
     OffBy,
@@ -57,12 +58,14 @@ def _langevin_bias(setting: Setting) -> Measured:
     variances, sizes = jnp.asarray(np.tile(v, 12))[:, None], jnp.asarray(np.outer(ratios, v).reshape(-1))
     keys = keys_lib.sample_keys(setting.key(0), jnp.arange(len(sizes)))
 
-    def after(x: Array) -> np.ndarray:
-        return np.asarray(langevin_step(keys, x, -x / variances, sizes), np.float64)[:, 0]
+    @jax.jit
+    def from_0_and_1() -> tuple[Array, ...]:
+        starts = jnp.zeros((len(sizes), 1)), jnp.ones((len(sizes), 1))
+        ends = (langevin_step(keys, x, -x / variances, sizes) for x in starts)
+        return *ends, keys_lib.normal(keys, (1,))
 
-    zeros = jnp.zeros((len(sizes), 1))
-    kept = after(zeros + 1) - after(zeros)
-    added = after(zeros) / np.asarray(keys_lib.normal(keys, (1,)), np.float64)[:, 0]
+    from_0, from_1, noise = (np.asarray(part, np.float64)[:, 0] for part in from_0_and_1())
+    kept, added = from_1 - from_0, from_0 / noise
     found = (added**2 / (1 - kept**2)).reshape(12, -1) / v
     exact = 1 / (1 - ratios / 4)
     lines = {"exact": exact, "unadjusted Langevin": found[:, 0], "the target": np.ones(12)}
@@ -107,7 +110,7 @@ def _acceptance(setting: Setting, log_density: LogDensity, slope: np.ndarray) ->
     """
     x, y = (a.reshape(-1) for a in np.meshgrid(_STATES, _STATES, indexing="ij"))
     keys = keys_lib.sample_keys(setting.key(0), jnp.arange(len(x)))
-    free = mala_step(keys, jnp.zeros((len(x), _LIFT)), lambda z: jnp.zeros(len(z)), _STEP).x
+    free = _free(keys, len(x))
     noise = np.asarray(free, np.float64) / np.sqrt(_STEP)
     if abs(np.mean(noise**2) - 1) > 4 * np.sqrt(2 / noise.size):
         raise ArithmeticError(f"the proposals' noise has the variance {np.mean(noise**2):.3f}; q(y|x) needs 1.")
@@ -120,6 +123,12 @@ def _acceptance(setting: Setting, log_density: LogDensity, slope: np.ndarray) ->
     start = jnp.asarray(x)[:, None] * direction
     onsets = [np.asarray(_onset(law, keys, start, direction), np.float64) for law in (_nothing, log_density)]
     return np.exp(np.minimum(onsets[0] - onsets[1], 0.0)).reshape(len(_STATES), -1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _free(keys: Array, count: int) -> Array:
+    """A step from 0 where there is no density."""
+    return mala_step(keys, jnp.zeros((count, _LIFT)), lambda z: jnp.zeros(len(z)), _STEP).x
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -167,7 +176,8 @@ def _gibbs(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """(the probabilities of three points, the kernel that draws x_t given x_0 and then x_0 given x_t)."""
     weights, process, t = np.asarray([0.1, 0.3, 0.6]), Process(VP()), 0.3
     z, area = square(9.0, 91)
-    x = float(process.alpha(t)) * POINTS[:, None] + float(process.sigma(t)) * z
+    alpha, sigma = alpha_and_sigma(process, t)
+    x = alpha * POINTS[:, None] + sigma * z
     answers = Atoms(POINTS, weights).denoiser(process)(jnp.asarray(x.reshape(-1, 2)), t)
     # E[x_0 | x] lies in the triangle of the points: its barycentric coordinates are their probabilities.
     corners, ones = np.concatenate([POINTS, np.ones((3, 1))], 1), np.ones((len(answers), 1))
@@ -258,7 +268,7 @@ def _noisy_descent_has_temperature_sigma_squared(setting: Setting) -> Measured:
     equation = FokkerPlanck(Partial(_downhill), Partial(_constant, sigma))
     curvature = float(np.max(np.abs(np.sum(3 * np.asarray(theta, np.float64) ** 2 - 1, -1))))
     false, right = (
-        float(jnp.max(jnp.abs(_residual(equation, Partial(_exponent, factor / sigma**2), theta)))) / curvature
+        float(np.max(np.abs(_residual(equation, Partial(_exponent, factor / sigma**2), theta)))) / curvature
         for factor in (1.0, 2.0)
     )
     return Measured(refuted(setting, false, right), f"with 2L/σ² it is {right:.0e}", _simulated(sigma))
@@ -283,14 +293,13 @@ def _simulated(sigma: float) -> Curves:
     return Curves(x, lines, "θ", "density")
 
 
-def _with_batch_means(
-    setting: Setting, process: Process, denoise: Denoiser, x: Array, t: float, snr: float
-) -> np.ndarray:
+@jax.jit
+def _with_batch_means(key: Array, process: Process, denoise: Denoiser, x: Array, t: float, snr: float) -> Array:
     """A step of Song et al.'s Langevin corrector, with a step size from means over the batch."""
-    keys = keys_lib.sample_keys(setting.key(1), jnp.arange(len(x)))
+    keys = keys_lib.sample_keys(key, jnp.arange(len(x)))
     slope, noise = score(process, denoise)(x, t), keys_lib.normal(keys, x.shape[1:], x.dtype)
     norms = [jnp.mean(jnp.sqrt(jnp.sum(value**2, -1))) for value in (noise, slope)]
-    return np.asarray(langevin_step(keys, x, slope, 4 * (snr * norms[0] / norms[1]) ** 2))
+    return langevin_step(keys, x, slope, 4 * (snr * norms[0] / norms[1]) ** 2)
 
 
 @identity(
@@ -318,7 +327,8 @@ def _batch_norms_leave_samples_alone(setting: Setting) -> Measured:
         return np.asarray(sample(setting.key(1), process, denoise, corrector, grid, start.shape, x_init=start).x)[0]
 
     own, larger = [ours(batch, snr) for batch in batches], ours(x, 2 * snr)
-    theirs = [_with_batch_means(setting, process, denoise, jnp.asarray(batch), t, snr)[0] for batch in batches]
+    means = [_with_batch_means(setting.key(1), process, denoise, batch, t, snr) for batch in batches]
+    theirs = [np.asarray(end)[0] for end in means]
     right = np.array_equal(own[0], own[-1]) and not np.array_equal(own[0], larger)
     error = relative(theirs[-1] - x[0], theirs[0] - x[0]) if right else 0.0
     ends = {"norms of its own": own, "means over the batch": theirs}

@@ -24,7 +24,8 @@ from diffusion.fokker_planck import (
     sphere_flux,
 )
 from diffusion.oracles import GaussianLaw
-from experiments.verification.laws import PROCESSES, line, mixture, over_processes
+from diffusion.prediction import Denoiser
+from experiments.verification.laws import PROCESSES, alpha_and_sigma, chosen, line, mixture, over_processes
 from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves, FlowLines
 
@@ -35,7 +36,7 @@ _MEAN, _COVARIANCE = np.asarray([0.7, -0.4]), np.asarray([[0.5, 0.2], [0.2, 0.3]
 
 def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
     """The mean and the covariance of p_t for data N(_MEAN, _COVARIANCE)."""
-    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    alpha, sigma = alpha_and_sigma(process, t)
     return alpha * _MEAN, alpha**2 * _COVARIANCE + sigma**2 * np.eye(2)
 
 
@@ -55,17 +56,23 @@ def _moments_of(process, t) -> tuple[np.ndarray, np.ndarray]:
 def _reverse_terminal_law(setting: Setting) -> Measured:
     law, found = GaussianLaw.full(_MEAN, _COVARIANCE), {}
     for name, span in {"VP": (1.0, 0.05), "RectifiedFlow": (0.95, 0.05)}.items():
-        process = PROCESSES[name][0]
+        process = chosen(name)
         times = np.geomspace(*span, 12)
         denoise = setting.answered(law.denoiser(process))
         for level in (0.0, 0.5, 1.0, 1.7):
-            sde = reverse_sde(process, denoise, level)
-            drift, offset = Partial(_slope, sde.drift), Partial(_at_origin, sde.drift)
-            ends = linear_moments(drift, sde.diffusion, *_moments_of(process, span[0]), times, offset=offset, steps=16)
-            mean, covariance = _moments_of(process, span[1])
-            error = largest(relative(ends.means[-1], mean), relative(ends.covariances[-1], covariance))
-            found[f"{name} at {level:g} g"] = error
+            ends = _reversed(process, denoise, level, _moments_of(process, span[0]), times)
+            exact = _moments_of(process, span[1])
+            found[f"{name} at {level:g} g"] = largest(relative(*pair) for pair in zip(ends, exact, strict=True))
     return worst_of(found)
+
+
+@jax.jit
+def _reversed(process: Process, denoise: Denoiser, level: float, start: tuple[Any, Any], times: jax.Array):
+    """Mean and covariance at the last of the times, from those at the first."""
+    sde = reverse_sde(process, denoise, level)
+    drift, offset = Partial(_slope, sde.drift), Partial(_at_origin, sde.drift)
+    found = linear_moments(drift, sde.diffusion, *start, times, offset=offset, steps=16)
+    return found.means[-1], found.covariances[-1]
 
 
 def _at_origin(drift, t: jax.Array) -> jax.Array:
@@ -120,20 +127,26 @@ def _mass_balance(setting: Setting) -> Measured:
     functions=(box_flux, sphere_flux),
 )
 def _closed_surfaces(setting: Setting) -> Measured:
-    turn = 1.5 * jnp.asarray([[0.0, 1.0], [-1.0, 0.0]])
+    turn = jnp.asarray([[0.0, 1.5], [-1.5, 0.0]])
     equation = FokkerPlanck(lambda x, t: -x + x @ turn, lambda x, t: jnp.sqrt(2.0) * jnp.ones((), x.dtype))
     density = lambda x, t: jnp.exp(-0.5 * jnp.sum(x**2, axis=-1)) / (2 * jnp.pi)  # noqa: E731
     current = probability_flux(equation, density)
-    field = jax.jit(lambda x: current(x, 0.0))
-    closed = (box_flux(field, [-0.3, 0.1], [1.2, 0.9], 40), sphere_flux(field, [0.4, 0.3], 0.8, 40))
-    half = abs(float(sphere_flux(field, [0.4, 0.3], 0.8, 40, axis=1)))
-    if half < 0.01:
-        return Measured(float("nan"), f"the open half circle's flux is {half:.1e}")
     x = np.linspace(-2.5, 2.5, 41)
     points = jnp.asarray(np.stack(np.meshgrid(x, x), axis=-1).reshape(-1, 2))
-    u, v = np.asarray(field(points)).T.reshape(2, 41, 41)
-    plot = FlowLines(x, x, u, v, np.asarray(density(points, 0.0)).reshape(41, 41), "x", "y")
-    return Measured(largest(abs(float(flux)) for flux in closed), f"a half circle's is {half:.2g}", plot)
+
+    @jax.jit
+    def all_of_it() -> tuple[jax.Array, ...]:
+        field = lambda x: current(x, 0.0)  # noqa: E731
+        closed = (box_flux(field, [-0.3, 0.1], [1.2, 0.9], 40), sphere_flux(field, [0.4, 0.3], 0.8, 40))
+        half = sphere_flux(field, [0.4, 0.3], 0.8, 40, axis=1)
+        return jnp.stack(closed), half, field(points), density(points, 0.0)
+
+    closed, half, velocities, densities = map(np.asarray, all_of_it())
+    if abs(half) < 0.01:
+        return Measured(float("nan"), f"the open half circle's flux is {abs(half):.1e}")
+    u, v = velocities.T.reshape(2, 41, 41)
+    plot = FlowLines(x, x, u, v, densities.reshape(41, 41), "x", "y")
+    return Measured(largest(np.abs(closed)), f"a half circle's is {abs(half):.2g}", plot)
 
 
 @identity(
@@ -177,19 +190,29 @@ def _linear_moments(setting: Setting) -> Measured:
 def _grid_solver(setting: Setting) -> Measured:
     process, law, errors = PROCESSES["VP"][0], line(), []
     times, cells = np.asarray([0.02, 0.4]), (64, 128, 256)
+
+    @jax.jit
+    def centres_and_logs(edges: jax.Array) -> tuple[jax.Array, jax.Array]:
+        points = centres(edges)
+        return points, jnp.stack([law.log_prob(process, points, t) for t in times])
+
     lines: dict[str, np.ndarray] = {}
     x = np.zeros(0)
     for count in cells:
         edges = np.linspace(-5, 5, count + 1)
-        points = centres(edges)
-        start, exact = (np.exp(np.asarray(law.log_prob(process, points, t))) for t in times)
-        found = solve(forward_equation(process), start / (start.sum() * 10 / count), edges, times, steps=2 * count)
-        errors.append(float(np.sqrt(np.mean((np.asarray(found.densities[-1]) - exact) ** 2))))
-        lost = abs(float(found.mass[-1] - found.mass[0]))
-        if not (np.all(found.densities >= 0) and lost < (1e-12 if setting.precision == "float64" else 1e-5)):
+        points, logs = map(np.asarray, centres_and_logs(edges))
+        start, exact = np.exp(logs)
+        marched = jax.jit(
+            lambda p, edges=edges, n=2 * count: solve(forward_equation(process), p, edges, times, steps=n)
+        )
+        found = marched(start / (start.sum() * 10 / count))
+        densities, whole = np.asarray(found.densities), np.asarray(found.mass)
+        errors.append(float(np.sqrt(np.mean((densities[-1] - exact) ** 2))))
+        lost = abs(float(whole[-1] - whole[0]))
+        if not (np.all(densities >= 0) and lost < (1e-12 if setting.precision == "float64" else 1e-5)):
             return Measured(float("nan"), "the density is negative, or mass is lost")
         if count == cells[0]:
-            x, lines = points[:, 0], {"exact": exact, f"{count} cells": np.asarray(found.densities[-1])}
+            x, lines = points[:, 0], {"exact": exact, f"{count} cells": densities[-1]}
     orders = -np.diff(np.log2(errors))
     plot = Curves(x, lines, "x", "p at t = 0.4")
     shown = ", ".join(f"{order:.3f}" for order in orders)

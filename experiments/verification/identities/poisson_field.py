@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,7 +13,7 @@ import numpy as np
 from diffusion.fokker_planck import base_flux, box_flux, sphere_flux
 from diffusion.oracles import Atoms, StudentTMixture
 from diffusion.oracles.law import Law
-from diffusion.poisson import augmented_field, curl, divergence, plain_field, poisson_field, shell, shell_field
+from diffusion.poisson import Field, augmented_field, curl, divergence, plain_field, poisson_field, shell, shell_field
 from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves, FlowLines
 
@@ -46,23 +48,29 @@ def _poisson_field_gauss_and_curl(setting: Setting) -> Measured:
     d, found = setting.dim, {}
     points = np.random.default_rng(0).normal(size=(4, d + 1))
     points[:, d] = [0.2, 0.5, 1.0, 4.0]
-    cases: dict[str, tuple[Law, float]] = {
-        "charges, D = 1": (charges(d), 1.0),
-        "charges, D = 4": (charges(d), 4.0),
-        "Cauchy, D = 1": (_cauchy(d), 1.0),
-    }
-    for name, (law, df) in cases.items():
+
+    def derivatives(law: Law, df: float, x: jax.Array) -> tuple[jax.Array, ...]:
         field = augmented_field(law, df)
+        jacobian = jax.vmap(jax.jacfwd(lambda point: field(point[None])[0]))(x)
+        return divergence(field, x, df), curl(field, x), jnp.sum(jnp.abs(jacobian), axis=(1, 2))
 
-        @jax.jit
-        def derivatives(x: jax.Array, field: Any = field, df: float = df) -> tuple[jax.Array, ...]:
-            jacobian = jax.vmap(jax.jacfwd(lambda point: field(point[None])[0]))(x)
-            return divergence(field, x, df), curl(field, x), jnp.sum(jnp.abs(jacobian), axis=(1, 2))
-
-        sources, turns, size = (np.asarray(value, np.float64) for value in derivatives(jnp.asarray(points)))
+    # The field of charges is one formula for all D. That of Cauchy laws is a closed form where D is the number 1.
+    for_any = jax.jit(derivatives)
+    cases: dict[str, Callable[[jax.Array], tuple[jax.Array, ...]]] = {
+        "charges, D = 1": functools.partial(for_any, charges(d), 1.0),
+        "charges, D = 4": functools.partial(for_any, charges(d), 4.0),
+        "Cauchy, D = 1": jax.jit(functools.partial(derivatives, _cauchy(d), 1.0)),
+    }
+    for name, case in cases.items():
+        sources, turns, size = (np.asarray(value, np.float64) for value in case(jnp.asarray(points)))
         found[f"∇·E, {name}"] = float(np.max(np.abs(sources) / size))
         found[f"curl, {name}"] = float(np.max(np.abs(turns) / size[:, None, None]))
     return worst_of(found)
+
+
+def _field(law: Law, x: np.ndarray, r: Any, df: float = 1.0) -> Field:
+    """`poisson_field` in one program; the law and D are numbers to it, as a closed form may hang on them."""
+    return jax.jit(functools.partial(poisson_field, law, df=df))(jnp.asarray(x), jnp.asarray(r))
 
 
 def _flow_lines() -> FlowLines:
@@ -70,7 +78,7 @@ def _flow_lines() -> FlowLines:
     law = Atoms(np.asarray([[-1.2], [0.1], [1.4]]), _WEIGHTS)
     x, z = np.linspace(-3, 3, 61), np.linspace(0.04, 3, 45)
     grid = np.stack(np.meshgrid(x, z), axis=-1).reshape(-1, 2)
-    field = poisson_field(law, jnp.asarray(grid[:, :1]), jnp.asarray(grid[:, 1]))
+    field = _field(law, grid[:, :1], grid[:, 1])
     u, v = (-np.asarray(a, np.float64).reshape(len(z), len(x)) for a in (field.along_x[:, 0], field.along_r))
     density = np.clip(np.asarray(field.log_norm, np.float64), -4, 0.5).reshape(len(z), len(x))
     return FlowLines(x, z, u, v, density, "x", "z")
@@ -91,9 +99,10 @@ def _poisson_flux_planes(setting: Setting) -> Measured:
     nodes, weights = np.polynomial.legendre.leggauss(400)
     theta, found = 0.5 * np.pi * nodes, {}
     for name, law in (("charges", charges(1)), ("Cauchy", _cauchy(1))):
+        up_at = jax.jit(lambda x, z, law=law: poisson_field(law, x, z).vector[1])
         for z in (0.3, 1.0, 40.0):
             x = (1 + z) * np.tan(theta)
-            up = np.asarray(poisson_field(law, jnp.asarray(x)[:, None], z).vector[1], np.float64)
+            up = np.asarray(up_at(x[:, None], z), np.float64)
             flux = -np.sum(0.5 * np.pi * weights * up * (1 + z) / np.cos(theta) ** 2)
             found[f"{name}, z = {z:g}"] = abs(float(flux) + 0.5) / 0.5
     return worst_of(found, _flow_lines())
@@ -134,10 +143,14 @@ def _fluxes(law: Atoms, d: int) -> dict[str, jax.Array]:
 
     @jax.jit
     def all_of_them(law: Atoms) -> dict[str, jax.Array]:
-        field = augmented_field(law)
+        at = jax.jit(lambda point: augmented_field(law)(point[None])[0])
+        field = jax.vmap(at)  # traced once for all surfaces
+        hemispheres = jax.lax.map(
+            lambda radius: sphere_flux(field, [0.0] * (d + 1), radius, 64, axis=d), jnp.asarray([3.0, 50.0])
+        )
         return {
-            "hemisphere of 3": sphere_flux(field, [0.0] * (d + 1), 3.0, 64, axis=d),
-            "hemisphere of 50": sphere_flux(field, [0.0] * (d + 1), 50.0, 64, axis=d),
+            "hemisphere of 3": hemispheres[0],
+            "hemisphere of 50": hemispheres[1],
             "box": box_flux(field, low, high, 40),
             "sphere": sphere_flux(field, centre, 0.7, 40),
             "cap": sphere_flux(field, centre, 0.7, 40, axis=d),
@@ -168,16 +181,20 @@ def _plain_field_of_a_shell(setting: Setting) -> Measured:
         x *= (radii / np.linalg.norm(x, axis=1))[:, None]
         area = {2: 2 * np.pi, 3: 4 * np.pi}[dim]
         exact = np.where(radii < 1, 0.0, 1 / (area * radii**dim))[:, None] * x
-        found[f"charges, N = {dim}"] = relative(plain_field(shell(dim), jnp.asarray(x)), exact)
-        found[f"shell, N = {dim}"] = relative(shell_field(jnp.asarray(x)), exact)
+        fields = jax.jit(lambda x, dim=dim: (plain_field(shell(dim), x), shell_field(x)))(jnp.asarray(x))
+        found[f"charges, N = {dim}"] = relative(fields[0], exact)
+        found[f"shell, N = {dim}"] = relative(fields[1], exact)
     at, z = np.linspace(0.0, 2.0, 101), 0.1
-    points = jnp.asarray(np.stack([at, 0 * at], axis=1))
-    cured = poisson_field(shell(2, points=200), points, z)
-    across = np.abs(np.asarray(cured.vector[0], np.float64)[:, 0])
-    if not np.min(np.asarray(cured.log_norm)) > np.log(5e-3):
+
+    @jax.jit
+    def pictured(points: jax.Array) -> tuple[Any, ...]:
+        cured = poisson_field(shell(2, points=200), points, z)
+        return cured.log_norm, *cured.vector, shell_field(points)
+
+    log_norm, across, down, plain = map(np.asarray, pictured(jnp.asarray(np.stack([at, 0 * at], axis=1))))
+    if not np.min(log_norm) > np.log(5e-3):
         return Measured(float("nan"), "the field above the shell vanishes, too")
-    plain = np.asarray(shell_field(points), np.float64)[:, 0]
-    lines = {"N dimensions": plain, "N + 1: |across|, z = 0.1": across, "N + 1: down": np.asarray(cured.vector[1])}
+    lines = {"N dimensions": plain[:, 0], "N + 1: |across|, z = 0.1": np.abs(across[:, 0]), "N + 1: down": down}
     return worst_of(found, Curves(at, lines, "distance from the centre", "field"))
 
 
@@ -199,10 +216,11 @@ def _poisson_far_field(setting: Setting) -> Measured:
     away[:, -1] = np.abs(away[:, -1])
     away /= np.linalg.norm(away, axis=1, keepdims=True)
     centre = weights @ points
+    field_at = jax.jit(poisson_field)
     for name, data, rate in (("off the centre", points - centre + 0.5, -1), ("centred", points - centre, -2)):
         off = []
         for radius in radii:
-            field = poisson_field(Atoms(data, weights), jnp.asarray(radius * away[:, :-1]), radius * away[:, -1])
+            field = field_at(Atoms(data, weights), radius * away[:, :-1], radius * away[:, -1])
             found_at = np.concatenate([np.asarray(field.along_x), np.asarray(field.along_r)[:, None]], axis=1)
             off.append(float(np.max(np.linalg.norm(found_at - away, axis=1))))
         lines[name] = off

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from diffusion.oracles import Atoms, StudentTMixture, flow_map_1d
 from diffusion.poisson import (
@@ -18,7 +17,8 @@ from diffusion.poisson import (
     poisson_process,
     radial_velocity,
 )
-from experiments.verification.laws import line
+from diffusion.poisson.lines import Flow
+from experiments.verification.laws import draws, line
 from experiments.verification.registry import Measured, Setting, Within, WithinChance, identity, relative, worst_of
 from experiments.verification.report.plots import Curves
 
@@ -26,6 +26,11 @@ TOPICS = ("poisson",)
 
 _WEIGHTS = np.asarray([0.2, 0.5, 0.3])
 _PFGM, _PLUS = "Xu et al. 2022, arXiv:2209.11178", "Xu et al. 2023, arXiv:2302.04265"
+
+
+@functools.partial(jax.jit, static_argnames=("variable", "substeps"))
+def _lines(flow: Flow, x: jax.Array, radii: np.ndarray, variable: str = "log_r", substeps: int = 1) -> jax.Array:
+    return field_lines(flow, x, radii, variable, substeps).x
 
 
 def _families() -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
@@ -56,11 +61,18 @@ def _radial_characteristics(setting: Setting) -> Measured:
     r, t, found = np.asarray([0.3, 1.0, 2.5]), np.asarray([0.5, 2.0, 0.7]), {}
     rng = np.random.default_rng(0)
     x, x_0 = jnp.asarray(rng.normal(size=(3, setting.dim))), jnp.asarray(rng.normal(size=(3, setting.dim)))
-    for name, psi in _families().items():
-        found[name] = relative(radial_velocity(psi, r, t), r / t)
-        moved = characteristic_velocity(psi, x, x_0, jnp.asarray(t))
-        found[f"{name}, vector"] = relative(moved, (np.asarray(x) - np.asarray(x_0)) / t[:, None])
-    beyond = radial_velocity(lambda r, t: -0.5 * (r / t) ** 2 - 2 * jnp.log(t), r, t)
+
+    @jax.jit
+    def velocities(r: jax.Array, t: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array], jax.Array]:
+        families = _families().items()
+        along = {name: radial_velocity(psi, r, t) for name, psi in families}
+        moved = {name: characteristic_velocity(psi, x, x_0, t) for name, psi in families}
+        return along, moved, radial_velocity(lambda r, t: -0.5 * (r / t) ** 2 - 2 * jnp.log(t), r, t)
+
+    along, moved, beyond = velocities(r, t)
+    for name in along:
+        found[name] = relative(along[name], r / t)
+        found[f"{name}, vector"] = relative(moved[name], (np.asarray(x) - np.asarray(x_0)) / t[:, None])
     if relative(beyond, r / t) < 0.1:
         return Measured(float("nan"), "the density itself, which also gets thinner, is kept on the way")
     found["mean given x_t"] = _mean_of_conditional(setting)
@@ -74,10 +86,15 @@ def _mean_of_conditional(setting: Setting) -> float:
     square = np.sum((x[:, None] - points) ** 2, -1)
     weights = _WEIGHTS * (square + t**2) ** (-0.5 * (setting.dim + 1))
     weights /= weights.sum(1, keepdims=True)
-    psi = _families()["PFGM, N = 2"]
-    starts = (jnp.broadcast_to(jnp.asarray(y), x.shape) for y in points)
-    each = np.stack([characteristic_velocity(psi, jnp.asarray(x), y, t) for y in starts], 1)
-    return relative(law_flow(Atoms(points, _WEIGHTS))(jnp.asarray(x), t) / t, np.einsum("bk,bkd->bd", weights, each))
+
+    @jax.jit
+    def both(x: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
+        psi = _families()["PFGM, N = 2"]
+        each = [characteristic_velocity(psi, x, jnp.broadcast_to(y, x.shape), t) for y in starts]
+        return law_flow(Atoms(points, _WEIGHTS))(x, t) / t, jnp.stack(each, 1)
+
+    found, each = both(jnp.asarray(x), jnp.asarray(points))
+    return relative(found, np.einsum("bk,bkd->bd", weights, np.asarray(each, np.float64)))
 
 
 @identity(
@@ -95,15 +112,18 @@ def _cauchy_push_forward(setting: Setting) -> Measured:
     law = StudentTMixture(np.zeros((1, setting.dim)), np.asarray([gamma]), 1.0)
     x = 5 * np.random.default_rng(0).normal(size=(4, setting.dim))
     radii, found = np.geomspace(top, end, 65), {}
+    exact = x * ((gamma + radii) / (gamma + top))[:, None, None]
     for variable in ("log_r", "r"):
-        lines = field_lines(law_flow(law), jnp.asarray(x), radii, variable, substeps=12)
-        exact = x * ((gamma + radii) / (gamma + top))[:, None, None]
-        found[f"Cauchy, {variable}"] = relative(lines.x, exact)
+        # D, a number here, says that the flow is a closed form.
+        lines = jax.jit(lambda x, v=variable: field_lines(law_flow(law), x, radii, v, substeps=12).x)(jnp.asarray(x))
+        found[f"Cauchy, {variable}"] = relative(lines, exact)
     start, low = jnp.asarray([[-30.0], [-4.0], [0.3], [5.0], [60.0]]), 0.02
+    map_between = jax.jit(flow_map_1d)
     for df in (1.0, 8.0):
         scale = float(np.sqrt(df))
-        ends = field_lines(law_flow(line(), df), start, np.geomspace(top, low, 65) * scale, substeps=12).x[-1]
-        found[f"two Gaussians, D = {df:g}"] = relative(ends, flow_map_1d(line(), poisson_process(df), start, top, low))
+        ends = _lines(law_flow(line(), df), start, np.geomspace(top, low, 65) * scale, substeps=12)
+        exact = map_between(line(), poisson_process(df), start, top, low)
+        found[f"two Gaussians, D = {df:g}"] = relative(np.asarray(ends)[-1], exact)
     return worst_of(found)
 
 
@@ -121,13 +141,12 @@ def _basins_hold_their_masses(setting: Setting) -> Measured:
     law, top = Atoms(np.asarray([[-1.0], [0.2], [1.5]]), _WEIGHTS), 8.0
     low_end = 1e-7 if setting.precision == "float64" else 1e-4
     ends = jax.jit(functools.partial(_ends, law, np.geomspace(top, low_end, 101), 8))
-    low, high = jnp.asarray([[-50.0], [-50.0]]), jnp.asarray([[50.0], [50.0]])
-    middle = np.asarray([[-0.4], [0.85]])
+    low, high = (np.full((2, 1), end, jnp.result_type(float)) for end in (-50.0, 50.0))
     for _ in range(36):
-        x = 0.5 * (low + high)
-        left = ends(x) < middle
-        low, high = jnp.where(left, x, low), jnp.where(left, high, x)
-    shares = np.asarray(law.cdf(poisson_process(), low, top), np.float64)
+        x = (low + high) / 2
+        left = np.asarray(ends(jnp.asarray(x))) < [[-0.4], [0.85]]
+        low, high = np.where(left, x, low), np.where(left, high, x)
+    shares = np.asarray(jax.jit(law.cdf)(poisson_process(), jnp.asarray(low), top), np.float64)
     levels = np.linspace(0.01, 0.99, 99)
     starts = top * np.tan(np.pi * (levels - 0.5))
     lines = {"x at z = 0": np.asarray(ends(jnp.asarray(starts)[:, None]))[:, 0]}
@@ -152,19 +171,14 @@ def _ends(law: Atoms, radii: np.ndarray, substeps: int, x: jax.Array) -> jax.Arr
 def _masses_in_the_plane(setting: Setting) -> Measured:
     points = np.asarray([[-1.0, 0.0], [0.5, 0.8], [0.6, -0.9]])
     law, top, count, found = Atoms(points, _WEIGHTS), 30.0, 2000, {}
+    # The first charge is larger by the seeded error.
+    wrong = Atoms(points, _WEIGHTS * np.asarray([1 + setting.seeded, 1.0, 1.0]))
     for df in (1.0, 6.0):
         scale = float(np.sqrt(df))
-        x = law.sample_marginal(setting.key(0), poisson_process(df), count, top / scale)
-        flow = Partial(_bent, law, df, setting.seeded)
-        ends = np.asarray(field_lines(flow, x, np.geomspace(top, 0.01, 40)).x[-1])
+        x = draws(law, setting.key(0), poisson_process(df), count, top / scale)
+        ends = np.asarray(_lines(law_flow(wrong, df), x, np.geomspace(top, 0.01, 40)))[-1]
         nearest = np.argmin(np.linalg.norm(ends[:, None] - points, axis=-1), axis=1)
         share = np.bincount(nearest, minlength=3) / count
         off = np.abs(share - _WEIGHTS) / np.sqrt(_WEIGHTS * (1 - _WEIGHTS) / count)
         found[f"D = {df:g}"] = float(np.max(off))
     return worst_of(found)
-
-
-def _bent(law: Atoms, df: float, seeded: float, x: jax.Array, r: jax.Array) -> jax.Array:
-    """The flow of the charges, the first of them larger by the seeded error."""
-    wrong = Atoms(law.points, np.asarray(_WEIGHTS * np.asarray([1 + seeded, 1.0, 1.0])))
-    return law_flow(wrong, df)(x, r)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from diffusion.score_matching.losses import (
 )
 from experiments.verification.closed_forms import MASSES, POINTS, Matrices, levels, normal
 from experiments.verification.identities import score_matching as plane
-from experiments.verification.laws import PROCESSES, mixture
+from experiments.verification.laws import PROCESSES, alpha_and_sigma, chosen, draws, mixture
 from experiments.verification.registry import Measured, Setting, WithinChance, identity, worst_of
 from experiments.verification.report.plots import Curves, settling
 from samplers.sample import sample
@@ -55,7 +56,7 @@ def _off(values: np.ndarray, expected: np.ndarray | float = 0.0) -> np.ndarray:
 def _score_matching_sampled(setting: Setting) -> Measured:
     names, (values, slopes) = ("denoising", "implicit", "sliced"), _differences(setting, 40_000)
     constant = float(plane.whole_law().constant)
-    expected = np.asarray([constant - 1 / float(plane.PROCESS.sigma(plane.TIME)) ** 2, constant, constant])
+    expected = np.asarray([constant - 1 / alpha_and_sigma(plane.PROCESS, plane.TIME)[1] ** 2, constant, constant])
     found = {f"constant, {name}": float(off) for name, off in zip(names, _off(values, expected), strict=True)}
     for name, part in zip(names, np.moveaxis(slopes, 1, 0), strict=True):
         found |= {f"derivative {i}, {name}": float(off) for i, off in enumerate(_off(part))}
@@ -68,27 +69,44 @@ def _differences(setting: Setting, count: int) -> tuple[np.ndarray, np.ndarray]:
     keys = jax.random.split(setting.key(4), 4)
     z, picks = jax.random.normal(keys[0], (count, 2)), jax.random.uniform(keys[1], (count,))
     x_0 = POINTS[np.searchsorted(np.cumsum(MASSES)[:-1], np.asarray(picks))]
-    process = Process(plane.PROCESS.schedule, plane.GivenNoise(z))
-    alpha, sigma = float(process.alpha(plane.TIME)), float(process.sigma(plane.TIME))
+    alpha, sigma = alpha_and_sigma(plane.PROCESS, plane.TIME)
     x = alpha * x_0 + sigma * np.asarray(z, np.float64)
-    score, x_0, x = (jnp.asarray(part) for part in (plane.blurred(x)[1], x_0, x))
+    given = _Draws(keys[2:], z, *(jnp.asarray(part) for part in (x_0, x, plane.blurred(x)[1])))
+    values, slopes = _with_slopes(plane.field_of(setting), given, plane.thetas()[0], 1 + setting.seeded)
+    return np.asarray(values, np.float64), np.asarray(slopes, np.float64)
+
+
+class _Draws(NamedTuple):
+    keys: Array
+    """For the denoising loss and for the slices."""
+    z: Array
+    x_0: Array
+    x: Array
+    score: Array
+    """∇ln p_t at x."""
+
+
+@jax.jit
+def _with_slopes(field: Partial, given: _Draws, theta: Array, factor: float) -> tuple[Array, Array]:
+    """(explicit − `factor` × other loss (n, 3), its derivatives (n, 3, 10))."""
+    (first, second), z, x_0, x, score = given
+    process = Process(plane.PROCESS.schedule, plane.GivenNoise(z))
+    alpha, sigma = process.alpha(plane.TIME), process.sigma(plane.TIME)
 
     def losses(theta: Array) -> Array:
-        model = plane.model_of(setting, theta)
+        model = Partial(field, theta)
 
         def denoise(y: Array, t: ArrayLike) -> Array:
             del t
             return (y + sigma**2 * model(y)) / alpha
 
-        terms = denoising_terms(keys[2], process, denoise, x_0, times=plane.OneTime(plane.TIME))
+        terms = denoising_terms(first, process, denoise, x_0, times=plane.OneTime(plane.TIME))
         others = terms.loss * x_0.shape[1] / (2 * sigma**2), implicit_score_matching(model, x)
-        sliced = sliced_score_matching(keys[3], model, x)
+        sliced = sliced_score_matching(second, model, x)
         explicit = explicit_score_matching(model, lambda _: score, x)
-        return explicit[:, None] - (1 + setting.seeded) * jnp.stack([*others, sliced], axis=1)
+        return explicit[:, None] - factor * jnp.stack([*others, sliced], axis=1)
 
-    theta = plane.thetas()[0]
-    values, slopes = jax.jit(lambda: (losses(theta), jax.jacfwd(losses)(theta)))()
-    return np.asarray(values, np.float64), np.asarray(slopes, np.float64)
+    return losses(theta), jax.jacfwd(losses)(theta)
 
 
 _SPANS = {"VP": (1.0, 0.05), "EDM": (10.0, 0.1)}
@@ -117,21 +135,30 @@ def _reverse_terminal_law_sampled(setting: Setting) -> Measured:
     u = np.linalg.qr(rng.normal(size=(setting.dim, setting.dim)))[0][:3]
     shown = {}
     for name, (start, end) in _SPANS.items():
-        process, known = PROCESSES[name][0], levels(name, end)
+        process, known = chosen(name), levels(name, end)
         denoise = Partial(_wrong, setting.answered(law.denoiser(process)), 1 + setting.seeded)
         top, bottom = (float(np.log(levels(name, t).alpha / levels(name, t).sigma)) for t in (start, end))
         logs = np.linspace(top, bottom, 101)
-        grid = np.asarray(process.schedule.time_from_log_snr(2 * logs), np.float64)
+        grid = np.asarray(PROCESSES[name][0].schedule.time_from_log_snr(2 * logs), np.float64)
         expected = _expected(law, float(known.alpha), float(known.sigma), k, c, u)
-        x_init = law.sample_marginal(setting.key(6), process, 5_000, start)
-        for level in _LEVELS:
-            sampler, shape = StochasticHeun(level), (5_000, setting.dim)
-            x = np.asarray(sample(setting.key(7), process, denoise, sampler, grid, shape, x_init=x_init).x, np.float64)
+        x_init = draws(law, setting.key(6), process, 5_000, start)
+        ends = np.asarray(_reversed(setting.key(7), process, denoise, grid, x_init), np.float64)
+        for level, x in zip(_LEVELS, ends, strict=True):
             functions = np.concatenate([np.cos(x @ k.T + c), x @ u.T, (x @ u.T) ** 2], axis=1)
             found[f"{name} at {level:g} g"] = float(_off(functions, expected).max())
             if name == "VP":
                 shown[f"{level:g} g"] = x[:, 0]
     return worst_of(found, _histograms(law, shown))
+
+
+@jax.jit
+def _reversed(key: Array, process: Process, denoise: Denoiser, grid: Array, x_init: Array) -> Array:
+    """The samples (level, b, d) for each of `_LEVELS`. They share their noise, which is drawn once for all."""
+
+    def end(level: Array) -> Array:
+        return sample(key, process, denoise, StochasticHeun(level), grid, x_init.shape, x_init=x_init).x
+
+    return jax.vmap(end)(jnp.asarray(_LEVELS))
 
 
 def _wrong(denoise: Denoiser, factor: float, x: Array, t: Array) -> Array:
@@ -170,6 +197,7 @@ def _histograms(law: GaussianMixture, shown: Mapping[str, np.ndarray]) -> Curves
 )
 def _gaussian_kl_sampled(setting: Setting) -> Measured:
     rng, d = np.random.default_rng(8), setting.dim
+    both = jax.jit(lambda *laws: (gaussian_kl(*laws), bhattacharyya(*laws)))
     roots = np.eye(d) + 0.3 * rng.normal(size=(2, d, d)) / np.sqrt(d)
     first, second = (Matrices(0.3 * rng.normal(size=d), root @ root.T) for root in roots)
     found, lines = {}, {}
@@ -177,8 +205,8 @@ def _gaussian_kl_sampled(setting: Setting) -> Measured:
         z = np.asarray(jax.random.normal(setting.key(9), (100_000, d)), np.float64)
         x = p.mean + z @ np.linalg.cholesky(p.covariance).T
         ratio, laws = p.log_prob(x) - q.log_prob(x), (p.mean, p.covariance, q.mean, q.covariance)
-        divergence = (1 + setting.seeded) * float(gaussian_kl(*laws))
-        overlap = np.exp(-(1 + setting.seeded) * float(bhattacharyya(*laws)))
+        divergence, distance = ((1 + setting.seeded) * float(value) for value in both(*laws))
+        overlap = np.exp(-distance)
         found[f"KL({name})"] = float(_off(ratio, divergence))
         found[f"overlap({name})"] = float(_off(np.exp(-0.5 * ratio), overlap))
         lines[f"KL({name})"] = ratio - divergence

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import jax
+
 from diffusion.oracles import flow_map_1d
-from experiments.verification.laws import PROCESSES, line
+from experiments.verification.laws import PROCESSES, draws, line
 from experiments.verification.orders.problems import grid_of, observed_order, padded, root_mean_square, run_on
 from experiments.verification.registry import Measured, Setting, Within, identity, largest, worst_of
 from experiments.verification.report.plots import Curves
@@ -36,8 +38,8 @@ def _sampler_orders(setting: Setting) -> Measured:
     process, law = PROCESSES["EDM"][0], line()
     counts = (40, 80, 160) if setting.precision == "float64" else (8, 16, 32)
     start, end = grid_of(process, 1)
-    x = law.sample_marginal(setting.key(1), process, 16, start)
-    exact = flow_map_1d(law, process, x, start, end)
+    x = draws(law, setting.key(1), process, 16, start)
+    exact = jax.jit(flow_map_1d)(law, process, x, start, end)
     lines, shortfall = {}, {}
     for name, entry in SAMPLERS.items():
         sampler = entry.default()

@@ -24,6 +24,7 @@ from diffusion.score_matching.losses import (
 )
 from diffusion.score_matching.times import TimeDistribution
 from experiments.verification.closed_forms import MASSES, POINTS, square
+from experiments.verification.laws import alpha_and_sigma
 from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative
 from experiments.verification.report.plots import Curves
 
@@ -44,17 +45,22 @@ def _field(theta: Array, x: Array) -> Array:
 
 def model_of(setting: Setting, theta: Array) -> Partial:
     """The model x -> s(x) with the ten parameters `theta`."""
-    return Partial(setting.answered(Partial(_field)), theta)
+    return Partial(field_of(setting), theta)
 
 
-def thetas() -> Array:
+def field_of(setting: Setting) -> Partial:
+    """The function (θ, x) -> s(x), its answers rounded in bfloat16."""
+    return setting.answered(Partial(_field))
+
+
+def thetas() -> np.ndarray:
     """Three values of the ten parameters, (3, 10)."""
-    return jnp.asarray(np.random.default_rng(3).normal(size=(3, 10)))
+    return np.random.default_rng(3).normal(size=(3, 10))
 
 
 def blurred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """p_t and its score at points (n, 2)."""
-    alpha, sigma = float(PROCESS.alpha(TIME)), float(PROCESS.sigma(TIME))
+    alpha, sigma = alpha_and_sigma(PROCESS, TIME)
     gaps = x[:, None] - alpha * POINTS
     parts = MASSES * np.exp(-0.5 * np.sum(gaps**2, -1) / sigma**2) / (2 * np.pi * sigma**2)
     density = parts.sum(1)
@@ -98,7 +104,8 @@ def _differences(setting: Setting, law: _Law, loss: Loss, constant: Any) -> floa
 
         return pair(theta), jax.jacrev(pair)(theta)
 
-    values, slopes = jax.jit(lambda: jax.lax.map(both, thetas()))()
+    values, slopes = jax.jit(lambda: jax.lax.map(both, jnp.asarray(thetas())))()
+    values, slopes = np.asarray(values, np.float64), np.asarray(slopes, np.float64)
     return largest(relative(values[:, 0] - values[:, 1], np.full(3, constant)), relative(slopes[:, 1], slopes[:, 0]))
 
 
@@ -155,7 +162,7 @@ def _denoising(setting: Setting, theta: Array) -> Array:
 )
 def _denoising_score_matching(setting: Setting) -> Measured:
     law = whole_law()
-    constant = float(law.constant) - 1 / float(PROCESS.sigma(TIME)) ** 2
+    constant = float(law.constant) - 1 / alpha_and_sigma(PROCESS, TIME)[1] ** 2
     error = _differences(setting, law, lambda theta: _denoising(setting, theta), constant)
     curves = {
         "explicit": lambda theta: _explicit(setting, law, theta),
@@ -170,7 +177,7 @@ def _along_a_line(losses: dict[str, Loss]) -> Curves:
     u, (start, end, _) = np.linspace(-1.5, 1.5, 31), thetas()
 
     def all_of(v: Array) -> Array:
-        theta = 0.5 * (start + end) + v * (end - start)
+        theta = jnp.asarray(0.5 * (start + end)) + v * jnp.asarray(end - start)
         return jnp.stack([loss(theta) for loss in losses.values()])
 
     values = np.asarray(jax.jit(lambda: jax.lax.map(all_of, jnp.asarray(u)))())
@@ -206,8 +213,12 @@ def _two_keys(setting: Setting, count: int) -> list[Array]:
     def swap(y: Array) -> Array:
         return jnp.stack([y[:, 1], jnp.zeros_like(y[:, 0])], 1)
 
-    product = np.asarray(sliced_score_matching(keys, swap, jnp.zeros((16, 2))))
-    return [jnp.broadcast_to(keys[int(pick(product))], count) for pick in (np.argmax, np.argmin)]
+    @jax.jit
+    def two() -> list[Array]:
+        product = sliced_score_matching(keys, swap, jnp.zeros((16, 2)))
+        return [jnp.broadcast_to(keys[pick(product)], count) for pick in (jnp.argmax, jnp.argmin)]
+
+    return two()
 
 
 def _mean_of_slices(setting: Setting, law: _Law, loss: Callable[..., Array], keys: list[Array], *rest: Any) -> Loss:
@@ -270,13 +281,17 @@ def _finite_difference_score_matching(setting: Setting) -> Measured:
 
 
 def _against_the_step(setting: Setting, law: _Law, keys: list[Array]) -> Curves:
-    steps, theta = np.geomspace(1e-6, 1.0, 25), thetas()[0]
+    steps, theta = np.geomspace(1e-6, 1.0, 25), jnp.asarray(thetas()[0])
 
     def error(h: Array) -> Array:
         return _mean_of_slices(setting, law, finite_difference_score_matching, keys, h)(theta)
 
-    exact = _explicit(setting, law, theta) - law.constant
-    found = np.abs(np.asarray(jax.jit(lambda: jax.lax.map(error, jnp.asarray(steps)))()) - float(exact))
+    @jax.jit
+    def both() -> tuple[Array, Array]:
+        return _explicit(setting, law, theta) - law.constant, jax.lax.map(error, jnp.asarray(steps))
+
+    exact, errors = both()
+    found = np.abs(np.asarray(errors) - float(exact))
     at = int(np.searchsorted(steps, 0.01))
     lines = {"exact slope 2": found[at] * (steps / steps[at]) ** 2, "of the loss": found}
     return Curves(steps, lines, "h", "error", log_x=True, log_y=True)

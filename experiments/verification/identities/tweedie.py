@@ -15,12 +15,15 @@ from diffusion.oracles.law import Law
 from diffusion.prediction import Denoiser, eps_from_x0, target
 from diffusion.process import transition
 from diffusion.tweedie import posterior_covariance, posterior_covariance_from_score, posterior_trace
-from experiments.verification.laws import PROCESSES, line, mixture, over_processes
+from experiments.verification.chosen import OneOf
+from experiments.verification.laws import PROCESSES, alpha_and_sigma, chosen, draws, line, mixture, over_processes
 from experiments.verification.registry import Measured, Setting, Within, identity, largest, relative, worst_of
 from experiments.verification.report.plots import Curves
 
 _BAYES = "Bayes' rule for three Gaussians and for three points, by NumPy in float64"
 _ROUNDING = "closed forms on both sides: what is left is rounding, about 1e-14"
+_LINE = np.linspace(-3.0, 3.0, 121)[:, None]
+"""The points at which a picture shows a function of x."""
 
 
 def _closed_forms(schedule: Schedule, t: Any) -> tuple[Any, Any]:
@@ -74,7 +77,8 @@ def _facts_of_schedule(schedule: Schedule, t: jax.Array) -> tuple[jax.Array, ...
 def _schedule_and_sde(setting: Setting) -> Measured:
     found = {}
     for schedule in (VP(), SubVP(), VE(), EDM(), RectifiedFlow(), Cosine()):
-        name, t = type(schedule).__name__, jnp.linspace(0.02, 0.96, 9) * schedule.t_max
+        name = type(schedule).__name__
+        t = jnp.asarray(np.linspace(0.02, 0.96, 9) * float(schedule.t_max))
         exact = np.asarray(t, np.float64)
         f, g_squared, alpha, variance = _facts_of_schedule(schedule, t)
         slope, spread = _closed_forms(schedule, exact)
@@ -82,13 +86,12 @@ def _schedule_and_sde(setting: Setting) -> Measured:
         found[f"f of {name}"] = relative(f, slope)
         for what, value, expected in (("g²", g_squared, spread), ("α", alpha, scale), ("σ²", variance, noise)):
             found[f"{what} of {name}"] = relative(np.asarray(value, np.float64) / expected, 1.0)
-    t = jnp.linspace(0.0, 1.0, 101)
-    lines = {}
+    t, lines = np.linspace(0.0, 1.0, 101), {}
     for schedule in (VP(), SubVP()):
         name = type(schedule).__name__
-        lines[f"exact for {name}"] = _closed_forms(schedule, np.asarray(t))[1]
-        lines[name] = schedule.diffusion_squared(t)
-    return worst_of(found, Curves(np.asarray(t), lines, "t", "g²"))
+        lines[f"exact for {name}"] = _closed_forms(schedule, t)[1]
+        lines[name] = np.asarray(jax.jit(schedule.diffusion_squared)(jnp.asarray(t)))
+    return worst_of(found, Curves(t, lines, "t", "g²"))
 
 
 def _laws(setting: Setting) -> dict[str, GaussianMixture]:
@@ -97,11 +100,16 @@ def _laws(setting: Setting) -> dict[str, GaussianMixture]:
     return {"the mixture": humps, "points": GaussianMixture.isotropic(humps.means, 0.0, humps.weights)}
 
 
+@jax.jit
+def _humps(law: Law) -> tuple[jax.Array, jax.Array, jax.Array]:
+    c = law.components()
+    return jnp.exp(c.log_weights), c.means, c.floor
+
+
 def _by_bayes(law: Law, process: Process, x: jax.Array, t: float) -> dict[str, np.ndarray]:
     """The score at x, and the covariance of x_0 given x, for isotropic humps m_k with variances v_k."""
-    c = law.components()
-    weights, means, variances = (np.asarray(a, np.float64) for a in (jnp.exp(c.log_weights), c.means, c.floor))
-    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    weights, means, variances = (np.asarray(a, np.float64) for a in _humps(law))
+    alpha, sigma = alpha_and_sigma(process, t)
     total = alpha**2 * variances + sigma**2
     gaps = np.asarray(x, np.float64)[:, None] - alpha * means
     logits = np.log(weights) - 0.5 * np.sum(gaps**2, -1) / total - 0.5 * law.dim * np.log(total)
@@ -137,17 +145,17 @@ def _tweedie(setting: Setting) -> Measured:
     def errors(process: Process, t: float) -> dict[str, float]:
         found = {}
         for what, law in laws.items():
-            x = law.sample_marginal(setting.key(0), process, 16, t)
+            x = draws(law, setting.key(0), process, 16, t)
             got = _score(process, setting.answered(law.denoiser(process)), x, t)
             found[what] = relative(got, _by_bayes(law, process, x, t)["score"])
         return found
 
-    process, x = PROCESSES["VP"][0], jnp.linspace(-3.0, 3.0, 121)[:, None]
+    process, x = PROCESSES["VP"][0], jnp.asarray(_LINE)
     denoise, lines = setting.answered(line().denoiser(process)), {}
     for t in (0.1, 0.3):
         lines[f"exact at t = {t}"] = _by_bayes(line(), process, x, t)["score"][:, 0]
-        lines[f"at t = {t}"] = _score(process, denoise, x, t)[:, 0]
-    return worst_of(over_processes(errors), Curves(np.asarray(x[:, 0]), lines, "x", "score"))
+        lines[f"at t = {t}"] = np.asarray(_score(process, denoise, x, t))[:, 0]
+    return worst_of(over_processes(errors), Curves(_LINE[:, 0], lines, "x", "score"))
 
 
 @jax.jit
@@ -178,19 +186,19 @@ def _second_order_tweedie(setting: Setting) -> Measured:
     def errors(process: Process, t: float) -> dict[str, float]:
         found = {}
         for what, law in laws.items():
-            x = law.sample_marginal(setting.key(0), process, 16, t)
+            x = draws(law, setting.key(0), process, 16, t)
             exact = _by_bayes(law, process, x, t)["covariance"]
             got = _second_order(process, setting.answered(law.denoiser(process)), x, t)
             found[f"the trace of {what}"] = relative(got.pop("the trace"), np.einsum("bii->b", exact))
             found |= {f"{how} of {what}": relative(value, exact) for how, value in got.items()}
         return found
 
-    process, x, lines = PROCESSES["VP"][0], jnp.linspace(-3.0, 3.0, 121)[:, None], {}
+    process, x, lines = PROCESSES["VP"][0], jnp.asarray(_LINE), {}
     denoise = setting.answered(line().denoiser(process))
     for t in (0.1, 0.3):
         lines[f"exact at t = {t}"] = _by_bayes(line(), process, x, t)["covariance"][:, 0, 0]
-        lines[f"at t = {t}"] = _second_order(process, denoise, x, t)["from the denoiser"][:, 0, 0]
-    return worst_of(over_processes(errors), Curves(np.asarray(x[:, 0]), lines, "x", "variance of x_0 given x"))
+        lines[f"at t = {t}"] = np.asarray(_second_order(process, denoise, x, t)["from the denoiser"])[:, 0, 0]
+    return worst_of(over_processes(errors), Curves(_LINE[:, 0], lines, "x", "variance of x_0 given x"))
 
 
 def _data(law: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +213,7 @@ def _data(law: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
 def _given_x(process: Process, data: tuple[np.ndarray, np.ndarray], x: jax.Array, t: float) -> tuple[Any, Any, Any]:
     """(weights (b, n) of x_0 given x, x_0 (n, d), z (b, n, d)): the pairs that may have led to each x."""
     x_0, prior = data
-    alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+    alpha, sigma = alpha_and_sigma(process, t)
     z = (np.asarray(x, np.float64)[:, None] - alpha * x_0) / sigma
     logits = np.log(np.maximum(prior, 1e-300)) - 0.5 * np.sum(z**2, -1)
     w = np.exp(logits - logits.max(1, keepdims=True))
@@ -242,8 +250,8 @@ def _mean_of_conditional_scores(setting: Setting) -> Measured:
     points = _laws(setting)["points"]
     cases = [(f"points on {name}", points, name) for name in PROCESSES]
     for what, law, name in (*cases, ("the line on VP", line(), "VP"), ("the line on EDM", line(), "EDM")):
-        process, t = PROCESSES[name]
-        x = law.sample_marginal(setting.key(0), process, 16, t)
+        process, t = chosen(name), PROCESSES[name][1]
+        x = draws(law, setting.key(0), process, 16, t)
         w, x_0, z = _given_x(process, _data(law), x, t)
         got = _score(process, setting.answered(law.denoiser(process)), x, t)
         for values in _conditional_scores(process, jnp.asarray(x_0), jnp.asarray(z), x, t):
@@ -277,11 +285,11 @@ def _flow_matching(setting: Setting) -> Measured:
         RectifiedFlow(): lambda t: (-1.0, 1.0),
         Cosine(): lambda t: (-turn * np.sin(turn * t), turn * np.cos(turn * t)),
     }
-    for schedule, slope in slopes.items():
-        process = Process(schedule)
+    for place, (schedule, slope) in enumerate(slopes.items()):
+        process = Process(OneOf(tuple(slopes), np.asarray(place)))
         for what, law in {"points": _laws(setting)["points"], "the line": line()}.items():
             for t in (0.1, 0.4, 0.9):
-                x = law.sample_marginal(setting.key(0), process, 16, t)
+                x = draws(law, setting.key(0), process, 16, t)
                 w, x_0, z = _given_x(process, _data(law), x, t)
                 mean = np.einsum("bn,bnd->bd", w, slope(t)[0] * x_0 + slope(t)[1] * z)
                 f, g_squared = _closed_forms(schedule, t)
@@ -293,9 +301,9 @@ def _flow_matching(setting: Setting) -> Measured:
 
 
 def _velocities(setting: Setting) -> Curves:
-    process, x, lines = Process(RectifiedFlow()), jnp.linspace(-3.0, 3.0, 121)[:, None], {}
+    process, x, lines = Process(RectifiedFlow()), jnp.asarray(_LINE), {}
     for t in (0.1, 0.4, 0.9):
         w, x_0, z = _given_x(process, _data(line()), x, t)
         lines[f"exact at t = {t}"] = np.einsum("bn,bnd->bd", w, z - x_0)[:, 0]
-        lines[f"at t = {t}"] = _flows(process, setting.answered(line().denoiser(process)), x, t)[0][:, 0]
-    return Curves(np.asarray(x[:, 0]), lines, "x", "velocity")
+        lines[f"at t = {t}"] = np.asarray(_flows(process, setting.answered(line().denoiser(process)), x, t)[0])[:, 0]
+    return Curves(_LINE[:, 0], lines, "x", "velocity")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import Process
+from diffusion import Gaussian, Process
 from diffusion.fokker_planck import (
     Cosines,
     FokkerPlanck,
@@ -18,6 +18,7 @@ from diffusion.fokker_planck import (
     weak_residual,
 )
 from diffusion.fokker_planck.weak import TestFunctions
+from diffusion.oracles.law import Law
 from experiments.verification.laws import mixture, over_processes
 from experiments.verification.registry import Measured, Setting, Within, WithinChance, identity, relative, worst_of
 from experiments.verification.report.plots import against_chance
@@ -29,7 +30,7 @@ def _families(setting: Setting) -> dict[str, TestFunctions]:
     rng = np.random.default_rng(1)
     return {
         "cosines": Cosines.random(setting.key(3), 8, setting.dim, 0.7),
-        "bumps": GaussianBumps(jnp.asarray(rng.normal(size=(4, setting.dim))), jnp.linspace(0.8, 1.4, 4)),
+        "bumps": GaussianBumps(jnp.asarray(rng.normal(size=(4, setting.dim))), jnp.asarray(np.linspace(0.8, 1.4, 4))),
         "monomials": Monomials.up_to(2, setting.dim),
     }
 
@@ -50,29 +51,41 @@ def _families(setting: Setting) -> dict[str, TestFunctions]:
 )
 def _weak_form(setting: Setting) -> Measured:
     law, families = mixture(setting.dim), _families(setting)
-    x_0 = law.sample(setting.key(1), 20_000)
+    x_0, z = _x_0_and_noise(law, setting.key(1), setting.key(2))
     # In float32 a difference over 2h = 0.002 t would be nothing but rounding.
     step = 1e-3 if setting.precision == "float64" else 3e-2
 
-    @jax.jit
-    def residuals(process: Process, t: jax.Array, seeded: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
-        paths = coupled_paths(process, x_0, process.noise.sample(setting.key(2), x_0.shape))
-        true = forward_equation(process)
-        equation = FokkerPlanck(true.drift, lambda x, u: (1 + seeded) * true.spread(x, u))
-        found = {
-            family: weak_residual(equation, paths, functions, t, step=step * t)
-            for family, functions in families.items()
-        }
-        return {family: (residual.value, residual.standard_error) for family, residual in found.items()}
-
     def deviations(process: Process, t: float) -> dict[str, np.ndarray]:
-        found = residuals(process, jnp.asarray(t), jnp.asarray(setting.seeded))
+        found = _residuals(process, families, x_0, z, t, step * t, setting.seeded)
         return {family: np.abs(np.asarray(value) / np.asarray(error)) for family, (value, error) in found.items()}
 
     found = over_processes(deviations)
     everything = np.concatenate(list(found.values()))
     worst = worst_of({name: float(np.max(errors)) for name, errors in found.items()}, against_chance(everything))
     return Measured(worst.error, f"of {len(everything)} comparisons {worst.detail}", worst.plot)
+
+
+@jax.jit
+def _x_0_and_noise(law: Law, data_key: jax.Array, noise_key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x_0 = law.sample(data_key, 20_000)
+    return x_0, Gaussian().sample(noise_key, x_0.shape)
+
+
+@jax.jit
+def _residuals(
+    process: Process,
+    families: dict[str, TestFunctions],
+    x_0: jax.Array,
+    z: jax.Array,
+    t: float,
+    step: float,
+    seeded: float,
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """The value and its standard error for each family of functions."""
+    paths, true = coupled_paths(process, x_0, z), forward_equation(process)
+    equation = FokkerPlanck(true.drift, lambda x, u: (1 + seeded) * true.spread(x, u))
+    found = {family: weak_residual(equation, paths, each, t, step=step) for family, each in families.items()}
+    return {family: (residual.value, residual.standard_error) for family, residual in found.items()}
 
 
 @identity(

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 from jaxtyping import Array
 
 from diffusion import Process
@@ -13,14 +14,16 @@ from experiments.verification.orders.problems import (
     LONG,
     PROCESSES,
     Spacing,
+    apart,
     chosen,
+    denoiser_of_both,
     grid_of,
-    law_in,
     loop,
     observed_order,
     padded,
     problem,
     root_mean_square,
+    side_by_side,
 )
 from samplers import (
     DDIM,
@@ -92,20 +95,22 @@ CASES: dict[str, Case] = {
 """All cases, by the names that are printed. A new sampler needs a line here or among the stochastic ones."""
 
 
-def errors(case: Case, dimensions: int) -> dict[str, list[float]]:
-    """The root-mean-square errors at the end of each grid, by process; all processes share one program."""
-    law, longest = law_in(dimensions), max(case.steps)
+def errors(case: Case) -> dict[tuple[str, int], list[float]]:
+    """The root-mean-square errors at the end of each grid, by process and dimension; one program for all of them."""
+    longest = max(case.steps)
 
     @jax.jit
     def run(process: Process, x: Array, grid: Array, steps: Array) -> Array:
-        return loop(case.sampler, process, law.denoiser(process), x, grid, steps)
+        return loop(case.sampler, process, denoiser_of_both(process), x, grid, steps)
 
-    found = {}
-    for name in PROCESSES:
-        process, _, x, exact = problem(name, dimensions)
-        grids = [grid_of(process, steps, case.even_in) for steps in case.steps]
-        ends = [run(chosen(name), x, padded(grid, longest), len(grid) - 1) for grid in grids]
-        found[name] = [root_mean_square(end, exact) for end in ends]
+    found: dict[tuple[str, int], list[float]] = {place: [] for place in PLACES}
+    for name, process in PROCESSES.items():
+        problems = {dimensions: problem(name, dimensions) for dimensions in (1, LONG)}
+        x = side_by_side(problems[1].start, problems[LONG].start)
+        for steps in case.steps:
+            end = run(chosen(name), x, padded(grid_of(process, steps, case.even_in), longest), steps)
+            for dimensions, points in apart(np.asarray(end)).items():
+                found[name, dimensions].append(root_mean_square(points, problems[dimensions].end))
     return found
 
 
@@ -114,8 +119,7 @@ def measured(name: str) -> dict[tuple[str, int], float]:
     """The observed orders of one of `CASES` in float64, by process and dimension."""
     case = CASES[name]
     with jax.enable_x64(True):
-        found = {dimensions: errors(case, dimensions) for dimensions in (1, LONG)}
-    return {place: observed_order(case.steps, found[place[1]][place[0]]) for place in PLACES}
+        return {place: observed_order(case.steps, found) for place, found in errors(case).items()}
 
 
 def cells(name: str) -> list[str]:

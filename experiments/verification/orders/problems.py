@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from diffusion import EDM, VP, Process, RectifiedFlow, velocity
 from diffusion import keys as keys_lib
@@ -34,6 +34,10 @@ START, END = 5.0, 0.05
 """σ/α at the two ends of every grid: finite, so that only the rule of the sampler is measured."""
 LONG = 8
 """The dimension of the space that is used besides the line."""
+POINTS = {1: 16, LONG: 4}
+"""How many points are taken down the flow, by dimension."""
+LONGEST = 2560
+"""The steps of the longest grid that an order is measured on."""
 
 
 class Problem(NamedTuple):
@@ -55,8 +59,16 @@ def law_in(dimensions: int) -> GaussianMixture:
 def grid_of(process: Process, steps: int, even_in: Spacing = "log-snr", high: float = START, low: float = END) -> Grid:
     """`steps` even steps in log-SNR, or in ρ = σ/α, between two values of ρ: times (steps + 1,)."""
     spaced = np.geomspace if even_in == "log-snr" else np.linspace
+    log_snr = -2 * np.log(spaced(high, low, steps + 1))
     with host_float64():
-        return np.asarray(process.schedule.time_from_log_snr(jnp.asarray(-2 * np.log(spaced(high, low, steps + 1)))))
+        # All as long as the longest, so that a schedule takes one program.
+        times = _times(process.schedule, np.pad(log_snr, (0, max(0, LONGEST - steps)), mode="edge"))
+    return np.asarray(times)[: steps + 1]
+
+
+@jax.jit
+def _times(schedule: Schedule, log_snr: Array) -> Array:
+    return schedule.time_from_log_snr(log_snr)
 
 
 def padded(grid: Grid, steps: int) -> Array:
@@ -67,18 +79,16 @@ def padded(grid: Grid, steps: int) -> Array:
 @functools.cache
 def problem(process_name: str, dimensions: int) -> Problem:
     """The problem with its exact end: by the quantile map on the line, in space by SciPy's DOP853, to 1e-12."""
-    process, law = PROCESSES[process_name], law_in(dimensions)
-    grid = grid_of(process, 1)
-    t, s = grid[0], grid[-1]
-    x = law.sample_marginal(jax.random.key(1), process, 16 if dimensions == 1 else 4, t)
+    process, law, one = PROCESSES[process_name], law_in(dimensions), chosen(process_name)
+    t, s = grid_of(process, 1)
+    x = _drawn(law, one, POINTS[dimensions], t)
     denoise = law.denoiser(process)
     if dimensions == 1:
-        return Problem(process, denoise, x, flow_map_1d(law, process, x, t, s))
+        return Problem(process, denoise, x, _carried(law, one, x, t, s))
     import scipy.integrate  # of the extras "bench" and "test"
 
-    flow = jax.jit(velocity(process, denoise))
     solution = scipy.integrate.solve_ivp(
-        lambda u, y: np.asarray(flow(jnp.asarray(y.reshape(x.shape)), u)).ravel(),
+        lambda u, y: np.asarray(_slope(law, one, y.reshape(x.shape), np.float64(u))).ravel(),
         (t, s),
         np.asarray(x).ravel(),
         method="DOP853",
@@ -88,9 +98,46 @@ def problem(process_name: str, dimensions: int) -> Problem:
     return Problem(process, denoise, x, jnp.asarray(solution.y[:, -1].reshape(x.shape)))
 
 
+@functools.partial(jax.jit, static_argnames="count")
+def _drawn(law: GaussianMixture, process: Process, count: int, t: Array) -> Array:
+    return law.sample_marginal(jax.random.key(1), process, count, t)
+
+
+_carried = jax.jit(flow_map_1d)
+
+
+@jax.jit
+def _slope(law: GaussianMixture, process: Process, x: Array, t: Array) -> Array:
+    return velocity(process, law.denoiser(process))(x, t)
+
+
 def chosen(process_name: str) -> Process:
     """One of `PROCESSES` as a `OneOf`, so that one program serves all of them."""
     return Process(OneOf(tuple(SCHEDULES.values()), jnp.asarray(list(SCHEDULES).index(process_name))))
+
+
+def side_by_side(on_the_line: Any, in_space: Any) -> Array:
+    """The points on the line (16, 1) and those in space (4, 8) as one array (4, 12).
+
+    The numbers of a row are independent, four on the line and the eight of a point in space, so a sampler that takes
+    every number by itself moves both laws' points in one program.
+    """
+    return jnp.concatenate([on_the_line.reshape(POINTS[LONG], -1), in_space], axis=1)
+
+
+def apart(x: Any) -> dict[int, Array]:
+    """The points that are `side_by_side` in x, by dimension."""
+    return {1: x[:, :-LONG].reshape(-1, 1), LONG: x[:, -LONG:]}
+
+
+def denoiser_of_both(process: Process) -> Denoiser:
+    """The denoiser of points that are `side_by_side`; t is a scalar."""
+
+    def denoise(x: Array, t: ArrayLike) -> Array:
+        answers = {dim: law_in(dim).denoiser(process)(points, t) for dim, points in apart(x).items()}
+        return side_by_side(answers[1], answers[LONG])
+
+    return denoise
 
 
 def loop(sampler: Sampler, process: Process, denoise: Denoiser, x: Array, grid: Array, steps: Any) -> Array:
@@ -111,7 +158,7 @@ def run_on(process: Process, denoise: Denoiser, sampler: Sampler, x: Array) -> C
 
 def root_mean_square(found: Array, exact: Array) -> float:
     """√(mean of |found − exact|²), over samples and coordinates."""
-    return float(jnp.sqrt(jnp.mean((found - exact) ** 2)))
+    return float(np.sqrt(np.mean((np.asarray(found, np.float64) - np.asarray(exact, np.float64)) ** 2)))
 
 
 def observed_order(steps: Sequence[int], errors: Sequence[float] | np.ndarray) -> float:

@@ -8,7 +8,7 @@ enters the answer.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,13 @@ from jaxtyping import Array
 
 from diffusion import Process
 from diffusion import keys as keys_lib
-from diffusion.brownian import BrownianIncrement
+from diffusion.brownian import BrownianIncrement, brownian
 from diffusion.ddpm.reverse_steps import FixedLarge
 from diffusion.oracles import GaussianLaw
 from diffusion.oracles.examples import line
-from experiments.verification.orders.problems import PROCESSES, chosen, grid_of, observed_order, padded
+from diffusion.pytree import as_traced, pytree
+from experiments.verification.chosen import OneOf
+from experiments.verification.orders.problems import PROCESSES, SCHEDULES, chosen, grid_of, observed_order, padded
 from samplers import (
     DDIM,
     ERSDE,
@@ -80,38 +82,49 @@ CASES: dict[str, Case] = {
 """All cases, by the names that are printed. A new sampler needs a line here or among the deterministic ones."""
 
 
-def _coefficients(sampler: Sampler) -> Callable[[str, Grid], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """A function (process, grid) -> (c, d, w) of every step, from three starts, two of which share their noise."""
-    x, keys = jnp.asarray([[0.0], [1.0], [0.0]]), keys_lib.sample_keys(jax.random.key(0), jnp.asarray([0, 0, 1]))
+_STARTS = np.asarray([[0.0], [1.0], [0.0]])
+"""Where three samples start a step, of which the first two share their noise."""
+
+
+@jax.jit
+def _coefficients(sampler: Sampler, process: Process, times: Array, carry: Any) -> tuple[Array, Array, Array]:
+    """(c, d, w) of every step down these times."""
+    keys = keys_lib.sample_keys(jax.random.key(0), jnp.asarray([0, 0, 1]))
     draws = keys_lib.normal(keys, (1,))[:, 0]
-    law = GaussianLaw.isotropic(np.asarray([MEAN]), STD)
+    denoise = GaussianLaw.isotropic(np.asarray([MEAN]), STD).denoiser(process)
 
-    @jax.jit
-    def ends_of_steps(process: Process, starts: Array, stops: Array, carry: Any) -> Array:
-        denoise = law.denoiser(process)
-        return jax.vmap(lambda t, s: sampler.step(keys, x, carry, t, s, process, denoise)[0][:, 0])(starts, stops)
+    def end(t: Array, s: Array) -> Array:
+        return sampler.step(keys, jnp.asarray(_STARTS), carry, t, s, process, denoise)[0][:, 0]
 
-    def of_grid(process_name: str, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        times, carry = padded(grid, max(WEAK_STEPS)), sampler.init(x, jnp.asarray(grid))
-        ends = ends_of_steps(chosen(process_name), times[:-1], times[1:], carry)[: len(grid) - 1]
-        w = (ends[:, 2] - ends[:, 0]) / (draws[2] - draws[0])
-        return np.asarray(ends[:, 1] - ends[:, 0]), np.asarray(ends[:, 0] - w * draws[0]), np.asarray(w)
+    ends = jax.vmap(end)(times[:-1], times[1:])
+    w = (ends[:, 2] - ends[:, 0]) / (draws[2] - draws[0])
+    return ends[:, 1] - ends[:, 0], ends[:, 0] - w * draws[0], w
 
-    return of_grid
+
+@jax.jit
+def _moments(process: Process, t: Array) -> tuple[Array, Array]:
+    """The mean and the variance of the law at times t."""
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    return alpha * MEAN, alpha**2 * STD**2 + sigma**2
 
 
 def weak_errors(sampler: Sampler) -> dict[str, np.ndarray]:
-    """|mean − exact| and |variance − exact| at the end of each grid, (4, 2), by process; all share one program."""
-    step_coefficients, found = _coefficients(sampler), {}
+    """|mean − exact| and |variance − exact| at the end of each grid, (4, 2), by process.
+
+    All processes share one program, and all samplers of a class that differ in numbers.
+    """
+    found = {}
     for name, process in PROCESSES.items():
         errors = []
-        for grid in (grid_of(process, steps) for steps in WEAK_STEPS):
-            alphas, sigmas = np.asarray(process.alpha(grid)), np.asarray(process.sigma(grid))
-            means, variances = alphas * MEAN, alphas**2 * STD**2 + sigmas**2
+        means, variances = map(np.asarray, _moments(chosen(name), grid_of(process, 1)))
+        for steps in WEAK_STEPS:
+            grid = grid_of(process, steps)
+            carry = sampler.init(jnp.asarray(_STARTS), jnp.asarray(grid))
+            each = _coefficients(as_traced(sampler), chosen(name), padded(grid, max(WEAK_STEPS)), carry)
             mean, variance = means[0], variances[0]
-            for c, d, w in zip(*step_coefficients(name, grid), strict=True):
+            for c, d, w in zip(*(np.asarray(part)[:steps] for part in each), strict=True):
                 mean, variance = c * mean + d, c**2 * variance + w**2
-            errors.append([abs(mean - means[-1]), abs(variance - variances[-1])])
+            errors.append([abs(mean - means[1]), abs(variance - variances[1])])
         found[name] = np.asarray(errors)
     return found
 
@@ -122,45 +135,119 @@ def weak_orders(errors: np.ndarray) -> tuple[float, float]:
     return mean, variance
 
 
-def start(process_name: str) -> Array:
-    """Points of a mixture's marginal at the first time, (64, 1)."""
-    process = PROCESSES[process_name]
-    return line().sample_marginal(jax.random.key(1), process, BATCH, grid_of(process, 1)[0])
+def _strong(which: Array) -> Process:
+    """One of `STRONG_PROCESSES`, by its place."""
+    return Process(OneOf(tuple(SCHEDULES[name] for name in STRONG_PROCESSES), which))
+
+
+_PLACES: Any = np.arange(len(STRONG_PROCESSES))
+
+
+@jax.jit
+def _drawn(times: Array) -> Array:
+    def one(which: Array, t: Array) -> Array:
+        return line().sample_marginal(jax.random.key(1), _strong(which), BATCH, t)
+
+    return jax.vmap(one)(_PLACES, times)
 
 
 @functools.cache
-def run_on_paths(sampler: Sampler) -> Callable[[str, int], Array]:
-    """A function (process, steps) -> x after these steps, compiled once: `sample` on a padded grid."""
-    keys = keys_lib.sample_keys(KEY, jnp.arange(BATCH))
-    paths = keys_lib.fold(keys, streams.PATH)
+def starts() -> Array:
+    """Points of a mixture's marginals at the first time of every grid, (2, 64, 1), for `STRONG_PROCESSES`."""
+    return _drawn(np.asarray([grid_of(PROCESSES[name], 1)[0] for name in STRONG_PROCESSES]))
 
-    @jax.jit
-    def run(process: Process, x: Array, grid: Array, steps: Array) -> Array:
-        clock, denoise = path_clock(process, grid), line().denoiser(process)
+
+@pytree
+class _Drawn(BrownianIncrement):
+    """The draw of a step along the paths, taken before: the same for every sampler."""
+
+    value: Array
+
+    def normal(self, event: tuple[int, ...], dtype: Any) -> Array:
+        """The draws, (64, 1)."""
+        del event
+        return self.value.astype(dtype)
+
+
+def _keys() -> Array:
+    return keys_lib.sample_keys(KEY, jnp.arange(BATCH))
+
+
+@jax.jit
+def _draws(grids: Array, steps: Any) -> Array:
+    """What `sample` draws on each grid along its paths, (2, n, 64, 1), 0 after `steps` steps."""
+    paths = keys_lib.fold(_keys(), streams.PATH)
+
+    def one(which: Array, grid: Array) -> Array:
+        clock = path_clock(_strong(which), grid)
+
+        def body(i: Array, places: Array) -> Array:
+            return places.at[i].set(jax.vmap(lambda key: brownian(key, clock[i], (1,)))(paths))
+
+        places = jax.lax.fori_loop(0, steps + 1, body, jnp.zeros((len(grid), BATCH, 1)))
+        lengths = clock[:-1] - clock[1:]
+        moved = (places[:-1] - places[1:]) / jnp.sqrt(jnp.where(lengths > 0, lengths, 1))[:, None, None]
+        return jnp.where((jnp.arange(len(lengths)) < steps)[:, None, None], moved, 0)
+
+    return jax.vmap(one)(_PLACES, grids)
+
+
+@jax.jit
+def _down(sampler: Sampler, x: Array, grids: Array, draws: Array, steps: Any) -> Array:
+    """x (2, 64, 1) after `steps` steps of `sample` down a grid for each process, with these draws."""
+
+    def one(which: Array, x: Array, grid: Array, draws: Array) -> Array:
+        process, denoise = _strong(which), line().denoiser(_strong(which))
 
         def body(i: Array, state: tuple[Array, Any]) -> tuple[Array, Any]:
-            draws = BrownianIncrement(keys_lib.fold(keys, i + 1), paths, clock[i], clock[i + 1])
-            return sampler.step(draws, *state, grid[i], grid[i + 1], process, denoise)
+            keys = keys_lib.fold(_keys(), i + 1)
+            drawn = _Drawn(keys, keys, grid[i], grid[i + 1], draws[i])
+            return sampler.step(drawn, *state, grid[i], grid[i + 1], process, denoise)
 
         return jax.lax.fori_loop(0, steps, body, (x, sampler.init(x, grid)))[0]
 
-    def of_steps(process_name: str, steps: int) -> Array:
-        grid = padded(grid_of(PROCESSES[process_name], steps), REFERENCE)
-        return run(chosen(process_name), start(process_name), grid, steps)
+    return jax.vmap(one)(_PLACES, x, grids, draws)
 
-    return of_steps
+
+class Paths:
+    """Grids of as many steps for each of `STRONG_PROCESSES`, and what is drawn on them."""
+
+    def __init__(self, grids: Sequence[Grid]) -> None:
+        self.steps = len(grids[0]) - 1
+        self.grids = jnp.stack([padded(grid, REFERENCE) for grid in grids])
+        self.draws = _draws(self.grids, self.steps)
+
+    def follow(self, sampler: Sampler, x: Array) -> dict[str, np.ndarray]:
+        """Where the steps of a sampler lead from x (2, 64, 1), by process: `sample` with `brownian_tree`."""
+        ends = _down(as_traced(sampler), x, self.grids, self.draws, self.steps)
+        return dict(zip(STRONG_PROCESSES, np.asarray(ends), strict=True))
 
 
 @functools.cache
-def reference(process_name: str, of_its_own: Sampler | None = None) -> Array:
-    """x at the end of the path of the reverse SDE, or of the SDE that this sampler solves."""
-    return run_on_paths(of_its_own or StochasticHeun())(process_name, REFERENCE)
+def _even(steps: int) -> Paths:
+    return Paths([grid_of(PROCESSES[name], steps) for name in STRONG_PROCESSES])
 
 
-def strong_errors(case: Case, process_name: str) -> list[float]:
+def ends_of_paths(sampler: Sampler, steps: int) -> dict[str, np.ndarray]:
+    """x (64, 1) after these steps from `starts`, even in log-SNR, by process."""
+    return _even(steps).follow(sampler, starts())
+
+
+@functools.cache
+def references(sampler: Sampler) -> dict[str, np.ndarray]:
+    """x at the end of the path of the SDE that this sampler solves, by process."""
+    return ends_of_paths(sampler, REFERENCE)
+
+
+REVERSE_SDE = StochasticHeun()
+"""The sampler that is followed to the end of the path of the reverse SDE."""
+
+
+def strong_errors(case: Case) -> dict[str, list[float]]:
     """The median distances from the path's end; not the means, as some paths pass between the humps."""
-    run, exact = run_on_paths(case.sampler), reference(process_name, case.sampler if case.own_limit else None)
-    return [float(jnp.median(jnp.abs(run(process_name, steps) - exact))) for steps in STRONG_STEPS]
+    exact = references(case.sampler if case.own_limit else REVERSE_SDE)
+    ends = [ends_of_paths(case.sampler, steps) for steps in STRONG_STEPS]
+    return {name: [float(np.median(np.abs(end[name] - exact[name]))) for end in ends] for name in STRONG_PROCESSES}
 
 
 @dataclass(frozen=True)
@@ -179,7 +266,7 @@ def measured(name: str) -> Errors:
     case = CASES[name]
     with jax.enable_x64(True):
         weak = weak_errors(case.sampler) if case.weak else {}
-        strong = {process: strong_errors(case, process) for process in STRONG_PROCESSES} if case.strong else {}
+        strong = strong_errors(case) if case.strong else {}
     return Errors(weak, strong)
 
 

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Array
 
@@ -171,6 +171,7 @@ def _share_of(config: Config) -> Callable[[float, float], float] | None:
     if isinstance(config.times, ImportanceConfig):
         return None
     process = config.process()
-    u = (jnp.arange(8192) + 0.5) / 8192
-    ratios = np.exp(-0.5 * np.asarray(process.schedule.log_snr(config.times.quantile(process, u)), np.float64))
+    log_snr = jax.jit(lambda u: process.schedule.log_snr(config.times.quantile(process, u)))
+    u = (np.arange(8192, dtype=np.float32) + 0.5) / 8192
+    ratios = np.exp(-0.5 * np.asarray(log_snr(u), np.float64))
     return lambda low, high: float(np.mean((ratios >= low) & (ratios < high)))

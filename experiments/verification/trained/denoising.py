@@ -7,6 +7,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.verification.laws import alpha_and_sigma
 from experiments.verification.registry import STANDARD_ERRORS
 from experiments.verification.trained.finding import (
     NOT_APPLICABLE,
@@ -212,12 +213,14 @@ def _deviations(subject: Subject, t: float, level: float) -> tuple[Quantity, Qua
     """(E|D − x_t/α|², E|D − x_0|²), each over dσ²/α²."""
     images, repetitions = spread(subject.training, subject.samples)
     moved, left = [], []
-    alpha = float(subject.process.alpha(t))
+    alpha = np.float32(alpha_and_sigma(subject.process, t)[0])
     for batch in batches(subject, subject.training, t, subject.samples, 20):
         answer = denoised(subject.denoiser(batch.labels), batch.x_t, jnp.asarray(t, batch.x_t.dtype))
         kept = len(batch.places)
-        for out, target in ((moved, batch.x_t / alpha), (left, batch.x_0)):
-            square = np.mean((np.asarray(answer - target, np.float64).reshape(len(answer), -1) / level) ** 2, axis=1)
+        x_t, x_0, answer = (np.asarray(part) for part in (batch.x_t, batch.x_0, answer))
+        for out, target in ((moved, x_t / alpha), (left, x_0)):
+            off = np.asarray(answer - target, np.float64).reshape(len(answer), -1)
+            square = np.mean((off / level) ** 2, axis=1)
             out.append(square[:kept])
     a, b = (estimate(np.concatenate(out).reshape(images, repetitions).mean(1)) for out in (moved, left))
     return a, b

@@ -29,7 +29,7 @@ from experiments.verification.trained.finding import (
     root,
     verdict_of,
 )
-from experiments.verification.trained.subject import Level, Subject, batches, quick_jit
+from experiments.verification.trained.subject import Level, Subject, batches, quick_jit, ratios
 from experiments.verification.trained.words import at_levels, causes
 
 HALF = 0.5
@@ -95,7 +95,7 @@ def _per_image(
     above, below = [], []
     size = min(subject.batch, 32)  # derivatives take several times the memory
     for batch in batches(subject, subject.training, level.t, count, purpose, size):
-        keys = keys_lib.sample_keys(subject.key(1000 + purpose), jnp.asarray(np.resize(batch.places, len(batch.x_t))))
+        keys = _keys(subject.key(1000 + purpose), np.resize(batch.places, len(batch.x_t)))
         pair = measure(subject.denoiser(batch.labels), batch.x_t, jnp.asarray(level.t, batch.x_t.dtype), keys)
         for out, value in zip((above, below), pair, strict=True):
             out.append(np.asarray(value, np.float64)[: len(batch.places)])
@@ -105,27 +105,41 @@ def _per_image(
 def _residual(subject: Subject, level: Level) -> Measure:
     """The measure (|residual|² without the probes' variance, |s d ln(σ/α)/dt|²)."""
     if not subject.chain:
-        return lambda denoise, x, t, keys: _squares(subject.process, denoise, x, t, keys[0])
+        return lambda denoise, x, t, keys: _squares(subject.process, denoise, x, t, keys)
     slope = _slope_at(subject.process, level)
     assert slope is not None
     times, weights = (jnp.asarray(part, jnp.float32) for part in slope)
 
     def on_chain(denoise: Denoiser, x: Array, t: Array, keys: Array) -> tuple[Array, Array]:
-        smooth = Partial(_between_times, denoise, subject.process, times, weights)
-        return _squares(Process(EDM()), smooth, x / subject.process.alpha(t), times[1, 1], keys[0])
+        return _squares_on_chain(subject.process, denoise, x, t, keys, times, weights)
 
     return on_chain
 
 
+@jax.jit
+def _keys(key: Array, ids: Array) -> Array:
+    return keys_lib.sample_keys(key, ids)
+
+
 @quick_jit
-def _squares(process: Process, denoise: Denoiser, x: Array, t: Array, key: Array) -> tuple[Array, Array]:
+def _squares_on_chain(
+    chain: Process, denoise: Denoiser, x: Array, t: Array, keys: Array, times: Array, weights: Array
+) -> tuple[Array, Array]:
+    smooth = Partial(_between_times, denoise, chain, times, weights)
+    return _both_squares(Process(EDM()), smooth, x / chain.alpha(t), times[1, 1], keys)
+
+
+def _both_squares(process: Process, denoise: Denoiser, x: Array, t: Array, keys: Array) -> tuple[Array, Array]:
     s = score(process, denoise)
-    found = score_residual(forward_equation(process), s, x, t, method=Hutchinson(_PROBES), key=key)
+    found = score_residual(forward_equation(process), s, x, t, method=Hutchinson(_PROBES), key=keys[0])
     # E v̄² is the square and the variance of v̄, and the standard error estimates that variance without bias.
     residual = sum_event(found.value**2 - found.standard_error**2)
     # ρ = σ/α grows by dρ²/dt = g²/α²: a Brownian motion in x/α.
     growth = 0.5 * process.schedule.diffusion_squared(t) / process.schedule.variance(t)
     return residual, sum_event((growth * s(x, t)) ** 2)
+
+
+_squares = quick_jit(_both_squares)
 
 
 class _Slope(NamedTuple):
@@ -143,7 +157,7 @@ def _slope_at(process: Process, level: Level) -> _Slope | None:
     if not 2 <= level.t <= float(process.t_max) - 1:
         return None
     times = level.t + np.arange(-1.0, 2.0)
-    logs = np.asarray(-0.5 * process.schedule.log_snr(jnp.asarray(times)), np.float64)
+    logs = np.log(ratios(process, times))
     if np.max(np.diff(logs)) > _NEIGHBOURS:
         return None
     a, b, c = np.exp(2 * logs)

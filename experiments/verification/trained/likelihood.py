@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -112,8 +113,13 @@ def _pair(subject: Subject, batch: Batch, times: np.ndarray, variance: Optimal) 
     first = jnp.asarray(times[1], batch.x_0.dtype)
     x = noised(subject.process, batch.x_0, batch.z, first)
     density, converged = _density(subject.key(83), subject.process, denoise, x, first, ids)
-    spread = subject.process.noise.log_prob(batch.z) - subject.dim * jnp.log(subject.process.sigma(first))
-    return bound, spread - density, converged
+    return bound, _log_prob(subject.process, batch.z, first) - density, converged
+
+
+@jax.jit
+def _log_prob(process: Process, z: Array, t: Array) -> Array:
+    """ln q(x_t|x_0) of the noised images."""
+    return process.noise.log_prob(z) - math.prod(z.shape[1:]) * jnp.log(process.sigma(t))
 
 
 @quick_jit

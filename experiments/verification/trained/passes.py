@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.process import Process
+from experiments.verification.laws import alpha_and_sigma
 from experiments.verification.trained.finding import Quantity, estimate
 from experiments.verification.trained.subject import Level, Pictures, Subject, batches, denoised, spread
 
@@ -86,7 +87,7 @@ def run_pass(subject: Subject, part: Pictures, level: Level, purpose: int) -> Pa
         each = ((a - b).reshape(len(a), d).astype(np.float64) ** 2).mean(1)
         return each.reshape(images, repetitions).mean(1)
 
-    alpha, sigma = (float(part(level.t)) for part in (subject.process.alpha, subject.process.sigma))
+    alpha, sigma = alpha_and_sigma(subject.process, level.t)
     wrong = (answer - x_0).reshape(images, repetitions, d).astype(np.float64)
     functions = {
         "its own answer": answer.reshape(wrong.shape),

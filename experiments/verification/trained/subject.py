@@ -18,6 +18,7 @@ from diffusion.noises import Gaussian
 from diffusion.oracles import GaussianLaw
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb
+from diffusion.schedules import Schedule
 from experiments.data.scaling import to_model
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.grids import host_float64
@@ -177,21 +178,33 @@ class Subject:
 def ratio_range(process: Process) -> tuple[float, float]:
     """(σ/α at the smallest useful time, σ/α at the prior)."""
     with host_float64():
-        return _ratio(process, float(process.t_min)), _ratio(process, float(process.t_max))
+        low, high = ratios(process, np.asarray([process.t_min, process.t_max], np.float64))
+    return float(low), float(high)
 
 
-def levels_at(process: Process, ratios: tuple[float, ...]) -> tuple[Level, ...]:
+def levels_at(process: Process, wanted: tuple[float, ...]) -> tuple[Level, ...]:
     """The levels with these σ/α, or the nearest on a chain, without repetitions or any outside the process."""
     low, high = ratio_range(process)
     with host_float64():
-        inside = [value for value in ratios if low * (1 - 1e-6) <= value <= high * (1 + 1e-6)] or [low]
-        times = [float(process.schedule.time_from_log_snr(-2 * math.log(value))) for value in inside]
-        times = [min(max(t, float(process.t_min)), float(process.t_max)) for t in times]
-        return tuple(Level(t, _ratio(process, t)) for t in dict.fromkeys(times))
+        inside = [value for value in wanted if low * (1 - 1e-6) <= value <= high * (1 + 1e-6)] or [low]
+        times = np.asarray(_times(process.schedule, -2 * np.log(inside)))
+        times = np.asarray(list(dict.fromkeys(np.clip(times, float(process.t_min), float(process.t_max)).tolist())))
+        return tuple(map(Level, times.tolist(), ratios(process, times).tolist()))
 
 
-def _ratio(process: Process, t: float) -> float:
-    return float(np.exp(-0.5 * np.asarray(process.schedule.log_snr(np.float64(t)))))
+def ratios(process: Process, times: np.ndarray) -> np.ndarray:
+    """σ/α at the times, in the precision that JAX computes in."""
+    return np.exp(-0.5 * np.asarray(_log_snr(process.schedule, times), np.float64))
+
+
+@jax.jit
+def _log_snr(schedule: Schedule, t: Array) -> Array:
+    return schedule.log_snr(t)
+
+
+@jax.jit
+def _times(schedule: Schedule, log_snr: Array) -> Array:
+    return schedule.time_from_log_snr(log_snr)
 
 
 class Batch(NamedTuple):
@@ -222,18 +235,24 @@ def batches(
         padded = np.resize(places, size)
         chosen = rows[padded]
         x_0 = jnp.asarray(part.take(chosen))
-        keys = keys_lib.sample_keys(subject.key(purpose), jnp.asarray(padded))
-        z = subject.process.noise.sample(keys, x_0.shape)
+        z, x_t = _with_noise(subject.process, subject.key(purpose), padded, x_0, time)
         labels = None
         if subject.num_classes and part.labels is not None:
             labels = jnp.asarray(part.labels[chosen], jnp.int32)
-        yield Batch(chosen, x_0, z, noised(subject.process, x_0, z, time), labels, places)
+        yield Batch(chosen, x_0, z, x_t, labels, places)
 
 
 def spread(part: Pictures, count: int) -> tuple[int, int]:
     """(the number of different images, the repetitions of each) for about `count` draws."""
     images = min(count, len(part))
     return images, max(1, count // images)
+
+
+@jax.jit
+def _with_noise(process: Process, key: Array, ids: Array, x_0: Array, t: Array) -> tuple[Array, Array]:
+    """(z, x_t): the noise of the images with these numbers, and the noised images."""
+    z = process.noise.sample(keys_lib.sample_keys(key, ids), x_0.shape)
+    return z, perturb(process, x_0, z, t)
 
 
 @jax.jit

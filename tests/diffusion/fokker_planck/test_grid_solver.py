@@ -10,8 +10,9 @@ import scipy.stats
 from jax.tree_util import Partial
 
 from diffusion import EDM, VE, VP, Cosine, Process, RectifiedFlow, SubVP, forward_sde, reverse_sde
+from diffusion.fokker_planck import grid_solver
 from diffusion.fokker_planck.equation import FokkerPlanck, of_ode, of_sde
-from diffusion.fokker_planck.grid_solver import _implicit_euler, centres, solve
+from diffusion.fokker_planck.grid_solver import _implicit_euler
 from diffusion.fokker_planck.moments import linear_moments
 from diffusion.fokker_planck.residuals import reverse_equation
 from diffusion.oracles import GaussianMixture
@@ -20,16 +21,25 @@ LAW = GaussianMixture.isotropic([[-1.0], [0.8]], [0.3, 0.5], [0.4, 0.6])
 BEND = np.linspace(-1, 1, 65)
 
 
+def centres(edges):
+    return np.asarray(grid_solver.centres(edges))
+
+
+def solve(*arguments, **options):
+    """`grid_solver.solve`, its answer in NumPy: what is compared with it need not be compiled."""
+    return jax.device_get(grid_solver.solve(*arguments, **options))
+
+
 def exact(process, edges, t):
     """The density of LAW's marginal in NumPy: no program for each number of cells."""
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     stds = np.sqrt(alpha**2 * np.asarray(LAW.floor) + sigma**2)
-    return scipy.stats.norm.pdf(np.asarray(centres(edges)), alpha * LAW.means[:, 0], stds) @ LAW.weights
+    return scipy.stats.norm.pdf(centres(edges), alpha * LAW.means[:, 0], stds) @ LAW.weights
 
 
 def distance(edges, p, q):
     """∫ |p − q| dx."""
-    return np.sum(np.abs(np.asarray(p) - q) * np.diff(edges))
+    return np.sum(np.abs(p - q) * np.diff(edges))
 
 
 def in_portions(equation, density, edges, start, end, portions, **options):
@@ -93,7 +103,7 @@ def test_the_reverse_family_brings_back_the_data(level, order, worst, x64):
     """Times descend from p_T to p_t; with σ̃ = 0 there is no diffusion, and the upwind flux is of first order."""
     process, errors = Process(VP()), []
     equation = of_sde(reverse_sde(process, LAW.denoiser(process), level))
-    for cells in (48, 96, 192):
+    for cells in (96, 192):
         edges = np.linspace(-4, 4, cells + 1)
         got = solve(equation, exact(process, edges, 0.4), edges, np.array([0.4, 0.05]), steps=400)
         errors.append(distance(edges, got.densities[-1], exact(process, edges, 0.05)))
@@ -120,8 +130,8 @@ def _descent(slope, diffusion, x, t):
 
 def gibbs(slope, diffusion):
     """The equation with f = −D ∇V, D a diagonal."""
-    diffusion = jnp.asarray(diffusion)
-    return FokkerPlanck(Partial(_descent, slope, diffusion), Partial(_everywhere, jnp.sqrt(2 * diffusion)))
+    diffusion = np.asarray(diffusion)
+    return FokkerPlanck(Partial(_descent, slope, diffusion), Partial(_everywhere, np.sqrt(2 * diffusion)))
 
 
 def _everywhere(value, x, t):
@@ -163,9 +173,9 @@ def test_gibbs_densities_do_not_move(case, order, x64):
     x = centres(edges)
     density = np.exp(-potential(x.reshape(-1, x.shape[-1]))).reshape(x.shape[:-1])
     assert np.min(density) < 1e-7
-    got = solve(gibbs(slope, diffusion), density, edges, np.array([0.0, 0.1, 500.0]), steps=10, order=order)
-    np.testing.assert_allclose(got.densities[1], density, rtol=1e-11)
-    np.testing.assert_allclose(got.densities[2], density, rtol=1e-11)
+    for end in (0.1, 500.0):
+        got = solve(gibbs(slope, diffusion), density, edges, np.array([0.0, end]), steps=10, order=order)
+        np.testing.assert_allclose(got.densities[1], density, rtol=1e-11)
 
 
 def test_more_points_keep_more_gibbs_densities(x64):
@@ -206,7 +216,7 @@ def test_float32_loses_digits_and_nothing_else():
     options = {"steps": 400}
     start, times = exact(process, edges, 0.02).astype(np.float32), np.array([0.02, 0.4])
     single = solve(of_sde(forward_sde(process)), start, edges, times, **options)
-    assert single.densities.dtype == jnp.float32
+    assert single.densities.dtype == np.float32
     with jax.enable_x64(True):
         double = solve(of_sde(forward_sde(process)), start, edges, times, **options)
     np.testing.assert_allclose(single.densities, double.densities, rtol=1e-3, atol=1e-6)
@@ -218,15 +228,15 @@ def test_float32_loses_digits_and_nothing_else():
 def test_the_elimination_solves_its_equations(lines, x64):
     """Against a dense solver, and with rates that a dense solver cannot bear the sum of the masses alone."""
     rng = np.random.default_rng(0)
-    up, down = jnp.asarray(rng.uniform(0, 5, size=(2, 6, *lines)))
-    mass = jnp.asarray(rng.uniform(size=(7, *lines)))
-    got = np.asarray(_implicit_euler(up, down, mass)).reshape(7, -1)
+    up, down = rng.uniform(0, 5, size=(2, 6, *lines))
+    mass, eliminate = rng.uniform(size=(7, *lines)), jax.jit(_implicit_euler)
+    got = np.asarray(eliminate(up, down, mass)).reshape(7, -1)
     for k in range(got.shape[1]):
-        u, v = np.asarray(up).reshape(6, -1)[:, k], np.asarray(down).reshape(6, -1)[:, k]
+        u, v = up.reshape(6, -1)[:, k], down.reshape(6, -1)[:, k]
         diagonal = np.append(u, 0) + np.append(0, v)
         matrix = np.eye(7) + np.diag(diagonal) - np.diag(u, -1) - np.diag(v, 1)
         np.testing.assert_allclose(matrix @ got[:, k], mass.reshape(7, -1)[:, k], rtol=1e-13)
-    stiff = _implicit_euler(1e18 * up, 1e18 * down, mass)
+    stiff = eliminate(1e18 * up, 1e18 * down, mass)
     np.testing.assert_allclose(np.sum(stiff, axis=0), np.sum(mass, axis=0), rtol=1e-13)
 
 
@@ -245,13 +255,13 @@ def cir(kappa=1.5, theta=1.0, nu=0.8):
 def cir_density(x, t, start=0.8, kappa=1.5, theta=1.0, nu=0.8):
     scale = nu**2 * -np.expm1(-kappa * t) / (4 * kappa)
     freedom, shift = 4 * kappa * theta / nu**2, start * np.exp(-kappa * t) / scale
-    return scipy.stats.ncx2.pdf(np.asarray(x), freedom, shift, scale=scale)
+    return scipy.stats.ncx2.pdf(x, freedom, shift, scale=scale)
 
 
 def test_diffusion_that_depends_on_x(x64):
     """A diffusion that vanishes at the boundary, where the mass is to stay inside."""
     errors = []
-    for cells in (40, 80, 160):
+    for cells in (80, 160):
         edges = np.linspace(0.0, 6.0, cells + 1)
         x = centres(edges)[:, 0]
         got = solve(cir(), cir_density(x, 0.2), edges, np.array([0.2, 1.0]), steps=200)
@@ -298,10 +308,10 @@ def test_a_turning_gaussian(x64):
     offset = Partial(lambda t: jnp.stack([jnp.sin(3 * t), 0.3 + 0 * t]))
     moments = linear_moments(TURN, GROW, mean, covariance, times, offset=offset)
     equation, errors = FokkerPlanck(Partial(_turning), Partial(_growing)), []
-    for refine in (1, 2, 4):
+    for refine in (2, 4):
         lines = np.linspace(-5, 5, 22 * refine + 1), np.linspace(-4.5, 4.5, 20 * refine + 1)
         first, last = (
-            scipy.stats.multivariate_normal(m, S).pdf(np.asarray(centres(lines)))
+            scipy.stats.multivariate_normal(m, S).pdf(centres(lines))
             for m, S in zip(moments.means, moments.covariances, strict=True)
         )
         got = solve(equation, first, lines, times, steps=12 * refine)
@@ -322,9 +332,9 @@ def test_without_diffusion_it_is_the_continuity_equation(x64):
     """dx/dt = c − x: p_t(x) = e^t p_0(c + (x − c) e^t), by the upwind flux: never negative, and of first order, also
     in the cell where the velocity changes its sign."""
     equation, errors = of_ode(Partial(_towards, 0.4)), []
-    for cells in (100, 200, 400):
+    for cells in (200, 400):
         edges = np.linspace(-4, 5, cells + 1)
-        x = np.asarray(centres(edges))[:, 0]
+        x = centres(edges)[:, 0]
         got = solve(equation, np.exp(-(x**2)), edges, np.array([0.0, 0.5]), steps=100)
         expected = np.exp(0.5) * np.exp(-((0.4 + (x - 0.4) * np.exp(0.5)) ** 2))
         errors.append([distance(edges, got.densities[-1], expected), np.max(np.abs(got.densities[-1] - expected))])
@@ -356,11 +366,11 @@ def test_solutions_have_slopes(x64):
     """d/dθ of the mean of dx = −θ x dt + g dw, through jit, by reverse-mode differentiation."""
     edges = np.linspace(-4, 4, 129)
     x = centres(edges)[:, 0]
-    start = scipy.stats.norm.pdf(np.asarray(x), 1.0, 0.4)
+    start = scipy.stats.norm.pdf(x, 1.0, 0.4)
 
     def mean(theta):
         equation = FokkerPlanck(Partial(_pull, theta), Partial(_everywhere, jnp.asarray(0.5)))
-        p = solve(equation, start, edges, np.array([0.0, 0.6]), steps=50).densities[-1]
+        p = grid_solver.solve(equation, start, edges, np.array([0.0, 0.6]), steps=50).densities[-1]
         return jnp.sum(x * p) / jnp.sum(p)
 
     theta, mean = 0.9, jax.jit(mean)

@@ -9,13 +9,26 @@ import scipy.linalg
 from jax.tree_util import Partial
 
 from diffusion import EDM, VE, VP, Cosine, Process, RectifiedFlow, SubVP, reverse_sde
-from diffusion.fokker_planck.moments import linear_moments
-from diffusion.oracles import GaussianMixture
+from diffusion.fokker_planck import moments
 
 DRIFT = np.array([[-1.0, 3.0, 0.0], [0.0, -2.0, 5.0], [0.0, -0.5, -0.7]])  # far from normal
 SPREAD = np.array([[0.3, 0.0], [0.2, 1.0], [0.0, 0.5]])
 OFFSET = np.array([1.0, -0.5, 0.2])
 MEAN, COVARIANCE = np.array([1.0, 2.0, -1.0]), np.array([[0.3, 0.1, 0.0], [0.1, 0.2, -0.05], [0.0, -0.05, 0.1]])
+
+
+def linear_moments(*arguments, **options):
+    """`moments.linear_moments`, its answer in NumPy: what is compared with it need not be compiled."""
+    return jax.device_get(moments.linear_moments(*arguments, **options))
+
+
+@jax.jit
+def _alpha_and_variance(schedule, t):
+    return schedule.alpha(t), schedule.variance(t)
+
+
+def alpha_and_variance(schedule, t):
+    return jax.device_get(_alpha_and_variance(schedule, t))
 
 
 def turning(t):
@@ -46,8 +59,8 @@ def by_ode(mean, covariance, start, end):
     return y[:d], y[d:].reshape(d, d)
 
 
-def largest(moments, mean, covariance):
-    return max(np.max(np.abs(moments.means[-1] - mean)), np.max(np.abs(moments.covariances[-1] - covariance)))
+def largest(found, mean, covariance):
+    return max(np.max(np.abs(found.means[-1] - mean)), np.max(np.abs(found.covariances[-1] - covariance)))
 
 
 def test_constant_coefficients_are_exact(x64):
@@ -92,7 +105,7 @@ def test_the_forward_sde_of_every_process_has_its_marginals(schedule, end, x64):
         return jnp.sqrt(schedule.diffusion_squared(t))
 
     got = linear_moments(schedule.drift, diffusion, mean, covariance, times, steps=16)
-    alpha, variance = schedule.alpha(times), schedule.variance(times)
+    alpha, variance = alpha_and_variance(schedule, times)
     expected = alpha[:, None, None] ** 2 * covariance + variance[:, None, None] * np.eye(2)
     np.testing.assert_allclose(got.means, alpha[:, None] * mean, rtol=0, atol=1e-9)
     np.testing.assert_allclose(got.covariances, expected, rtol=1e-9, atol=1e-9)
@@ -103,13 +116,13 @@ def test_the_error_is_of_order_six_and_estimated(x64):
     mean, covariance = MEAN[:2], COVARIANCE[:2, :2]
     expected = by_ode(mean, covariance, 0.0, 2.0)
     errors, estimates = [], []
-    for steps in (2, 4, 8, 16):
+    for steps in (4, 8, 16):
         got = linear_moments(turning, widening, mean, covariance, np.array([0.0, 2.0]), offset=pushing, steps=steps)
         errors.append(largest(got, *expected))
         estimates.append(got.error[-1])
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
-    np.testing.assert_allclose(orders[1:], 6, atol=0.2)
-    np.testing.assert_allclose(estimates[1:], errors[1:], rtol=0.2)
+    np.testing.assert_allclose(orders, 6, atol=0.2)
+    np.testing.assert_allclose(estimates, errors, rtol=0.2)
 
 
 def test_time_passes_in_any_portions(x64):
@@ -153,14 +166,22 @@ def slope_of(sde, t):
     return (sde.drift(jnp.eye(2), t) - offset_of(sde, t)).T
 
 
+def wiener(process, x, t):
+    """The denoiser of N(MEAN, COVARIANCE) in the first two axes; the oracle's takes far longer to compile."""
+    variances, basis = np.linalg.eigh(COVARIANCE[:2, :2])
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    gains = alpha * variances / (alpha**2 * variances + sigma**2)
+    return MEAN[:2] + ((x - alpha * MEAN[:2]) @ basis * gains) @ basis.T
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0, 2.0])
 def test_the_reverse_family_runs_backwards(level, x64):
     """Descending times, F and c read off the reverse drift of Gaussian data: p_T comes back to p_t."""
-    process, law = Process(VP()), GaussianMixture.full([MEAN[:2]], [COVARIANCE[:2, :2]])
-    sde = reverse_sde(process, law.denoiser(process), level)
+    process = Process(VP())
+    sde = reverse_sde(process, Partial(wiener, process), level)
 
     times = np.linspace(0.8, 0.1, 8)
-    alpha, variance = process.alpha(times), process.schedule.variance(times)
+    alpha, variance = alpha_and_variance(process.schedule, times)
     means = alpha[:, None] * MEAN[:2]
     covariances = alpha[:, None, None] ** 2 * COVARIANCE[:2, :2] + variance[:, None, None] * np.eye(2)
     drift, offset = Partial(slope_of, sde), Partial(offset_of, sde)
@@ -174,14 +195,15 @@ def test_moments_have_slopes(x64):
     times = np.array([0.0, 0.8])
 
     def variance(theta):
-        return linear_moments(-theta, 1.0, jnp.zeros(1), jnp.full((1, 1), 2.0), times).covariances[-1, 0, 0]
+        return moments.linear_moments(-theta, 1.0, np.zeros(1), np.full((1, 1), 2.0), times).covariances[-1, 0, 0]
 
     def exact(theta):
         return 2 * jnp.exp(-1.6 * theta) - jnp.expm1(-1.6 * theta) / (2 * theta)
 
-    theta = jnp.asarray(1.3)
-    np.testing.assert_allclose(variance(theta), exact(theta), rtol=1e-13)
-    np.testing.assert_allclose(jax.jit(jax.grad(variance))(theta), jax.grad(exact)(theta), rtol=1e-11)
+    both = jax.jit(lambda theta: [jax.value_and_grad(one)(theta) for one in (variance, exact)])
+    (value, slope), (exact_value, exact_slope) = both(1.3)
+    np.testing.assert_allclose(value, exact_value, rtol=1e-13)
+    np.testing.assert_allclose(slope, exact_slope, rtol=1e-11)
 
 
 def test_what_does_not_fit_is_refused():

@@ -54,7 +54,7 @@ def perturbed(params: Any, scale: float = 0.1) -> Any:
     """Parameters away from their zeros."""
     rng = np.random.default_rng(7)
     return jax.tree.map(
-        lambda leaf: jnp.asarray(np.asarray(leaf) + scale * rng.standard_normal(leaf.shape, np.float32)), params
+        lambda leaf: jax.device_put(np.asarray(leaf) + scale * rng.standard_normal(leaf.shape, np.float32)), params
     )
 
 

@@ -95,7 +95,7 @@ def test_parameters_are_everything_and_are_a_plain_tree(case):
             return {name: walk(branch) for name, branch in reversed(tree.items())}
         assert isinstance(tree, jax.Array)
         assert tree.dtype == jnp.float32
-        return jnp.asarray(np.asarray(tree))
+        return jax.device_put(np.asarray(tree))
 
     again = walk(case.params)
     x, c_noise, labels = case.inputs()

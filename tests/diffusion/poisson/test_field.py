@@ -1,5 +1,7 @@
 """The field of charges against their sum, its potential, and float32 at every distance."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,23 +45,30 @@ def summed(points, weights, x, r, df):
     return np.einsum("bk,bkd->bd", strength, gap), strength.sum(1) * r, phi
 
 
+@functools.partial(jax.jit, static_argnames="df")
+def field_and_potential(law, x, r, df):
+    """The field, its vector, the potential and where it has one its logarithm."""
+    field = poisson_field(law, x, r, df)
+    log_phi = log_potential(law, x, r, df) if law.dim + df > 2 else None
+    return field, field.vector, potential(law, x, r, df), log_phi
+
+
 @pytest.mark.parametrize("df", [1.0, 2.0, 5.0])
 @pytest.mark.parametrize("d", [1, 2, 6])
 def test_the_field_of_charges_is_their_sum(d, df, x64):
     points, r = charges(d), np.array([0.05, 0.7, 3.0, 200.0])
     x = np.random.default_rng(1).normal(size=(4, d)) * np.array([[1.0], [1.0], [3.0], [50.0]])
-    field = poisson_field(Atoms(points, WEIGHTS), jnp.asarray(x), r, df)
+    measured = jax.device_get(field_and_potential(Atoms(points, WEIGHTS), x, r, df))
+    field, vector, found, log_found = measured
     along_x, along_r, phi = summed(points, WEIGHTS, x, r, df)
-    np.testing.assert_allclose(field.vector[0], along_x, rtol=1e-11, atol=1e-13 * np.abs(along_x).max())
-    np.testing.assert_allclose(field.vector[1], along_r, rtol=1e-11)
+    np.testing.assert_allclose(vector[0], along_x, rtol=1e-11, atol=1e-13 * np.abs(along_x).max())
+    np.testing.assert_allclose(vector[1], along_r, rtol=1e-11)
     np.testing.assert_allclose(np.sum(field.along_x**2, 1) + field.along_r**2, 1, rtol=1e-14)
     norm = np.sqrt(np.sum(along_x**2, 1) + along_r**2)
     np.testing.assert_allclose(np.exp(field.log_norm), norm, rtol=1e-11)
-    np.testing.assert_allclose(potential(Atoms(points, WEIGHTS), jnp.asarray(x), r, df), phi, rtol=1e-11)
+    np.testing.assert_allclose(found, phi, rtol=1e-11)
     if d + df > 2:
-        np.testing.assert_allclose(
-            log_potential(Atoms(points, WEIGHTS), jnp.asarray(x), r, df), np.log(phi), atol=1e-11
-        )
+        np.testing.assert_allclose(log_found, np.log(phi), atol=1e-11)
 
 
 def test_the_vertical_field_is_half_the_density_at_one_extra_dimension(x64):
@@ -73,12 +82,13 @@ def test_the_vertical_field_is_half_the_density_at_one_extra_dimension(x64):
 
     @jax.jit
     def both(law, x):
-        return jnp.exp(law.log_prob(Process(EDM(), StudentT(1.0)), x, 0.8)), poisson_field(law, x, 0.8)
+        field = poisson_field(law, x, 0.8)
+        return jnp.exp(law.log_prob(Process(EDM(), StudentT(1.0)), x, 0.8)), field.along_x, field.vector[1]
 
     for law in laws:
-        density, field = both(law, x)
-        assert field.along_x.shape == x.shape
-        np.testing.assert_allclose(field.vector[1], 0.5 * density, rtol=1e-11)
+        density, along_x, vertical = both(law, x)
+        assert along_x.shape == x.shape
+        np.testing.assert_allclose(vertical, 0.5 * np.asarray(density), rtol=1e-11)
 
 
 @pytest.mark.parametrize("d", [1, 3])
@@ -88,9 +98,9 @@ def test_cauchy_data_are_charges_below_the_hyperplane(d, x64):
     x, z, weights = np.random.default_rng(1).normal(size=(4, d)), 0.7, WEIGHTS[:2] / WEIGHTS[:2].sum()
     parts = [summed(law.means[k : k + 1], np.ones(1), x, z + law.scales[k], 1.0) for k in range(2)]
     expected = [sum(w * part[i] for w, part in zip(weights, parts, strict=True)) for i in range(3)]
-    field = poisson_field(law, jnp.asarray(x), z)
-    for found, exact in zip((*field.vector, potential(law, jnp.asarray(x), z)), expected, strict=True):
-        np.testing.assert_allclose(found, exact, rtol=1e-12)
+    found = jax.jit(lambda x: (*poisson_field(law, x, z).vector, potential(law, x, z)))(x)
+    for one, exact in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, exact, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("d", "df"), [(1, 1.0), (2, 1.0), (3, 1.0), (2, 4.0)])
@@ -106,6 +116,9 @@ def test_the_field_is_minus_the_gradient_of_the_potential(d, df, x64):
     np.testing.assert_allclose(*both(points), rtol=1e-10, atol=1e-12)
 
 
+field_of = jax.jit(poisson_field, static_argnames="df")
+
+
 @pytest.mark.parametrize(("d", "df"), [(2, 2048.0), (100_000, 1.0), (100_000, 2048.0)])
 def test_float32_at_every_distance(d, df):
     """Direction and ln |E| from 1e-6 to 1e12 times the size of the data, beside a charge and high above it."""
@@ -115,10 +128,9 @@ def test_float32_at_every_distance(d, df):
     r = np.repeat([1e-6, 1e-2, 1.0, 1e6], 5)
     x = (points[3] + np.tile([1e-6, 1e-2, 1.0, 1e4, 1e12], 4)[:, None] * toward).astype(np.float32)
     with jax.enable_x64(True):
-        exact = poisson_field(Atoms(points.astype(np.float64)), jnp.asarray(x, jnp.float64), r, df)
-        exact = jax.tree.map(np.asarray, exact)
-    found = poisson_field(Atoms(points), jnp.asarray(x), jnp.float32(r), df)
-    assert found.log_norm.dtype == jnp.float32
+        exact = jax.device_get(field_of(Atoms(points.astype(np.float64)), x.astype(np.float64), r, df=df))
+    found = jax.device_get(field_of(Atoms(points), x, r.astype(np.float32), df=df))
+    assert found.log_norm.dtype == np.float32
     off = np.sqrt(np.sum((found.along_x - exact.along_x) ** 2, 1) + (found.along_r - exact.along_r) ** 2)
     assert np.max(off) < 3e-5
     size = np.abs(exact.log_norm) + (d + df) * np.abs(np.log(r))
@@ -129,7 +141,7 @@ def test_many_charges_are_read_in_blocks(x64):
     """More than fit one block: as if they had been summed at once."""
     points = np.random.default_rng(0).normal(size=(3000, 400))
     x = np.random.default_rng(1).normal(size=(2, 400))
-    field = jax.jit(poisson_field)(Atoms(points), x, np.array([0.5, 30.0]))
+    field = field_of(Atoms(points), x, np.array([0.5, 30.0]))
     gap = x[:, None] - points
     log_strength = -401 / 2 * np.log(np.sum(gap**2, -1) + np.array([[0.25], [900.0]]))
     top = scipy.special.logsumexp(log_strength, axis=1)
@@ -145,7 +157,7 @@ def far_field(points, distance):
     """The largest angle between E and the direction away from 0, on a hemisphere of that radius."""
     away = np.abs(np.random.default_rng(2).normal(size=(20, points.shape[1] + 1)))
     away /= np.linalg.norm(away, axis=1, keepdims=True)
-    field = poisson_field(Atoms(points), jnp.asarray(distance * away[:, :-1]), distance * away[:, -1])
+    field = jax.device_get(field_of(Atoms(points), distance * away[:, :-1], distance * away[:, -1]))
     return np.max(np.abs(np.concatenate([field.along_x, field.along_r[:, None]], 1) - away))
 
 
@@ -159,15 +171,21 @@ def test_directions_become_uniform_far_away(x64):
 
 @pytest.mark.parametrize("df", [1.0, 3.0, 64.0])
 def test_the_prior_on_the_hyperplane_is_students(df, x64):
-    x, r = 5 * jax.random.normal(jax.random.key(0), (6, 2, 3)), 4.0
+    x, r = 5 * np.random.default_rng(0).normal(size=(6, 2, 3)), 4.0
     process = poisson_process(df, 0.01, r)
     assert process.t_max == pytest.approx(r / np.sqrt(df))
-    np.testing.assert_allclose(hyperplane_log_prob(x, r, df), prior_log_prob(process, x), rtol=1e-12)
+
+    @jax.jit
+    def measure(process, x):
+        found = hyperplane_log_prob(x, r, df), prior_log_prob(process, x)
+        return *found, poisson_field(Dirac(np.zeros((2, 3))), x, r, df)
+
+    found, prior, field = jax.device_get(measure(process, x))
+    np.testing.assert_allclose(found, prior, rtol=1e-12)
     np.testing.assert_allclose(radius_from_sigma(sigma_from_radius(r, df), df), r, rtol=1e-15)
     # It is what the field of one charge says, too.
-    log_e_r = poisson_field(Dirac(np.zeros((2, 3))), x, r, df)
-    log_p = jnp.log(log_e_r.along_r) + log_e_r.log_norm + (df - 1) * np.log(r) + log_area(df)
-    np.testing.assert_allclose(hyperplane_log_prob(x, r, df), log_p, rtol=1e-12)
+    log_p = np.log(field.along_r) + field.log_norm + (df - 1) * np.log(r) + log_area(df)
+    np.testing.assert_allclose(found, log_p, rtol=1e-12)
 
 
 def test_the_prior_has_the_mass_of_one_and_the_published_constant_has_not(x64):
@@ -175,8 +193,8 @@ def test_the_prior_has_the_mass_of_one_and_the_published_constant_has_not(x64):
     s, weights = np.polynomial.legendre.leggauss(60)
     s, weights = 0.5 * (s + 1), 0.5 * weights
     radius = 3 * s / (1 - s)
-    x = jnp.asarray(np.stack([radius, 0 * radius], 1))
-    mass = np.sum(weights * 3 / (1 - s) ** 2 * 2 * np.pi * radius * np.exp(hyperplane_log_prob(x, 3.0)))
+    log_p = jax.jit(hyperplane_log_prob)(np.stack([radius, 0 * radius], 1), 3.0)
+    mass = np.sum(weights * 3 / (1 - s) ** 2 * 2 * np.pi * radius * np.exp(log_p))
     assert mass == pytest.approx(1, abs=1e-12)
     slip = (log_area(3072) - log_area(3073)) / (3072 * np.log(2))
     assert slip == pytest.approx(0.5 * np.log(3072 / (2 * np.pi)) / (3072 * np.log(2)), rel=1e-3)

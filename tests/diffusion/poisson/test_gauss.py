@@ -31,7 +31,7 @@ def test_no_divergence_and_no_curl_above_the_data(name, df):
         jacobian = jax.vmap(jax.jacfwd(lambda p: field(p[None])[0]))(points)
         return jacobian, [divergence(field, points, it) for it in (df, df + 0.1)], curl(field, points)
 
-    jacobian, (own, other), turning = derivatives(points)
+    jacobian, (own, other), turning = jax.device_get(derivatives(points))
     size = np.abs(jacobian).sum((1, 2))
     assert np.max(np.abs(own) / size) < 1e-11
     assert np.max(np.abs(turning) / size[:, None, None]) < 1e-11
@@ -80,13 +80,12 @@ def test_half_of_the_charge_goes_up_through_a_hemisphere(d):
 def test_half_of_the_charge_goes_up_in_many_dimensions():
     law = Atoms(np.random.default_rng(0).normal(size=(5, 7)))
     estimate = jax.jit(lambda key: sphere_flux_estimate(key, augmented_field(law), np.zeros(8), 9.0, 20_000, axis=7))
-    found = estimate(jax.random.key(0))
+    found = jax.device_get(estimate(jax.random.key(0)))
     assert abs(found.value - 0.5) < 4 * found.standard_error
     assert found.standard_error < 0.01
 
 
-@pytest.mark.parametrize("d", [1, 2])
-@pytest.mark.parametrize("name", ["atoms", "cauchy"])
+@pytest.mark.parametrize(("name", "d"), [("atoms", 1), ("atoms", 2), ("cauchy", 2)])
 def test_nothing_goes_through_a_closed_surface_without_charge(name, d):
     points = POINTS[:, :d]
     law = Atoms(points, WEIGHTS) if name == "atoms" else StudentTMixture(points, LAWS[name].scales, 1.0, WEIGHTS)
@@ -99,7 +98,7 @@ def test_nothing_goes_through_a_closed_surface_without_charge(name, d):
         closed = box_flux(field, low, high, 40), sphere_flux(field, centre, 0.7, 40)
         return *closed, sphere_flux(field, centre, 0.7, 40, axis=d), base_flux(field, centre, 0.7, 40, axis=d)
 
-    box, sphere, cap, base = fluxes()
+    box, sphere, cap, base = jax.device_get(fluxes())
     np.testing.assert_allclose(box, 0, atol=1e-10)
     np.testing.assert_allclose(sphere, 0, atol=1e-10)
     np.testing.assert_allclose(cap + base, 0, atol=1e-10)
@@ -109,8 +108,13 @@ def test_nothing_goes_through_a_closed_surface_without_charge(name, d):
 def test_a_box_around_a_charge_holds_it():
     """Above and below the hyperplane, where the field is its mirror image."""
     field = augmented_field(Atoms(POINTS, WEIGHTS))
-    fluxes = jax.jit(lambda: [box_flux(field, np.r_[it - 0.3, -0.3], np.r_[it + 0.3, 0.3], 48) for it in POINTS])
-    np.testing.assert_allclose(fluxes(), WEIGHTS, rtol=1e-8)
+
+    @jax.jit
+    def fluxes(places):
+        corner = np.full(3, 0.3)
+        return jax.lax.map(lambda place: box_flux(lambda p: field(p + place), -corner, corner, 48), places)
+
+    np.testing.assert_allclose(fluxes(np.c_[POINTS, np.zeros(3)]), WEIGHTS, rtol=1e-8)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -118,21 +122,23 @@ def test_the_plain_field_of_a_shell_vanishes_inside(dim):
     """Row 33 in closed form and by charges, in NumPy's sum too; a ball's field there points away from the centre."""
     x = np.random.default_rng(0).normal(size=(6, dim))
     x *= (np.array([0.1, 0.3, 0.5, 1.6, 2.5, 4.0]) / np.linalg.norm(x, axis=1))[:, None]
-    found = plain_field(shell(dim, 1.0, 64), jnp.asarray(x))
-    np.testing.assert_allclose(found, shell_field(jnp.asarray(x)), atol=1e-12)
+    charges = shell(dim, 1.0, 64)
+    fields = jax.jit(lambda x: (plain_field(charges, x), shell_field(x), ball_field(x)))
+    found, of_shell, of_ball = jax.device_get(fields(x))
+    np.testing.assert_allclose(found, of_shell, atol=1e-12)
     assert np.all(np.abs(found[:3]) < 1e-12)
     area = {2: 2 * np.pi, 3: 4 * np.pi}[dim]
     outside = x[3:] / (area * np.linalg.norm(x[3:], axis=1, keepdims=True) ** dim)
     np.testing.assert_allclose(found[3:], outside, rtol=1e-11)
-    np.testing.assert_allclose(ball_field(jnp.asarray(x))[3:], outside, rtol=1e-12)
-    np.testing.assert_allclose(ball_field(jnp.asarray(x))[:3], x[:3] / area, rtol=1e-12)
+    np.testing.assert_allclose(of_ball[3:], outside, rtol=1e-12)
+    np.testing.assert_allclose(of_ball[:3], x[:3] / area, rtol=1e-12)
 
 
 def test_the_ball_has_its_charge_spread_evenly():
     """∇·E = ρ = 1/volume inside, 0 outside."""
-    x = jnp.array([[0.2, 0.1, -0.4], [1.0, 0.5, 0.3]])
-    slope = jax.vmap(jax.jacfwd(lambda y: ball_field(y[None])[0]))(x)
-    np.testing.assert_allclose(jnp.trace(slope, axis1=1, axis2=2), [3 / (4 * np.pi), 0], atol=1e-12)
+    x = np.array([[0.2, 0.1, -0.4], [1.0, 0.5, 0.3]])
+    slope = np.asarray(jax.jit(jax.vmap(jax.jacfwd(lambda y: ball_field(y[None])[0])))(x))
+    np.testing.assert_allclose(np.trace(slope, axis1=1, axis2=2), [3 / (4 * np.pi), 0], atol=1e-12)
 
 
 def test_the_extra_dimension_cures_it():

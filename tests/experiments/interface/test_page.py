@@ -28,7 +28,7 @@ SMALLER = {
 jax.devices()  # XLA has read its flags, and the door leaves those of this process alone
 
 
-def test_the_page_on_python_runs(tmp_path, monkeypatch, feature_cache, capsys):
+def test_the_page_on_python_runs(tmp_path, monkeypatch, feature_cache, capsys, one_device):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(feature_cache.parent))
     scope = {}

@@ -238,7 +238,7 @@ def test_a_run_says_what_it_is(run, conditional_run, tiny_run):
     assert (one.path, one.step, one.model.average) == (conditional_run, 6, None)
 
 
-def test_a_loop_trains_what_the_command_trains_to_the_bit(tiny_run, tmp_path):
+def test_a_loop_trains_what_the_command_trains_to_the_bit(tiny_run, tmp_path, one_device):
     config = load_config(tiny_run / "config.json")
     pictures = average = None
     for step in training(config, tmp_path):

@@ -2,9 +2,9 @@
 
 import resource
 import shutil
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,7 +29,8 @@ from tests.experiments.training.tiny_run import tiny_config, tiny_data
 def state():
     config = tiny_config()
     _, params = make_network(config, tiny_data().facts, jax.random.key(0))
-    return initial_state(params, make_optimizer(config.optimizer, 20), config)
+    begin = partial(initial_state, optimizer=make_optimizer(config.optimizer, 20), config=config)
+    return jax.jit(begin)(params)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_what_was_saved_comes_back_to_the_bit(state, saved):
 
 def test_a_state_of_another_shape_or_structure_is_refused(state, saved):
     tree, _ = load(saved / "00000010")
-    other = jax.tree.map(lambda leaf: jnp.zeros((*leaf.shape, 2), leaf.dtype), state)
+    other = jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 2), leaf.dtype), state)
     with pytest.raises(CheckpointError, match=r"array step of the checkpoint is int32\[\] and .* needs int32\[2\]"):
         from_tree(tree, other)
     with pytest.raises(CheckpointError, match="lacks array key"):
@@ -170,7 +171,7 @@ def test_model_of_a_checkpoint_is_its_average_and_says_where_it_is_from(state, s
     assert (model.step, model.path, model.config) == (0, saved / "00000010", tiny_config())
     assert model.digest == verify(model.path)
     jax.tree.map(np.testing.assert_array_equal, model.params, state.ema[0])
-    x, c_noise, labels = jnp.ones((2, 8, 8, 1)), jnp.zeros(2), jnp.array([0, 4])
-    assert model.network(model.params, x, c_noise, labels).shape == x.shape
+    x, c_noise, labels = np.ones((2, 8, 8, 1), np.float32), np.zeros(2, np.float32), np.array([0, 4], np.int32)
+    assert jax.jit(model.network)(model.params, x, c_noise, labels).shape == x.shape
     with pytest.raises(UsageError, match=r"--ema 2 does not exist; .* has 2 average\(s\), counted from 0"):
         load_model(saved.parent, 2)

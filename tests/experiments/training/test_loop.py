@@ -215,9 +215,11 @@ def test_a_second_training_is_kept_out(tmp_path):
 
 def test_a_training_in_a_variable_is_saved_when_the_script_ends(tmp_path):
     script = (
+        "import gc; gc.disable()\n"
+        "import jax\n"
         "from experiments.training.loop import training\n"
         "from tests.experiments.training.tiny_run import tiny_config, tiny_data\n"
-        f"steps = training(tiny_config(), {str(tmp_path)!r}, data=tiny_data())\n"
+        f"steps = training(tiny_config(), {str(tmp_path)!r}, data=tiny_data(), devices=jax.devices()[:1])\n"
         "for step in steps:\n"
         "    if step.step == 3: break\n"
     )

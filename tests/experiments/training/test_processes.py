@@ -19,12 +19,18 @@ from experiments.training import distributed
 from experiments.training.checkpoint import find_checkpoints, load
 from experiments.training.distributed import initialize
 from experiments.training.loop import train
-from tests.experiments.training import tiny_run
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
 ROOT, ONE = Path(__file__).parents[3], tuple(jax.devices()[:1])
 # A program that another process is just writing to the compilation cache is compiled once more.
 WARNINGS = ("-W", "error", "-W", "ignore:Error reading persistent compilation cache entry")
+# To look for garbage among what it imports takes an eighth of such a process's time.
+PROGRAM = """
+import gc, sys
+gc.disable()
+from tests.experiments.training import tiny_run
+sys.exit(tiny_run.main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def start(tmp_path):
         # One device each, whatever this process was given; all else alike, for XLA's flags have a part in rounding.
         flags = re.sub(r"(device_count)=\d+", r"\1=1", os.environ["XLA_FLAGS"])
         environment["XLA_FLAGS"] = flags
-        command = [sys.executable, *WARNINGS, tiny_run.__file__, str(tmp_path), json.dumps(options)]
+        command = [sys.executable, *WARNINGS, "-c", PROGRAM, str(tmp_path), json.dumps(options)]
         started.append(subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True))
         return started[-1]
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -87,8 +85,3 @@ def main(arguments):
     result = train(config, outdir, data=tiny_data(*place, options.get("delay", 0.0)))
     print(json.dumps({**dataclasses.asdict(result), "checkpoint": str(result.checkpoint)}, default=str))
     return result.exit_status
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    sys.exit(main(sys.argv[1:]))
