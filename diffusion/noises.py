@@ -65,7 +65,7 @@ class StudentT(Noise):
     as it should be: clipped, it would have another law. (Sampled images too start that far out and come back.)
     """
 
-    df: float = 1.0
+    df: float | Array = 1.0
     """Degrees of freedom: PFGM++'s D; 1 is PFGM."""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ def _shared() -> Any:
 
 def _context() -> Any:
     assert _make is not None
-    return _make() if mlir.ir.Context.current else _shared()
+    return _make() if mlir.ir.Context.current else _shared()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def share_context() -> None:

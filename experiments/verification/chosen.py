@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from diffusion.pytree import pytree
@@ -27,7 +28,7 @@ class OneOf(Schedule):
 
     schedules: tuple[Schedule, ...]
     """The schedules to choose from."""
-    which: int | Array
+    which: int | np.ndarray | Array
     """The place of the chosen schedule, counted from 0."""
 
     def pick(self, values: Sequence[Any]) -> Array:

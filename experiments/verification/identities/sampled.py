@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -156,7 +156,8 @@ def _reversed(key: Array, process: Process, denoise: Denoiser, grid: Array, x_in
     """The samples (level, b, d) for each of `_LEVELS`. They share their noise, which is drawn once for all."""
 
     def end(level: Array) -> Array:
-        return sample(key, process, denoise, StochasticHeun(level), grid, x_init.shape, x_init=x_init).x
+        heun: Any = StochasticHeun  # whose level is traced here
+        return sample(key, process, denoise, heun(level), grid, x_init.shape, x_init=x_init).x
 
     return jax.vmap(end)(jnp.asarray(_LEVELS))
 

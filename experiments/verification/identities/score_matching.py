@@ -125,7 +125,7 @@ class GivenNoise(Noise):
 class OneTime(TimeDistribution):
     """The distribution that has all its mass at one time."""
 
-    t: float
+    t: float | Array
 
     def quantile(self, process: Process, u: Float[Array, " b"]) -> Float[Array, " b"]:
         """The one time, for every u."""

@@ -168,10 +168,10 @@ def deterministic(config: Config) -> Sampler:
 
 def _share_of(config: Config) -> Callable[[float, float], float] | None:
     """The share of training's draws between two σ/α; None where times are drawn by importance."""
-    if isinstance(config.times, ImportanceConfig):
+    times, process = config.times, config.process()
+    if isinstance(times, ImportanceConfig):
         return None
-    process = config.process()
-    log_snr = jax.jit(lambda u: process.schedule.log_snr(config.times.quantile(process, u)))
+    log_snr = jax.jit(lambda u: process.schedule.log_snr(times.quantile(process, u)))
     u = (np.arange(8192, dtype=np.float32) + 0.5) / 8192
     ratios = np.exp(-0.5 * np.asarray(log_snr(u), np.float64))
     return lambda low, high: float(np.mean((ratios >= low) & (ratios < high)))
