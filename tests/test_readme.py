@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from diffusion.networks import MLPConfig
-from experiments import cli, presets
+from experiments import cli
+from experiments.commands.spelling import ALIASES, COUNTS, presets
 from experiments.errors import ScorefieldError
 from tests.experiments.conftest import on_one_device
 
@@ -176,6 +177,7 @@ def test_flags_within_sentences_exist():
     chosen += [("sample",), ("sample", "--kernel", "mala"), ("grid",), ("anomaly",), ("verify",)]
     known = set().union(*(flags(help_of(*arguments)) for arguments in chosen))
     known |= flags((ROOT / "tests" / "conftest.py").read_text())  # those that pytest is given
+    known |= {*ALIASES, *COUNTS}
     for page, text in PAGES.items():
         for code in inline(text):
             if code.startswith("--"):
@@ -185,7 +187,7 @@ def test_flags_within_sentences_exist():
 @pytest.mark.parametrize("page", PAGES)
 def test_trainings_that_are_shown_are_ones_that_train_accepts(page, capsys):
     for command, *arguments in command_lines(page):
-        if command == "train" and "NAME" not in arguments:
+        if command == "train" and not {"NAME", "--help"} & set(arguments):
             assert cli.main([command, *arguments, "--dry-run"]) == 0, capsys.readouterr().err
 
 
