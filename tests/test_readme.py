@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from diffusion.networks import MLPConfig
-from experiments import cli
-from experiments.commands.spelling import ALIASES, COUNTS, presets
+from experiments import cli, presets
+from experiments.commands.spelling import ALIASES, COUNTS
 from experiments.errors import ScorefieldError
 from tests.experiments.conftest import on_one_device
 
