@@ -78,7 +78,7 @@ WRONG = {
 }
 OUT_OF_RANGE = {
     "x": [(X[0], "(batch, *event)"), (X[:0], "(batch, *event)")],
-    "ids": [([7, 2**32 + 7], "4294967303; give whole numbers"), ([-1, 0], "-1; give"), ([1], "shape (1,) for 2")],
+    "ids": [([7, 2**32], "4294967296; give whole numbers"), ([-1, 0], "-1; give"), ([1], "shape (1,) for 2")],
     "shape": [((2,), "(batch, *event)"), ((0, 2), "at least 1")],
     "key": [(jax.random.split(KEY), "shape (2,); give one key")],
     "grid": [([1.0, 2.0], "rises"), ([9.0, 1.0], "lives on"), (0.5, "at least two times")],

@@ -179,3 +179,13 @@ def test_a_thousand_steps_in_float32():
     single = total(jnp.float32)
     with jax.enable_x64(True):
         np.testing.assert_allclose(single, total(jnp.float64), rtol=2e-5)
+
+
+def test_a_row_s_terms_depend_on_its_own_key_alone():
+    """Not on the noise of its neighbours, which would be as good a draw and another one in every batch."""
+    chain = GeneratorChain(Process(Betas.linear(4)), Partial(lambda x, t: 0.5 * x), np.arange(5), FixedLarge())
+    keys, x_0 = jax.random.split(jax.random.key(0), 3), jnp.asarray([[0.3, 1.0], [-1.0, 0.2], [2.0, 0.5]])
+    together = jax.jit(elbo_terms)(keys, chain, x_0)
+    alone = jax.jit(elbo_terms)(keys[:1], chain, x_0[:1])
+    for whole, one in zip(together, alone, strict=True):
+        np.testing.assert_allclose(whole[:1], one, rtol=1e-5)

@@ -17,6 +17,7 @@ from diffusion.energy import (
     log_normaliser,
     residual_denoiser,
 )
+from diffusion.energy.density_estimator import levels_between
 from diffusion.oracles import Atoms, GaussianLaw, GaussianMixture
 from diffusion.score_matching.losses import denoising_terms
 from diffusion.score_matching.times import LogUniformSigma
@@ -207,3 +208,9 @@ def test_alternating_training_brings_the_generator_to_the_data():
     mean, root = (np.asarray(part)[-200:] for part in path)
     np.testing.assert_allclose(mean.mean(0), data.means[0], atol=0.05)
     np.testing.assert_allclose((root @ root.swapaxes(1, 2)).mean(0), covariance, atol=0.06)
+
+
+def test_the_process_has_room_for_its_levels():
+    process, _ = levels_between(0.5, 3.0)
+    assert process.t_max > 3.0
+    assert process.t_min < 0.5

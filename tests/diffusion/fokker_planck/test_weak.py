@@ -217,3 +217,18 @@ def test_a_violation_without_noise_is_certain(x64):
     p_value = jax.jit(hotelling)
     assert p_value(values) == 0
     assert p_value(np.ones((50, 1))) == 0
+
+
+def test_coupled_paths_are_those_of_the_points_that_are_given():
+    process, rng = Process(VP()), np.random.default_rng(0)
+    x_0, z = rng.normal(size=(2, 5, 3))
+    alpha, sigma = float(process.alpha(0.4)), float(process.sigma(0.4))
+    found = coupled_paths(process, jnp.asarray(x_0), jnp.asarray(z))(jnp.asarray(0.4))
+    np.testing.assert_allclose(found, alpha * x_0 + sigma * z, atol=1e-6)
+
+
+def test_hotelling_counts_copies_of_a_column_once():
+    """The largest of 64 equal columns' eigenvalues is 64, and the others are the rounding of that."""
+    column = np.random.default_rng(1).normal(size=(50, 1)) + 0.3
+    p_value = jax.jit(hotelling)
+    np.testing.assert_allclose(p_value(jnp.tile(column, 64)), p_value(jnp.asarray(column)), rtol=1e-3)
