@@ -140,13 +140,13 @@ def test_single_precision_is_the_default(name):
     assert all(answer.dtype == jnp.float32 and np.all(np.isfinite(answer)) for answer in answers)
 
 
-@pytest.mark.parametrize("second", ["full", "trace"])
-def test_blocks_change_nothing(second):
-    """Many atoms are read in blocks of a few, the last of them shorter, some of them without weight."""
+@pytest.mark.parametrize(("second", "block_size"), [("full", 12), ("trace", 12), ("trace", 1)])
+def test_blocks_change_nothing(second, block_size):
+    """Many atoms are read in blocks of a few or one by one, the last shorter, some of them without weight."""
     rng = np.random.default_rng(0)
     law = Atoms(rng.normal(size=(17, 2)), rng.uniform(size=17) * (np.arange(17) > 5))
     arguments = law.components(), HEAVY, jnp.asarray(rng.normal(size=(3, 2))), 0.4, True, second
-    whole, blocks = posterior(*arguments), posterior(*arguments, block_size=12)
+    whole, blocks = posterior(*arguments), posterior(*arguments, block_size=block_size)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), blocks, whole)
 
 
