@@ -45,5 +45,23 @@ class ShortOfNoise(Parabola):
         return 0.9
 
 
+@pytree
+class Slow(RoundedCosine):
+    """The same with time from 0 to 4."""
+
+    @property
+    def t_max(self):
+        return 4.0
+
+    def alpha(self, t):
+        return super().alpha(0.25 * jnp.asarray(t))
+
+    def sigma(self, t):
+        return super().sigma(0.25 * jnp.asarray(t))
+
+    def time_from_log_snr(self, log_snr):
+        return 4 * super().time_from_log_snr(log_snr)
+
+
 ENDLESS = [Parabola(), RoundedCosine()]
 """Those that end in noise."""

@@ -23,7 +23,7 @@ from samplers import (
 from samplers.grid_fit import fixed_grids, reference_grid
 from samplers.grids import check_grid, host_float64
 from samplers.registry import default_grid, make_grid
-from tests.diffusion.own_schedules import ENDLESS
+from tests.diffusion.own_schedules import ENDLESS, Slow
 
 
 def sigmas(process, grid):
@@ -120,6 +120,7 @@ def test_a_named_grid_starts_where_the_sampler_can(name):
     grid = make_grid(process, sampler, name, 6)
     assert grid[0] == pytest.approx(0.999)
     sampler.check(process, grid)
+    assert make_grid(Process(Slow()), sampler, name, 6)[0] == pytest.approx(0.999 * 4)
     for schedule in (VP(), VP(0.1, 200.0)):  # e^{−50} is not 0, and β is finite
         grid = make_grid(Process(schedule), sampler, "quadratic", 6)
         assert grid[0] == 1.0
