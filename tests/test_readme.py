@@ -19,6 +19,7 @@ import pytest
 
 from diffusion.networks import MLPConfig
 from experiments import cli, presets
+from experiments.commands.spelling import ALIASES, COUNTS
 from experiments.errors import ScorefieldError
 from tests.experiments.conftest import on_one_device
 
@@ -131,10 +132,11 @@ def test_targets_of_make_exist(page):
 
 @functools.cache
 def help_of(*arguments):
-    """What `scorefield ARGUMENTS --help` prints."""
+    """All that `scorefield ARGUMENTS --help` prints."""
     printed = io.StringIO()
+    every = ["--help", "all"] if arguments[:1] == ("train",) else ["--help"]
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        assert cli.main([*arguments, "--help"]) == 0
+        assert cli.main([*arguments, *every]) == 0
     return printed.getvalue()
 
 
@@ -175,6 +177,7 @@ def test_flags_within_sentences_exist():
     chosen += [("sample",), ("sample", "--kernel", "mala"), ("grid",), ("anomaly",), ("verify",)]
     known = set().union(*(flags(help_of(*arguments)) for arguments in chosen))
     known |= flags((ROOT / "tests" / "conftest.py").read_text())  # those that pytest is given
+    known |= {*ALIASES, *COUNTS}
     for page, text in PAGES.items():
         for code in inline(text):
             if code.startswith("--"):
@@ -184,7 +187,7 @@ def test_flags_within_sentences_exist():
 @pytest.mark.parametrize("page", PAGES)
 def test_trainings_that_are_shown_are_ones_that_train_accepts(page, capsys):
     for command, *arguments in command_lines(page):
-        if command == "train" and "NAME" not in arguments:
+        if command == "train" and not {"NAME", "--help"} & set(arguments):
             assert cli.main([command, *arguments, "--dry-run"]) == 0, capsys.readouterr().err
 
 

@@ -148,29 +148,60 @@ def _denoise_closed(law: Law, process: Process, x: Float[Array, "b *event"], t: 
     return _evaluate(law, process, x, t, closed=True).mean.reshape(x.shape)
 
 
-# Each of these is one program: operation by operation, a law's components alone are a dozen.
+# Each of these is one program: operation by operation, a law's components alone are a dozen. NumPy's numbers enter it
+# in the float type of now: jax 0.10.1 may call a program that was made without x64, and is met again with it within a
+# derivative, with the numbers of the one and the types of the other.
+
+
+def _typed(tree: Any) -> Any:
+    """`tree` with NumPy's floating-point numbers in JAX's default type."""
+    kind = jnp.result_type(float)
+
+    def typed(leaf: Any) -> Any:
+        wide = isinstance(leaf, (np.ndarray, np.generic)) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(kind) if wide else leaf
+
+    return jax.tree.map(typed, tree)
+
+
+def _sample(law: Law, keys: Key[Array, " b"]) -> Float[Array, "b *event"]:
+    return _sampled(_typed(law), keys)
+
+
+def _sample_marginal(law: Law, keys: Key[Array, " b"], process: Process, t: ArrayLike) -> Float[Array, "b *event"]:
+    return _sampled_marginal(_typed(law), keys, _typed(process), t)
+
+
+def _log_cdf(law: Law, process: Process, x: Array, t: ArrayLike) -> tuple[Array, Array]:
+    return _log_cdf_of(_typed(law), _typed(process), x, t)
+
+
+def _evaluate(
+    law: Law, process: Process, x: Array, t: ArrayLike, closed: bool, second: Second = "none", gap: bool = False
+) -> Posterior:
+    return _evaluated(_typed(law), _typed(process), x, t, closed, second, gap)
 
 
 @jax.jit
-def _sample(law: Law, keys: Key[Array, " b"]) -> Float[Array, "b *event"]:
+def _sampled(law: Law, keys: Key[Array, " b"]) -> Float[Array, "b *event"]:
     return law._draw(keys).reshape(keys.shape[0], *law.event_shape)
 
 
 @jax.jit
-def _sample_marginal(law: Law, keys: Key[Array, " b"], process: Process, t: ArrayLike) -> Float[Array, "b *event"]:
+def _sampled_marginal(law: Law, keys: Key[Array, " b"], process: Process, t: ArrayLike) -> Float[Array, "b *event"]:
     x_0 = law.sample(keys, keys.shape[0])
     return perturb(process, x_0, process.noise.sample(keys_lib.fold(keys, 3), x_0.shape), t)
 
 
 @jax.jit
-def _log_cdf(law: Law, process: Process, x: Array, t: ArrayLike) -> tuple[Array, Array]:
+def _log_cdf_of(law: Law, process: Process, x: Array, t: ArrayLike) -> tuple[Array, Array]:
     flat = _flatten(law, x)
     return log_cdf(law.components(flat.dtype), process, flat, t)
 
 
 @functools.partial(jax.jit, static_argnames=("closed", "second", "gap"))
-def _evaluate(
-    law: Law, process: Process, x: Array, t: ArrayLike, closed: bool, second: Second = "none", gap: bool = False
+def _evaluated(
+    law: Law, process: Process, x: Array, t: ArrayLike, closed: bool, second: Second, gap: bool
 ) -> Posterior:
     flat = _flatten(law, x)
     components = law._unmixed(flat.dtype) if closed else law.components(flat.dtype)

@@ -48,8 +48,6 @@ COPIED = (
     "samplers",
     "experiments",
     *SUITES,
-    "tests/__init__.py",
-    "tests/conftest.py",
     "pyproject.toml",
     "README.md",
     "docs/orders.md",
@@ -263,7 +261,8 @@ def main() -> int:
 
 def judged(options: argparse.Namespace, root: Path) -> list[dict[str, Any]]:
     """A row for each mutant, judged on a copy of the tree at `root`."""
-    for name in COPIED:
+    files = [path.name for path in (ROOT / "tests").iterdir() if path.is_file() and not path.name.startswith("test_")]
+    for name in (*COPIED, *(f"tests/{file}" for file in files)):  # conftest.py, and what it uses
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, root / name)

@@ -157,7 +157,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     save_config(tiny_config(), tmp_path / "config.json")
     check_config(tiny_config(), tmp_path, has_checkpoints=True)
     other = dataclasses.replace(tiny_config(training={"batch_size": 16}), conditional=False, label_dropout=0.0)
-    sentence = r"--conditional True, and this command says False \(and label_dropout, training.batch_size differ too\);"
+    sentence = r"--conditional True, and this command says False \(and label-dropout, training.batch-size differ too\);"
     with pytest.raises(UsageError, match=sentence):
         check_config(other, tmp_path, has_checkpoints=True)
     # What was stopped before its first checkpoint is no run yet, and stands in nobody's way.
