@@ -31,7 +31,7 @@ def clock():
 
 
 def test_the_time_left_is_smoothed_and_leaves_compilation_out(clock):
-    """The first item takes 60 s and foretells nothing; then 2 s each, one of 12 s, which moves the estimate by a fifth."""
+    """The first item takes 60 s and foretells nothing; then 2 s each, and one of 12 s moves the estimate by a fifth."""
     one = Reporter(io.StringIO(), clock).begin("samples", 10)
     clock.now = 30
     assert one.words() == "samples: the first of 10, with compilation, 30 s"
