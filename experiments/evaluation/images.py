@@ -17,6 +17,8 @@ from experiments.sampling.drawing import Sampling, draw, gather
 from experiments.sampling.throughput import Throughput
 
 _COLUMNS = ("precision", "recall", "density", "coverage")
+FEW = 1000
+"""Fewer images than these are said to be few."""
 _NEIGHBOURS = 5  # of density and coverage, the most that a distance looks at
 
 
@@ -80,6 +82,11 @@ def table(report: dict[str, Any]) -> list[str]:
         value, error = frechet["value"], frechet["standard_error"]
         shown = f"{value:.2f} ± {error:.2f}"
         lines.append(f"{name:14}{shown:>18}" + "".join(f"{row[column]:>11.3f}" for column in _COLUMNS))
+    if report["images_compared"] < FEW:
+        lines.append(
+            f"{report['images_compared']} images are few: precision and recall are then high for bad ones too, and the "
+            f"distance is uncertain; from {FEW:,} on they can be compared."
+        )
     if "bits_per_dim" in report:
         bits = report["bits_per_dim"]
         lines += [
