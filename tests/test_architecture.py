@@ -11,11 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {"diffusion": 0, "samplers": 1, "experiments": 2, "scorefield": 3}
-GROUND_FLOOR = {"__init__", "cli", "errors", "names", "files", "compilation", "streams"}
+GROUND_FLOOR = {"__init__", "cli", "errors", "names", "files", "compilation", "streams", "progress"}
 """The files of `experiments/` that belong to none of its packages."""
 FLOORS = (
     {"errors"},
-    {"names", "files", "compilation", "streams"},
+    {"names", "files", "compilation", "streams", "progress"},
     {"data"},
     {"config"},
     {"presets"},

@@ -14,6 +14,7 @@ from experiments.data.source import Source
 from experiments.errors import UsageError, warn
 from experiments.evaluation.report import with_null
 from experiments.pictures import files
+from experiments.progress import reporting, stage
 from experiments.runs.load import CheckpointArguments, load_model, load_run, run_data
 from experiments.runs.provenance import checkpoint, origin
 
@@ -94,7 +95,8 @@ def run(argv: list[str]) -> int:
     parts = {"training": training, "held-out": held_out}
     if uri is not None:
         parts[uri] = _other(uri, arguments.data, training)
-    scored = score(energy, parts, other=other, copies=arguments.noised, limit=arguments.images)
+    with reporting(quiet=arguments.json), stage("scores"):
+        scored = score(energy, parts, other=other, copies=arguments.noised, limit=arguments.images)
     report |= {"one_level": energy.high == energy.sigma, "kind": "point" if training.of_points else "image"}
     report |= {"sigma": energy.sigma, "noisy_copies": arguments.noised}
     report |= with_null(summary(scored))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from experiments.commands.arguments import RunArguments, read_arguments
 from experiments.evaluation.report import EvaluationOptions, evaluate, table, with_null
+from experiments.progress import reporting
 from experiments.runs.load import load_run
 
 DESCRIPTION = """\
@@ -33,7 +34,9 @@ def run(argv: list[str]) -> int:
     arguments, name = read_arguments(EvaluateArguments, argv, "scorefield evaluate", DESCRIPTION)
     arguments.check()
     model = load_run(arguments)
-    report = {"run": str(arguments.run), **evaluate(model, arguments.choice(name, model.config), arguments)}
+    with reporting(quiet=arguments.json):
+        measures = evaluate(model, arguments.choice(name, model.config), arguments)
+    report = {"run": str(arguments.run), **measures}
     if arguments.json:
         print(json.dumps(with_null(report), allow_nan=False))
         return 0

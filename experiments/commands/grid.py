@@ -7,6 +7,7 @@ import json
 
 from experiments.commands.arguments import RunArguments, read_arguments
 from experiments.errors import UsageError
+from experiments.progress import reporting, stage
 from experiments.runs import fitted_grids
 from experiments.runs.load import load_run
 from experiments.sampling.fitting import FitOptions, fit_grid
@@ -36,7 +37,8 @@ def run(argv: list[str]) -> int:
     if arguments.grid is not None or any(limit is not None for limit in limits):
         raise UsageError("--grid and its limits are what is to be found; leave them out.")
     model = load_run(arguments)
-    kept = fit_grid(model, arguments.choice(name, model.config), arguments)
+    with reporting(quiet=arguments.json), stage("fitting the grid"):
+        kept = fit_grid(model, arguments.choice(name, model.config), arguments)
     path = fitted_grids.save(arguments.run, kept)
     if arguments.json:
         print(json.dumps({**kept, "file": str(path)}))

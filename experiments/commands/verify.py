@@ -14,6 +14,7 @@ from typing import Any
 from experiments.commands.options import parse
 from experiments.compilation import compile_quickly
 from experiments.errors import UsageError, did_you_mean, reason, warn
+from experiments.progress import reporting, tracked
 from experiments.runs.load import CheckpointArguments, load_run, run_data
 from experiments.verification.registry import Identity, Precision, Row, Setting, applicable, identities, shown
 from experiments.verification.registry import run as measure
@@ -79,10 +80,11 @@ def _table(arguments: VerifyArguments) -> int:
         raise UsageError(f"--{error}") from None
     chosen = select(arguments.only, applicable(setting))
     start, rows = time.perf_counter(), []
-    for one in chosen:
-        rows.append(measure(one, setting))
-        if not arguments.json:
-            print(_line(rows[-1]), flush=True)
+    with reporting(quiet=arguments.json):
+        for one in tracked(chosen, "identities"):
+            rows.append(measure(one, setting))
+            if not arguments.json:
+                print(_line(rows[-1]), flush=True)
     seconds = time.perf_counter() - start
     failed = [row for row in rows if not row.passed]
     if arguments.json:
@@ -122,15 +124,16 @@ def _trained(arguments: VerifyArguments) -> int:
         )
     training, held_out = run_data(trained)
     start = time.perf_counter()
-    findings = check_run(
-        trained,
-        training,
-        held_out,
-        samples=arguments.samples,
-        seed=arguments.seed,
-        batch=arguments.batch,
-        tell=lambda finding: warn(f"{finding.name}: {finding.verdict.partition(':')[0]}"),
-    )
+    with reporting(quiet=arguments.json):
+        findings = check_run(
+            trained,
+            training,
+            held_out,
+            samples=arguments.samples,
+            seed=arguments.seed,
+            batch=arguments.batch,
+            tell=lambda finding: warn(f"{finding.name}: {finding.verdict.partition(':')[0]}"),
+        )
     seconds = time.perf_counter() - start
     if arguments.json:
         print(json.dumps([finding.report() for finding in findings]))

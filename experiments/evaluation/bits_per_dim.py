@@ -20,6 +20,7 @@ from experiments.config.nodes import Generator
 from experiments.data.scaling import to_model
 from experiments.data.source import Source
 from experiments.errors import UsageError
+from experiments.progress import tracked
 from experiments.runs.model import Model, make_denoiser
 from experiments.sampling.variance import VarianceName, chain_times, reverse_variance, some_rows, variance_name
 
@@ -89,7 +90,7 @@ def held_out_bits_per_dim(
         return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
 
     parts = []
-    for start in range(0, len(images), batch):
+    for start in tracked(range(0, len(images), batch), "bits per dimension"):
         places = np.minimum(np.arange(start, start + batch), len(images) - 1)
         known = jnp.asarray(labels[places]) if conditional and labels is not None else None
         denoise = make_denoiser(model, known, with_variance=isinstance(chosen, Learned))

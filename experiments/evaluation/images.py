@@ -11,11 +11,14 @@ from experiments.data.source import Source
 from experiments.errors import UsageError
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.features import feature_space, source_features
+from experiments.progress import stage, tracked
 from experiments.runs.model import Model
 from experiments.sampling.drawing import Sampling, draw, gather
 from experiments.sampling.throughput import Throughput
 
 _COLUMNS = ("precision", "recall", "density", "coverage")
+FEW = 1000
+"""Fewer images than these are said to be few."""
 _NEIGHBOURS = 5  # of density and coverage, the most that a distance looks at
 
 
@@ -42,19 +45,21 @@ def distances(
             f"only {few} images can be compared (--samples {samples}, {len(training)} trained on, {len(held_out)} "
             f"held out) and {_NEIGHBOURS + 1} are needed; raise --samples, or train with a larger --data.held-out."
         )
-    space = feature_space(training, held_out, cache=cache)
+    with stage("the feature network"):
+        space = feature_space(training, held_out, cache=cache)
     labels = None
     if model.num_classes:
         assert training.labels is not None  # `run_data` has seen to it
         labels = np.random.default_rng(seed).choice(training.labels, samples).tolist()
     batches = draw(model, solver, range(seed, seed + samples), batch=batch, label=labels)
-    drawn = gather(batches, Throughput(min(batch, samples)))
-    rows = compare(
-        space,
-        drawn.images,
-        source_features(space, training, cache=cache),
-        source_features(space, held_out, cache=cache),
-    )
+    drawn = gather(tracked(batches, "samples, in batches", -(-samples // batch)), Throughput(min(batch, samples)))
+    with stage("distances"):
+        rows = compare(
+            space,
+            drawn.images,
+            source_features(space, training, cache=cache),
+            source_features(space, held_out, cache=cache),
+        )
     return {
         "feature_space": space.name,
         "feature_accuracy": space.accuracy,
@@ -77,6 +82,11 @@ def table(report: dict[str, Any]) -> list[str]:
         value, error = frechet["value"], frechet["standard_error"]
         shown = f"{value:.2f} ± {error:.2f}"
         lines.append(f"{name:14}{shown:>18}" + "".join(f"{row[column]:>11.3f}" for column in _COLUMNS))
+    if report["images_compared"] < FEW:
+        lines.append(
+            f"{report['images_compared']} images are few: precision and recall are then high for bad ones too, and the "
+            f"distance is uncertain; from {FEW:,} on they can be compared."
+        )
     if "bits_per_dim" in report:
         bits = report["bits_per_dim"]
         lines += [

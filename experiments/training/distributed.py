@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.errors import UsageError
+from experiments.errors import ScorefieldError, UsageError
 
 # JAX waits 300 s for a peer that never comes and 100 s for one that died; a person should not.
 _START_SECONDS, _HEARTBEAT_SECONDS = 60, 10
@@ -64,6 +66,61 @@ def from_process_0(tree: Any) -> Any:
     sent = jax.tree.map(lambda leaf: np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), tree)
     received = multihost_utils.broadcast_one_to_all(sent)
     return jax.tree.map(lambda old, new: np.asarray(new).view(old.dtype).reshape(old.shape), tree, received)
+
+
+def on_process_0(action: Callable[[], None]) -> None:
+    """Run `action` on process 0 alone; the error of a command that it raises there, every process raises."""
+    if jax.process_count() == 1:
+        return action()
+    refused = ["", ""]
+    if jax.process_index() == 0:
+        try:
+            action()
+        except ScorefieldError as error:
+            refused = [type(error).__name__, str(error)]
+    kind, text = json.loads(_text_of_process_0(json.dumps(refused)))
+    if kind:
+        raise next(one for one in _kinds(ScorefieldError) if one.__name__ == kind)(text)
+    return None
+
+
+def require_alike(said: Mapping[str, Any]) -> None:
+    """Raise UsageError on every process unless all say the same, naming what differs; values are those of JSON.
+
+    Processes that were given different commands would train together, each its own way, and one of them would be
+    recorded.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    first = json.loads(_text_of_process_0(json.dumps(said, default=str)))
+    mine = json.loads(json.dumps(said, default=str))
+    wrong = next((name for name in sorted({*first, *mine}) if first.get(name) != mine.get(name)), None)
+    differ = np.asarray(multihost_utils.process_allgather(np.asarray(wrong is not None))).ravel()
+    if wrong is not None:
+        raise UsageError(
+            f"process {jax.process_index()} has {wrong} {mine.get(wrong)}, and process 0 {first.get(wrong)}; "
+            "give every process the same command, data and versions."
+        )
+    if differ.any():
+        which = ", ".join(map(str, np.flatnonzero(differ)))
+        raise UsageError(f"process {which} was started otherwise than process 0, and says how; start all alike.")
+
+
+def _text_of_process_0(text: str) -> str:
+    sent = np.frombuffer(text.encode(), np.uint8)
+    size = int(from_process_0(np.asarray(len(sent))))
+    room = np.zeros(size, np.uint8)
+    if jax.process_index() == 0:
+        room[:] = sent
+    return from_process_0(room).tobytes().decode()
+
+
+def _kinds(cls: type[ScorefieldError]) -> Iterator[type[ScorefieldError]]:
+    yield cls
+    for one in cls.__subclasses__():
+        yield from _kinds(one)
 
 
 def _checked(coordinator: str | None, num_processes: int | None, process_id: int | None) -> tuple[str, int, int]:

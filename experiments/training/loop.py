@@ -25,6 +25,7 @@ from experiments.config.file import check_kinds, save_config
 from experiments.config.nodes import Generator as GeneratorObjective
 from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
+from experiments.training import distributed
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.course import Course, Equipment, TrainResult
 from experiments.training.data import RunData, open_data
@@ -37,7 +38,7 @@ from experiments.training.optimizer import make_optimizer
 from experiments.training.programs import make_programs, place_held_out
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device, make_replicas
-from experiments.training.resume import check_config, starting_point
+from experiments.training.resume import check_config, command_of, starting_point
 from experiments.training.state import Params
 
 OnSample = Callable[[int, Params], None]
@@ -184,14 +185,16 @@ def _steps(
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_in_one_line(outdir))
-        writes = jax.process_index() == 0
-        if writes:
+        writes, directory = jax.process_index() == 0, outdir / "checkpoints"
+
+        def claim() -> None:
             stack.enter_context(run_lock(outdir))
-        request = stack.enter_context(interruption()) if signals else Interruption()
-        directory = outdir / "checkpoints"
-        if writes:
             check_config(config, outdir, bool(find_checkpoints(directory)))
+
+        distributed.on_process_0(claim)
+        request = stack.enter_context(interruption()) if signals else Interruption()
         data = data or open_data(config)
+        distributed.require_alike(command_of(config, data.facts))
         if isinstance(config.objective, GeneratorObjective):
             optimizer = alternating(config)
         else:

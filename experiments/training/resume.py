@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,21 @@ def starting_point(
     # Of a run that goes on nothing is drawn: shapes and types alone say what its checkpoint must hold.
     like = jax.eval_shape(lambda key: begin(network.init(key)), key)
     return network, from_tree(from_process_0(read(checkpoint_path(directory, step))), like)
+
+
+LOCAL = frozenset(("data.source", "data.memory_gib", "training.tensorboard"))
+"""What each process of a run may have for itself."""
+
+
+def command_of(config: Config, facts: Facts) -> dict[str, Any]:
+    """What all processes of a run have in common: the configuration, the data and the versions, by their names."""
+    said = {f"--{_flag(name)}": value for name, value in _flat(to_json(config)).items() if name not in LOCAL}
+    data = {
+        "images of shape": facts.event_shape,
+        "classes": facts.num_classes,
+        "data of fingerprint": facts.fingerprint,
+    }
+    return {**said, **data, "scorefield": version("scorefield"), "jax": jax.__version__, "jaxlib": version("jaxlib")}
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:

@@ -24,6 +24,7 @@ from experiments.config.tree import Config
 from experiments.data.source import Source
 from experiments.errors import ScorefieldError
 from experiments.names import canonical
+from experiments.progress import tracked
 from experiments.runs.model import Model, make_denoiser
 from experiments.verification.trained import denoising, fields, likelihood, memory, sampling
 from experiments.verification.trained.finding import OUT_OF_LINE, Finding, Quantity, lines
@@ -60,7 +61,7 @@ def check_run(
 def check(subject: Subject, tell: Callable[[Finding], None] | None = None) -> list[Finding]:
     """Every check of a subject. A check that raises an exception is out of line, and its finding says why."""
     shared, findings = Shared(subject), []
-    for name, measure in CHECKS.items():
+    for name, measure in tracked(CHECKS.items(), "checks"):
         start = time.perf_counter()
         try:
             finding = measure(shared)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.config.file import save_config
 from experiments.errors import BusyError, UsageError
 from experiments.training import distributed
 from experiments.training.checkpoint import find_checkpoints, load
@@ -89,14 +91,43 @@ def test_a_run_killed_twice_is_the_run_that_was_not(straight, tmp_path, start):
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 21))
 
 
-def test_two_processes_are_one_run_and_stop_as_one(straight, tmp_path, start):
-    """And until then they are alone; SIGTERM to either saves, and both exit with 143."""
+@pytest.fixture
+def both(start):
+    """Start two processes of one run; `other` are options of the second that differ."""
 
-    def both(**options):
+    def begin(other=None, **options):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
-        return [start(coordinator=coordinator, num_processes=2, process_id=i, **options) for i in range(2)]
+        return [
+            start(coordinator=coordinator, num_processes=2, process_id=i, **{**options, **((i and other) or {})})
+            for i in range(2)
+        ]
+
+    return begin
+
+
+def test_two_processes_with_different_commands_refuse_in_a_line_each(tmp_path, both):
+    """They once trained together, each at its own rate, and the files told of one of them."""
+    processes = both(other={"optimizer": {"learning_rate": 0.5}})
+    errors = [process.communicate(timeout=200)[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    assert errors[0][-1] == "process 1 was started otherwise than process 0, and says how; start all alike."
+    assert errors[1][-1].startswith("process 1 has --optimizer.learning-rate 0.5, and process 0 0.003;")
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
+def test_what_process_0_refuses_all_say(straight, tmp_path, both):
+    """A run of another seed is in the folder, which process 0 alone looks into."""
+    save_config(tiny_config(training={"seed": 5}), tmp_path / "config.json")
+    shutil.copytree(straight / "checkpoints", tmp_path / "checkpoints")
+    errors = [process.communicate(timeout=200)[1].splitlines()[-1] for process in both()]
+    assert errors[0] == errors[1]
+    assert "holds a run with --training.seed 5, and this command says 0" in errors[0]
+
+
+def test_two_processes_are_one_run_and_stop_as_one(straight, tmp_path, start, both):
+    """And until then they are alone; SIGTERM to either saves, and both exit with 143."""
 
     def ends(processes, status):
         outputs = [process.communicate(timeout=200) for process in processes]

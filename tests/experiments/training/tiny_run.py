@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from diffusion.networks.configs import MLPConfig
 from experiments.config.nodes import EMAConfig, OptimizerConfig, TrainingConfig
 from experiments.config.tree import Config
+from experiments.errors import ScorefieldError
 
 SHAPE, BATCH = (8, 8, 1), 8
 NETWORK = MLPConfig(hidden=8, layers=1, embedding=4, dropout=0.2)
@@ -81,7 +83,11 @@ def main(arguments):
 
         write = checkpoint.write_manifest
         checkpoint.write_manifest = lambda folder: time.sleep(options["slow_save"]) or write(folder)
-    config = tiny_config(training=options.get("training"))
-    result = train(config, outdir, data=tiny_data(*place, options.get("delay", 0.0)))
+    config = tiny_config(training=options.get("training"), optimizer=options.get("optimizer"))
+    try:
+        result = train(config, outdir, data=tiny_data(*place, options.get("delay", 0.0)))
+    except ScorefieldError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
     print(json.dumps({**dataclasses.asdict(result), "checkpoint": str(result.checkpoint)}, default=str))
     return result.exit_status
