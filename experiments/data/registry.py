@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data.config import DataConfig
-from experiments.data.source import Source
+from experiments.data.source import Source, split
 from experiments.errors import DataError, did_you_mean, reason, refuse
 
 Reader = Callable[[str, DataConfig], Source]
@@ -74,6 +74,14 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         ) from None
     except MemoryError:
         raise DataError(f"{config.source} does not fit into memory; choose a smaller --data.size.") from None
+
+
+def divided(config: DataConfig) -> tuple[Source, Source | None]:
+    """(Training part, held-out part) of the data of a run: what every command means by them.
+
+    Raises as `open_source` and `split` do.
+    """
+    return split(open_source(config), config.held_out, config.seed, config.rules)
 
 
 def _suggestion(uri: str) -> str:

@@ -27,7 +27,7 @@ from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.course import Course, Equipment, TrainResult
-from experiments.training.data import RunData, open_data
+from experiments.training.data import RunData, open_data, tell
 from experiments.training.generator import alternating
 from experiments.training.interrupt import Interruption, interruption
 from experiments.training.lock import run_lock
@@ -37,7 +37,7 @@ from experiments.training.optimizer import make_optimizer
 from experiments.training.programs import make_programs, place_held_out
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device, make_replicas
-from experiments.training.resume import check_config, starting_point
+from experiments.training.resume import check_config, starting_point, with_own_rules
 from experiments.training.state import Params
 
 OnSample = Callable[[int, Params], None]
@@ -188,10 +188,12 @@ def _steps(
         if writes:
             stack.enter_context(run_lock(outdir))
         request = stack.enter_context(interruption()) if signals else Interruption()
-        directory = outdir / "checkpoints"
+        directory, config = outdir / "checkpoints", with_own_rules(config, outdir)
         if writes:
             check_config(config, outdir, bool(find_checkpoints(directory)))
-        data = data or open_data(config)
+        if data is None:
+            data = open_data(config)
+            tell(data, quiet)
         if isinstance(config.objective, GeneratorObjective):
             optimizer = alternating(config)
         else:

@@ -262,9 +262,10 @@ def test_guidance_costs_two_calls_and_changes_the_image(run_command, conditional
     plain, images = draw("--class", "3")
     guided, others = draw("--class", "3", "--guidance", "4")
     assert (plain["nfe"], guided["nfe"]) == (7, 14)
+    assert (plain["class"], plain["class_name"]) == (3, "3")
     assert (images["images"] != others["images"]).any()
     np.testing.assert_array_equal(images["labels"], [3, 3, 3])
-    for unknown in ("10", "99999999999"):
+    for unknown in ("10", "99999999999", "cat", "-1"):
         outcome = run_command("sample", "--run", conditional_run, "--class", unknown, "--outdir", tmp_path / "none")
         assert (outcome.status, outcome.err.count("\n")) == (2, 1)
         assert "the classes 0 to 9" in outcome.err
