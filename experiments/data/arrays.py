@@ -75,7 +75,7 @@ def as_uint8(images: np.ndarray, where: str, rules: int = 2) -> UInt8[np.ndarray
     if not (low >= 0 and high <= 255):  # also when either is not a number
         near = kind.kind == "f" and low > -0.5 and high < 1.5
         remedy = "clip them to [0, 1]" if near else "scale them to 0..255 or [0, 1]"
-        raise DataError(f"{where} holds {kind} values from {low:.6g} to {high:.6g}; {remedy}.")
+        raise DataError(f"{where} holds {kind} values from {low:.5g} to {high:.5g}; {remedy}.")
     if kind.kind != "f":
         return images.astype(np.uint8)
     scale = 255.0 if high <= 1 else 1.0
@@ -85,7 +85,7 @@ def as_uint8(images: np.ndarray, where: str, rules: int = 2) -> UInt8[np.ndarray
         pixels[i : i + _BLOCK] = np.rint(values)
         if rules > 1 and high > 1 and np.any(values != pixels[i : i + _BLOCK]):
             raise DataError(
-                f"{where} holds {kind} values from {low:.6g} to {high:.6g}, not all of them whole; clip them to "
+                f"{where} holds {kind} values from {low:.4g} to {high:.4g}, not all of them whole; clip them to "
                 "[0, 1], or round them if they are of 0..255."
             )
     return pixels

@@ -23,18 +23,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from experiments.data.config import DataConfig
+from experiments.data.formats import formats
 from experiments.data.shapes import fit, in_threads, pixels_of, require_memory
 from experiments.errors import DataError, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
-"""Lower-case endings of the files that are taken for pictures."""
-# Pillow is asked for these alone: what calls itself a PNG may not reach, say, its PostScript interpreter.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 2**30 // 12
 """Pixels of the largest single picture, 89,478,485; it guards against small files that decode to gigabytes."""
 _ORIENTATION = 0x0112
@@ -58,7 +53,7 @@ def decode_images(
     without `config.size`, and when all together are more than `config.memory_gib`.
     """
     with _without_warning():
-        headers = in_threads(lambda i: _header(open_file, i, names[i]), len(names))
+        headers = in_threads(lambda i: _header(open_file, i, names[i], config), len(names))
         for name, header in zip(names, headers, strict=True):
             if config.size is None and (header.height, header.width) != (headers[0].height, headers[0].width):
                 raise _mixed(names[0], (headers[0].height, headers[0].width), name, (header.height, header.width))
@@ -78,8 +73,8 @@ def decode_images(
     return images
 
 
-def _header(open_file: Open, i: int, name: str) -> _Header:
-    with _reading(open_file, i, name) as picture:
+def _header(open_file: Open, i: int, name: str, config: DataConfig) -> _Header:
+    with _reading(open_file, i, name, config) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise DataError(_too_large(name, width * height))
@@ -91,7 +86,7 @@ def _header(open_file: Open, i: int, name: str) -> _Header:
 def _decoded(open_file: Open, i: int, name: str, channels: int, config: DataConfig) -> np.ndarray:
     from PIL import ImageOps
 
-    with _reading(open_file, i, name) as picture:
+    with _reading(open_file, i, name, config) as picture:
         upright = ImageOps.exif_transpose(picture)
         plain = _eight_bits(upright, name).convert("L" if channels == 1 else "RGB")
         return pixels_of(fit(plain, config))
@@ -125,12 +120,12 @@ def _turned(picture: Image) -> bool:
 
 
 @contextmanager
-def _reading(open_file: Open, i: int, name: str) -> Iterator[Image]:
+def _reading(open_file: Open, i: int, name: str, config: DataConfig) -> Iterator[Image]:
     """The i-th picture, opened; whatever Pillow raises on it becomes a sentence."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open_file(i) as file, Image.open(file, formats=_FORMATS) as picture:
+        with open_file(i) as file, Image.open(file, formats=formats(config.rules)) as picture:
             yield picture
     except DataError:
         raise

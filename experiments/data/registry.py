@@ -45,7 +45,7 @@ SOURCES: dict[str, Kind] = {
         Kind("plane:NAME", "50,000 points in the plane: checkerboard, moons, spirals or gaussians"),
         Kind("idx:DIR", "the IDX files of MNIST and its relatives, gzipped or not"),
         Kind("folder:DIR", "pictures; sub-folders are classes"),
-        Kind("zip:FILE", "pictures in a zip; labels in dataset.json"),
+        Kind("zip:FILE", "pictures in a zip; sub-folders are classes, or dataset.json labels them"),
         Kind("npz:FILE", "arrays images and labels, x and y, x_train …, arr_0 …"),
         Kind("hf:NAME", "a Hugging Face data set by name or path (needs scorefield[hf])"),
     )

@@ -32,7 +32,9 @@ class Source:
     held_out: Source | None = None
     """The test split that the data set itself comes with."""
     notes: tuple[str, ...] = ()
-    """What a person should know of how it was read, such as "2 files passed over (.txt)"; for `summary`."""
+    """What a person should know of how it was read, such as "2 files passed over"; for `summary`."""
+    hint: str = ""
+    """Where classes might be, if there are none, as the end of a sentence."""
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), self.labels

@@ -24,8 +24,8 @@ def summary(training: Source, held_out: Source | None) -> str:
         said = [f"{count:,} image{'s' * (count > 1)} of {shape}"]
     if training.labels is not None:
         counts = np.sum([part.class_counts for part in parts], axis=0)
-        pairs = [f"{name} {many}" for name, many in zip(training.class_names, counts, strict=True)]
-        said[0] += f" in {len(pairs):,} class{'es' * (len(pairs) > 1)} ({listed(pairs)})"
+        pairs = [f"{name} {many}" for name, many in zip(training.class_names, counts, strict=True) if many]
+        said[0] += f" in {len(counts):,} class{'es' * (len(counts) > 1)} ({listed(pairs)})"
         absent = np.flatnonzero(np.equal(training.class_counts, 0)).tolist()
         if absent:
             said.append(f"no training image in the class{'es' * (len(absent) > 1)} {listed(ranges(absent))}")
