@@ -23,8 +23,8 @@ def read(where: str, config: DataConfig) -> Source:
         _files(folder), str(folder), lambda name: (folder / name).read_bytes(), kind="folder", rules=config.rules
     )
     paths = [folder / name for name in found.names]
-    images = decode_images(list(map(str, paths)), lambda i: paths[i].open("rb"), config, str(folder))
-    return found.source(where, images)
+    decoded = decode_images(list(map(str, paths)), lambda i: paths[i].open("rb"), config, str(folder))
+    return found.source(where, decoded)
 
 
 def _files(folder: Path) -> Iterator[str]:

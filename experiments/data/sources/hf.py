@@ -73,8 +73,8 @@ def _read_split(library: Any, split: Any, config: DataConfig, where: str) -> Sou
             raise DataError(f"{where}[{i}] has no picture; filter such rows out first.")
         return io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else open(cell["path"], "rb")
 
-    images = decode_images([f"{where}[{i}]" for i in range(len(split))], open_file, config, where)
-    return Source(name=where, images=images, labels=labels, class_names=names)
+    decoded = decode_images([f"{where}[{i}]" for i in range(len(split))], open_file, config, where)
+    return Source(name=where, images=decoded.images, labels=labels, class_names=names, notes=decoded.notes)
 
 
 def _label_column(library: Any, split: Any) -> str | None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
 
+from experiments.data.decode import Decoded
 from experiments.data.formats import UNREADABLE, endings
 from experiments.data.labels import manifest_labels
 from experiments.data.source import Source
@@ -42,14 +43,14 @@ class Layout:
     hint: str = ""
     """Where classes might be, if there are none here."""
 
-    def source(self, name: str, images: UInt8[np.ndarray, "n height width channels"]) -> Source:
-        """The data set of these pictures, decoded."""
+    def source(self, name: str, decoded: Decoded) -> Source:
+        """The data set of these pictures."""
         return Source(
             name=name,
-            images=images,
+            images=decoded.images,
             labels=self.labels,
             class_names=self.class_names,
-            notes=self.notes,
+            notes=(*self.notes, *decoded.notes),
             hint=self.hint,
         )
 

@@ -26,7 +26,7 @@ def read(where: str, config: DataConfig) -> Source:
             found = lay_out(
                 files, str(path), lambda name: _unpack(archive, name).read(), kind="zip", rules=config.rules
             )
-            images = decode_images(
+            decoded = decode_images(
                 [f"{path}/{name}" for name in found.names],
                 lambda i: _unpack(archive, found.names[i]),
                 config,
@@ -34,7 +34,7 @@ def read(where: str, config: DataConfig) -> Source:
             )
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(f"{path} is not a whole zip file ({reason(error)}); copy or write it again.") from None
-    return found.source(where, images)
+    return found.source(where, decoded)
 
 
 def _unpack(archive: zipfile.ZipFile, name: str) -> io.BytesIO:
