@@ -25,6 +25,8 @@ class DataConfig:
     """Mirror each image left to right with probability one half while training."""
     held_out: float = 0.1
     """Fraction of the images held out from training, unless the data set has a test split of its own."""
+    label_column: str | None = None
+    """Column of a Hugging Face data set that holds the classes, as numbers or as texts. [one of classes, or `label`]"""
     seed: int = 0
     """Seed that chooses the images held out; the order of training follows the run's own seed."""
     memory_gib: float = 4.0

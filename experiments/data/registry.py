@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.data.config import DataConfig
 from experiments.data.source import Source, split
-from experiments.errors import DataError, did_you_mean, reason, refuse
+from experiments.errors import DataError, UsageError, did_you_mean, reason, refuse
 
 Reader = Callable[[str, DataConfig], Source]
 """From what follows the colon of a URI to the data set."""
@@ -66,6 +66,8 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         raise DataError(f"{config.source!r} is no data source{_suggestion(config.source)}.")
     if ":" in kind.form and not where:
         raise DataError(f"{config.source!r} does not say where; write {kind.form}.")
+    if config.label_column is not None and kind.reader is None and scheme != "hf":
+        raise UsageError(f"--data.label-column goes with hf:NAME, and {config.source} has no columns; leave it out.")
     try:
         return replace(kind.read(where, config), name=config.source)
     except OSError as error:

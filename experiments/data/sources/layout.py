@@ -94,6 +94,12 @@ def is_picture(path: str, known: Iterable[str]) -> bool:
     return not _hidden(path) and _ending(path) in known
 
 
+def splits_beside_classes(folders: Iterable[str]) -> list[str]:
+    """The folders that are called like a training and like a test split, if both are there."""
+    found = [[name for name in folders if kind.fullmatch(name.lower())] for kind in (_TRAIN, _TEST)]
+    return sorted(found[0] + found[1]) if all(found) else []
+
+
 def natural(name: str) -> list[str | tuple[int, str]]:
     """A key that sorts the numbers in a name by their value."""
     parts = re.split(r"([0-9]+)", name)
@@ -147,12 +153,10 @@ def _folder_labels(
     if "" in classes:
         stray = listed([f"{where}/{names[tops.index('')]}"], 160)
         raise DataError(f"{stray} lies beside sub-folders of pictures, which are classes; move it into one of them.")
-    lower = {name.lower() for name in classes}
-    train, test = (next(filter(one.fullmatch, sorted(lower)), None) for one in (_TRAIN, _TEST))
-    if lower <= _SPLITS or (rules > 1 and train and test):
-        first = next(name for name in classes if name.lower() == (train or min(lower)))
+    splits = [name for name in classes if name.lower() in _SPLITS]
+    if splits == classes or (rules > 1 and (splits := splits_beside_classes(classes))):
+        first = next((name for name in splits if name.lower().startswith("train")), splits[0])
         remedy = f"give one, folder:{root}/{first}" if kind == "folder" else f"make a zip of {first} alone"
-        splits = classes if lower <= _SPLITS else [name for name in classes if name.lower() in (train, test)]
         raise DataError(f"{root} holds the splits {', '.join(splits)} and not classes; {remedy}.")
     numbers = {name: i for i, name in enumerate(classes)}
     return np.array([numbers[top] for top in tops], np.int32), tuple(classes)
