@@ -59,7 +59,7 @@ def _transform(profile: bytes, mode: str) -> Any:
     from PIL import ImageCms
 
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != {"L": "GRAY"}.get(mode, mode):
             return None
         found = ImageCms.buildTransform(

@@ -34,6 +34,7 @@ from experiments.errors import DataError, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 2**30 // 12
 """Pixels of the largest single picture, 89,478,485; it guards against small files that decode to gigabytes."""
@@ -95,9 +96,12 @@ def _header(open_file: Open, i: int, name: str, config: DataConfig) -> _Header:
 
 
 def _notes(profiles: Counter[Treatment]) -> Iterator[str]:
-    for treatment, how in (("converted", "converted to sRGB"), ("ignored", "ignored: broken, or of other pixels")):
-        count = profiles[treatment]
-        if count:
+    said: dict[Treatment, str] = {
+        "converted": "converted to sRGB",
+        "ignored": "ignored: broken, or of other pixels",
+    }
+    for treatment, how in said.items():
+        if count := profiles[treatment]:
             yield f"{count:,} colour profile{'s' * (count > 1)} {how}"
 
 
@@ -154,7 +158,7 @@ def _turned(picture: Image) -> bool:
 
 
 @contextmanager
-def _reading(open_file: Open, i: int, name: str, config: DataConfig) -> Iterator[Image]:
+def _reading(open_file: Open, i: int, name: str, config: DataConfig) -> Iterator[ImageFile]:
     """The i-th picture, opened; whatever Pillow raises on it becomes a sentence."""
     from PIL import Image, UnidentifiedImageError
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 _NATIVE = {"little": "B", "big": "L"}[sys.byteorder]
 _OTHER_BYTE = {
@@ -29,13 +29,13 @@ def narrowed(values: Integer[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
 
 
-def is_wide(picture: Image) -> bool:
+def is_wide(picture: ImageFile) -> bool:
     """Whether Pillow would drop bytes of a PNG or TIFF that has not been decoded yet, and they can be had."""
     raw = {_raw_mode(tile) for tile in picture.tile}
     return picture.format in ("PNG", "TIFF") and len(raw) == 1 and raw <= {*_OTHER_BYTE, _GREY_AND_ALPHA}
 
 
-def read_wide(picture: Image, other: Image) -> None:
+def read_wide(picture: ImageFile, other: ImageFile) -> None:
     """Decode a picture that `is_wide`, in place, to 8 bits, v/257 rounded; `other` is the same opened again."""
     from PIL import Image
 

@@ -23,7 +23,7 @@ def summary(training: Source, held_out: Source | None) -> str:
     else:
         said = [f"{count:,} image{'s' * (count > 1)} of {shape}"]
     if training.labels is not None:
-        counts = np.sum([part.class_counts for part in parts], axis=0)
+        counts = np.sum([part.class_counts for part in parts if part.labels is not None], axis=0)
         pairs = [f"{name} {many}" for name, many in zip(training.class_names, counts, strict=True) if many]
         said[0] += f" in {len(counts):,} class{'es' * (len(counts) > 1)} ({listed(pairs)})"
         absent = np.flatnonzero(np.equal(training.class_counts, 0)).tolist()

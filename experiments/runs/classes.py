@@ -69,9 +69,8 @@ def _number(model: Model, text: str, name: str) -> int:
         return names.index(text)
     if in_range and not all(each.isascii() and each.isdecimal() for each in names):
         return number
-    raise UsageError(
-        f"{_said(name, text)} does not exist{did_you_mean(text, names)}; this model knows {choice(model)}."
-    )
+    near = "" if text.isdecimal() else did_you_mean(text[:100], names)
+    raise UsageError(f"{_said(name, text)} does not exist{near}; this model knows {choice(model)}.")
 
 
 def _names(model: Model) -> Sequence[str]:

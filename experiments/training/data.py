@@ -130,7 +130,8 @@ def _require_classes(training: Source, held_out: Source | None) -> None:
             f"--conditional needs two classes or more, and {name} has the class {listed(training.class_names)} alone; "
             "use --no-conditional, or give the folder in which the classes are."
         )
-    if held_out is not None and max(counts) == 1 and not np.isin(held_out.labels, training.labels).any():
+    drawn = () if held_out is None else held_out.class_counts
+    if max(counts) == 1 and any(drawn) and not any(map(min, counts, drawn)):
         raise UsageError(
             f"each class of {name} has a single image, so that none can be held out; give --data.held-out 0, or "
             "--no-conditional."

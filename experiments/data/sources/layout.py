@@ -65,17 +65,17 @@ def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, k
     splits instead of classes, and for a `dataset.json` that does not fit.
     """
     clean, known = _path if rules > 1 else str, endings(rules)
-    files = [(name, clean(name)) for name in sorted(files)]
-    pictures = [(name, path) for name, path in files if is_picture(path, known)]
+    everything = [(name, clean(name)) for name in sorted(files)]
+    pictures = [(name, path) for name, path in everything if is_picture(path, known)]
     if rules > 1:
-        _refuse_unreadable(files, where, known)
+        _refuse_unreadable(everything, where, known)
     if not pictures:
         raise DataError(f"{where} holds no pictures; give a {kind} of {', '.join(sorted(known))} files.")
     names, paths = [name for name, _ in pictures], [path for _, path in pictures]
     twice = next((path for path, times in Counter(paths).items() if times > 1), None)
     if twice:
         raise DataError(f"{where} holds {twice} twice; {'write the zip anew' if kind == 'zip' else 'rename one'}.")
-    by_path = {path: name for name, path in files}
+    by_path = {path: name for name, path in everything}
     root = _root(paths, by_path) if rules > 1 else ""
     inner, manifest = [path[len(root) :] for path in paths], by_path.get(root + MANIFEST)
     labels, class_names = None, ()
@@ -86,7 +86,8 @@ def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, k
     beside = [root + name for name in _METADATA if root + name in by_path]
     hint = f"; {beside[0]} beside the pictures is read by hf:{where}" if beside and kind == "folder" else ""
     taken = {*names, manifest}
-    return Layout(names, labels, class_names, _notes([path for name, path in files if name not in taken], known), hint)
+    others = [path for name, path in everything if name not in taken]
+    return Layout(names, labels, class_names, _notes(others, known), hint)
 
 
 def is_picture(path: str, known: Iterable[str]) -> bool:

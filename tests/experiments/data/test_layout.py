@@ -148,3 +148,9 @@ def test_newer_formats_are_read_where_pillow_can(tmp_path, refused, ending, feat
         refused(uri, f"a.{ending} cannot be read here")
     Image.new("L", (3, 2)).save(tmp_path / "b.png")
     assert len(open_source(uri, rules=1)) == 1
+
+
+def test_metadata_beside_pictures_are_named_where_classes_are_missing(placed):
+    uri = placed("c.png", **{"metadata.jsonl": b""})
+    hint = f"; metadata.jsonl beside the pictures is read by hf:{uri.removeprefix('folder:')}"
+    assert open_source(uri).hint == (hint if uri.startswith("folder") else "")

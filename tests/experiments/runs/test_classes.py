@@ -53,6 +53,7 @@ def test_a_text_is_a_name_or_else_a_number(names, rules, text, number):
         ),
         (("cat", "dog"), "2", "--class 2 does not exist; this model knows the classes cat, dog."),
         (("1", "2", "3"), "0", "--class 0 does not exist; this model knows the classes 1, 2, 3."),
+        (("0", "1", "2"), "12", "--class 12 does not exist; this model"),
         (("0", "1", "2"), "1.5", "--class 1.5 does not exist"),
         (("0", "1", "2"), "9" * 5000, "--class 999"),
         (("0", "1", "2"), "", "--class '' does not exist"),
