@@ -70,7 +70,9 @@ def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, k
     if rules > 1:
         _refuse_unreadable(everything, where, known)
     if not pictures:
-        raise DataError(f"{where} holds no pictures; give a {kind} of {', '.join(sorted(known))} files.")
+        raise DataError(
+            f"{where} holds no pictures; give a {kind} of pictures, such as .png, .jpg, .webp and .tif files."
+        )
     names, paths = [name for name, _ in pictures], [path for _, path in pictures]
     twice = next((path for path, times in Counter(paths).items() if times > 1), None)
     if twice:
@@ -124,7 +126,7 @@ def _refuse_unreadable(files: list[tuple[str, str]], where: str, known: frozense
     if found:
         kinds, more = sorted({_ending(name) for name in found}), f" and {len(found) - 1:,} more"
         raise DataError(
-            f"{listed([f'{where}/{found[0]}'], 120)}{more if len(found) > 1 else ''} cannot be read here "
+            f"{listed([f'{where}/{found[0]}'], 160)}{more if len(found) > 1 else ''} cannot be read here "
             f"({listed(kinds, 40)}); convert to PNG or JPEG, or move away."
         )
 
