@@ -122,8 +122,8 @@ def _require_classes(training: Source, held_out: Source | None) -> None:
     counts, name = training.class_counts, training.name
     if not counts:
         raise UsageError(
-            f"--conditional needs classes, and {name} has none{training.hint}; use --no-conditional, or label the "
-            "images."
+            f"--conditional needs classes, and {name} has none{training.hint}; label the images, or use "
+            "--no-conditional."
         )
     if len(counts) == 1:
         raise UsageError(

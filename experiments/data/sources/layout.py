@@ -87,6 +87,7 @@ def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, k
         labels, class_names = _folder_labels(names, inner, f"{where}/{root}".rstrip("/"), where, kind, rules)
     beside = [root + name for name in _METADATA if root + name in by_path]
     hint = f"; {beside[0]} beside the pictures is read by hf:{where}" if beside and kind == "folder" else ""
+    hint = hint if manifest is None else f"; {manifest} has null for labels"
     taken = {*names, manifest}
     others = [path for name, path in everything if name not in taken]
     return Layout(names, labels, class_names, _notes(others, known), hint)

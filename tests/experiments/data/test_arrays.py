@@ -39,6 +39,17 @@ def test_the_usual_names_are_found(npz, images, labels):
     assert open_source(npz(**{images: IMAGES})).labels is None
 
 
+def test_arrays_that_are_not_read_are_named(npz):
+    source = open_source(npz(x=IMAGES, targets=LABELS))
+    assert (source.notes, source.hint) == (
+        ("an array passed over (targets)",),
+        "; save them as y beside x, not as targets",
+    )
+    source = open_source(npz(images=IMAGES, labels=LABELS, x_test=IMAGES[:2], y_test=LABELS[:2], x=IMAGES, y=LABELS))
+    assert source.notes == ("2 arrays passed over (x, y)",)
+    assert open_source(npz(x=IMAGES, y=LABELS)).notes == ()
+
+
 @pytest.mark.parametrize(("images", "labels"), [("x_test", "y_test"), ("test_images", "test_labels")])
 def test_a_test_split_is_the_held_out_part(npz, images, labels):
     source = open_source(npz(x=IMAGES, y=LABELS, **{images: IMAGES[:2], labels: LABELS[:2]}))

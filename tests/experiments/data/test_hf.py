@@ -175,7 +175,7 @@ def test_columns_that_might_be_classes_are_named(hub, refused):
     hub["pets"] = {"train": pictures(breed=["pug", "a10", "a9", "pug", None])}
     hint = ": its columns are id (string), breed (string); choose one by --data.label-column"
     assert open_source("hf:pets").hint == hint
-    with pytest.raises(UsageError, match=r"has none: its columns are id \(string\), breed.*--no-conditional"):
+    with pytest.raises(UsageError, match=r"its columns are id \(string\), breed.*label-column; label the images, or"):
         open_data(Config(data=DataConfig(source="hf:pets"), conditional=True))
     refused("hf:pets", "no column bred", "did you mean 'breed'", "id, breed", label_column="bred")
     refused("hf:pets", "no column picture", label_column="picture")

@@ -9,7 +9,7 @@ from experiments.config.tree import Config
 from experiments.data import DataConfig, Source
 from experiments.data.summary import ranges, summary, warnings
 from experiments.errors import UsageError
-from experiments.training.data import open_data
+from experiments.training.data import open_data, tell
 
 
 def source(labels=None, n=6, high=255, **fields):
@@ -60,6 +60,13 @@ def test_a_run_counts_the_training_images_of_its_classes(tmp_path):
     assert (counts.sum(), len(counts)) == (16, 38)
     assert np.flatnonzero(counts).tolist() == [0, 5, 9, 37]
     assert "20 images of 4×4×1 in 38 classes" in data.summary
+
+
+def test_a_quiet_training_tells_of_doubts_alone(tmp_path, capsys):
+    data = dataclasses.replace(opened(tmp_path, [0, 1] * 3), warnings=("odd",))
+    for quiet, told in ((False, f"{data.summary}\nscorefield: odd\n"), (True, "scorefield: odd\n")):
+        tell(data, quiet)
+        assert capsys.readouterr().err == told
 
 
 def test_classes_that_cannot_be_learnt_are_refused(tmp_path):

@@ -54,6 +54,7 @@ def test_labels_of_the_edm_layout_are_read(zipped, tmp_path):
     assert source.num_classes == 4
     assert open_source(zipped("{}")).labels is None
     assert open_source(zipped('{"labels": null}')).labels is None
+    assert open_source(zipped("{}")).hint == "; dataset.json has null for labels"
     uri = zipped(pairs)
     with zipfile.ZipFile(tmp_path / "set.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
