@@ -76,7 +76,8 @@ def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, k
     names, paths = [name for name, _ in pictures], [path for _, path in pictures]
     twice = next((path for path, times in Counter(paths).items() if times > 1), None)
     if twice:
-        raise DataError(f"{where} holds {twice} twice; {'write the zip anew' if kind == 'zip' else 'rename one'}.")
+        remedy = "write the zip anew" if kind == "zip" else "rename one"
+        raise DataError(f"{where} holds {listed([twice])} twice; {remedy}.")
     by_path = {path: name for name, path in everything}
     root = _root(paths, by_path) if rules > 1 else ""
     inner, manifest = [path[len(root) :] for path in paths], by_path.get(root + MANIFEST)
