@@ -25,6 +25,17 @@ def unknown(flag: str, name: str, choices: Iterable[str]) -> tuple[bool, str]:
     return key not in known, f"{flag} {name} does not exist{did_you_mean(key, known)}; choose {', '.join(known)}."
 
 
+def listed(names: Iterable[str], limit: int = 100) -> str:
+    """Names in a row, printable each; of those that take more than `limit` characters the first, and how many more."""
+    known, shown = [name if name.isprintable() and name else repr(name) for name in names], ""
+    known = [name if len(name) <= limit else name[: limit - 1] + "…" for name in known]
+    for i, name in enumerate(known):
+        if i and len(shown) + len(name) > limit:
+            return f"{shown} and {len(known) - i:,} more"
+        shown += f", {name}" if i else name
+    return shown
+
+
 def canonical(name: str) -> str:
     """A name as the catalogues spell it: dpmpp-2m for DPMPP_2M."""
     return name.replace("_", "-").lower()

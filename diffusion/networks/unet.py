@@ -48,9 +48,10 @@ def level_sizes(height: int, width: int, config: UNetConfig) -> list[tuple[int, 
         sizes.append((math.ceil(sizes[-1][0] / 2), math.ceil(sizes[-1][1] / 2)))
     longer = [max(size) for size in sizes]
     if missing := [str(side) for side in config.attention_resolutions if side not in longer]:
+        nearest = min(longer, key=lambda side: abs(math.log(side / int(missing[0]))))
         raise ValueError(
             f"attention_resolutions has {', '.join(missing)}, but the levels of an image of {height}×{width} pixels "
-            f"have {', '.join(map(str, longer))}; choose among these."
+            f"have {', '.join(map(str, longer))}; choose among these, such as {nearest}."
         )
     return sizes
 

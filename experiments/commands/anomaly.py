@@ -94,7 +94,7 @@ def run(argv: list[str]) -> int:
         raise UsageError("this run holds no images out (--data.held-out 0), so there is nothing to measure against.")
     parts = {"training": training, "held-out": held_out}
     if uri is not None:
-        parts[uri] = _other(uri, arguments.data, training)
+        parts[uri] = _other(uri, arguments.data, training, model.config.data.rules)
     with reporting(quiet=arguments.json), stage("scores"):
         scored = score(energy, parts, other=other, copies=arguments.noised, limit=arguments.images)
     report |= {"one_level": energy.high == energy.sigma, "kind": "point" if training.of_points else "image"}
@@ -106,14 +106,17 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _other(uri: str, options: OtherData, training: Source) -> Source:
-    """The test split of another source, or all of it. Raises UsageError unless its images have the run's shape."""
+def _other(uri: str, options: OtherData, training: Source, rules: Literal[1, 2]) -> Source:
+    """The test split of another source, or all of it, read by the run's rules.
+
+    Raises UsageError unless its images have the run's shape.
+    """
     from experiments.data import open_source
 
     channels = options.channels
     if channels is None and not training.of_points and training.event_shape[-1] in (1, 3):
         channels = 1 if training.event_shape[-1] == 1 else 3
-    whole = open_source(DataConfig(source=uri, size=options.size, crop=options.crop, channels=channels))
+    whole = open_source(DataConfig(source=uri, size=options.size, crop=options.crop, channels=channels, rules=rules))
     source = whole.held_out or whole
     if source.event_shape != training.event_shape:
         ours, theirs = ("×".join(map(str, part.event_shape)) for part in (training, source))

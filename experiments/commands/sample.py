@@ -13,6 +13,7 @@ from experiments.commands.progress import progress
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.pictures.output import write
+from experiments.runs.classes import class_name, class_numbers
 from experiments.runs.load import load_model, load_run, run_data
 from experiments.runs.provenance import checkpoint, origin
 from experiments.sampling.drawing import draw, gather
@@ -30,8 +31,8 @@ For a model of points in the plane the picture has three panels: the exact densi
 the samples; --format npz writes the points.
 
 --kernel langevin, mala or hmc samples the energy of a run that has one; `--kernel mala --help` shows its options.
---class N chooses the class of a conditional model. --sampler NAME chooses a sampler other than the run's own, and
-`--sampler NAME --help` shows the options of that one:
+--class NAME chooses the class of a conditional model, by its name or number. --sampler NAME chooses a sampler other
+than the run's own, and `--sampler NAME --help` shows the options of that one:
 """ + "\n".join(f"  {', '.join(names)}" for names in catalogue())
 
 
@@ -41,8 +42,8 @@ class SampleArguments(RunArguments):
 
     seeds: str = "0-63"
     """One seed for each image or point: 0-63, or 1,5,10-12."""
-    label: int | None = None
-    """Class of all images; --class is the same flag."""
+    label: str | None = None
+    """Class of all images, by its name or number; --class is the same flag."""
     guidance: float | None = None
     """Strength of guidance: 1 is the model itself, more exaggerates the class, or the model's advantage over --weak."""
     guidance_low: float = 0.0
@@ -76,10 +77,8 @@ def run(argv: list[str]) -> int:
 
         return sample_energy.run(kernel, argv)
     label, argv = take_flag(argv, "--class")
-    if label is not None and not (label.isascii() and label.isdecimal()):
-        raise UsageError(f"--class {label!r} is not the number of a class; give 0, 1, ...")
     if label is not None:
-        argv = [*argv, "--label", label]
+        argv = [*argv, f"--label={label}"]
     arguments, name = read_arguments(SampleArguments, argv, "scorefield sample", DESCRIPTION, ("--class", "--kernel"))
     if arguments.batch < 1:
         raise UsageError(f"--batch is {arguments.batch}; give at least 1.")
@@ -88,13 +87,14 @@ def run(argv: list[str]) -> int:
 
 def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
     model = load_run(arguments)
+    label = None if arguments.label is None else int(class_numbers(model, arguments.label))
     if model.of_points:
         _check_points(arguments)
     solver = build(
         arguments.choice(name, model.config),
         model,
         lambda: run_data(model)[0],
-        given_class=arguments.label is not None,
+        given_class=label is not None,
         guided=arguments.guidance is not None,
     )
     weak = None if arguments.weak is None else load_model(arguments.weak, warn=warn)
@@ -113,7 +113,7 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
             solver,
             seeds,
             batch=arguments.batch,
-            label=arguments.label,
+            label=label,
             guidance=guidance,
             brownian_tree=arguments.brownian_tree,
         )
@@ -125,11 +125,12 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
         **origin(model),
         "nfe": samples.nfe,
         "seeds": arguments.seeds,
-        "class": arguments.label,
+        "class": label,
+        **({} if label is None else {"class_name": class_name(model, label)}),
         "guidance": arguments.guidance,
         **_beyond_defaults(arguments, guidance),
     }
-    paths = write(arguments.outdir, arguments.format, model, samples.images, seeds, provenance, arguments.label)
+    paths = write(arguments.outdir, arguments.format, model, samples.images, seeds, provenance, label)
     if arguments.json:
         print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
     else:

@@ -18,6 +18,7 @@ from experiments.config.choices import NODES
 from experiments.config.file import document
 from experiments.config.tree import Config
 from experiments.data.registry import SOURCES
+from experiments.errors import DataError, UsageError, warn
 from experiments.names import choose
 from experiments.sampling import solver
 
@@ -141,19 +142,23 @@ def run(argv: list[str]) -> int:
     check(arguments.config)
     solver.build_own(arguments.config)  # refuses now what could not be sampled in the end
     outdir = arguments.outdir or Path("runs") / arguments.preset
-    if arguments.dry_run:
-        print(json.dumps({"outdir": str(outdir), "config": document(arguments.config)}, indent=2))
-        return 0
-    from experiments.training.data import open_data
+    from experiments.training.data import open_data, tell
     from experiments.training.loop import train
+    from experiments.training.resume import with_own_rules
 
-    data = open_data(arguments.config)
+    config, quiet = with_own_rules(arguments.config, outdir), arguments.quiet or arguments.json
+    if arguments.dry_run:
+        print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))
+        _tell_of_data(config)
+        return 0
+    data = open_data(config)
+    tell(data, quiet)
     on_sample = None
-    if arguments.config.training.sample_every:
+    if config.training.sample_every:
         from experiments.pictures.preview import GridWriter
 
-        on_sample = GridWriter(arguments.config, data.facts, outdir)
-    result = train(arguments.config, outdir, data=data, on_sample=on_sample, quiet=arguments.quiet or arguments.json)
+        on_sample = GridWriter(config, data.facts, outdir)
+    result = train(config, outdir, data=data, on_sample=on_sample, quiet=quiet)
     if arguments.json:
         summary = {
             "outdir": str(outdir),
@@ -165,6 +170,16 @@ def run(argv: list[str]) -> int:
     elif not arguments.quiet and result.signum is None:
         print(f"Trained to step {result.step}: {outdir}", file=sys.stderr)
     return result.exit_status
+
+
+def _tell_of_data(config: Config) -> None:
+    """Print on standard error what the data are, or why they cannot be read."""
+    from experiments.training.data import open_data, tell
+
+    try:
+        tell(open_data(config), quiet=False)
+    except (DataError, UsageError) as error:
+        warn(f"the data cannot be trained on: {error}")
 
 
 def _join(arguments: TrainArguments) -> None:

@@ -32,6 +32,8 @@ def to_json(node: Any) -> Any:
 def from_json(value: Any, where: str = "configuration") -> Any:
     """The configuration that `to_json` wrote; exact, floats included, and not yet checked.
 
+    A field that is absent has its default, or what the class says in `unrecorded` that its absence means.
+
     Raises CheckpointError naming the field when a type or a field is not known to this version, UsageError for a type
     of a plugin that nobody here has named.
     """
@@ -49,7 +51,8 @@ def from_json(value: Any, where: str = "configuration") -> Any:
     unknown = sorted(set(value) - known - {"type"})
     if unknown:
         raise CheckpointError(f"{where}: unknown field {unknown[0]!r}; it was written by another version.")
-    fields = {name: from_json(item, f"{where}.{name}") for name, item in value.items() if name != "type"}
+    said = {name: from_json(item, f"{where}.{name}") for name, item in value.items() if name != "type"}
+    fields = {**getattr(cls, "unrecorded", {}), **said}
     for name, wanted in get_type_hints(cls).items():
         if name in fields and not (_is_a(fields[name], wanted) or _is_of_plugin(fields[name], name)):
             plain = wanted in (int, float, str, bool)

@@ -24,7 +24,7 @@ def from_arrays(
     `where` and `labels_where` name the arrays in the sentences. Raises DataError for images or labels that are not
     what `as_uint8`, `conform` and `check_labels` accept.
     """
-    pixels = conform(as_uint8(images, where), config, where)
+    pixels = conform(as_uint8(images, where, config.rules), config, where)
     classes = None if labels is None else check_labels(labels, len(pixels), labels_where)
     return Source(name=where, images=pixels, labels=classes)
 
@@ -48,11 +48,12 @@ def paired(source: Source, held_out: Source | None) -> Source:
     return replace(source, class_names=names, held_out=replace(held_out, class_names=names))
 
 
-def as_uint8(images: np.ndarray, where: str) -> UInt8[np.ndarray, "n height width channels"]:
+def as_uint8(images: np.ndarray, where: str, rules: int = 2) -> UInt8[np.ndarray, "n height width channels"]:
     """`images` (n, h, w) or (n, h, w, c), c = 1 or 3, as bytes with a channel axis.
 
     Booleans are 0 and 255. Integers are taken as they are and must lie in 0..255. Floats that all lie in [0, 1] are
-    scaled by 255, otherwise they must lie in [0, 255]; both are rounded. Raises DataError naming `where`.
+    scaled by 255 and rounded; others must be whole numbers of 0..255, or by `rules` 1 are rounded to them. Raises
+    DataError naming `where`.
     """
     if images.ndim == 3:
         images = images[..., None]
@@ -70,15 +71,23 @@ def as_uint8(images: np.ndarray, where: str) -> UInt8[np.ndarray, "n height widt
         return images.astype(np.uint8) * np.uint8(255)
     if images.dtype.kind not in "iuf":
         raise DataError(f"{where} holds {images.dtype} values; give uint8, or floats in [0, 1].")
-    low, high = images.min(), images.max()
+    low, high, kind = images.min(), images.max(), images.dtype
     if not (low >= 0 and high <= 255):  # also when either is not a number
-        raise DataError(f"{where} holds {images.dtype} values from {low} to {high}; scale them to 0..255 or [0, 1].")
-    if images.dtype.kind != "f":
+        near = kind.kind == "f" and low > -0.5 and high < 1.5
+        remedy = "clip them to [0, 1]" if near else "scale them to 0..255 or [0, 1]"
+        raise DataError(f"{where} holds {kind} values from {low:.5g} to {high:.5g}; {remedy}.")
+    if kind.kind != "f":
         return images.astype(np.uint8)
     scale = 255.0 if high <= 1 else 1.0
     pixels = np.empty(images.shape, np.uint8)
     for i in range(0, len(images), _BLOCK):
-        pixels[i : i + _BLOCK] = np.rint(images[i : i + _BLOCK].astype(np.float64) * scale)
+        values = images[i : i + _BLOCK].astype(np.float64) * scale
+        pixels[i : i + _BLOCK] = np.rint(values)
+        if rules > 1 and high > 1 and np.any(values != pixels[i : i + _BLOCK]):
+            raise DataError(
+                f"{where} holds {kind} values from {low:.4g} to {high:.4g}, not all of them whole; clip them to "
+                "[0, 1], or round them if they are of 0..255."
+            )
     return pixels
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from experiments.errors import Refusals
 
@@ -24,10 +25,18 @@ class DataConfig:
     """Mirror each image left to right with probability one half while training."""
     held_out: float = 0.1
     """Fraction of the images held out from training, unless the data set has a test split of its own."""
+    label_column: str | None = None
+    """Column of a Hugging Face data set that holds the classes, as numbers or as texts. [one of classes, or `label`]"""
     seed: int = 0
     """Seed that chooses the images held out; the order of training follows the run's own seed."""
     memory_gib: float = 4.0
     """Largest data set that is accepted, in GiB of decoded pixels."""
+    rules: Literal[1, 2] = 2
+    """How pictures are read, numbered and held out: 1 is the way of runs that were made before it was recorded, and a
+    run that goes on keeps to its own."""
+
+    unrecorded: ClassVar[Mapping[str, Any]] = {"rules": 1}
+    """What a field means that is absent from the file of a run, which was made before there was such a field."""
 
     def refusals(self) -> Refusals:
         """Values with which no data set can be read."""
@@ -41,5 +50,6 @@ class DataConfig:
                 f"--data.held-out is {self.held_out}; give a fraction from 0 up to, not including, 1.",
             ),
             (self.seed < 0, f"--data.seed is {self.seed}; give 0 or more."),
+            (self.rules not in (1, 2), f"--data.rules is {self.rules}; give 2, or 1 to read as older runs did."),
             (not self.memory_gib > 0, f"--data.memory-gib is {self.memory_gib}; give a number above 0."),
         ]

@@ -1,8 +1,10 @@
 """Image files to pixels: headers first, then every picture into its place in one array, on several threads.
 
 What a picture means here:
-- 16-bit grey is divided by 257 and rounded, so 65535 is 255 and 257·u is u; Pillow alone would clip it.
-- EXIF orientation is applied. Of an animation the first frame counts. Colour profiles are ignored.
+- 16 bits are divided by 257 and rounded, so 65535 is 255 and 257·u is u; Pillow alone would clip grey, and cut colours
+  down to their upper byte. (It does so in JPEG 2000, in TIFF of separate planes or premultiplied, and by rules 1.)
+- EXIF orientation is applied. Of an animation the first frame counts.
+- Colours are those of sRGB: other profiles are converted, and ignored by rules 1.
 - Transparency is composited over white.
 - Grey is the luma of ITU-R BT.601. A data set is grey only if each of its pictures is.
 - Resizing is Pillow's Lanczos filter, antialiased, after the crop.
@@ -14,32 +16,38 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+from experiments.data.colour import Treatment, to_srgb
 from experiments.data.config import DataConfig
+from experiments.data.depth import is_wide, narrowed, read_wide
+from experiments.data.formats import formats
 from experiments.data.shapes import fit, in_threads, pixels_of, require_memory
 from experiments.errors import DataError, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-)
-"""Lower-case endings of the files that are taken for pictures."""
-# Pillow is asked for these alone: what calls itself a PNG may not reach, say, its PostScript interpreter.
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 2**30 // 12
 """Pixels of the largest single picture, 89,478,485; it guards against small files that decode to gigabytes."""
 _ORIENTATION = 0x0112
 
 Open = Callable[[int], io.BytesIO | io.BufferedReader]
+
+
+class Decoded(NamedTuple):
+    """Pictures, and what a person should know of how they were decoded."""
+
+    images: UInt8[np.ndarray, "n height width channels"]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,14 @@ class _Header:
     grey: bool
 
 
-def decode_images(
-    names: Sequence[str], open_file: Open, config: DataConfig, where: str
-) -> UInt8[np.ndarray, "n height width channels"]:
+def decode_images(names: Sequence[str], open_file: Open, config: DataConfig, where: str) -> Decoded:
     """All pictures as `config` wants them; `open_file(i)` opens the file that the sentences call `names[i]`.
 
     Raises DataError for a file that is not a picture, is damaged or is too large, for pictures of different shapes
     without `config.size`, and when all together are more than `config.memory_gib`.
     """
     with _without_warning():
-        headers = in_threads(lambda i: _header(open_file, i, names[i]), len(names))
+        headers = in_threads(lambda i: _header(open_file, i, names[i], config), len(names))
         for name, header in zip(names, headers, strict=True):
             if config.size is None and (header.height, header.width) != (headers[0].height, headers[0].width):
                 raise _mixed(names[0], (headers[0].height, headers[0].width), name, (header.height, header.width))
@@ -68,18 +74,19 @@ def decode_images(
         require_memory((len(names), *shape), config, where)
         images = np.empty((len(names), *shape), np.uint8)
 
-        def decode(i: int) -> None:
-            pixels = _decoded(open_file, i, names[i], channels, config)
+        def decode(i: int) -> Treatment:
+            pixels, profile = _decoded(open_file, i, names[i], channels, config)
             if pixels.shape != shape:  # an orientation that stands behind the pixels
                 raise _mixed(names[i], pixels.shape, "its header", shape)
             images[i] = pixels
+            return profile
 
-        in_threads(decode, len(names))
-    return images
+        profiles = Counter(in_threads(decode, len(names)))
+    return Decoded(images, tuple(_notes(profiles)))
 
 
-def _header(open_file: Open, i: int, name: str) -> _Header:
-    with _reading(open_file, i, name) as picture:
+def _header(open_file: Open, i: int, name: str, config: DataConfig) -> _Header:
+    with _reading(open_file, i, name, config) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise DataError(_too_large(name, width * height))
@@ -88,17 +95,34 @@ def _header(open_file: Open, i: int, name: str) -> _Header:
         return _Header(height, width, picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I"))
 
 
-def _decoded(open_file: Open, i: int, name: str, channels: int, config: DataConfig) -> np.ndarray:
+def _notes(profiles: Counter[Treatment]) -> Iterator[str]:
+    said: dict[Treatment, str] = {
+        "converted": "converted to sRGB",
+        "ignored": "ignored: broken, or of other pixels",
+    }
+    for treatment, how in said.items():
+        if count := profiles[treatment]:
+            yield f"{count:,} colour profile{'s' * (count > 1)} {how}"
+
+
+def _decoded(
+    open_file: Open, i: int, name: str, channels: int, config: DataConfig
+) -> tuple[UInt8[np.ndarray, "height width channels"], Treatment]:
     from PIL import ImageOps
 
-    with _reading(open_file, i, name) as picture:
-        upright = ImageOps.exif_transpose(picture)
-        plain = _eight_bits(upright, name).convert("L" if channels == 1 else "RGB")
-        return pixels_of(fit(plain, config))
+    treatment: Treatment = ""
+    with _reading(open_file, i, name, config) as picture:
+        if config.rules > 1 and is_wide(picture):
+            with _reading(open_file, i, name, config) as again:
+                read_wide(picture, again)
+        plain = _eight_bits(ImageOps.exif_transpose(picture), name)
+        if config.rules > 1:
+            plain, treatment = to_srgb(plain)
+        return pixels_of(fit(_opaque(plain).convert("L" if channels == 1 else "RGB"), config)), treatment
 
 
 def _eight_bits(picture: Image, name: str) -> Image:
-    """An opaque picture of at most 8 bits a channel."""
+    """A picture of at most 8 bits a channel."""
     from PIL import Image
 
     if picture.mode == "F":
@@ -107,7 +131,16 @@ def _eight_bits(picture: Image, name: str) -> Image:
         wide = np.asarray(picture).astype(np.int64)
         if wide.min() < 0 or wide.max() > 65535:
             raise DataError(f"{name} has values from {wide.min()} to {wide.max()}; save it with 8 or 16 bits.")
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+        grey = Image.fromarray(narrowed(wide))
+        grey.info = {key: value for key, value in picture.info.items() if key == "icc_profile"}
+        return grey
+    return picture
+
+
+def _opaque(picture: Image) -> Image:
+    """A picture over white."""
+    from PIL import Image
+
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture.convert("RGBA"))
@@ -125,12 +158,12 @@ def _turned(picture: Image) -> bool:
 
 
 @contextmanager
-def _reading(open_file: Open, i: int, name: str) -> Iterator[Image]:
+def _reading(open_file: Open, i: int, name: str, config: DataConfig) -> Iterator[ImageFile]:
     """The i-th picture, opened; whatever Pillow raises on it becomes a sentence."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open_file(i) as file, Image.open(file, formats=_FORMATS) as picture:
+        with open_file(i) as file, Image.open(file, formats=formats(config.rules)) as picture:
             yield picture
     except DataError:
         raise

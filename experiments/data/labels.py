@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -34,15 +34,17 @@ def check_labels(labels: np.ndarray, count: int, where: str, classes: int = MAX_
     return labels.astype(np.int32)
 
 
-def manifest_labels(text: bytes, names: Sequence[str], where: str) -> Int32[np.ndarray, "n"] | None:
+def manifest_labels(
+    text: bytes, names: Sequence[str], where: str, clean: Callable[[str], str] = str
+) -> Int32[np.ndarray, "n"] | None:
     """The label of each name in a `dataset.json` {"labels": [["00000/img.png", 3], …]}, None if "labels" is null.
 
-    The layout is that of the EDM data sets. Raises DataError naming `where` unless every image has one whole label
-    and every label an image.
+    The layout is that of the EDM data sets; `clean` makes of a name in the file one of `names`. Raises DataError naming
+    `where` unless every image has one whole label and every label an image.
     """
     try:
         pairs = json.loads(text).get("labels")
-        table = None if pairs is None else dict(pairs)
+        table = None if pairs is None else {clean(name): label for name, label in dict(pairs).items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f'{where} is not of the form {{"labels": [["a.png", 0], …]}} or null ({reason(error)}); correct it.'

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data.config import DataConfig
-from experiments.data.source import Source
-from experiments.errors import DataError, did_you_mean, reason, refuse
+from experiments.data.source import Source, split
+from experiments.errors import DataError, UsageError, did_you_mean, reason, refuse
 
 Reader = Callable[[str, DataConfig], Source]
 """From what follows the colon of a URI to the data set."""
@@ -45,7 +45,7 @@ SOURCES: dict[str, Kind] = {
         Kind("plane:NAME", "50,000 points in the plane: checkerboard, moons, spirals or gaussians"),
         Kind("idx:DIR", "the IDX files of MNIST and its relatives, gzipped or not"),
         Kind("folder:DIR", "pictures; sub-folders are classes"),
-        Kind("zip:FILE", "pictures in a zip; labels in dataset.json"),
+        Kind("zip:FILE", "pictures in a zip; sub-folders are classes, or dataset.json labels them"),
         Kind("npz:FILE", "arrays images and labels, x and y, x_train …, arr_0 …"),
         Kind("hf:NAME", "a Hugging Face data set by name or path (needs scorefield[hf])"),
     )
@@ -66,6 +66,8 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         raise DataError(f"{config.source!r} is no data source{_suggestion(config.source)}.")
     if ":" in kind.form and not where:
         raise DataError(f"{config.source!r} does not say where; write {kind.form}.")
+    if config.label_column is not None and kind.reader is None and scheme != "hf":
+        raise UsageError(f"--data.label-column goes with hf:NAME, and {config.source} has no columns; leave it out.")
     try:
         return replace(kind.read(where, config), name=config.source)
     except OSError as error:
@@ -74,6 +76,14 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         ) from None
     except MemoryError:
         raise DataError(f"{config.source} does not fit into memory; choose a smaller --data.size.") from None
+
+
+def divided(config: DataConfig) -> tuple[Source, Source | None]:
+    """(Training part, held-out part) of the data of a run: what every command means by them.
+
+    Raises as `open_source` and `split` do.
+    """
+    return split(open_source(config), config.held_out, config.seed, config.rules)
 
 
 def _suggestion(uri: str) -> str:

@@ -31,6 +31,10 @@ class Source:
     """Name of each class; the decimal numbers if none are given with labels."""
     held_out: Source | None = None
     """The test split that the data set itself comes with."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was read, such as "2 files passed over"; for `summary`."""
+    hint: str = ""
+    """Where classes might be, if there are none, as the end of a sentence."""
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), self.labels
@@ -81,6 +85,11 @@ class Source:
         """Number of classes, 0 without labels."""
         return 0 if self.labels is None else len(self.class_names)
 
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Number of images of each class; without labels there are none."""
+        return () if self.labels is None else tuple(np.bincount(self.labels, minlength=self.num_classes).tolist())
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal."""
@@ -96,11 +105,16 @@ class Source:
         return replace(self, images=self.images[rows], labels=labels, name=name or self.name, held_out=None)
 
 
-def split(source: Source, held_out_fraction: float = 0.1, seed: int = 0) -> tuple[Source, Source | None]:
+def split(
+    source: Source, held_out_fraction: float = 0.1, seed: int = 0, rules: int = 2
+) -> tuple[Source, Source | None]:
     """(training part, held-out part) of `source`; each keeps the order of the source.
 
     A data set with a test split of its own is divided there, whatever the fraction. Otherwise the nearest number of
     images to the fraction, at least one and not all, is drawn by `seed` alone; a fraction of 0 holds out nothing.
+    Of each class the image that would be drawn last stays in training, so that no class is held out whole, and others
+    are drawn in their place while there are any. By `rules` 1, and where each class has a single image, classes have no
+    part in it.
 
     Raises UsageError for a fraction outside [0, 1), a negative seed, and a single image that is to be divided.
     """
@@ -114,7 +128,12 @@ def split(source: Source, held_out_fraction: float = 0.1, seed: int = 0) -> tupl
         raise UsageError(f"{source.name} has a single image and none to hold out; give --data.held-out 0.")
     count = min(max(1, round(held_out_fraction * len(source))), len(source) - 1)
     rows = randomness.permutation(seed, streams.SPLIT, count=len(source))
-    return source.take(np.sort(rows[count:])), source.take(np.sort(rows[:count]), f"{source.name} (held out)")
+    drawn = rows[:count]
+    if rules > 1 and source.labels is not None:
+        classes, last = np.unique(source.labels[rows][::-1], return_index=True)
+        if len(classes) < len(rows):
+            drawn = np.delete(rows, len(rows) - 1 - last)[:count]
+    return source.take(np.setdiff1d(rows, drawn)), source.take(np.sort(drawn), f"{source.name} (held out)")
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

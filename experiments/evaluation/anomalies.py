@@ -11,6 +11,7 @@ import numpy as np
 from experiments.data.source import Source
 from experiments.evaluation.ranking import auroc, share_below
 from experiments.evaluation.strangeness import log_ratio, strangeness
+from experiments.names import listed
 from experiments.runs.energy import Energy
 from experiments.sampling.variance import some_rows
 
@@ -73,6 +74,7 @@ def summary(scored: dict[str, Scored]) -> dict[str, Any]:
             {
                 "index": int(last.rows[i]),
                 "label": None if last.labels[i] < 0 else int(last.labels[i]),
+                "class_name": None if last.labels[i] < 0 else last.source.class_names[last.labels[i]],
                 "score": float(last.scores[i]),
                 "training_as_strange": float(as_strange[i]),
             }
@@ -128,7 +130,7 @@ def table(report: dict[str, Any]) -> list[str]:
         lines += ["", f"{name.replace('_', ' ')} of {report['ranked']}"]
         lines += [
             f"  {kind} {row['index']:<6}"
-            + (f" class {row['label']:<4}" if row["label"] is not None else "")
+            + (f" class {listed([row['class_name']], 40):<4}" if row["label"] is not None else "")
             + f"{row['score']:>+10.1f} nats; {row['training_as_strange']:.1%} of the training {kind}s are as strange"
             for row in report[name]
         ]

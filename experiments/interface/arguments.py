@@ -14,11 +14,15 @@ from jaxtyping import ArrayLike, Int32
 from diffusion.likelihood import Divergence, Solver
 from experiments.errors import UsageError, did_you_mean
 from experiments.evaluation.report import EvaluationOptions
+from experiments.runs.classes import class_numbers
 from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions
 from experiments.sampling.guidance import UNGUIDED, Guidance
 from experiments.sampling.variance import VarianceName
 from samplers.sample import Sampler
+
+Labels = ArrayLike | str | Sequence[str]
+"""Classes by number or by name: one, or several."""
 
 _LIMITS = ("sigma_min", "sigma_max", "rho")
 
@@ -45,30 +49,17 @@ def checked_seeds(seeds: Iterable[int]) -> list[int]:
     return known
 
 
-def classes(model: Model, labels: ArrayLike, name: str = "labels") -> Int32[np.ndarray, "..."]:
-    """Classes that the model knows. Raises UsageError for other numbers, and for what is not a whole one.
+def label_of_each(model: Model, label: Labels | None, count: int) -> Int32[np.ndarray, " count"] | None:
+    """One class for each of `count` seeds. Raises UsageError unless `label` is one for all, or one for each.
 
-    A model without classes refuses them itself.
+    Classes are given by number or by name, and are those of `class_numbers`.
     """
-    known = np.asarray(labels)
-    if known.dtype.kind not in "iu":
-        raise UsageError(f"{name} is {labels!r}; give whole numbers.")
-    wrong = known[(known < 0) | (known >= model.num_classes)]
-    if model.num_classes and wrong.size:
-        raise UsageError(
-            f"{name} has the class {wrong.flat[0]}, and this model knows the classes 0 to {model.num_classes - 1}."
-        )
-    return known.astype(np.int32)
-
-
-def label_of_each(label: ArrayLike | Sequence[int] | None, count: int) -> Int32[np.ndarray, " count"] | None:
-    """One class for each of `count` seeds. Raises UsageError unless `label` is one for all, or one for each."""
     if label is None:
         return None
     known = np.asarray(label)
-    if known.dtype.kind not in "iu" or known.shape not in ((), (count,)):
+    if known.dtype.kind not in "iuU" or known.shape not in ((), (count,)):
         raise UsageError(f"label is {label!r} for {count} seeds; give one class for all, or a list of one for each.")
-    return np.broadcast_to(known, (count,)).astype(np.int32)
+    return np.broadcast_to(class_numbers(model, known, "label"), (count,))
 
 
 def checked_guidance(given: float | Guidance | None) -> Guidance:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float32, Float64
+from jaxtyping import Array, Bool, Float32, Float64
 
 from diffusion import likelihood
 from diffusion.likelihood import Adaptive, Divergence, Exact, Hutchinson, Solver
@@ -16,7 +16,8 @@ from experiments.data.scaling import to_model
 from experiments.data.source import Events
 from experiments.errors import UsageError
 from experiments.evaluation.plane.density import has_flow
-from experiments.interface.arguments import check_flow, checked_seeds, classes, whole
+from experiments.interface.arguments import Labels, check_flow, checked_seeds, whole
+from experiments.runs.classes import class_numbers
 from experiments.runs.model import Model, make_denoiser
 
 _EXACT = 256
@@ -26,7 +27,7 @@ _EXACT = 256
 def log_likelihood(
     model: Model,
     images: Events,
-    labels: ArrayLike | None,
+    labels: Labels | None,
     *,
     seed: int,
     method: Divergence | None,
@@ -57,7 +58,7 @@ def log_likelihood(
 
 
 def transport(
-    model: Model, images: Events, labels: ArrayLike | None, *, backward: bool, solver: Solver | None, batch: int
+    model: Model, images: Events, labels: Labels | None, *, backward: bool, solver: Solver | None, batch: int
 ) -> Float32[np.ndarray, "n *event"]:
     """Where the ODE takes images, or backward latents; NaN where it did not arrive. Raises as `log_likelihood`."""
     _require_flow(model)
@@ -133,11 +134,11 @@ def _rows(count: int, batch: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.resize(np.arange(start, start + wanted), batch), wanted
 
 
-def _labels(model: Model, labels: ArrayLike | None, rows: np.ndarray, count: int) -> Array | None:
+def _labels(model: Model, labels: Labels | None, rows: np.ndarray, count: int) -> Array | None:
     """The classes of these rows. Raises UsageError unless there is a known one for each of `count` images."""
     if labels is None:
         return None
     known = np.asarray(labels)
     if known.shape != (count,):
         raise UsageError(f"labels has shape {known.shape} for {count} images; give one class for each.")
-    return jnp.asarray(classes(model, known)[rows])
+    return jnp.asarray(class_numbers(model, known, "labels")[rows])

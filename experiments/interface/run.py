@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from diffusion.likelihood import Divergence
 from diffusion.likelihood import Solver as FlowSolver
@@ -23,14 +23,15 @@ from experiments.errors import UsageError, warn
 from experiments.evaluation.report import evaluate, with_null
 from experiments.interface import flow
 from experiments.interface.arguments import (
+    Labels,
     check_sampling,
     checked_guidance,
     checked_seeds,
-    classes,
     evaluation_options,
     label_of_each,
     whole,
 )
+from experiments.runs.classes import class_numbers
 from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions, Options, SamplerChoice
@@ -93,15 +94,15 @@ class Run:
         """
         return run_data(self.model)
 
-    def denoiser(self, labels: ArrayLike | None = None, guidance: float | Guidance | None = None) -> Denoiser:
+    def denoiser(self, labels: Labels | None = None, guidance: float | Guidance | None = None) -> Denoiser:
         """E[x_0 | x_t] as a function (x, t) of x (b, *event), in the units of the network: pixels are u/127.5 − 1.
 
-        `labels` (b,) are the classes of the batch, None for no class; `guidance` is a strength, 1 for the model
-        itself, or a `Guidance`. It goes with every sampler, loss and likelihood of the core.
+        `labels` (b,) are the classes of the batch, by number or by name, None for no class; `guidance` is a strength, 1
+        for the model itself, or a `Guidance`. It goes with every sampler, loss and likelihood of the core.
         Raises UsageError for labels of a run without classes, and for guidance that does not go with the run.
         """
         guide = checked_guidance(guidance)
-        known = None if labels is None else jnp.asarray(classes(self.model, labels))
+        known = None if labels is None else jnp.asarray(class_numbers(self.model, labels, "labels"))
         if known is not None and known.ndim != 1:
             raise UsageError(f"labels has shape {known.shape}; give one class for each element of the batch.")
         guide.check(self.model, given_class=known is not None)
@@ -132,7 +133,7 @@ class Run:
         *,
         grid: str | None = None,
         limits: Mapping[str, float] | None = None,
-        label: int | Sequence[int] | None = None,
+        label: Labels | None = None,
         guidance: float | Guidance | None = None,
         brownian_tree: bool = False,
         batch: int = 64,
@@ -142,12 +143,13 @@ class Run:
         `sampler` is a name of `scorefield samplers`, or a sampler of one's own choice of options, such as
         `DPMSolverMultistep(order=3)`; with it go `steps`, the `grid` by name, and its `limits` sigma_min, sigma_max
         and rho. What is not given is the run's own with its own sampler, else 20 steps of the usual grid. `label` is
-        one class for all or one for each seed, `guidance` a strength or a `Guidance`; `brownian_tree` is as in
-        `samplers.sample`. A seed's image depends on no other seed, nor on `batch`, the number drawn at a time.
+        one class for all or one for each seed, by number or by name, `guidance` a strength or a `Guidance`;
+        `brownian_tree` is as in `samplers.sample`. A seed's image depends on no other seed, nor on `batch`, the number
+        drawn at a time.
         Raises UsageError for what does not go together, or not with the run, DivergedError for what is not finite.
         """
         seeds, guide, batch = checked_seeds(seeds), checked_guidance(guidance), whole("batch", batch)
-        labels = label_of_each(label, len(seeds))
+        labels = label_of_each(self.model, label, len(seeds))
         solver = self.solver(
             sampler,
             steps,
@@ -180,7 +182,7 @@ class Run:
         limits: Mapping[str, float] | None = None,
         resamplings: int = 10,
         jump: int = 1,
-        label: int | Sequence[int] | None = None,
+        label: Labels | None = None,
         guidance: float | Guidance | None = None,
         batch: int = 64,
     ) -> Events:
@@ -193,7 +195,7 @@ class Run:
         """
         known, seeds = flow.completions(self.model, images, seeds)
         seen = flow.full_mask(mask, known.shape)
-        labels, guide = label_of_each(label, len(seeds)), checked_guidance(guidance)
+        labels, guide = label_of_each(self.model, label, len(seeds)), checked_guidance(guidance)
         solver = self.solver(
             sampler,
             steps,
@@ -247,7 +249,7 @@ class Run:
         self,
         images: Events,
         *,
-        labels: ArrayLike | None = None,
+        labels: Labels | None = None,
         seed: int = 0,
         method: Divergence | None = None,
         solver: FlowSolver | None = None,
@@ -259,8 +261,9 @@ class Run:
         uniform noise of one level's width, image i by (`seed`, i) (Theis et al. 2016, arXiv:1511.01844), and bits/dim
         are −value/(d ln 2). Of floats, points or images in the units of the network, it is a density's, and no noise
         is added. Both are of the law that the flow carries from the prior to the least time that the network was
-        trained at. `labels` (n,) are classes. `method` finds the divergence: exactly up to 256 dimensions, beyond by
-        Hutchinson's estimate with probes of `seed`; `solver` is Adaptive(). NaN where it did not arrive.
+        trained at. `labels` (n,) are classes, by number or by name. `method` finds the divergence: exactly up to 256
+        dimensions, beyond by Hutchinson's estimate with probes of `seed`; `solver` is Adaptive(). NaN where it did not
+        arrive.
         Raises UsageError for a run without an ODE: a discrete chain, or a network that is not told the noise level.
         """
         return flow.log_likelihood(self.model, images, labels, seed=seed, method=method, solver=solver, batch=batch)
@@ -269,7 +272,7 @@ class Run:
         self,
         images: Events,
         *,
-        labels: ArrayLike | None = None,
+        labels: Labels | None = None,
         solver: FlowSolver | None = None,
         batch: int = 64,
     ) -> Float32[np.ndarray, "n *event"]:
@@ -284,7 +287,7 @@ class Run:
         self,
         latents: Float32[np.ndarray, "n *event"],
         *,
-        labels: ArrayLike | None = None,
+        labels: Labels | None = None,
         solver: FlowSolver | None = None,
         batch: int = 64,
     ) -> Float32[np.ndarray, "n *event"]:

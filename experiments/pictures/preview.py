@@ -38,13 +38,14 @@ class GridWriter:
         """Draw and write the samples of one step."""
         start, seeds = time.perf_counter(), range(_POINTS if self.model.of_points else _IMAGES)
         model = dataclasses.replace(self.model, params=params)
-        label = [i % model.num_classes for i in seeds] if model.num_classes else None
+        classes = model.trained_classes
+        label = [classes[i % len(classes)] for i in seeds] if classes else None
         drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label))
         provenance = {
             **self.solver.provenance,
             "nfe": drawn.nfe,
             "seeds": f"0-{len(seeds) - 1}",
-            "class": None if label is None else "the seed modulo the number of classes",
+            "class": None if label is None else "the seed modulo the number of classes that have training images",
             "parameters": model.parameters,
             "step": step,
             "config_sha256": self.digest,

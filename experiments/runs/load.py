@@ -43,10 +43,10 @@ def run_data(model: Model) -> tuple[Source, Source | None]:
     Raises DataError when their shape or their classes are not those that the run was trained on; says so on standard
     error when only their contents have changed.
     """
-    from experiments.data import open_source, split
+    from experiments.data import divided
 
     config, facts = model.config.data, model.facts
-    training, held_out = split(open_source(config), config.held_out, config.seed)
+    training, held_out = divided(config)
     now, then = (training.event_shape, training.num_classes), (tuple(facts.event_shape), facts.num_classes)
     if now != then:
         raise DataError(

@@ -55,6 +55,12 @@ class Model:
         return num_classes(self.config, self.facts)
 
     @property
+    def trained_classes(self) -> tuple[int, ...]:
+        """The classes that it was shown images of: all, where the checkpoint does not say."""
+        counts = self.facts.class_counts
+        return tuple(i for i in range(self.num_classes) if counts is None or counts[i] > 0)
+
+    @property
     def of_points(self) -> bool:
         """Whether it makes points, not images."""
         return len(self.event_shape) == 1

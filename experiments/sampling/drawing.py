@@ -14,7 +14,8 @@ from diffusion.ddpm.reverse_steps import Learned
 from experiments import streams
 from experiments.data.scaling import to_uint8
 from experiments.data.source import Events
-from experiments.errors import DivergedError, UsageError
+from experiments.errors import DivergedError
+from experiments.runs.classes import require_known
 from experiments.runs.model import Model
 from experiments.sampling.guidance import UNGUIDED, Guidance
 from experiments.sampling.throughput import Throughput
@@ -62,14 +63,13 @@ def draw(
 
     `label` is one class for all, or one for each seed; `guidance` changes the model's answers; `brownian_tree` is as in
     `samplers.sample`. Every batch has the same shape, so there is one compilation.
-    Raises UsageError for a label that the model does not know and for guidance that does not go with it, DivergedError
-    for a sample that is not finite.
+    Raises UsageError for a label that the model does not know or has seen no image of, and for guidance that does not
+    go with it, DivergedError for a sample that is not finite.
     """
     guidance.check(model, paired=solver.sampler.takes_pair, given_class=label is not None)
     labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
-    if labels is not None and model.num_classes and not (labels.min() >= 0 and labels.max() < model.num_classes):
-        wrong = int(labels.min() if labels.min() < 0 else labels.max())
-        raise UsageError(f"--class {wrong} does not exist; this model knows the classes 0 to {model.num_classes - 1}.")
+    if labels is not None:
+        require_known(model, labels)
     return _batches(model, solver, seeds, min(batch, len(seeds)), labels, guidance, brownian_tree)
 
 

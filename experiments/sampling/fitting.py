@@ -58,7 +58,7 @@ def fit_grid(model: Model, choice: SamplerChoice, options: FitOptions) -> dict[s
         raise UsageError(f"--sampler {name} follows no flow that a grid could be fitted to; fit one for ddim.")
     choice = dataclasses.replace(choice, grid="auto")
     solver = build(choice, model, lambda: run_data(model)[0], given_class=model.num_classes > 0)
-    labels = jnp.arange(options.images) % model.num_classes if model.num_classes else None
+    labels = jnp.asarray(np.resize(model.trained_classes, options.images), jnp.int32) if model.num_classes else None
     try:
         fitted = optimised_grid(
             jax.random.fold_in(jax.random.key(options.seed), streams.GRID_FIT),

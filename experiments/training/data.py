@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,7 +14,11 @@ from experiments import streams
 from experiments.config.nodes import Denoising
 from experiments.config.tree import Config
 from experiments.data.pipeline import Batches, pipeline
-from experiments.errors import DataError, UsageError
+from experiments.errors import DataError, UsageError, warn
+from experiments.names import listed
+
+if TYPE_CHECKING:
+    from experiments.data.source import Source
 
 REFERENCE = "reference"
 """The part of a batch that every device has whole: images for the stable target."""
@@ -30,6 +35,8 @@ class Facts:
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
     """SHA-256 of the training images and labels."""
+    class_counts: tuple[int, ...] | None = field(default=None, compare=False)
+    """Training images of each class; None in checkpoints that were written before they were counted."""
 
     def __repr__(self) -> str:
         shape, kinds = "×".join(map(str, self.event_shape)), f", {self.num_classes} classes" if self.num_classes else ""
@@ -42,8 +49,10 @@ class Facts:
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Facts:
         """The inverse of `to_json`; other keys are ignored. Raises KeyError for one that is missing."""
-        shape, names = tuple(value["event_shape"]), tuple(value["class_names"])
-        return Facts(shape, value["num_classes"], names, value["fingerprint"])
+        shape, names, counts = tuple(value["event_shape"]), tuple(value["class_names"]), value.get("class_counts")
+        return Facts(
+            shape, value["num_classes"], names, value["fingerprint"], None if counts is None else tuple(counts)
+        )
 
 
 def num_classes(config: Config, facts: Facts) -> int:
@@ -70,6 +79,10 @@ class RunData:
     batches: Batches
     held_out: Sequence[dict[str, np.ndarray]] = ()
     """This process's shares of the batches for the held-out loss."""
+    summary: str = ""
+    """What was read, in a line."""
+    warnings: tuple[str, ...] = ()
+    """What seems not to be meant, in a line each."""
 
     def __repr__(self) -> str:
         return f"RunData({self.facts}, {len(self.held_out)} held-out batches)"
@@ -80,17 +93,15 @@ def open_data(config: Config) -> RunData:
 
     Raises DataError for a source that cannot be read, UsageError for a conditional run on data without classes.
     """
-    from experiments.data import open_source
-    from experiments.data.source import Source, split
+    from experiments.data import divided
+    from experiments.data.summary import summary, warnings
 
-    source = open_source(config.data)
-    if config.conditional and source.num_classes == 0:
-        raise UsageError(
-            f"--conditional needs classes, and {source.name} has none; use --no-conditional, or label the images."
-        )
-    seed, batch_size = config.training.seed, config.training.batch_size
-    training, held_out = split(source, config.data.held_out, config.data.seed)
-    facts = Facts(training.event_shape, training.num_classes, training.class_names, training.fingerprint)
+    training, held_out = divided(config.data)
+    if config.conditional:
+        _require_classes(training, held_out)
+    seed, batch_size, counts = config.training.seed, config.training.batch_size, training.class_counts
+    facts = Facts(training.event_shape, training.num_classes, training.class_names, training.fingerprint, counts)
+    said = {"summary": summary(training, held_out), "warnings": tuple(warnings(training, held_out))}
 
     def batches(part: Source, flip: bool) -> Batches:
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -101,9 +112,39 @@ def open_data(config: Config) -> RunData:
         others = {"seed": seed + streams.REFERENCE, "batch_size": config.objective.reference, "flip": config.data.flip}
         stream = _WithReference(stream, pipeline(training, **others))
     if held_out is None:
-        return RunData(facts, stream)
+        return RunData(facts, stream, **said)
     fixed, count = batches(held_out, False), min(max(1, len(held_out) // batch_size), _HELD_OUT_BATCHES)
-    return RunData(facts, stream, [fixed[i] for i in range(count)])
+    return RunData(facts, stream, [fixed[i] for i in range(count)], **said)
+
+
+def _require_classes(training: Source, held_out: Source | None) -> None:
+    """Raise UsageError unless a network can be conditioned on the classes of the data."""
+    counts, name = training.class_counts, training.name
+    if not counts:
+        raise UsageError(
+            f"--conditional needs classes, and {name} has none{training.hint}; label the images, or use "
+            "--no-conditional."
+        )
+    if len(counts) == 1:
+        raise UsageError(
+            f"--conditional needs two classes or more, and {name} has the class {listed(training.class_names)} alone; "
+            "use --no-conditional, or give the folder in which the classes are."
+        )
+    drawn = () if held_out is None else held_out.class_counts
+    if max(counts) == 1 and any(drawn) and not any(map(min, counts, drawn)):
+        raise UsageError(
+            f"each class of {name} has a single image, so that none can be held out; give --data.held-out 0, or "
+            "--no-conditional."
+        )
+
+
+def tell(data: RunData, quiet: bool) -> None:
+    """Print on standard error what was read, unless `quiet`, and what seems not to be meant; process 0 does."""
+    if jax.process_index() == 0:
+        if data.summary and not quiet:
+            print(data.summary, file=sys.stderr, flush=True)
+        for line in data.warnings:
+            warn(line)
 
 
 def require_same_data(before: Facts, now: Facts) -> None:

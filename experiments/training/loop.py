@@ -28,7 +28,7 @@ from experiments.errors import UsageError, reason, warn
 from experiments.training import distributed
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.course import Course, Equipment, TrainResult
-from experiments.training.data import RunData, open_data
+from experiments.training.data import RunData, open_data, tell
 from experiments.training.generator import alternating
 from experiments.training.interrupt import Interruption, interruption
 from experiments.training.lock import run_lock
@@ -38,7 +38,7 @@ from experiments.training.optimizer import make_optimizer
 from experiments.training.programs import make_programs, place_held_out
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device, make_replicas
-from experiments.training.resume import check_config, command_of, starting_point
+from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
 from experiments.training.state import Params
 
 OnSample = Callable[[int, Params], None]
@@ -191,9 +191,12 @@ def _steps(
             stack.enter_context(run_lock(outdir))
             check_config(config, outdir, bool(find_checkpoints(directory)))
 
+        config = with_own_rules(config, outdir)
         distributed.on_process_0(claim)
         request = stack.enter_context(interruption()) if signals else Interruption()
-        data = data or open_data(config)
+        if data is None:
+            data = open_data(config)
+            tell(data, quiet)
         distributed.require_alike(command_of(config, data.facts))
         if isinstance(config.objective, GeneratorObjective):
             optimizer = alternating(config)

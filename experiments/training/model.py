@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from jaxtyping import Array, Key
 
 from diffusion.networks import Network
@@ -26,10 +28,17 @@ def network_of(config: Config, facts: Facts) -> AnyNetwork:
     try:
         plain = Network(config.network, facts.event_shape, num_classes(config, facts), outputs)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"the network does not fit the data: {error}") from None
+        raise UsageError(f"the network does not fit the data: {_with_flag(str(error), config)}") from None
     if isinstance(config.objective, Generator):
         return Game(plain)
     return Conservative(plain) if config.conservative else plain
+
+
+def _with_flag(sentence: str, config: Config) -> str:
+    """A sentence that begins with a field of the network, with the flag in its place."""
+    word, _, rest = sentence.partition(" ")
+    known = word in (field.name for field in dataclasses.fields(config.network))
+    return f"--network.{word.replace('_', '-')} {rest}" if known else sentence
 
 
 def make_network(config: Config, facts: Facts, key: Key[Array, ""]) -> tuple[AnyNetwork, Params]:

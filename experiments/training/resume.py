@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +19,8 @@ from experiments.config.choices import TYPES, spelt
 from experiments.config.file import load_config, to_json
 from experiments.config.nodes import LAST_SEED
 from experiments.config.tree import Config
-from experiments.errors import CheckpointError, UsageError
-from experiments.training.checkpoint import checkpoint_path, newest_trusted, read, set_aside
+from experiments.errors import CheckpointError, ScorefieldError, UsageError
+from experiments.training.checkpoint import checkpoint_path, find_checkpoints, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data
 from experiments.training.distributed import from_process_0
 from experiments.training.model import AnyNetwork, network_of
@@ -35,6 +36,20 @@ FREE = frozenset(
     )
 )
 FREE_GROUPS = ("sampling.",)
+
+
+def with_own_rules(config: Config, outdir: Path) -> Config:
+    """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data.
+
+    What is wrong with the run is left for `check_config` to say.
+    """
+    if not find_checkpoints(outdir / "checkpoints"):
+        return config
+    try:
+        rules = load_config(outdir / "config.json").data.rules
+    except ScorefieldError:
+        return config
+    return replace(config, data=replace(config.data, rules=rules))
 
 
 def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:

@@ -13,6 +13,7 @@ import gzip
 import io
 import struct
 import zlib
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def _read_split(folder: Path, part: str, config: DataConfig) -> Source | None:
     if images is None:
         return None
     classes = None if labels is None else read_idx(labels, 1, config)
-    return from_arrays(config, read_idx(images, 3, config), str(images), classes, str(labels))
+    source = from_arrays(config, read_idx(images, 3, config), str(images), classes, str(labels))
+    return replace(source, hint=f"; no {part}-labels-idx1-ubyte or .gz lies beside its images")
 
 
 def _find(folder: Path, stem: str, dimensions: int) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
+from dataclasses import replace
 
 import numpy as np
 from numpy.lib import format as npy
@@ -15,6 +16,7 @@ from experiments.data.shapes import require_memory
 from experiments.data.source import Source
 from experiments.data.sources.paths import file_at
 from experiments.errors import DataError, reason
+from experiments.names import listed
 
 Pairs = tuple[tuple[str, str], ...]
 TRAIN: Pairs = (
@@ -34,13 +36,23 @@ def read(where: str, config: DataConfig) -> Source:
         with zipfile.ZipFile(path) as archive:
             source = _read_pair(archive, str(path), TRAIN, config)
             held_out = None if source is None else _read_pair(archive, str(path), TEST, config)
-            keys = ", ".join(name.removesuffix(".npy") for name in archive.namelist()) or "nothing"
+            keys = [name.removesuffix(".npy") for name in archive.namelist()]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{path} is not a whole npz file ({reason(error)}); write it anew with numpy.savez.") from None
     if source is None:
         wanted = ", ".join(images for images, _ in TRAIN)
-        raise DataError(f"{path} holds {keys} and no images; save them under one of {wanted}.")
-    return paired(source, held_out)
+        raise DataError(f"{path} holds {listed(keys) or 'nothing'} and no images; save them under one of {wanted}.")
+    return _with_rest(paired(source, held_out), keys)
+
+
+def _with_rest(source: Source, keys: list[str]) -> Source:
+    """`source` with what is to be said of the arrays of its archive that were not read."""
+    pairs = [pair for pairs in (TRAIN, TEST) if (pair := next((p for p in pairs if p[0] in keys), None))]
+    rest = [key for key in keys if key not in {name for pair in pairs for name in pair}]
+    images, labels = pairs[0]
+    there = f", not as {listed(rest)}" if rest else ""
+    notes = (f"{'an array' if len(rest) == 1 else f'{len(rest):,} arrays'} passed over ({listed(rest)})",) * bool(rest)
+    return replace(source, notes=notes, hint=f"; save them as {labels} beside {images}{there}")
 
 
 def _read_pair(archive: zipfile.ZipFile, where: str, pairs: Pairs, config: DataConfig) -> Source | None:

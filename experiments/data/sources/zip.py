@@ -1,17 +1,15 @@
-"""Pictures in a zip file, with labels in `dataset.json`: the layout of the EDM data sets."""
+"""Pictures in a zip file, with classes as `layout` says: in `dataset.json`, as in the EDM data sets, or by folders."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 import zlib
-from itertools import pairwise
 
 from experiments.data.config import DataConfig
-from experiments.data.decode import EXTENSIONS, decode_images
-from experiments.data.labels import manifest_labels
+from experiments.data.decode import decode_images
 from experiments.data.source import Source
-from experiments.data.sources.folder import MANIFEST, is_picture
+from experiments.data.sources.layout import lay_out
 from experiments.data.sources.paths import file_at
 from experiments.errors import DataError, reason
 
@@ -20,28 +18,23 @@ MAX_FILE = 2**30
 
 
 def read(where: str, config: DataConfig) -> Source:
-    """Every picture of the archive, in the order of its path; hidden files and `__MACOSX` are skipped.
-
-    Labels come from `dataset.json`, {"labels": [["00000/img.png", 3], …]}; without it, or with null, there are none.
-    """
+    """Every picture of the archive, in the order of its path; hidden files and `__MACOSX` are skipped."""
     path = file_at(where, "zip")
     try:
         with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if is_picture(name))
-            if not names:
-                raise DataError(f"{path} holds no pictures; give a zip of {', '.join(sorted(EXTENSIONS))} files.")
-            twice = [name for name, after in pairwise(names) if name == after]
-            if twice:
-                raise DataError(f"{path} holds {twice[0]} twice; write the zip anew.")
-            labels = None
-            if MANIFEST in archive.namelist():
-                labels = manifest_labels(_unpack(archive, MANIFEST).read(), names, f"{path}/{MANIFEST}")
-            images = decode_images(
-                [f"{path}/{name}" for name in names], lambda i: _unpack(archive, names[i]), config, str(path)
+            files = [name for name in archive.namelist() if not name.endswith(("/", "\\"))]
+            found = lay_out(
+                files, str(path), lambda name: _unpack(archive, name).read(), kind="zip", rules=config.rules
+            )
+            decoded = decode_images(
+                [f"{path}/{name}" for name in found.names],
+                lambda i: _unpack(archive, found.names[i]),
+                config,
+                str(path),
             )
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(f"{path} is not a whole zip file ({reason(error)}); copy or write it again.") from None
-    return Source(name=where, images=images, labels=labels)
+    return found.source(where, decoded)
 
 
 def _unpack(archive: zipfile.ZipFile, name: str) -> io.BytesIO:

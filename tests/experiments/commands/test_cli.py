@@ -122,9 +122,28 @@ def test_flags_override_the_preset():
 
 
 def test_dry_run_prints_what_config_json_will_hold(run_command, tiny_run, tiny_flags):
-    shown = run_command("train", "--preset", "digits-ddpm", "--outdir", tiny_run, "--dry-run", *tiny_flags).value
+    outcome = run_command("train", "--preset", "digits-ddpm", "--outdir", tiny_run, "--dry-run", *tiny_flags)
+    shown = outcome.value
+    assert outcome.err.startswith("digits: 1,797 images of 8×8×1 in 10 classes (0 178, 1 182")
     assert shown["config"] == json.loads((tiny_run / "config.json").read_text())
     assert load_config(tiny_run / "config.json").training.steps == 12
+
+
+def test_a_dry_run_says_why_the_data_cannot_be_read(run_command, tmp_path):
+    outcome = run_command("train", "--data", f"folder:{tmp_path / 'none'}", "--dry-run", "--outdir", tmp_path)
+    assert (outcome.status, outcome.err.count("\n")) == (0, 1)
+    assert "the data cannot be trained on:" in outcome.err
+    assert outcome.value["config"]["data"]["rules"] == 2
+
+
+def test_a_training_says_what_it_reads_and_what_is_nearly_black(run_command, tmp_path, tiny_flags):
+    np.savez(tmp_path / "masks.npz", images=np.eye(8, dtype=np.uint8)[None].repeat(20, 0))
+    flags = ("--data", f"npz:{tmp_path / 'masks.npz'}", "--training.steps", "1", "--outdir", tmp_path / "run")
+    outcome = run_command("train", "--preset", "digits-ddpm", *tiny_flags, "--no-conditional", *flags)
+    assert outcome.status == 0, outcome.err
+    first, second = outcome.err.splitlines()[:2]
+    assert first.endswith("masks.npz: 20 images of 8×8×1, 2 held out; brightest value 1")
+    assert "the brightest of all pixels" in second
 
 
 def test_the_same_command_again_has_nothing_left_to_do(run_command, tiny_run, tiny_flags):
@@ -262,9 +281,10 @@ def test_guidance_costs_two_calls_and_changes_the_image(run_command, conditional
     plain, images = draw("--class", "3")
     guided, others = draw("--class", "3", "--guidance", "4")
     assert (plain["nfe"], guided["nfe"]) == (7, 14)
+    assert (plain["class"], plain["class_name"]) == (3, "3")
     assert (images["images"] != others["images"]).any()
     np.testing.assert_array_equal(images["labels"], [3, 3, 3])
-    for unknown in ("10", "99999999999"):
+    for unknown in ("10", "99999999999", "cat", "-1"):
         outcome = run_command("sample", "--run", conditional_run, "--class", unknown, "--outdir", tmp_path / "none")
         assert (outcome.status, outcome.err.count("\n")) == (2, 1)
         assert "the classes 0 to 9" in outcome.err

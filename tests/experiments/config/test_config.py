@@ -45,6 +45,13 @@ def test_configurations_come_back_exactly(tmp_path_factory, rate, beta, decay, s
     assert repr(load_config(path)) == repr(config)
 
 
+def test_a_field_that_is_absent_from_an_older_file_means_what_it_meant_then():
+    written = to_json(Config())
+    assert from_json(written).data.rules == 2
+    del written["data"]["rules"]
+    assert from_json(written).data == dataclasses.replace(Config().data, rules=1)
+
+
 @pytest.mark.parametrize("name", presets.names())
 def test_presets_come_back_exactly_and_say_what_they_cost(name):
     config = presets.load(name)

@@ -23,6 +23,7 @@ from experiments.errors import UsageError, did_you_mean
         ("held_out", float("nan")),
         ("seed", -1),
         ("memory_gib", 0.0),
+        ("rules", 3),
         ("memory_gib", float("nan")),
     ],
 )

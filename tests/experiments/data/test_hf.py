@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from experiments.data import open_source, split
+from experiments.config.tree import Config
+from experiments.data import DataConfig, open_source, split
+from experiments.errors import UsageError
+from experiments.training.data import open_data
 
 PIXELS = np.random.default_rng(4).integers(0, 256, (5, 4, 4), np.uint8)
 
@@ -52,7 +55,7 @@ class Split:
         return Split({**self.features, name: feature}, self.columns)
 
 
-def pictures(rows: Sequence[int] = range(5), labels=None, kind=None):
+def pictures(rows: Sequence[int] = range(5), labels=None, kind=None, **texts):
     cells = [{"bytes": png(PIXELS[i]), "path": None} for i in rows]
     features, columns = (
         {"id": SimpleNamespace(dtype="string"), "picture": Image()},
@@ -60,6 +63,8 @@ def pictures(rows: Sequence[int] = range(5), labels=None, kind=None):
     )
     if labels is not None:
         features["label"], columns["label"] = kind or ClassLabel(("cat", "dog", "owl")), labels
+    for name, values in texts.items():
+        features[name], columns[name] = SimpleNamespace(dtype="string"), values
     return Split(features, columns)
 
 
@@ -68,7 +73,8 @@ def hub(monkeypatch):
     """What the stand-in loads: by name from the hub, by path from the disk."""
     shelf = {}
 
-    def load(name):
+    def load(name, **options):
+        name = (name, *map(str, options.values())) if options else name
         if name not in shelf:
             raise FileNotFoundError(f"no data set {name}.\nAnd much more.")
         return shelf[name]
@@ -150,3 +156,69 @@ def test_what_cannot_be_used_is_refused(refused, hub):
     refused("hf:f", "hf:f[train][3]")
     hub["g"] = {"train": pictures(labels=[0, 1, 3, 0, 1])}
     refused("hf:g", "hf:g[train]", "3")
+
+
+def test_a_column_of_texts_or_numbers_may_be_named(hub):
+    train = pictures(labels=[0, 1, 2, 0, 1], breed=["pug", "a10", "a9", "pug", "a9"])
+    train.features["age"], train.columns["age"] = SimpleNamespace(dtype="int64"), [3, 1, 1, 0, 0]
+    hub["pets"] = {"train": train, "test": pictures([3, 1], [1, -1], breed=["a9", "new"])}
+    source = open_source("hf:pets", label_column="breed")
+    assert source.held_out is not None  # though its other labels are withheld
+    assert source.class_names == source.held_out.class_names == ("a9", "a10", "new", "pug")
+    assert (source.labels.tolist(), source.held_out.labels.tolist()) == ([3, 1, 0, 3, 0], [0, 2])
+    del hub["pets"]["test"]
+    assert open_source("hf:pets", label_column="age").labels.tolist() == [3, 1, 1, 0, 0]
+    assert open_source("hf:pets").class_names == ("cat", "dog", "owl")
+
+
+def test_columns_that_might_be_classes_are_named(hub, refused):
+    hub["pets"] = {"train": pictures(breed=["pug", "a10", "a9", "pug", None])}
+    hint = ": its columns are id (string), breed (string); choose one by --data.label-column"
+    assert open_source("hf:pets").hint == hint
+    with pytest.raises(UsageError, match=r"its columns are id \(string\), breed.*label-column; label the images, or"):
+        open_data(Config(data=DataConfig(source="hf:pets"), conditional=True))
+    refused("hf:pets", "no column bred", "did you mean 'breed'", "id, breed", label_column="bred")
+    refused("hf:pets", "no column picture", label_column="picture")
+    refused("hf:pets", "hf:pets[train].breed has rows without a text", label_column="breed")
+    with pytest.raises(UsageError, match=r"--data\.label-column goes with hf:NAME, and digits has no columns"):
+        open_source("digits", label_column="breed")
+
+
+def test_a_parquet_file_is_read(hub, tmp_path):
+    path = tmp_path / "pets.parquet"
+    path.touch()
+    hub["parquet", str({"train": str(path)})] = {"train": pictures()}
+    assert len(open_source(f"hf:{path}")) == 5
+
+
+def folder_of(tmp_path, *names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png(PIXELS[0]))
+    return f"hf:{tmp_path}"
+
+
+def test_a_split_word_within_a_name_is_no_split(hub, tmp_path):
+    uri = folder_of(tmp_path, "bullet_train/a.png", "car/test_b.png", "car/c.png")
+    (tmp_path / "metadata.csv").touch()
+    hub["imagefolder", str(tmp_path), str({"train": ["**"]})] = {"train": pictures()}
+    hub[str(tmp_path)] = {"train": pictures([0])}
+    assert len(open_source(uri)) == 5
+    assert len(open_source(uri, rules=1)) == 1  # as it was
+
+
+def test_folders_at_the_top_are_splits_if_all_are(hub, tmp_path, refused):
+    uri = folder_of(tmp_path, "Train/cat/a.png", "val/cat/b.png", "valid/c.png")
+    patterns = {"train": ["Train/**"], "validation": ["val/**", "valid/**"]}
+    hub["imagefolder", str(tmp_path), str(patterns)] = {"train": pictures(), "validation": pictures([0])}
+    assert open_source(uri).held_out is not None
+    folder_of(tmp_path, "extra/d.png")
+    refused(uri, "the splits Train, val, valid beside other folders")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "README.md"])
+def test_a_folder_of_tables_or_with_splits_of_its_own_is_left_to_the_library(hub, tmp_path, name):
+    uri = folder_of(tmp_path, "car/a.png")
+    (tmp_path / name).write_text("configs:\n- data_files: x")
+    hub[str(tmp_path)] = {"train": pictures()}
+    assert len(open_source(uri)) == 5

@@ -139,3 +139,27 @@ def test_nothing_is_held_out_when_nothing_is_asked():
 def test_an_impossible_split_is_refused(n, fraction, seed):
     with pytest.raises(UsageError, match=r"--data\.held-out"):
         split(numbered(n), fraction, seed)
+
+
+def test_no_class_is_held_out_whole_and_the_number_stays():
+    labels = np.array([0] * 30 + [1] * 30 + [2, 3, 4, 5, 6], np.int32)
+    source = Source(images=np.arange(65, dtype=np.uint8).reshape(65, 1, 1, 1), labels=labels)
+    whole = 0
+    for seed in range(30):
+        for fraction, count in ((0.1, 6), (0.5, 32), (0.95, 58)):
+            train, held_out = split(source, fraction, seed)
+            old_train, old = typed_split(source, fraction, seed, rules=1)
+            assert set(train.labels) == set(range(7))
+            assert len(held_out) == min(count, 65 - 7)
+            emptied = set(range(7)) - set(old_train.labels)
+            whole += bool(emptied)
+            if not emptied:  # then all is as before
+                assert (train.fingerprint, held_out.fingerprint) == (old_train.fingerprint, old.fingerprint)
+        few, many = (set(split(source, f, seed)[1].images.ravel().tolist()) for f in (0.1, 0.4))
+        assert few < many
+    assert whole > 30
+
+
+def test_images_that_are_a_class_each_are_split_as_if_they_had_none():
+    one, other = split(numbered(9), 0.3, 4)[1], typed_split(numbered(9), 0.3, 4, rules=1)[1]
+    assert one.fingerprint == other.fingerprint

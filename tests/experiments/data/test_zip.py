@@ -43,7 +43,8 @@ def zipped(tmp_path):
 def test_a_zip_is_read_in_the_order_of_its_names(zipped):
     source = open_source(zipped(**{"__MACOSX/00000/._img0.png": b"junk", ".DS_Store": b"", "notes.txt": b""}))
     np.testing.assert_array_equal(source.images[..., 0], [GREY, GREY + np.uint8(1), GREY + np.uint8(2)])
-    assert source.labels is None
+    assert source.class_names == ("00000", "00001")  # as of a folder
+    assert open_source(zipped(), rules=1).labels is None
 
 
 def test_labels_of_the_edm_layout_are_read(zipped, tmp_path):
@@ -53,6 +54,7 @@ def test_labels_of_the_edm_layout_are_read(zipped, tmp_path):
     assert source.num_classes == 4
     assert open_source(zipped("{}")).labels is None
     assert open_source(zipped('{"labels": null}')).labels is None
+    assert open_source(zipped("{}")).hint == "; dataset.json has null for labels"
     uri = zipped(pairs)
     with zipfile.ZipFile(tmp_path / "set.zip") as archive:
         archive.extractall(tmp_path / "unpacked")

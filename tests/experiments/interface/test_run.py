@@ -53,6 +53,9 @@ def pixels(run_command, folder, outdir, *flags):
 def test_samples_are_the_commands_to_the_pixel(run, conditional_run, run_command, tmp_path, flags, arguments):
     theirs = pixels(run_command, conditional_run, tmp_path, "--seeds", "0-4", *flags)
     np.testing.assert_array_equal(run.sample(range(5), **arguments), theirs)
+    if "label" in arguments:
+        named = {**arguments, "label": ["2"] * 5}
+        np.testing.assert_array_equal(run.sample(range(5), **named), theirs)
 
 
 def test_a_chain_is_sampled_as_by_the_command(tiny_run, run_command, tmp_path):
@@ -186,7 +189,8 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
         ({"batch": -1}, "batch is -1; give at least 1"),
         ({"batch": 1.5}, "batch is 1.5; give a whole number"),
         ({"label": [1, 2, 3]}, r"label is \[1, 2, 3\] for 2 seeds; give one class for all"),
-        ({"label": "3"}, "label is '3' for 2 seeds"),
+        ({"label": "three"}, "the class three in label does not exist; this model knows the classes 0 to 9"),
+        ({"label": ["3"] * 3}, r"label is \['3', '3', '3'\] for 2 seeds"),
         ({"label": 2.5}, "label is 2.5 for 2 seeds"),
         ({"guidance": "x"}, "guidance is 'x'; give a number"),
         ({"sampler": 3}, "sampler is 3; give a name of `scorefield samplers`, or a sampler"),
@@ -208,7 +212,7 @@ def test_a_class_that_the_model_does_not_know_is_refused_wherever_one_is_given(r
         run.denoiser,
         *(lambda labels, f=f: f(images, labels=labels) for f in (run.log_likelihood, run.latents)),
     ):
-        with pytest.raises(UsageError, match=f"labels has the class {wrong}, and this model knows the classes 0 to"):
+        with pytest.raises(UsageError, match=f"class {wrong} in labels does not exist; this model knows the classes"):
             ask(labels)
     with pytest.raises(UsageError, match="give whole numbers"):
         run.denoiser([0.5])

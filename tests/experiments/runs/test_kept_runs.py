@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from jax.tree_util import tree_leaves_with_path
 
+from experiments.config.file import load_config
 from experiments.runs.load import load_model, run_data
 from experiments.training import checkpoint
 
@@ -83,6 +84,8 @@ def test_it_goes_on_to_its_end(name, place, run_command):
     assert (outcome.status, outcome.err) == (0, "")
     expected, arrays = EXPECTED[name]["printed"]["train"], arrays_of(name)
     assert_alike(outcome.value, expected)
+    for written in (place / name, place / name / "checkpoints" / "00000012"):  # and it goes on in the same way again
+        assert load_config(written / "config.json").data.rules == 1
     tree, _ = checkpoint.load(place / name / "checkpoints" / "00000012")
     start, _ = checkpoint.load(place / name / "checkpoints" / "00000006")
     before, after = ({part: one[part] for part in ("params", "ema")} for one in (start, tree))

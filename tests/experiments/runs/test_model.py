@@ -6,10 +6,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from diffusion.networks.configs import MLPConfig
+from diffusion.networks.configs import MLPConfig, UNetConfig
 from diffusion.prediction import Preconditioning
 from experiments.config.nodes import Chain, Generator
 from experiments.config.tree import Config
+from experiments.errors import UsageError
 from experiments.runs.model import Model
 from experiments.runs.provenance import origin
 from experiments.training.data import Facts
@@ -39,6 +40,18 @@ def test_a_network_is_built_without_its_parameters(config):
     assert network == trained
     same = jax.tree.map(lambda a, b: a.shape == b.shape, params, jax.eval_shape(network.init, jax.random.key(1)))
     assert all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "words"),
+    [
+        (UNetConfig(attention_resolutions=(7,)), (64, 64, 1), "--network.attention-resolutions has 7, .* such as 16"),
+        (UNetConfig(multipliers=(1, 1)), (1, 8, 1), "--network.multipliers has 2 levels"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_names_its_flag(network, shape, words):
+    with pytest.raises(UsageError, match=f"the network does not fit the data: {words}"):
+        network_of(Config(network=network), Facts(shape, 0))
 
 
 def test_a_model_knows_classes_only_if_it_is_conditional():

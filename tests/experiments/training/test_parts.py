@@ -25,7 +25,7 @@ from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display, truncate
 from experiments.training.prefetch import prefetch
 from experiments.training.replicas import make_replicas
-from experiments.training.resume import check_config, differences
+from experiments.training.resume import check_config, differences, with_own_rules
 from experiments.training.state import initial_state
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
@@ -232,3 +232,15 @@ def test_data_of_a_run_are_fixed_by_its_seeds():
     with pytest.raises(DataError, match="the shape or classes"):
         require_same_data(data.facts, tiny_data().facts)
     assert Facts.from_json({**data.facts.to_json(), "more": 1}) == data.facts
+
+
+def test_a_run_that_goes_on_keeps_the_rules_by_which_it_reads_its_data(tmp_path):
+    config = tiny_config()
+    older = dataclasses.replace(config, data=dataclasses.replace(config.data, rules=1))
+    save_config(older, tmp_path / "config.json")
+    assert with_own_rules(config, tmp_path) == config  # nothing was trained yet, so it begins anew
+    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    assert with_own_rules(config, tmp_path) == older
+    check_config(with_own_rules(config, tmp_path), tmp_path, has_checkpoints=True)
+    (tmp_path / "config.json").write_text("{")
+    assert with_own_rules(config, tmp_path) == config  # what is wrong is said by `check_config`

@@ -1,0 +1,59 @@
+"""16 bits a channel to 8, v/257 rounded, for pictures of which Pillow keeps the upper byte alone.
+
+It decodes RGB;16B by its upper bytes, so that the same bytes read as RGB;16L are the lower ones: the picture is decoded
+twice. Two channels of 16 bits are as long as four of 8, and need no second time.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
+
+_NATIVE = {"little": "B", "big": "L"}[sys.byteorder]
+_OTHER_BYTE = {
+    f"{channels};16{order}": f"{channels};16{other}"
+    for channels in ("RGB", "RGBA", "RGBX")
+    for order, other in (("B", "L"), ("L", "B"), ("N", _NATIVE))
+}
+_GREY_AND_ALPHA = "LA;16B"
+
+
+def narrowed(values: Integer[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """v/257 rounded, for v in 0..65535: 65535 is 255, and 257·u is u."""
+    return ((values.astype(np.int64) + 128) // 257).astype(np.uint8)
+
+
+def is_wide(picture: ImageFile) -> bool:
+    """Whether Pillow would drop bytes of a PNG or TIFF that has not been decoded yet, and they can be had."""
+    raw = {_raw_mode(tile) for tile in picture.tile}
+    return picture.format in ("PNG", "TIFF") and len(raw) == 1 and raw <= {*_OTHER_BYTE, _GREY_AND_ALPHA}
+
+
+def read_wide(picture: ImageFile, other: ImageFile) -> None:
+    """Decode a picture that `is_wide`, in place, to 8 bits, v/257 rounded; `other` is the same opened again."""
+    from PIL import Image
+
+    raw = _raw_mode(picture.tile[0])
+    other.tile = [tile._replace(args=_with_mode(tile.args, _OTHER_BYTE.get(raw, "RGBA"))) for tile in other.tile]
+    picture.load()
+    found = np.asarray(other).astype(np.int64)
+    if raw == _GREY_AND_ALPHA:
+        grey, alpha = (narrowed(256 * found[..., i] + found[..., i + 1]) for i in (0, 2))
+        exact = np.stack([grey, grey, grey, alpha], axis=-1)
+    else:
+        exact = narrowed(256 * np.asarray(picture).astype(np.int64) + found)
+    picture.paste(Image.fromarray(exact))
+
+
+def _raw_mode(tile: Any) -> str:
+    return tile.args if isinstance(tile.args, str) else str((tile.args or ("",))[0])
+
+
+def _with_mode(args: Any, mode: str) -> Any:
+    return mode if isinstance(args, str) else (mode, *args[1:])

@@ -1,0 +1,109 @@
+"""Classes of a run by name and by number, and those that it has never seen."""
+
+import dataclasses
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from experiments.config.tree import Config
+from experiments.data import DataConfig
+from experiments.errors import UsageError
+from experiments.interface.arguments import label_of_each
+from experiments.names import listed
+from experiments.runs.classes import choice, class_numbers
+from experiments.runs.model import Model
+from experiments.sampling.drawing import draw
+from experiments.training.data import Facts
+
+
+def model(names=(), count=0, counts=None, rules: Any = 2, conditional=True):
+    config = Config(conditional=conditional, data=DataConfig(rules=rules))
+    facts = Facts((4, 4, 1), len(names) or count, tuple(names), class_counts=counts)
+    return Model(config, facts, cast(Any, None), None)
+
+
+@pytest.mark.parametrize(
+    ("names", "rules", "text", "number"),
+    [
+        (("cat", "dog"), 2, "dog", 1),
+        (("cat", "dog"), 2, "1", 1),  # no name, and so a number
+        (("cat", "0"), 2, "0", 1),  # a name before a number
+        (("1", "2", "3"), 2, "1", 0),  # as the folders are called
+        (("0", "1", "10", "11", "2"), 1, "2", 2),  # as older runs have always taken it
+        (("cat", "0"), 1, "0", 0),
+        (("cat", "dog"), 1, "dog", 1),
+        ((), 2, "3", 3),
+    ],
+)
+def test_a_text_is_a_name_or_else_a_number(names, rules, text, number):
+    asked = model(names, count=4, rules=rules)
+    assert class_numbers(asked, text) == number
+    np.testing.assert_array_equal(class_numbers(asked, [[text], [text]], "labels"), [[number], [number]])
+    assert label_of_each(asked, text, 2).tolist() == [number] * 2
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "words"),
+    [
+        (
+            ("cat", "dog"),
+            "Dog",
+            "--class Dog does not exist; did you mean 'dog'?; this model knows the classes cat, dog.",
+        ),
+        (("cat", "dog"), "2", "--class 2 does not exist; this model knows the classes cat, dog."),
+        (("1", "2", "3"), "0", "--class 0 does not exist; this model knows the classes 1, 2, 3."),
+        (("0", "1", "2"), "12", "--class 12 does not exist; this model"),
+        (("0", "1", "2"), "1.5", "--class 1.5 does not exist"),
+        (("0", "1", "2"), "9" * 5000, "--class 999"),
+        (("0", "1", "2"), "", "--class '' does not exist"),
+        (("0", "1", "2"), 3, "--class 3 does not exist; this model knows the classes 0 to 2."),
+        (("0", "1", "2"), 1.0, "--class is 1.0; give whole numbers, or names"),
+        ([f"a\n{i}" * 9 for i in range(5000)], "x", "and 4,99"),
+    ],
+)
+def test_what_is_no_class_is_refused_with_those_there_are(names, given, words):
+    with pytest.raises(UsageError) as caught:
+        class_numbers(model(names), given)
+    sentence = str(caught.value)
+    assert words in sentence
+    assert "\n" not in sentence
+    assert len(sentence) <= 300
+
+
+def test_a_class_without_a_training_image_is_refused_wherever_one_is_drawn():
+    gaps = model(count=6, counts=(3, 0, 0, 2, 0, 1))
+    assert gaps.trained_classes == (0, 3, 5)
+    assert class_numbers(gaps, [0, 3, 5]).tolist() == [0, 3, 5]
+    solver = cast(Any, type("Plain", (), {"sampler": type("Any", (), {"takes_pair": False})}))
+    for given in ("4", 4, [0, 4]):
+        with pytest.raises(UsageError, match=r"4.* had no training image; choose one of the classes 0, 3, 5"):
+            class_numbers(gaps, given)
+    with pytest.raises(UsageError, match="--class 4 had no training image"):
+        draw(gaps, solver, [0], label=4)
+    named = model(("cat", "dog", "owl"), counts=(1, 0, 2))
+    with pytest.raises(UsageError, match="--class dog had no training image; choose one of the classes cat, owl"):
+        class_numbers(named, 1)
+
+
+def test_an_older_checkpoint_does_not_say_what_it_has_seen():
+    before = Facts.from_json({"event_shape": [4, 4, 1], "num_classes": 2, "class_names": "ab", "fingerprint": "x"})
+    now = dataclasses.replace(before, class_counts=(3, 0))
+    assert before == now  # a run goes on
+    assert Facts.from_json(now.to_json()).class_counts == (3, 0)
+    assert dataclasses.replace(model(("a", "b")), facts=before).trained_classes == (0, 1)
+
+
+def test_a_model_without_classes_refuses_names_and_leaves_numbers_to_the_network():
+    plain = model(("a", "b"), conditional=False)
+    with pytest.raises(UsageError, match="trained without --conditional"):
+        class_numbers(plain, "a")
+    assert class_numbers(plain, 7) == 7
+
+
+def test_names_are_listed_on_one_short_line():
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(map(str, range(1000)), limit=10) == "0, 1, 2, 3 and 996 more"
+    assert listed(["a\nb", ""]) == r"'a\nb', ''"
+    assert len(listed(["x" * 500, "y"])) < 120
+    assert choice(model(count=10)) == "the classes 0 to 9"
