@@ -259,14 +259,15 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
     assert (said["sampler"], said["kernel"], said["nfe"]) == ("energy-mala", "mala", 11)
     value, _ = draw("c", "--kernel", "hmc", "--seeds", "0", "--leapfrogs", "2", "--temperature", "1")
     assert (value["leapfrogs"], value["nfe"], value["temperature"]) == (2, 20, 1.0)
-    stuck = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--outdir", tmp_path, "--kernel", "mala")
-    stuck += ("--seeds", "0-4")
-    assert run_command(*stuck).err == ""
-    assert "--temperature 57 is above 56.25, the highest" in run_command(*stuck, "--temperature", "57").err
+    stuck = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--kernel", "mala")
+    stuck += ("--seeds", "0-4", "--outdir")
+    assert run_command(*stuck, tmp_path / "e").err == ""
+    too_hot = run_command(*stuck, tmp_path / "f", "--temperature", "57").err
+    assert "--temperature 57 is above 56.25, the highest" in too_hot
     # A potential a thousand times as steep, in which steps of 0.3 are far too long.
     steep = Partial(lambda y: -500 * jnp.sum(y**2, axis=(1, 2, 3)))
     monkeypatch.setattr(energy_runs, "energy_of", lambda trained: dataclasses.replace(energy_of(trained), psi=steep))
-    said = run_command(*stuck, "--temperature", "1")
+    said = run_command(*stuck, tmp_path / "g", "--temperature", "1")
     assert "0.0% of the steps at T = 1 were accepted" in said.err
     assert "give a smaller --step-size than 0.3." in said.err
     assert "9 steps of mala at T = 1, accepted 0.0%" in said.out

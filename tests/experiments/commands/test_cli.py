@@ -165,6 +165,27 @@ def test_pictures_carry_their_provenance(run_command, tiny_run, tmp_path):
         assert min(picture.size) >= 600
 
 
+def test_the_same_command_goes_on_and_another_gets_another_folder(run_command, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    told = ("sample", "--run", run, "--format", "png", "--batch", "4", "--json", "--seeds")
+    first = run_command(*told, "0-7").value
+    folder = run / "samples" / os.path.basename(os.path.dirname(first["files"][0]))
+    assert folder.name.startswith("step-0000012-ancestral-4-")
+    pictures = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "000005.png").unlink()
+    again = run_command(*told, "0-9").value
+    assert (again["already_there"], len(again["files"]), again["nfe"]) == (7, 10, 4)
+    # A seed that is missing is drawn in its place of its batch, and so to the bit.
+    assert {name: (folder / name).read_bytes() for name in pictures} == pictures
+    done = run_command(*told[:-2], "--seeds", "0-9")
+    assert "10 samples, 4 network calls each, 10 of them already there: " in done.out
+    other = run_command(*told, "0-1", "--steps", "3").value
+    assert os.path.dirname(other["files"][0]) != str(folder)
+    refused = run_command(*told, "0-1", "--steps", "3", "--outdir", folder)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "holds samples of another command (steps 4, not 3)" in refused.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -254,10 +275,11 @@ def test_pictures_of_a_training_carry_their_provenance(conditional_run):
 
 def test_guidance_costs_two_calls_and_changes_the_image(run_command, conditional_run, tmp_path):
     def draw(*arguments):
-        command = ("sample", "--run", conditional_run, "--seeds", "0-2", "--outdir", tmp_path, "--format", "npz")
+        folder = tmp_path / str(len(arguments))
+        command = ("sample", "--run", conditional_run, "--seeds", "0-2", "--outdir", folder, "--format", "npz")
         outcome = run_command(*command, "--json", *arguments)
         assert outcome.status == 0, outcome.err
-        return outcome.value, np.load(tmp_path / "samples.npz")
+        return outcome.value, np.load(folder / "samples.npz")
 
     plain, images = draw("--class", "3")
     guided, others = draw("--class", "3", "--guidance", "4")
