@@ -48,6 +48,8 @@ class TrainArguments:
     """Print the result as JSON."""
     quiet: bool = False
     """Show no progress."""
+    restart: bool = False
+    """Train anew from step 0 where none of the run's checkpoints can be trusted; where one can, it is gone on with."""
     coordinator: str | None = None
     """HOST:PORT of process 0, for several hosts; found automatically on TPU and under SLURM."""
     num_processes: int | None = None
@@ -121,7 +123,14 @@ def run(argv: list[str]) -> int:
         from experiments.pictures.preview import GridWriter
 
         on_sample = GridWriter(arguments.config, data.facts, outdir)
-    result = train(arguments.config, outdir, data=data, on_sample=on_sample, quiet=arguments.quiet or arguments.json)
+    result = train(
+        arguments.config,
+        outdir,
+        data=data,
+        on_sample=on_sample,
+        quiet=arguments.quiet or arguments.json,
+        restart=arguments.restart,
+    )
     if arguments.json:
         summary = {
             "outdir": str(outdir),

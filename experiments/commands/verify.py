@@ -14,6 +14,7 @@ from typing import Any
 from experiments.commands.options import parse
 from experiments.compilation import compile_quickly
 from experiments.errors import UsageError, did_you_mean, reason, warn
+from experiments.files import write_text
 from experiments.runs.load import CheckpointArguments, load_run, run_data
 from experiments.verification.registry import Identity, Precision, Row, Setting, applicable, identities, shown
 from experiments.verification.registry import run as measure
@@ -209,8 +210,11 @@ def _writable(path: Path) -> None:
 
 def _write(path: Path, text: str, silent: Any) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
+        if path.exists() and not path.is_file():  # a pipe, or a terminal
+            path.write_text(text, encoding="utf-8")
+        else:
+            write_text(path.resolve(), text)
+    except (OSError, UsageError) as error:
         raise UsageError(f"--html {path} cannot be written: {reason(error)}.") from None
     if not silent:
         print(path)

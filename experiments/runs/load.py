@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.file import load_config
-from experiments.errors import CheckpointError, DataError, UsageError, warn
+from experiments.config.tree import Config
+from experiments.errors import CheckpointError, DataError, ScorefieldError, UsageError, reason, warn
 from experiments.runs.model import Model
 
 if TYPE_CHECKING:
@@ -35,6 +36,26 @@ def load_run(arguments: CheckpointArguments) -> Model:
     return load_model(
         arguments.run, None if arguments.ema == "raw" else int(arguments.ema), use_best=arguments.best, warn=warn
     )
+
+
+def run_config(run: Path) -> Config:
+    """The configuration of the run, or the one checkpoint, in this folder.
+
+    Where a run's config.json is damaged, or gone, the copy in its newest checkpoint that can be trusted takes its
+    place, as a line on standard error says. Raises CheckpointError where there is none, and as `load_config`.
+    """
+    try:
+        return load_config(run / "config.json")
+    except CheckpointError as error:
+        if not (run / "checkpoints").is_dir():
+            raise
+        from experiments.training.checkpoint import trusted_config
+
+        kept = trusted_config(run / "checkpoints")
+        if kept is None:
+            raise
+        warn(f"{error} The copy in {kept[1]} is used.")
+        return kept[0]
 
 
 def run_data(model: Model) -> tuple[Source, Source | None]:
@@ -71,25 +92,51 @@ def load_model(
     """
     # Not above: reading arguments needs this module, and answers a mistyped one without the libraries of training.
     from experiments.training import checkpoint as checkpoints
+    from experiments.training.checkpoint import PATIENCE
     from experiments.training.manifest import NAME as MANIFEST
-    from experiments.training.model import network_of
 
     is_checkpoint = (place / MANIFEST).exists()
     if is_checkpoint and use_best:
         raise UsageError(
             f"--best chooses among a run's checkpoints, and {place} is a single one; give the run's folder."
         )
-    found = checkpoints.describe(place) if is_checkpoint else _choose(place, use_best, warn)
+    for _ in range(PATIENCE):
+        found = checkpoints.describe(place) if is_checkpoint else _choose(place, use_best, warn)
+        try:
+            return _load(found, average)
+        except CheckpointError:
+            if found.path.exists():
+                raise
+            if is_checkpoint:
+                break  # by its training, which has newer ones
+    raise CheckpointError(
+        f"{found.path} has vanished while it was read; a training removes old ones: raise its --training.keep-last."
+    )
+
+
+def _load(found: Checkpoint, average: int | None) -> Model:
+    """The model of a checkpoint. Raises CheckpointError for whatever is wrong with it, UsageError for the average."""
+    from experiments.training import checkpoint as checkpoints
+    from experiments.training.model import network_of
+
     path = found.path
     tree, digest = checkpoints.load(path)
     config, facts = load_config(path / "config.json"), found.facts()
-    if average is not None and str(average) not in tree["ema"]:
-        raise UsageError(
-            f"--ema {average} does not exist; {path} has {len(tree['ema'])} average(s), counted from 0, and raw."
-        )
-    params = tree["params"] if average is None else tree["ema"][str(average)]
-    network = network_of(config, facts)
-    return Model(config, facts, network, params, path, int(tree["step"]), digest, average)
+    try:
+        averages, raw, step = tree["ema"], tree["params"], int(tree["step"])
+        count = len(averages)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} lacks arrays of a run ({reason(error)}); restore it, or use another.") from None
+    if average is not None and str(average) not in averages:
+        raise UsageError(f"--ema {average} does not exist; {path} has {count} average(s), counted from 0, and raw.")
+    try:
+        network = network_of(config, facts)
+    except ScorefieldError:
+        raise
+    except Exception as error:  # whatever numbers that no network was ever trained with may do
+        raise CheckpointError(f"{path} holds no network that can be made ({reason(error)}); restore it.") from None
+    params = raw if average is None else averages[str(average)]
+    return Model(config, facts, network, params, path, step, digest, average)
 
 
 def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoint:

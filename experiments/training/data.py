@@ -41,9 +41,25 @@ class Facts:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Facts:
-        """The inverse of `to_json`; other keys are ignored. Raises KeyError for one that is missing."""
-        shape, names = tuple(value["event_shape"]), tuple(value["class_names"])
-        return Facts(shape, value["num_classes"], names, value["fingerprint"])
+        """The inverse of `to_json`; other keys are ignored.
+
+        Raises KeyError for one that is missing, ValueError for a value that is none of its kind.
+        """
+        shape, classes, names = value["event_shape"], value["num_classes"], value["class_names"]
+        fingerprint, listed = value["fingerprint"], (list, tuple)
+        for what, fine in (
+            ("event_shape", isinstance(shape, listed) and len(shape) in (1, 3) and all(_is_count(n, 1) for n in shape)),
+            ("num_classes", _is_count(classes, 0)),
+            ("class_names", isinstance(names, listed) and all(isinstance(name, str) for name in names)),
+            ("fingerprint", isinstance(fingerprint, str)),
+        ):
+            if not fine:
+                raise ValueError(f"{what} is {value[what]!r}")
+        return Facts(tuple(shape), classes, tuple(names), fingerprint)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
 
 
 def num_classes(config: Config, facts: Facts) -> int:

@@ -114,6 +114,7 @@ def training(
     devices: tuple[Device, ...] | None = None,
     quiet: bool = True,
     signals: bool = False,
+    restart: bool = False,
 ) -> Training[Step]:
     """Train `config` in the folder `outdir`, or go on with the training that is there, as an iterator over its steps.
 
@@ -122,14 +123,15 @@ def training(
 
     `data` are the batches, those of `config.data` unless given; `devices` are the local ones unless given; `quiet`
     shows no progress. With `signals` SIGTERM and SIGINT end the run after the step in progress, with a checkpoint;
-    without, they are the caller's.
+    without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained anew;
+    without, it is refused.
 
     Raises, at the first step that is asked for, UsageError for a configuration that cannot be trained here or is not
     the run's own, BusyError when another process trains in `outdir`, DataError for the data; and at any step
     CheckpointError when a checkpoint cannot be read or written, and DivergedError when a loss or a gradient is not
     finite; the last good checkpoint is then untouched.
     """
-    return training_with(Step, config, Path(outdir), data, devices, quiet, signals)
+    return training_with(Step, config, Path(outdir), data, devices, quiet, signals, restart)
 
 
 def training_with(
@@ -140,12 +142,13 @@ def training_with(
     devices: tuple[Device, ...] | None,
     quiet: bool,
     signals: bool,
+    restart: bool,
 ) -> Training[S]:
     """`training` whose steps are of a subclass of `Step`. Raises UsageError for what is not a configuration."""
     if not isinstance(config, Config):
         raise UsageError(f"config is {config!r}; give a Config, such as scorefield.preset('digits-ddpm').")
     check_kinds(config)
-    steps = _steps(step_type, config, outdir, data, devices, quiet, signals)
+    steps = _steps(step_type, config, outdir, data, devices, quiet, signals, restart)
     return Training(config, outdir, cast(Generator[S, None, TrainResult], steps))
 
 
@@ -157,12 +160,13 @@ def train(
     on_sample: OnSample | None = None,
     devices: tuple[Device, ...] | None = None,
     quiet: bool = False,
+    restart: bool = False,
 ) -> TrainResult:
     """Train as `training` does, to the end or to a SIGTERM or SIGINT, which the result tells of. Raises as it does.
 
     `on_sample(step, params)` is called every `sample_every` steps on process 0 with the first average.
     """
-    with training(config, outdir, data=data, devices=devices, quiet=quiet, signals=True) as steps:
+    with training(config, outdir, data=data, devices=devices, quiet=quiet, signals=True, restart=restart) as steps:
         for step in steps:
             if step.is_sample_due and on_sample is not None and jax.process_index() == 0:
                 on_sample(step.step, step.ema[0])
@@ -178,6 +182,7 @@ def _steps(
     devices: tuple[Device, ...] | None,
     quiet: bool,
     signals: bool,
+    restart: bool,
 ) -> Generator[Step, None, TrainResult]:
     check(config)
     replicas = make_replicas(config, devices)
@@ -190,13 +195,13 @@ def _steps(
         request = stack.enter_context(interruption()) if signals else Interruption()
         directory = outdir / "checkpoints"
         if writes:
-            check_config(config, outdir, bool(find_checkpoints(directory)))
+            check_config(config, outdir, bool(find_checkpoints(directory)), restart)
         data = data or open_data(config)
         if isinstance(config.objective, GeneratorObjective):
             optimizer = alternating(config)
         else:
             optimizer = make_optimizer(config.optimizer, config.training.steps)
-        network, state = starting_point(config, optimizer, directory, data.facts)
+        network, state = starting_point(config, optimizer, directory, data.facts, restart)
         if writes:
             save_config(config, outdir / "config.json")
         objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)

@@ -47,7 +47,10 @@ def verify(folder: Path) -> str:
     if not text.endswith("\n") or not all(matches):
         raise CheckpointError(f"{folder / NAME} is damaged; restore it, or use another checkpoint.")
     wanted = {match[2]: match[1] for match in matches if match}
-    found = _files(folder)
+    try:
+        found = _files(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read ({error}); restore it, or use another checkpoint.") from None
     for name in sorted(wanted.keys() ^ set(found)):
         what = "is missing" if name in wanted else f"is not in {NAME}"
         raise CheckpointError(

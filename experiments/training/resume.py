@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,11 @@ import numpy as np
 import optax
 
 from experiments import streams
-from experiments.config.file import load_config, to_json
+from experiments.config.file import to_json
 from experiments.config.tree import Config
-from experiments.errors import CheckpointError, UsageError
-from experiments.training.checkpoint import checkpoint_path, newest_trusted, read, set_aside
+from experiments.errors import CheckpointError, UsageError, warn
+from experiments.runs.load import run_config
+from experiments.training.checkpoint import checkpoint_path, find_checkpoints, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data
 from experiments.training.distributed import from_process_0
 from experiments.training.model import AnyNetwork, make_network
@@ -34,22 +34,24 @@ FREE = frozenset(
 FREE_GROUPS = ("sampling.",)
 
 
-def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
+def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: bool = False) -> None:
     """Check that a run in `outdir`, if there is one, is a run of `config`.
 
-    Raises UsageError naming the fields that differ and must not, CheckpointError when config.json is gone or damaged.
+    Where config.json is gone or damaged, the copy in the newest checkpoint that can be trusted takes its place.
+    Where there is no such copy, nothing can be gone on with, and `restart` says that this is known.
+    Raises UsageError naming the fields that differ and must not, CheckpointError when there is nothing to compare with.
     """
-    path = outdir / "config.json"
-    if not path.exists():
-        if has_checkpoints:
-            raise CheckpointError(
-                f"{path} is missing beside checkpoints; copy config.json from one of {outdir / 'checkpoints'}."
-            )
+    if not has_checkpoints:
+        if (outdir / "config.json").exists():  # nothing was trained by the configuration, and it is written anew
+            _set_samples_aside(outdir / "samples")
         return
-    if not has_checkpoints:  # nothing was trained by the configuration that is there, and it is written anew
-        _set_samples_aside(outdir / "samples")
-        return
-    differing = differences(load_config(path), config)
+    try:
+        before = run_config(outdir)
+    except CheckpointError:
+        if restart:
+            return
+        raise CheckpointError(_nothing_sound(f"neither {outdir / 'config.json'} nor a checkpoint beside it")) from None
+    differing = differences(before, config)
     if differing:
         name, old, new = differing[0]
         others = f" (and {', '.join(name for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
@@ -67,25 +69,41 @@ def _set_samples_aside(folder: Path) -> None:
 
 
 def starting_point(
-    config: Config, optimizer: optax.GradientTransformation, directory: Path, facts: Facts
+    config: Config, optimizer: optax.GradientTransformation, directory: Path, facts: Facts, restart: bool = False
 ) -> tuple[AnyNetwork, TrainState]:
     """The network, and the newest state that can be trusted, or the initial one: numpy arrays, which take no device.
 
     Process 0 chooses for all. A line on standard error tells of each checkpoint that is passed over; it is set aside.
-    Raises CheckpointError for a state that does not fit, DataError when the run was trained on other data.
+    Where none can be trusted, the training starts anew if `restart` says so.
+    Raises CheckpointError for a state that does not fit, and where no checkpoint can be trusted; DataError when the run
+    was trained on other data.
     """
     network, params = make_network(config, facts, seed_key(config.training.seed, streams.INITIAL))
     state = jax.jit(partial(initial_state, optimizer=optimizer, config=config))(params)
     step = -1
     if jax.process_index() == 0:
-        found = newest_trusted(directory, lambda line: print(line, file=sys.stderr, flush=True))
+        found = newest_trusted(directory, warn)
         if found is not None:
             require_same_data(found.facts(), facts)
             step = found.step
+        elif find_checkpoints(directory):
+            _start_anew(directory, restart)
         set_aside(directory, step)
     step = int(from_process_0(np.asarray(step)))
     tree = to_tree(state) if step < 0 else from_process_0(read(checkpoint_path(directory, step)))
     return network, from_tree(tree, state)
+
+
+def _start_anew(directory: Path, restart: bool) -> None:
+    """Say that a training starts from step 0, or refuse to: its checkpoints are there, and none can be trusted."""
+    if not restart:
+        raise CheckpointError(_nothing_sound(f"no checkpoint in {directory}"))
+    _set_samples_aside(directory.parent / "samples")
+    warn(f"training anew from step 0; the damaged checkpoints stay in {directory}, as NAME.untrusted.")
+
+
+def _nothing_sound(what: str) -> str:
+    return f"{what} can be trusted; restore one, or add --restart to train anew from step 0."
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:

@@ -215,13 +215,20 @@ def test_samples_that_cannot_be_drawn_are_refused(run_command, tiny_run, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_configurations_are_refused_in_a_line(run_command, tiny_run, tmp_path):
+def test_damaged_configurations_give_way_to_a_sound_copy_or_are_refused_in_a_line(run_command, tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    path = run / "config.json"
-    said = json.loads(path.read_text())
+    path, told = run / "config.json", ("sample", "--run", run, "--seeds", "0")
+    good = path.read_text()
+    said = json.loads(good)
     said["sampling"]["sampler"] = 3
     path.write_text(json.dumps(said))
-    outcome = run_command("sample", "--run", run)
+    outcome = run_command(*told)
+    assert (outcome.status, outcome.err.count("\n")) == (0, 1)
+    assert "sampling.sampler is 3, which is no str" in outcome.err
+    assert outcome.err.endswith("00000012/config.json is used.\n")
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "config.json").write_text("{}")
+    outcome = run_command(*told)
     assert (outcome.status, outcome.err.count("\n")) == (4, 1)
     assert "sampling.sampler is 3, which is no str" in outcome.err
     path.unlink()
@@ -231,6 +238,33 @@ def test_damaged_configurations_are_refused_in_a_line(run_command, tiny_run, tmp
     file.write_text("")
     outcome = run_command("sample", "--run", file)
     assert (outcome.status, outcome.err.count("\n")) == (4, 1)
+
+
+def test_a_run_whose_files_are_damaged_resumes_by_what_is_sound_or_says_that_it_starts_anew(
+    run_command, tiny_run, tiny_flags, tmp_path
+):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    told = ("train", "--preset", "digits-ddpm", "--outdir", run, "--json", *tiny_flags)
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config[:-9])
+    outcome = run_command(*told)
+    assert (outcome.status, outcome.value["step"], outcome.err.count("\n")) == (0, 12, 1)
+    assert "is not valid JSON" in outcome.err
+    assert (run / "config.json").read_text() == config  # it is mended
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "checkpoint.json").write_text("{}")
+    outcome = run_command(*told)
+    assert outcome.status == 4
+    assert outcome.err.count("There is no older checkpoint.") == 2
+    assert outcome.err.splitlines()[-1].endswith("restore one, or add --restart to train anew from step 0.")
+    (run / "config.json").unlink()
+    outcome = run_command(*told)
+    assert (outcome.status, outcome.err.count("\n")) == (4, 1)
+    assert "config.json nor a checkpoint beside it can be trusted; restore one, or add --restart" in outcome.err
+    outcome = run_command(*told, "--restart")
+    assert (outcome.status, outcome.value["step"]) == (0, 12)
+    assert "training anew from step 0; the damaged checkpoints stay in" in outcome.err
+    assert (run / "checkpoints" / "00000012.untrusted").is_dir()
 
 
 def test_best_is_refused_where_there_is_nothing_to_choose(run_command, tiny_run, tmp_path):

@@ -83,6 +83,30 @@ def test_log_has_means_and_is_cut_where_a_run_resumes(tmp_path, capsys):
     truncate(tmp_path / "no.jsonl", 3)
 
 
+@pytest.mark.parametrize(
+    "bad", [b"\xff{}", b"[1]", b'{"step": "2"}', b'{"step": true}', b"[" * 9000, b'{"step": 2', b""]
+)
+def test_a_damaged_line_of_metrics_is_left_out_with_a_word(tmp_path, capsys, bad):
+    good = [b'{"step": 1, "loss": 0.5}\n', b'{"step": 2, "loss": 0.4}\n']
+    (tmp_path / "metrics.jsonl").write_bytes(good[0] + bad + b"\n" + good[1] + b'{"ste')
+    Recorder(tiny_config(), tmp_path, 2, quiet=True).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(good)
+    assert capsys.readouterr().err == f"scorefield: {tmp_path / 'metrics.jsonl'} had 1 damaged line, now left out.\n"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_metrics_are_not_written_through_a_link(tmp_path, there):
+    theirs, path = tmp_path / "theirs", tmp_path / "metrics.jsonl"
+    if there:
+        theirs.write_text('{"step": 1}\n')
+    path.symlink_to(theirs)
+    recorder = Recorder(tiny_config(), tmp_path, 1, quiet=True)
+    recorder.write(2, loss=0.5)
+    recorder.close()
+    assert path.read_text() == '{"step": 1}\n' * there + '{"step": 2, "loss": 0.5}\n'
+    assert (theirs.read_text() if there else theirs.exists()) == ('{"step": 1}\n' if there else False)
+
+
 def test_tensorboard_is_optional_and_continues_at_the_step(tmp_path, monkeypatch):
     config = tiny_config(training={"tensorboard": True, "log_every": 1})
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
@@ -152,8 +176,11 @@ def test_what_may_change_when_a_run_goes_on():
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     check_config(tiny_config(), tmp_path, has_checkpoints=False)
-    with pytest.raises(CheckpointError, match=r"config\.json is missing beside checkpoints"):
+    with pytest.raises(
+        CheckpointError, match=r"neither .*config\.json nor a checkpoint beside it can be trusted; .*--re"
+    ):
         check_config(tiny_config(), tmp_path, has_checkpoints=True)
+    check_config(tiny_config(), tmp_path, has_checkpoints=True, restart=True)
     save_config(tiny_config(), tmp_path / "config.json")
     check_config(tiny_config(), tmp_path, has_checkpoints=True)
     other = dataclasses.replace(tiny_config(training={"batch_size": 16}), conditional=False, label_dropout=0.0)
