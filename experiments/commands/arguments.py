@@ -12,8 +12,9 @@ import tyro
 from experiments.commands.options import parse, take_flag
 from experiments.config.tree import Config
 from experiments.errors import UsageError
-from experiments.runs.load import CheckpointArguments, run_config
+from experiments.runs.load import CheckpointArguments
 from experiments.sampling.choice import SamplerChoice, choose_name, default_options, options_type
+from experiments.training.kept import run_config
 from samplers.grids import GridName
 from samplers.registry import SAMPLERS
 

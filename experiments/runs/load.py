@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.file import load_config
-from experiments.config.tree import Config
 from experiments.errors import CheckpointError, DataError, ScorefieldError, UsageError, reason, warn
 from experiments.runs.model import Model
 
@@ -36,26 +35,6 @@ def load_run(arguments: CheckpointArguments) -> Model:
     return load_model(
         arguments.run, None if arguments.ema == "raw" else int(arguments.ema), use_best=arguments.best, warn=warn
     )
-
-
-def run_config(run: Path) -> Config:
-    """The configuration of the run, or the one checkpoint, in this folder.
-
-    Where a run's config.json is damaged, or gone, the copy in its newest checkpoint that can be trusted takes its
-    place, as a line on standard error says. Raises CheckpointError where there is none, and as `load_config`.
-    """
-    try:
-        return load_config(run / "config.json")
-    except CheckpointError as error:
-        if not (run / "checkpoints").is_dir():
-            raise
-        from experiments.training.checkpoint import trusted_config
-
-        kept = trusted_config(run / "checkpoints")
-        if kept is None:
-            raise
-        warn(f"{error} The copy in {kept[1]} is used.")
-        return kept[0]
 
 
 def run_data(model: Model) -> tuple[Source, Source | None]:

@@ -30,7 +30,9 @@ from experiments.config.file import load_config, save_config
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, reason
 from experiments.training.data import Facts
-from experiments.training.manifest import sync, verify, write_manifest
+from experiments.training.manifest import held, sync, verify, write_manifest
+from experiments.training.quiet import silence
+from experiments.training.room import lacking, require_room, size_of, why
 
 _STEP = re.compile(r"[0-9]{8,}")
 PATIENCE = 50
@@ -153,8 +155,9 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
 
     Raises CheckpointError naming the file that is missing or damaged: every one is verified first.
     """
-    digest = verify(path)
-    return read(path), digest
+    with held(path):
+        digest = verify(path)
+        return read(path), digest
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -163,12 +166,13 @@ def read(path: Path) -> dict[str, Any]:
     In a run of several processes each of them calls it: Orbax counts the calls of every process, and waits in the
     next save for one that has made fewer. Raises CheckpointError when Orbax cannot read it.
     """
+    silence()
     try:
         with _alone():
             return ocp.load(str(path.absolute() / "state"))
     except Exception as error:
         raise CheckpointError(
-            f"{path} cannot be loaded ({_first_line(error)}); every process of a run needs to see it."
+            f"{path} cannot be loaded ({why(error)}); every process of a run needs to see it."
         ) from error
 
 
@@ -185,7 +189,8 @@ def set_aside(directory: Path, newer_than: int) -> None:
 class CheckpointWriter:
     """Saves in the background, one at a time, and keeps the newest and the best.
 
-    Every process of a run calls it, as Orbax wants, and process 0 writes. Errors surface at the next call.
+    Every process of a run calls it, as Orbax wants, and process 0 writes. An error in the background shows in `failed`
+    and is raised by the next call. A checkpoint that another process is reading is removed later.
     """
 
     def __init__(self, directory: Path, config: Config, facts: Facts) -> None:
@@ -194,6 +199,7 @@ class CheckpointWriter:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._writes = jax.process_index() == 0
+        silence()
         if self._writes:
             self._directory.mkdir(parents=True, exist_ok=True)
             for leftover in (*self._directory.glob(".saving-*"), *self._directory.glob(".deleting-*")):
@@ -204,13 +210,17 @@ class CheckpointWriter:
 
         A held-out loss that is not finite counts as not measured.
 
-        Raises CheckpointError when this save, or the one before, failed; the checkpoints before stay as they were.
+        Raises CheckpointError when this save, or the one before, failed, and at once when the disk has no room for it;
+        the checkpoints before stay as they were.
         """
         self.wait()
         loss = held_out_loss if held_out_loss is not None and math.isfinite(held_out_loss) else None
         name = checkpoint_path(self._directory, step).name
         hidden = self._directory / f".saving-{name}"
         details = {"step": step, "held_out_loss": loss, **self._facts.to_json()}
+        lack = lacking(self._directory, size_of(tree)) if self._writes else None
+        if lack is not None:
+            raise _unsaved(self._directory / name, lack)
         try:
             if self._writes:
                 hidden.mkdir()
@@ -220,6 +230,26 @@ class CheckpointWriter:
         except Exception as error:
             raise self._failure(name, hidden, error) from error
         self._pending = self._executor.submit(self._finish, response, hidden, name)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a save in the background has failed, as the next call will say."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+
+    def require_room(self, size: int, saves: int) -> None:
+        """Raise CheckpointError where the disk cannot hold what `saves` checkpoints of `size` bytes will leave on it.
+
+        There are at most one more than are kept, while the oldest waits for the newest to be complete.
+        """
+        there = len(find_checkpoints(self._directory))
+        if self._writes and saves:
+            most = min(there + saves, self._config.training.keep_last + 1)
+            require_room(self._directory, size, max(1, most - there))
+
+    def settle(self) -> None:
+        """Wait for the save in progress, however it ends."""
+        if self._pending is not None:
+            self._pending.exception()
 
     def wait(self) -> None:
         """Wait for the save in progress. Raises CheckpointError when it failed."""
@@ -250,10 +280,7 @@ class CheckpointWriter:
     def _failure(self, name: str, hidden: Path, error: Exception) -> CheckpointError:
         if self._writes:
             shutil.rmtree(hidden, ignore_errors=True)
-        return CheckpointError(
-            f"checkpoint {self._directory / name} could not be saved ({_first_line(error)}); "
-            "the earlier ones are untouched, so make room and give the same command again."
-        )
+        return _unsaved(self._directory / name, why(error))
 
     def _prune(self) -> None:
         keep, checkpoints = self._config.training, find_checkpoints(self._directory)
@@ -261,7 +288,9 @@ class CheckpointWriter:
         kept = {c.path for c in (*checkpoints[-keep.keep_last :], *measured[: keep.keep_best])}
         for checkpoint in checkpoints:
             if checkpoint.path not in kept:
-                _remove(checkpoint.path)
+                with held(checkpoint.path, alone=True) as unread:
+                    if unread:
+                        _remove(checkpoint.path)
 
 
 def _rank(checkpoint: Checkpoint) -> tuple[float, int]:
@@ -298,5 +327,8 @@ def _alone() -> Any:
     return context
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+def _unsaved(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {path} could not be saved ({reason}); the earlier ones are untouched, so make room and give the "
+        "same command again."
+    )

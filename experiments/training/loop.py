@@ -34,10 +34,12 @@ from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder
 from experiments.training.objective import make_objective
 from experiments.training.optimizer import make_optimizer
+from experiments.training.plan import count_saves
 from experiments.training.programs import make_programs, place_held_out
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device, make_replicas
 from experiments.training.resume import check_config, starting_point
+from experiments.training.room import size_of
 from experiments.training.state import Params
 
 OnSample = Callable[[int, Params], None]
@@ -205,9 +207,10 @@ def _steps(
         if writes:
             save_config(config, outdir / "config.json")
         objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
-        start, state = int(state.step), replicas.replicate(state)
+        start, size, state = int(state.step), size_of(state), replicas.replicate(state)
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
+        writer.require_room(size, count_saves(config, start))
         equipment = Equipment(
             setting=Setting(config, data.facts, network, outdir),
             data=data,

@@ -15,10 +15,10 @@ from experiments import streams
 from experiments.config.file import to_json
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, UsageError, warn
-from experiments.runs.load import run_config
 from experiments.training.checkpoint import checkpoint_path, find_checkpoints, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data
 from experiments.training.distributed import from_process_0
+from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, make_network
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
 

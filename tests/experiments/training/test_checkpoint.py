@@ -187,19 +187,32 @@ def test_a_save_that_was_cut_off_leaves_no_trace(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000002"]
 
 
-def test_a_full_disk_fails_with_a_word_and_leaves_the_last_checkpoint(tmp_path):
+def test_a_checkpoint_is_not_removed_while_it_is_read(tmp_path):
+    save(tmp_path, small(1), {1: None}, keep_last=1)
+    with manifest.held(tmp_path / "00000001") as one, manifest.held(tmp_path / "00000001") as two:
+        assert (one, two) == (True, True)
+        save(tmp_path, small(2), {2: None}, keep_last=1)
+        assert steps(tmp_path) == [1, 2]
+    save(tmp_path, small(3), {3: None}, keep_last=1)
+    assert steps(tmp_path) == [3]
+    with manifest.held(tmp_path / "00000003", alone=True), manifest.held(tmp_path / "00000003") as held:
+        assert not held
+
+
+def test_a_full_disk_fails_with_a_word_and_leaves_the_last_checkpoint(tmp_path, capfd):
     save(tmp_path, small(1), {1: None})
     writer = CheckpointWriter(tmp_path, tiny_config(), tiny_data().facts)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         writer.save(2, {"noise": np.random.default_rng(0).standard_normal(100_000)})
-        with pytest.raises(CheckpointError, match=r"00000002 could not be saved .* the earlier ones are untouched"):
+        with pytest.raises(CheckpointError, match=r"00000002 could not be saved \(File too large\)"):
             writer.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         writer.close()
     assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
+    assert capfd.readouterr().err == ""
     verify(tmp_path / "00000001")
 
 
