@@ -93,6 +93,7 @@ class Course:
             for (first, length), batches in zip(dispatches(self._config, self._step), feed, strict=True):
                 signum = requests[self._with.request.signum or 0]
                 self._state, report = self._with.programs.advance(self._state, batches, signum)
+                self._with.request.begin()
                 self._pending.append((first, report))
                 self._step = first + length
                 # Queued collectives of several virtual CPU devices deadlock: there the host waits for each dispatch.

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import signal
+import subprocess
 import sys
 import threading
 import types
@@ -20,7 +21,7 @@ from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, DataError, UsageError
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster
-from experiments.training.interrupt import interruption
+from experiments.training.interrupt import interruption, leaving
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display, truncate
 from experiments.training.prefetch import prefetch
@@ -214,6 +215,34 @@ def test_a_second_signal_acts_at_once(interruptible):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_ends_the_process_whatever_it_is_at(signum):
+    """Here a digest of a thousand million rounds, in which Python hears nothing, as in a compilation."""
+    program = (
+        "import hashlib, os, threading\n"
+        "from experiments.training.interrupt import interruption, leaving\n"
+        f"threading.Timer(0.1, os.kill, (os.getpid(), {signum:d})).start()\n"
+        "with leaving(), interruption():\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 7
+    assert ended.stderr == (
+        f"scorefield: stopped by {signal.Signals(signum).name} before the first step; there was nothing to save.\n"
+    )
+
+
+def test_a_signal_after_the_first_step_is_a_request_within_a_command_too(interruptible):
+    with leaving(), interruption() as request:
+        request.begin()
+        signal.raise_signal(signal.SIGINT)
+        assert request.signum == signal.SIGINT
+        with interruption() as same:
+            assert same is request
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_one_process_is_no_cluster(monkeypatch):
