@@ -54,6 +54,8 @@ class OtherData:
 class AnomalyArguments(CheckpointArguments):
     """The arguments of `scorefield anomaly`."""
 
+    run_data: str | None = None
+    """URI of the run's own data, where they have moved; they must be the same. [where the run has read them]"""
     data: OtherData = OtherData()
     """Options of the source that `--data URI` names."""
     against_run: Path | None = None
@@ -81,7 +83,7 @@ def run(argv: list[str]) -> int:
     from experiments.evaluation.strangeness import require_comparable
     from experiments.runs.energy import energy_of
 
-    start, model = time.perf_counter(), load_run(arguments)
+    start, model = time.perf_counter(), load_run(arguments, arguments.run_data)
     if arguments.outdir is not None:
         files.require_own(arguments.outdir / "scores.npz", arguments.outdir / "anomalies.png")
     energy, other, report = energy_of(model), None, {"run": str(arguments.run), **origin(model)}

@@ -12,7 +12,7 @@ import tyro
 from experiments.commands.options import parse, take_flag
 from experiments.config.tree import Config
 from experiments.errors import UsageError
-from experiments.runs.load import CheckpointArguments
+from experiments.runs.load import DataArguments
 from experiments.sampling.choice import SamplerChoice, choose_name, default_options, options_type
 from experiments.training.kept import run_config
 from samplers.grids import GridName
@@ -20,7 +20,7 @@ from samplers.registry import SAMPLERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunArguments(CheckpointArguments):
+class RunArguments(DataArguments):
     """The arguments of every command that samples a run."""
 
     sampler: Any

@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
     """Evaluate; returns the exit status."""
     arguments, name = read_arguments(EvaluateArguments, argv, "scorefield evaluate", DESCRIPTION)
     arguments.check()
-    model = load_run(arguments)
+    model = load_run(arguments, arguments.data)
     report = {"run": str(arguments.run), **evaluate(model, arguments.choice(name, model.config), arguments)}
     if arguments.json:
         print(json.dumps(with_null(report), allow_nan=False))

@@ -89,7 +89,7 @@ def run(argv: list[str]) -> int:
 
 
 def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
-    model = load_run(arguments)
+    model = load_run(arguments, arguments.data)
     if model.of_points:
         _check_points(arguments)
     solver = build(

@@ -46,6 +46,8 @@ class VerifyArguments:
     """The folder of a trained run, or of one of its checkpoints: check this model instead."""
     ema: str = "0"
     """With --run, the parameters to check: the number of an average, counted from 0, or raw."""
+    data: str | None = None
+    """With --run, the URI of its data, where they have moved; they must be the same. [where the run has read them]"""
     best: bool = False
     """With --run, check the checkpoint of the lowest held-out loss, not the newest."""
     samples: int = 256
@@ -70,7 +72,7 @@ def run(words: list[str]) -> int:
 
 def _table(arguments: VerifyArguments) -> int:
     default = VerifyArguments()
-    for flag in ("ema", "best", "samples", "seed", "batch"):
+    for flag in ("ema", "data", "best", "samples", "seed", "batch"):
         if getattr(arguments, flag) != getattr(default, flag):
             raise UsageError(f"--{flag} goes with --run; name a run, or leave it out.")
     compile_quickly()
@@ -115,7 +117,8 @@ def _trained(arguments: VerifyArguments) -> int:
         if getattr(arguments, name) < least:
             raise UsageError(f"--{name} is {getattr(arguments, name)}; give at least {least}.")
     assert arguments.run is not None
-    trained = load_run(CheckpointArguments(run=arguments.run, ema=arguments.ema, best=arguments.best))
+    which = CheckpointArguments(run=arguments.run, ema=arguments.ema, best=arguments.best)
+    trained = load_run(which, arguments.data)
     if isinstance(trained.config.objective, Generator):
         raise UsageError(
             f"--run {arguments.run} is a generator of one step, which is no denoiser; see `scorefield evaluate` for "

@@ -28,33 +28,56 @@ class CheckpointArguments:
     """Take the checkpoint of the lowest held-out loss, not the newest."""
 
 
-def load_run(arguments: CheckpointArguments) -> Model:
-    """The model that was asked for; a line on standard error for each checkpoint that is passed over."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataArguments(CheckpointArguments):
+    """Which checkpoint of a run, and where its data are."""
+
+    data: str | None = None
+    """URI of the run's data, where they have moved; they must be the same. [where the run has read them]"""
+
+
+def load_run(arguments: CheckpointArguments, data: str | None = None) -> Model:
+    """The model that was asked for; a line on standard error for each checkpoint that is passed over.
+
+    `data` is the URI of the run's data, None for where the run has read them.
+    """
     if arguments.ema != "raw" and not (arguments.ema.isascii() and arguments.ema.isdecimal()):
         raise UsageError(f"--ema {arguments.ema!r} is neither raw nor the number of an average, counted from 0.")
-    return load_model(
+    model = load_model(
         arguments.run, None if arguments.ema == "raw" else int(arguments.ema), use_best=arguments.best, warn=warn
     )
+    return dataclasses.replace(model, data=data)
 
 
 def run_data(model: Model) -> tuple[Source, Source | None]:
     """The run's data as they are now: (training, held out).
 
-    Raises DataError when their shape or their classes are not those that the run was trained on; says so on standard
-    error when only their contents have changed.
+    They are at the URI that the person gives, which must hold the same, or where the run has read them, from whatever
+    folder that was.
+    Raises DataError when they are not there, and when their shape or their classes are not those that the run was
+    trained on; says so on standard error when only their contents have changed. Of a run from another machine, which
+    may mean other data by a path, no others are taken.
     """
     from experiments.data import open_source, split
+    from experiments.data.place import REMEDY, find
 
-    config, facts = model.config.data, model.facts
-    training, held_out = split(open_source(config), config.held_out, config.seed)
+    config, facts, given = model.config.data, model.facts, model.data
+    uri, elsewhere = (given, None) if given is not None else find(config.source, facts.place)
+    training, held_out = split(open_source(dataclasses.replace(config, source=uri)), config.held_out, config.seed)
     now, then = (training.event_shape, training.num_classes), (tuple(facts.event_shape), facts.num_classes)
     if now != then:
         raise DataError(
-            f"{config.source} has images of {now[0]} in {now[1]} classes now, and this run was trained on {then[0]} in "
-            f"{then[1]}; put the data of the run back."
+            f"{uri} has images of {now[0]} in {now[1]} classes now, and this run was trained on {then[0]} in "
+            f"{then[1]}; put the data of the run back, or {REMEDY}."
         )
-    if training.fingerprint != facts.fingerprint:
-        warn(f"{config.source} has changed since this run was trained; the figures are those of what it is now.")
+    if training.fingerprint == facts.fingerprint or not facts.fingerprint:
+        return training, held_out
+    other = "holds other images or labels than this run was trained on"
+    if given is not None:
+        raise DataError(f"{given} {other}; give the run's own data.")
+    if elsewhere is not None:
+        raise DataError(f"{uri} here {other}, which was on {elsewhere}; {REMEDY}.")
+    warn(f"{uri} has changed since this run was trained; the figures are those of what it is now.")
     return training, held_out
 
 

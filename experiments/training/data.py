@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from experiments import streams
 from experiments.config.nodes import Denoising
 from experiments.config.tree import Config
 from experiments.data.pipeline import Batches, pipeline
+from experiments.data.place import Place, place_of
 from experiments.errors import DataError, UsageError
 
 REFERENCE = "reference"
@@ -30,6 +31,8 @@ class Facts:
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
     """SHA-256 of the training images and labels."""
+    place: Place | None = field(default=None, compare=False)
+    """Where they were read; None where nobody has noted it."""
 
     def __repr__(self) -> str:
         shape, kinds = "×".join(map(str, self.event_shape)), f", {self.num_classes} classes" if self.num_classes else ""
@@ -46,16 +49,25 @@ class Facts:
         Raises KeyError for one that is missing, ValueError for a value that is none of its kind.
         """
         shape, classes, names = value["event_shape"], value["num_classes"], value["class_names"]
-        fingerprint, listed = value["fingerprint"], (list, tuple)
+        fingerprint, place, listed = value["fingerprint"], value.get("place"), (list, tuple)
         for what, fine in (
             ("event_shape", isinstance(shape, listed) and len(shape) in (1, 3) and all(_is_count(n, 1) for n in shape)),
             ("num_classes", _is_count(classes, 0)),
             ("class_names", isinstance(names, listed) and all(isinstance(name, str) for name in names)),
             ("fingerprint", isinstance(fingerprint, str)),
+            ("place", place is None or (isinstance(place, dict) and all(map(_is_text, map(place.get, _OF_PLACE))))),
         ):
             if not fine:
                 raise ValueError(f"{what} is {value[what]!r}")
-        return Facts(tuple(shape), classes, tuple(names), fingerprint)
+        known = None if place is None else Place(*map(place.get, _OF_PLACE))
+        return Facts(tuple(shape), classes, tuple(names), fingerprint, known)
+
+
+_OF_PLACE = tuple(one.name for one in fields(Place))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -91,22 +103,25 @@ class RunData:
         return f"RunData({self.facts}, {len(self.held_out)} held-out batches)"
 
 
-def open_data(config: Config) -> RunData:
+def open_data(config: Config, uri: str | None = None) -> RunData:
     """The data of `config`: its training part as batches, its held-out part as a few fixed ones.
+
+    They are at `uri`, and unless that is given where `config` says.
 
     Raises DataError for a source that cannot be read, UsageError for a conditional run on data without classes.
     """
     from experiments.data import open_source
     from experiments.data.source import Source, split
 
-    source = open_source(config.data)
+    source = open_source(config.data if uri is None else replace(config.data, source=uri))
     if config.conditional and source.num_classes == 0:
         raise UsageError(
             f"--conditional needs classes, and {source.name} has none; use --no-conditional, or label the images."
         )
     seed, batch_size = config.training.seed, config.training.batch_size
     training, held_out = split(source, config.data.held_out, config.data.seed)
-    facts = Facts(training.event_shape, training.num_classes, training.class_names, training.fingerprint)
+    place = place_of(uri or config.data.source)
+    facts = Facts(training.event_shape, training.num_classes, training.class_names, training.fingerprint, place)
 
     def batches(part: Source, flip: bool) -> Batches:
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}

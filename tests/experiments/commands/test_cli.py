@@ -442,3 +442,55 @@ def test_catalogues(run_command):
     assert all(set(row) == {"name", "order", "nfe_per_step", "kind", "source"} for row in rows)
     assert "dpmpp-2m" in run_command("samplers").out
     assert {row["name"] for row in run_command("presets", "--json").value} >= {"digits-ddpm", "cifar10-ddpmpp-edm"}
+
+
+@pytest.fixture(scope="module")
+def photo_run(trained, tiny_flags, tmp_path_factory):
+    """(A tiny run on a folder that was given by a relative path, that folder)."""
+    place = tmp_path_factory.mktemp("project")
+    (place / "photos").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)):
+        Image.fromarray(pixels).save(place / "photos" / f"{i:02d}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return trained("photos", "--preset", "digits-ddpm", "--data", "folder:photos", *tiny_flags), place / "photos"
+
+
+def test_a_run_finds_its_data_from_any_folder(photo_run, tmp_path, monkeypatch):
+    run, photos = photo_run
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "00.png").unlink()  # another folder of that name
+    monkeypatch.chdir(tmp_path)
+    assert json.loads((run / "config.json").read_text())["data"]["source"] == "folder:photos"
+    model = load_run(CheckpointArguments(run=run))
+    assert run_data(model)[0].name == f"folder:{photos}"
+    assert run_data(model)[0].fingerprint == model.facts.fingerprint
+
+
+def test_data_that_have_moved_are_told_by_a_flag_and_must_be_the_same(run_command, photo_run, tmp_path):
+    run, photos = photo_run
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    optimal = ("--sampler", "ancestral", "--sampler.variance", "optimal", "--seeds", "0")
+    told = ("sample", "--run", run, "--outdir", tmp_path / "out", *optimal, "--data", f"folder:{moved}")
+    assert run_command(*told).status == 0
+    (moved / "00.png").write_bytes((moved / "01.png").read_bytes())
+    outcome = run_command(*told[:4], tmp_path / "other", *told[5:])
+    assert (outcome.status, outcome.err.count("\n")) == (3, 1)
+    assert f"folder:{moved} holds other images or labels than this run was trained on" in outcome.err
+    for command in (("evaluate", "--run", run), ("verify", "--run", run), ("grid", "--run", run, *optimal[:4])):
+        outcome = run_command(*command, "--data", f"folder:{tmp_path / 'nowhere'}")
+        assert (outcome.status, outcome.err.count("\n")) == (3, 1)
+        assert "nowhere does not exist" in outcome.err
+
+
+def test_a_run_of_another_machine_takes_no_other_data_of_the_same_path(photo_run):
+    run, photos = photo_run
+    model = load_run(CheckpointArguments(run=run))
+    place = dataclasses.replace(model.facts.place, host="theirs")
+    facts = dataclasses.replace(model.facts, place=place)
+    assert run_data(dataclasses.replace(model, facts=facts))[0].name == f"folder:{photos}"
+    facts = dataclasses.replace(facts, fingerprint="0" * 64)
+    with pytest.raises(
+        DataError, match=r"photos here holds other images .*, which was on theirs; give their place"
+    ):
+        run_data(dataclasses.replace(model, facts=facts))
