@@ -1,11 +1,14 @@
-"""The configuration of a run that is there, also where its file is damaged."""
+"""What a run that is there says of itself: its configuration, also where the file is damaged, and its data."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from pathlib import Path
 
 from experiments.config.file import load_config
 from experiments.config.tree import Config
+from experiments.data.place import find
 from experiments.errors import CheckpointError, warn
 
 
@@ -26,5 +29,22 @@ def run_config(run: Path) -> Config:
         kept = trusted_config(run / "checkpoints")
         if kept is None:
             raise
-        warn(f"{error} The copy in {kept[1]} is used.")
+        _say(f"{error} The copy in {kept[1]} is used.")
         return kept[0]
+
+
+_say = functools.cache(warn)  # once, however often a command asks
+
+
+def run_source(run: Path, config: Config) -> str:
+    """The URI of the data that a run in this folder goes on with, from whatever folder it was begun in.
+
+    Where `config` names other data than the run's own, it is that. Raises DataError where the run's are not there.
+    """
+    from experiments.training.checkpoint import find_checkpoints
+
+    if config.data.source == run_config(run).data.source:
+        for checkpoint in reversed(find_checkpoints(run / "checkpoints")):
+            with contextlib.suppress(CheckpointError):  # a damaged one is passed over
+                return find(config.data.source, checkpoint.facts().place)[0]
+    return config.data.source

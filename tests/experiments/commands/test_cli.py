@@ -267,6 +267,74 @@ def test_a_run_whose_files_are_damaged_resumes_by_what_is_sound_or_says_that_it_
     assert (run / "checkpoints" / "00000012.untrusted").is_dir()
 
 
+def test_a_run_goes_on_by_its_own_configuration_alone(run_command, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "00000012")
+    outcome = run_command("train", "--run", run, "--sampling.steps", "5", "--json")
+    assert outcome.status == 0, outcome.err
+    assert (outcome.value["step"], outcome.value["outdir"]) == (12, str(run))
+    before, after = (load_config(place / "config.json") for place in (tiny_run, run))
+    assert after == dataclasses.replace(before, sampling=dataclasses.replace(before.sampling, steps=5))
+    params = [load_run(CheckpointArguments(run=place, ema="raw")).params for place in (tiny_run, run)]
+    jax.tree.map(np.testing.assert_array_equal, *params)
+    refused = run_command("train", "--run", run, "--optimizer.learning-rate", "1")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "holds a run with --optimizer.learning-rate" in refused.err
+    (run / "config.json").write_text("{")
+    mended = run_command("train", "--run", run, "--json")
+    assert (mended.value["step"], mended.err.count("\n")) == (12, 1)
+    for nothing in (tmp_path, tmp_path / "nowhere"):
+        assert run_command("train", "--run", nothing).status == 4
+
+
+def test_a_run_goes_on_with_its_data_from_any_folder(run_command, photo_run, tmp_path, monkeypatch):
+    run, photos = photo_run
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "00.png").unlink()
+    monkeypatch.chdir(tmp_path)
+    here = shutil.copytree(run, tmp_path / "run")
+    assert run_command("train", "--run", here, "--json").value["step"] == 12
+    other = run_command("train", "--run", here, "--data", f"folder:{tmp_path / 'photos'}")
+    assert (other.status, other.err.count("\n")) == (3, 1)
+    assert "are not those that this run was trained on" in other.err
+
+
+def test_a_training_starts_from_a_file(run_command, tiny_run, tmp_path):
+    told = ("train", "--config", tiny_run / "config.json", "--dry-run")
+    shown = run_command(*told, "--weighting", "edm", "--training.seed", "7", "--outdir", tmp_path).value
+    before = json.loads((tiny_run / "config.json").read_text())
+    assert shown["outdir"] == str(tmp_path)
+    assert shown["config"].pop("weighting")["type"] == "EDMWeighting"
+    before.pop("weighting")
+    assert shown["config"] == before | {"training": before["training"] | {"seed": 7}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--run", "RUN", "--preset", "digits-ddpm"], 2, "--run and --preset both say what to start from; leave one"),
+        (["--run", "RUN", "--config", "FILE"], 2, "--run and --config both say what to start from"),
+        (["--config", "FILE", "--preset", "digits-ddpm"], 2, "--config and --preset both say what to start from"),
+        (["--run", "RUN", "--outdir", "x"], 2, "goes on in that folder; leave --outdir out"),
+        (["--run", "RUN/checkpoints/00000012"], 2, "is a single checkpoint; give the folder of its run"),
+        (["--config", "FILE"], 2, "--config starts a new run; say where by --outdir"),
+        (["--config", "RUN", "--outdir", "x"], 2, "config.json."),
+        (["--config", "nowhere", "--outdir", "x"], 2, "is no file; give a file, such as the config.json of a run"),
+        (["--config", "BAD", "--outdir", "x"], 4, "bad.json is not valid JSON"),
+        (["--config"], 2, "--config needs a value"),
+        (["--runn", "RUN"], 2, "did you mean --run?"),
+    ],
+)
+def test_what_a_training_starts_from_is_said_once(run_command, tiny_run, tmp_path, arguments, status, words):
+    (tmp_path / "bad.json").write_text("{")
+    places = {"RUN": str(tiny_run), "FILE": str(tiny_run / "config.json"), "BAD": str(tmp_path / "bad.json")}
+    for name, place in places.items():
+        arguments = [word.replace(name, place) for word in arguments]
+    outcome = run_command("train", *arguments)
+    assert (outcome.status, outcome.err.count("\n")) == (status, 1)
+    assert words in outcome.err
+
+
 def test_best_is_refused_where_there_is_nothing_to_choose(run_command, tiny_run, tmp_path):
     outcome = run_command("sample", "--run", tiny_run / "checkpoints" / "00000012", "--best", "--outdir", tmp_path)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
@@ -490,7 +558,5 @@ def test_a_run_of_another_machine_takes_no_other_data_of_the_same_path(photo_run
     facts = dataclasses.replace(model.facts, place=place)
     assert run_data(dataclasses.replace(model, facts=facts))[0].name == f"folder:{photos}"
     facts = dataclasses.replace(facts, fingerprint="0" * 64)
-    with pytest.raises(
-        DataError, match=r"photos here holds other images .*, which was on theirs; give their place"
-    ):
+    with pytest.raises(DataError, match=r"photos here holds other images .*, which was on theirs; give their place"):
         run_data(dataclasses.replace(model, facts=facts))
