@@ -64,8 +64,8 @@ class Request:
         words = [f"step-{said['checkpoint_step']:07d}", said["sampler"], said.get("steps")]
         words += [f"{name}-{said[name]}" for name in ("class", "guidance") if said.get(name) is not None]
         name = "-".join([re.sub(r"[^\w.]+", "-", str(word))[:40] for word in words] + [self.digest[:8]])
-        in_run = path is not None and path.parent.name == "checkpoints"
-        return (path.parent.parent if in_run else Path()) / "samples" / name
+        home = path.parent.parent if path is not None and path.parent.name == "checkpoints" else Path()
+        return home / "samples" / name
 
 
 class Output:

@@ -102,17 +102,15 @@ def load_model(
         raise UsageError(
             f"--best chooses among a run's checkpoints, and {place} is a single one; give the run's folder."
         )
-    for _ in range(PATIENCE):
+    for _ in range(1 if is_checkpoint else PATIENCE):
         found = checkpoints.describe(place) if is_checkpoint else _choose(place, use_best, warn)
         try:
             return _load(found, average)
         except CheckpointError:
             if found.path.exists():
-                raise
-            if is_checkpoint:
-                break  # by its training, which has newer ones
+                raise  # otherwise its training has removed it, and there is a newer one
     raise CheckpointError(
-        f"{found.path} has vanished while it was read; a training removes old ones: raise its --training.keep-last."
+        f"{place} has vanished while it was read; a training removes old checkpoints: raise its --training.keep-last."
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from experiments.config.tree import Config
-from experiments.errors import UsageError, warn
+from experiments.errors import UsageError, reason, warn
 from experiments.files import replacing
 
 
@@ -109,13 +109,14 @@ class Recorder:
         self._last: float | None = None
         self.loss: float | None = None
         self._file = self._board = None
+        self._cut_short = False
         if outdir is not None:
             self._board = _tensorboard(outdir, start) if config.training.tensorboard else None
             damaged = truncate(path := outdir / "metrics.jsonl", start)
             if damaged:
                 warn(f"{path} had {damaged} damaged {'line' if damaged == 1 else 'lines'}, now left out.")
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-            self._file = open(os.open(path, flags, 0o666), "a", encoding="utf-8")  # noqa: SIM115
+            self._file = open(os.open(path, flags, 0o666), "ab", buffering=0)  # noqa: SIM115
         self._display = make_display(start, config.training.steps, quiet or outdir is None)
 
     def record(self, step: int, record: StepRecord) -> None:
@@ -135,11 +136,24 @@ class Recorder:
     def write(self, step: int, **values: float) -> None:
         """Append {"step": step, ...} to metrics.jsonl and to TensorBoard."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            self._append(step, json.dumps({"step": step, **values}).encode() + b"\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def _append(self, step: int, line: bytes) -> None:
+        """Write a line at once, or say that it is missing: a full disk is no reason to lose the training too."""
+        assert self._file is not None
+        line = b"\n" * self._cut_short + line
+        try:
+            written, why = self._file.write(line) or 0, "it was cut short"
+        except OSError as error:
+            written, why = 0, reason(error)
+        if written < len(line):
+            self._cut_short = self._cut_short or written > 0
+            warn(f"metrics.jsonl lacks its line of step {step} ({why}); the training goes on, so make room.")
+        else:
+            self._cut_short = False
 
     def say(self, text: str) -> None:
         """Show a line."""

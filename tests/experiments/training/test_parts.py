@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -93,6 +94,28 @@ def test_a_damaged_line_of_metrics_is_left_out_with_a_word(tmp_path, capsys, bad
     Recorder(tiny_config(), tmp_path, 2, quiet=True).close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(good)
     assert capsys.readouterr().err == f"scorefield: {tmp_path / 'metrics.jsonl'} had 1 damaged line, now left out.\n"
+
+
+def test_a_line_of_metrics_that_finds_no_room_is_missed_and_the_next_is_whole(tmp_path, capsys):
+    """Here the disk is a limit on the size of a file, which cuts the second line short."""
+    recorder, limits = Recorder(tiny_config(), tmp_path, 0, quiet=True), resource.getrlimit(resource.RLIMIT_FSIZE)
+    recorder.write(1, loss=0.5)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
+        for step in (2, 3):
+            recorder.write(step, loss=0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    recorder.write(4, loss=0.5)
+    recorder.close()
+    first, second = capsys.readouterr().err.splitlines()
+    assert "metrics.jsonl lacks its line of step 2 (it was cut short); the training goes on" in first
+    assert "metrics.jsonl lacks its line of step 3 (File too large); the training goes on" in second
+    Recorder(tiny_config(), tmp_path, 9, quiet=True).close()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 4]
 
 
 @pytest.mark.parametrize("there", [True, False])
