@@ -18,12 +18,15 @@ _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}|[0-9a-f]{16})\.tmp")
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`; what is written there is flushed and moved to `path`, or removed after an error.
 
     The temporary file is new and has a name that nobody can foresee; a link at `path` is replaced, not followed.
-    Missing folders are made. Raises UsageError when the disk refuses.
+    What a killed process left of this file is removed, unless the folder is `swept` already. Missing folders are made.
+    Raises UsageError when the disk refuses.
     """
+    if not swept:
+        sweep(path.parent, {path.name})
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = None
     try:

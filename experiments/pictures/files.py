@@ -67,9 +67,16 @@ def contact_sheet(
     return picture
 
 
-def save_png(path: Path, image: UInt8[np.ndarray, "height width channels"], provenance: Mapping[str, Any]) -> None:
+def save_png(
+    path: Path,
+    image: UInt8[np.ndarray, "height width channels"],
+    provenance: Mapping[str, Any],
+    *,
+    swept: bool = False,
+) -> None:
     """Write one image with its provenance: the text chunk `scorefield` as JSON, and a chunk for each key.
 
+    `swept` is as in `replacing`.
     Raises DataError for an image that no PNG can hold, UsageError when the file cannot be written.
     """
     from PIL import Image
@@ -80,14 +87,14 @@ def save_png(path: Path, image: UInt8[np.ndarray, "height width channels"], prov
     for key, value in {**provenance, KEY: dict(provenance)}.items():
         text.add_text(key, value if isinstance(value, str) else json.dumps(value))
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    with replacing(path) as temporary:
+    with replacing(path, swept=swept) as temporary:
         picture.save(temporary, format="PNG", pnginfo=text)
 
 
 def save_singles(folder: Path, images: Images, seeds: Sequence[int], provenance: Mapping[str, Any]) -> list[Path]:
     """Write image i to `folder` as the six or more digits of seeds[i] and .png; returns the paths.
 
-    The provenance of each file holds its own `seed` besides. Raises as `save_png` does, and ValueError unless every
+    The provenance of each file holds its own `seed` besides; nothing is swept. Raises as `save_png` does, and ValueError unless every
     image has a seed of its own.
     """
     if len(seeds) != len(images) or len(set(seeds)) != len(seeds):
@@ -98,7 +105,7 @@ def save_singles(folder: Path, images: Images, seeds: Sequence[int], provenance:
     paths = [folder / single(seed) for seed in seeds]
 
     def save(path: Path, image: np.ndarray, seed: int) -> None:
-        save_png(path, image, {**provenance, "seed": int(seed)})
+        save_png(path, image, {**provenance, "seed": int(seed)}, swept=True)
 
     # The disk flushes many files together in hardly more time than one.
     with ThreadPoolExecutor(16) as pool:

@@ -79,7 +79,7 @@ class Output:
         """Network calls for each sample, once one is known."""
         self.there: frozenset[int] = frozenset()
         """The seeds whose files are there already."""
-        disk.sweep(folder, self._names())
+        disk.sweep(folder, self._names())  # also where nothing is left to write
         self._look()
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:

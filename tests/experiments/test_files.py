@@ -56,6 +56,13 @@ def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path):
     sweep(tmp_path / "nowhere", {"a.png"})
 
 
+def test_a_file_that_is_written_again_sweeps_what_was_left_of_it(tmp_path):
+    for name in (".a.txt.0123456789abcdef.tmp", ".b.txt.0123456789abcdef.tmp"):
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "a.txt", "whole")
+    assert sorted(os.listdir(tmp_path)) == [".b.txt.0123456789abcdef.tmp", "a.txt"]
+
+
 def make_link(path, target):
     path.symlink_to(target)
 
