@@ -94,8 +94,8 @@ def save_png(
 def save_singles(folder: Path, images: Images, seeds: Sequence[int], provenance: Mapping[str, Any]) -> list[Path]:
     """Write image i to `folder` as the six or more digits of seeds[i] and .png; returns the paths.
 
-    The provenance of each file holds its own `seed` besides; nothing is swept. Raises as `save_png` does, and ValueError unless every
-    image has a seed of its own.
+    The provenance of each file holds its own `seed` besides; nothing is swept. Raises as `save_png` does, and
+    ValueError unless every image has a seed of its own.
     """
     if len(seeds) != len(images) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds holds {len(set(seeds))} different seeds for {len(images)} images; give one for each.")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -139,13 +140,11 @@ class _Singles(Output):
         return {files.single(seed) for seed in self._request.seeds}
 
     def _look(self) -> None:
-        there = []
-        for seed in self._request.seeds:
-            said = self._answers(self._folder / files.single(seed))
-            if said is not None:
-                self.nfe = said.get("nfe")
-                there.append(seed)
-        self.there = frozenset(there)
+        seeds = self._request.seeds
+        with ThreadPoolExecutor(16) as pool:  # a disk that is far away answers many at once
+            answers = list(pool.map(lambda seed: self._answers(self._folder / files.single(seed)), seeds))
+        known = {seed: said for seed, said in zip(seeds, answers, strict=True) if said is not None}
+        self.there, self.nfe = frozenset(known), next((said.get("nfe") for said in known.values()), None)
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)
