@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/fashion.png"))
     told, options = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [row(told.run, label, pathlib.Path(folder), options) for label in range(told.classes)]
+        rows = [row(told.run, label, pathlib.Path(folder) / str(label), options) for label in range(told.classes)]
     images = np.concatenate([images for images, _ in rows])
     provenance = {key: value for key, value in rows[0][1].items() if key not in ("arrays", "sha256")}
     sheet = files.contact_sheet(images, columns=COLUMNS, pad=4, scale=told.scale)

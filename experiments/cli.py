@@ -6,6 +6,7 @@ what it needs when it runs.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from experiments.commands.options import take_flags
 from experiments.compilation import leave_sums_to_xla
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
+from experiments.training.interrupt import leaving
 
 COMMANDS = {
     "train": "train a model on images, or go on with a training",
@@ -47,7 +49,8 @@ module of your own that is imported first, and registers schedules, networks, sa
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
-    0 ok, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory busy, 128 + n signal n.
+    0 ok, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory busy, 7 a training stopped before
+    its first step, 128 + n signal n.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -80,6 +83,11 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     leave_sums_to_xla()
+    with leaving() if name == "train" else contextlib.nullcontext():
+        return _run(name, rest, plugins)
+
+
+def _run(name: str, rest: list[str], plugins: list[str]) -> int:
     try:
         from experiments.config.plugins import load
 

@@ -11,10 +11,20 @@ Refusals = Iterable[tuple[bool, str]]
 """(Whether refused, the sentence that says why) of each value, or combination of values, that has a condition."""
 
 
+LIMIT = 300
+"""The characters of the longest sentence; a longer one is shortened."""
+_SHORT = 40
+"""The characters that a long word keeps at least when it is shortened."""
+
+
 class ScorefieldError(Exception):
     """What went wrong, in one sentence that names the file or flag, the value and the remedy."""
 
     exit_status: ClassVar[int] = 1
+
+    def __init__(self, sentence: str) -> None:
+        """The sentence becomes `one_line`, whatever names and values it quotes."""
+        super().__init__(one_line(sentence))
 
 
 class UsageError(ScorefieldError):
@@ -72,6 +82,25 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {', '.join(others)}{' or ' * bool(others)}{last}?" if near else ""
 
 
+def one_line(text: str, limit: int = LIMIT) -> str:
+    """`text` on one line of at most `limit` characters: what cannot be printed is escaped.
+
+    Of a longer text the longest words, such as paths, lose their middle first, and then the text itself does.
+    """
+    words = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text).split(" ")
+    while (excess := sum(map(len, words)) + len(words) - 1 - limit) > 0:
+        place = max(range(len(words)), key=lambda i: len(words[i]))
+        if len(words[place]) <= _SHORT:
+            return _without_middle(" ".join(words), limit)
+        words[place] = _without_middle(words[place], max(_SHORT, len(words[place]) - excess))
+    return " ".join(words)
+
+
+def _without_middle(text: str, length: int) -> str:
+    head = length // (3 if "/" in text and " " not in text else 2)  # a path says more at its end
+    return f"{text[:head]}…{text[len(text) - (length - head - 1) :]}"
+
+
 def warn(line: str) -> None:
     """Print one line on standard error."""
-    print(f"scorefield: {line}", file=sys.stderr)
+    print(f"scorefield: {one_line(line)}", file=sys.stderr, flush=True)

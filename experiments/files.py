@@ -1,31 +1,86 @@
-"""A file that is written whole or not at all."""
+"""Files that are written whole or not at all, and never through a link."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import stat
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from experiments.errors import UsageError
 
+_LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}|[0-9a-f]{16})\.tmp")
+"""The name of a temporary file, and in it that of the file that it was to become."""
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+
+@contextlib.contextmanager
+def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`; what is written there is flushed and moved to `path`, or removed after an error.
 
-    Missing folders are made. Raises UsageError when the disk refuses.
+    The temporary file is new and has a name that nobody can foresee; a link at `path` is replaced, not followed.
+    What a killed process left of this file is removed, unless the folder is `swept` already. Missing folders are made.
+    Raises UsageError when the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if not swept:
+        sweep(path.parent, {path.name})
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        _lock(descriptor)
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        os.fsync(descriptor)
         temporary.replace(path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
     finally:
-        with suppress(OSError):  # where its folder is not a folder, it does not exist either
-            temporary.unlink(missing_ok=True)
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sweep(folder: Path, names: Collection[str]) -> None:
+    """Remove the temporary files that killed processes left in `folder` of files of these names.
+
+    A file that is being written is locked by its process, and stays; so does all that is not one's own.
+    """
+    try:
+        entries = [entry for entry in os.scandir(folder) if entry.name.startswith(".")]
+    except OSError:
+        return
+    for entry in entries:
+        match = _LEFTOVER.fullmatch(entry.name)
+        if match and match[1] in names:
+            with contextlib.suppress(OSError):
+                _remove_if_left(entry.path)
+
+
+def _remove_if_left(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and _lock(descriptor):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file as long as it is open here; False where another process has, or the disk knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -55,6 +55,8 @@ class OtherData:
 class AnomalyArguments(CheckpointArguments):
     """The arguments of `scorefield anomaly`."""
 
+    run_data: str | None = None
+    """URI of the run's own data, where they have moved; they must be the same. [where the run has read them]"""
     data: OtherData = OtherData()
     """Options of the source that `--data URI` names."""
     against_run: Path | None = None
@@ -82,7 +84,9 @@ def run(argv: list[str]) -> int:
     from experiments.evaluation.strangeness import require_comparable
     from experiments.runs.energy import energy_of
 
-    start, model = time.perf_counter(), load_run(arguments)
+    start, model = time.perf_counter(), load_run(arguments, arguments.run_data)
+    if arguments.outdir is not None:
+        files.require_own(arguments.outdir / "scores.npz", arguments.outdir / "anomalies.png")
     energy, other, report = energy_of(model), None, {"run": str(arguments.run), **origin(model)}
     if arguments.against_run is not None:
         second = load_model(arguments.against_run, warn=warn)
@@ -100,8 +104,8 @@ def run(argv: list[str]) -> int:
     report |= {"one_level": energy.high == energy.sigma, "kind": "point" if training.of_points else "image"}
     report |= {"sigma": energy.sigma, "noisy_copies": arguments.noised}
     report |= with_null(summary(scored))
-    files = [] if arguments.outdir is None else _write(arguments.outdir, scored, report)
-    report |= {"files": [str(path) for path in files], "seconds": round(time.perf_counter() - start, 1)}
+    written = [] if arguments.outdir is None else _write(arguments.outdir, scored, report)
+    report |= {"files": [str(path) for path in written], "seconds": round(time.perf_counter() - start, 1)}
     print(json.dumps(report) if arguments.json else "\n".join(table(report)))
     return 0
 

@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from experiments.commands.options import parse, take_flag
-from experiments.config.file import load_config
 from experiments.config.tree import Config
 from experiments.errors import UsageError
-from experiments.runs.load import CheckpointArguments
+from experiments.runs.load import DataArguments
 from experiments.sampling.choice import SamplerChoice, choose_name, default_options, options_type
+from experiments.training.kept import run_config
 from samplers.grids import GridName
 from samplers.registry import SAMPLERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunArguments(CheckpointArguments):
+class RunArguments(DataArguments):
     """The arguments of every command that samples a run."""
 
     sampler: Any
@@ -77,7 +77,7 @@ def read_arguments(
     if place is None and not asks_for_help:
         raise UsageError("--run is missing; give the folder that `scorefield train` wrote.")
     if name is None and place is not None:  # a folder of one checkpoint has a config.json too
-        name = choose_name(load_config(Path(place) / "config.json").sampling.sampler, "--sampling.sampler")
+        name = choose_name(run_config(Path(place)).sampling.sampler, "--sampling.sampler")
     name = name or "heun"
     arguments = parse(_with_options(cls, name), argv, prog, description, taken=("--sampler", *taken))
     if arguments.steps is not None and arguments.steps < 1:

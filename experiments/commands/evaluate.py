@@ -33,7 +33,7 @@ def run(argv: list[str]) -> int:
     """Evaluate; returns the exit status."""
     arguments, name = read_arguments(EvaluateArguments, argv, "scorefield evaluate", DESCRIPTION)
     arguments.check()
-    model = load_run(arguments)
+    model = load_run(arguments, arguments.data)
     with reporting(quiet=arguments.json):
         measures = evaluate(model, arguments.choice(name, model.config), arguments)
     report = {"run": str(arguments.run), **measures}

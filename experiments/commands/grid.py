@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     limits = (arguments.sigma_min, arguments.sigma_max, arguments.rho)
     if arguments.grid is not None or any(limit is not None for limit in limits):
         raise UsageError("--grid and its limits are what is to be found; leave them out.")
-    model = load_run(arguments)
+    model = load_run(arguments, arguments.data)
     with reporting(quiet=arguments.json), stage("fitting the grid"):
         kept = fit_grid(model, arguments.choice(name, model.config), arguments)
     path = fitted_grids.save(arguments.run, kept)

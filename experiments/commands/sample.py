@@ -7,16 +7,18 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from experiments.commands.arguments import RunArguments, catalogue, read_arguments
 from experiments.commands.options import take_flag
-from experiments.commands.progress import progress
+from experiments.commands.progress import place, progress, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
-from experiments.pictures.output import write
+from experiments.pictures.output import Request, output
 from experiments.runs.classes import class_name, class_numbers
 from experiments.runs.load import load_model, load_run, run_data
 from experiments.runs.provenance import checkpoint, origin
-from experiments.sampling.drawing import draw, gather
+from experiments.sampling.drawing import draw, starts
 from experiments.sampling.guidance import Clip, Guidance
 from experiments.sampling.solver import build
 from experiments.sampling.throughput import Throughput
@@ -63,8 +65,8 @@ class SampleArguments(RunArguments):
     more exactly."""
     batch: int = 64
     """Images drawn at a time; it affects the speed only."""
-    outdir: Path = Path("samples")
-    """Folder to write to."""
+    outdir: Path | None = None
+    """Folder to write to. [RUN/samples/NAME, named from what determines the samples]"""
     format: Literal["grid", "png", "npz"] = "grid"
     """One picture with all images or points, one PNG for each image, or one array file."""
 
@@ -86,7 +88,7 @@ def run(argv: list[str]) -> int:
 
 
 def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
-    model = load_run(arguments)
+    model = load_run(arguments, arguments.data)
     label = None if arguments.label is None else int(class_numbers(model, arguments.label))
     if model.of_points:
         _check_points(arguments)
@@ -106,37 +108,44 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
         clip=arguments.clip,
         percentile=arguments.percentile,
     )
-    throughput = Throughput(min(arguments.batch, len(seeds)))
-    try:
-        batches = draw(
-            model,
-            solver,
-            seeds,
-            batch=arguments.batch,
-            label=label,
-            guidance=guidance,
-            brownian_tree=arguments.brownian_tree,
-        )
-        samples = gather(batches, throughput, lambda now: progress(now, len(seeds), arguments.json))
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise UsageError(f"--sampler {name}: {error}") from None
     provenance = {
         **solver.provenance,
         **origin(model),
-        "nfe": samples.nfe,
         "seeds": arguments.seeds,
         "class": label,
         **({} if label is None else {"class_name": class_name(model, label)}),
         "guidance": arguments.guidance,
         **_beyond_defaults(arguments, guidance),
     }
-    paths = write(arguments.outdir, arguments.format, model, samples.images, seeds, provenance, label)
+    labels = {} if label is None else {"labels": np.full(len(seeds), label)}
+    written = output(Request(model, arguments.format, seeds, provenance, labels), arguments.outdir)
+    batch = min(arguments.batch, len(seeds))
+    total = sum(len(seeds[start : start + batch]) for start in starts(seeds, batch, written.there))
+    throughput = Throughput(batch)
+    try:
+        with written:
+            for drawn in draw(
+                model,
+                solver,
+                seeds,
+                batch=batch,
+                label=label,
+                guidance=guidance,
+                brownian_tree=arguments.brownian_tree,
+                there=written.there,
+            ):
+                written.add(drawn.seeds, drawn.images, drawn.nfe)
+                throughput.add(len(drawn.seeds))
+                progress(throughput, total, arguments.json)
+            paths = written.finish()
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(f"--sampler {name}: {error}") from None
     if arguments.json:
-        print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
+        report = {**provenance, "nfe": written.nfe, "files": [str(path) for path in paths]}
+        print(json.dumps({**report, "already_there": len(written.there), **throughput.report()}))
     else:
-        at_most = "at most " if guidance.limited else ""
-        where = paths[0] if len(paths) == 1 else f"{arguments.outdir} ({len(paths)} files)"
-        print(f"{len(seeds)} samples, {at_most}{samples.nfe} network calls each, {throughput}: {where}")
+        calls = f"{'at most ' if guidance.limited else ''}{written.nfe} network calls each"
+        print(f"{len(seeds)} samples, {calls}, {told(throughput, written.there)}: {place(paths)}")
     return 0
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from experiments.commands.options import parse
-from experiments.commands.progress import progress
+from experiments.commands.progress import place, progress, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.names import choose
-from experiments.pictures.output import write
+from experiments.pictures.output import Request, output
 from experiments.runs.load import CheckpointArguments, load_run
 from experiments.runs.provenance import origin
 from experiments.sampling.throughput import Throughput
@@ -62,8 +62,8 @@ class EnergySampleArguments(CheckpointArguments):
     """One seed for each image or point: 0-63, or 1,5,10-12."""
     batch: int = 64
     """Images drawn at a time; it affects the speed only."""
-    outdir: Path = Path("samples")
-    """Folder to write to."""
+    outdir: Path | None = None
+    """Folder to write to. [RUN/samples/NAME, named from what determines the samples]"""
     format: Literal["grid", "png", "npz"] = "grid"
     """One picture with all images or points, one PNG for each image, or one array file."""
     json: bool = False
@@ -95,6 +95,7 @@ def run(kernel: str, argv: list[str]) -> int:
 
 def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: list[int]) -> int:
     from experiments.runs.energy import energy_of
+    from experiments.sampling.drawing import starts
     from experiments.sampling.energy import SIZES, EnergySampler, draw_energy
 
     model = load_run(arguments)
@@ -113,40 +114,56 @@ def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: list[int]) 
         size=size,
         leapfrogs=arguments.leapfrogs,
     )
-    parts, throughput = [], Throughput(min(arguments.batch, len(seeds)))
-    for part in draw_energy(energy, sampler, seeds, batch=arguments.batch):
-        parts.append(part)
-        throughput.add(len(part.drawn.seeds))
-        progress(throughput, len(seeds), arguments.json)
-    pictures = np.concatenate([part.drawn.images for part in parts])
-    counts = [len(part.drawn.seeds) for part in parts]
-    accepted = np.average([part.acceptance for part in parts], axis=0, weights=counts)
-    # The last step on the way down is at 1 already; without a way down all are.
-    first = 0 if hottest == 1 else arguments.steps - 1
-    acceptance = {"cooling": float(accepted[: arguments.steps].mean()), "end": float(accepted[first:].mean())}
-    _warn(sampler, energy, acceptance["end"])
     provenance = {
         "sampler": f"energy-{kernel}",
         **sampler.report(),
         "sigma": energy.sigma,
-        "acceptance": acceptance,
         **origin(model),
-        "nfe": sampler.calls,
         "seeds": arguments.seeds,
     }
-    paths = write(arguments.outdir, arguments.format, model, pictures, seeds, provenance)
+    written = output(Request(model, arguments.format, seeds, provenance), arguments.outdir)
+    batch, rates = min(arguments.batch, len(seeds)), []
+    total = sum(len(seeds[start : start + batch]) for start in starts(seeds, batch, written.there))
+    throughput = Throughput(batch)
+    with written:
+        for part in draw_energy(energy, sampler, seeds, batch=batch, there=written.there):
+            written.add(part.drawn.seeds, part.drawn.images, part.drawn.nfe)
+            rates.append((part.acceptance, len(part.drawn.seeds)))
+            throughput.add(len(part.drawn.seeds))
+            progress(throughput, total, arguments.json)
+        acceptance = _acceptance(rates, sampler) if rates else None
+        paths = written.finish({} if acceptance is None else {"acceptance": acceptance})
+    if acceptance is not None:
+        _warn(sampler, energy, acceptance["end"])
     if arguments.json:
-        print(json.dumps({**provenance, "files": [str(path) for path in paths], **throughput.report()}))
-        return 0
-    done = (
-        f"{arguments.steps + arguments.hold} steps of {kernel} at T = 1, accepted {acceptance['end']:.1%}"
-        if hottest == 1
-        else f"{arguments.steps} steps of {kernel} from T = {hottest:.4g} to 1 and {arguments.hold} at 1, "
-        f"accepted {acceptance['cooling']:.1%} on the way down, {acceptance['end']:.1%} at 1"
-    )
-    where = paths[0] if len(paths) == 1 else f"{arguments.outdir} ({len(paths)} files)"
-    print(f"{len(seeds)} samples, {done}, {throughput}: {where}")
+        report = {**provenance, "acceptance": acceptance, "nfe": written.nfe, "files": [str(path) for path in paths]}
+        print(json.dumps({**report, "already_there": len(written.there), **throughput.report()}))
+    else:
+        done = _done(sampler, acceptance)
+        print(f"{len(seeds)} samples, {done}, {told(throughput, written.there)}: {place(paths)}")
     return 0
+
+
+def _acceptance(rates: list[tuple[np.ndarray, int]], sampler: EnergySampler) -> dict[str, float]:
+    """The shares of accepted steps on the way down and at T = 1; `rates` are those of batches, and their sizes."""
+    accepted = np.average([rate for rate, _ in rates], axis=0, weights=[size for _, size in rates])
+    # The last step on the way down is at 1 already; without a way down all are.
+    first = 0 if sampler.temperature == 1 else sampler.steps - 1
+    return {"cooling": float(accepted[: sampler.steps].mean()), "end": float(accepted[first:].mean())}
+
+
+def _done(sampler: EnergySampler, acceptance: dict[str, float] | None) -> str:
+    """What the chains did, in words."""
+    steps, hold, cools = sampler.steps, sampler.hold, sampler.temperature != 1
+    what = (
+        f"{steps} steps of {sampler.kernel} from T = {sampler.temperature:.4g} to 1 and {hold} at 1"
+        if cools
+        else f"{steps + hold} steps of {sampler.kernel} at T = 1"
+    )
+    if acceptance is None:
+        return what
+    down = f"{acceptance['cooling']:.1%} on the way down, " if cools else ""
+    return f"{what}, accepted {down}{acceptance['end']:.1%}" + (" at 1" if cools else "")
 
 
 def _warn(sampler: EnergySampler, energy: Energy, accepted: float) -> None:

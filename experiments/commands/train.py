@@ -15,20 +15,24 @@ from experiments import presets
 from experiments.commands.options import parse, take_flag
 from experiments.config.checks import check
 from experiments.config.choices import NODES
-from experiments.config.file import document
+from experiments.config.file import document, load_config
 from experiments.config.tree import Config
 from experiments.data.registry import SOURCES
 from experiments.errors import DataError, UsageError, warn
 from experiments.names import choose
 from experiments.sampling import solver
+from experiments.training.kept import run_config, run_source
 
 DESCRIPTION = """\
 Train a model on images. The same command again resumes the training, bit for bit.
 
   scorefield train --preset digits-ddpm --outdir runs/digits
   scorefield train --preset mnist-edm-unet --data folder:photos --data.size 28 --no-conditional
+  scorefield train --run runs/digits
+  scorefield train --config runs/digits/config.json --outdir runs/other --training.seed 1
 
-{common}A preset comes first; every field of it can be overridden. These choose its data and its
+{common}--run goes on with a run by its own configuration, --config starts a new one from a file.
+Otherwise a preset comes first. Every field can be overridden. These choose the data and the
 types, to which --plugin MODULE adds those of a module of your own; their fields follow:
 {names}
 """
@@ -66,6 +70,10 @@ class TrainArguments:
     """The arguments of `scorefield train`."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder of a run to go on with, by its own configuration; of other flags only those that may change go with it."""
+    file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """File with the configuration to start from, such as the config.json of a run; --outdir goes with it."""
     preset: str = "digits-ddpm"
     """Name of the configuration to start from; `scorefield presets` lists them."""
     outdir: Path | None = None
@@ -76,6 +84,8 @@ class TrainArguments:
     """Print the result as JSON."""
     quiet: bool = False
     """Show no progress."""
+    restart: bool = False
+    """Train anew from step 0 where none of the run's checkpoints can be trusted; where one can, it is gone on with."""
     coordinator: str | None = None
     """HOST:PORT of process 0, for several hosts; found automatically on TPU and under SLURM."""
     num_processes: int | None = None
@@ -93,13 +103,11 @@ def describe() -> str:
 
 
 def read(argv: list[str]) -> TrainArguments:
-    """The preset with all overrides, which `check` has not seen yet.
+    """The preset, or the configuration of a run or a file, with all overrides, which `check` has not seen yet.
 
-    Raises UsageError for anything that cannot be read.
+    Raises UsageError for anything that cannot be read, CheckpointError for a run or a file that cannot be.
     """
-    preset, argv = take_flag(argv, "--preset")
-    preset = preset or TrainArguments.__dataclass_fields__["preset"].default
-    config = presets.load(preset)
+    start, config, argv = _start(argv)
     source, argv = take_flag(argv, "--data")
     nodes = {}
     for node, choices in NODES.items():
@@ -108,12 +116,45 @@ def read(argv: list[str]) -> TrainArguments:
             nodes[node] = choose(f"--{node}", name, choices)()
     if source is not None:
         argv = ["--data.source", source, *argv]
-    taken = ("--preset", "--data", *(f"--{node}" for node in NODES))
-    return _parse(argv, dataclasses.replace(config, **nodes), preset, taken)
+    taken = (*_STARTS, "--data", *(f"--{node}" for node in NODES))
+    arguments = _parse(argv, dataclasses.replace(config, **nodes), start, taken)
+    if arguments.run is not None and arguments.outdir is not None:
+        raise UsageError(f"--run {arguments.run} goes on in that folder; leave --outdir out, or give --config FILE.")
+    if arguments.file is not None and arguments.outdir is None and not arguments.dry_run:
+        raise UsageError("--config starts a new run; say where by --outdir, or go on with a run by --run.")
+    return arguments
 
 
-def _parse(argv: list[str], config: Config, preset: str, taken: Sequence[str]) -> TrainArguments:
-    """The arguments, with `config` as their default.
+_STARTS = ("--run", "--config", "--preset")
+"""The flags that say what to start from."""
+
+
+def _start(argv: list[str]) -> tuple[dict[str, Any], Config, list[str]]:
+    """(What the arguments are to say of it, the configuration to start from, the other words)."""
+    (run, argv), given = take_flag(argv, "--run"), argv
+    file, argv = take_flag(argv, "--config")
+    preset, argv = take_flag(argv, "--preset")
+    named = [flag for flag, value in zip(_STARTS, (run, file, preset), strict=True) if value is not None]
+    if len(named) > 1:
+        raise UsageError(f"{named[0]} and {named[1]} both say what to start from; leave one of them out.")
+    asks_for_help = any(word in ("-h", "--help") for word in given)
+    if run is not None and not asks_for_help:
+        if (Path(run) / "SHA256SUMS").exists():
+            raise UsageError(f"--run {run} is a single checkpoint; give the folder of its run.")
+        return {"run": Path(run)}, run_config(Path(run)), argv
+    if file is not None and not asks_for_help:
+        path = Path(file)
+        if not path.is_file():
+            inside = path / "config.json"
+            remedy = f"give {inside}" if inside.is_file() else "give a file, such as the config.json of a run"
+            raise UsageError(f"--config {file} is no file; {remedy}.")
+        return {"file": path}, load_config(path), argv
+    preset = preset or TrainArguments.__dataclass_fields__["preset"].default
+    return {"preset": preset}, presets.load(preset), argv
+
+
+def _parse(argv: list[str], config: Config, start: dict[str, Any], taken: Sequence[str]) -> TrainArguments:
+    """The arguments, with `config` and `start` as their defaults.
 
     tyro is given the types that stand at the nodes of `config` alone: those of a plugin are not in the hints.
     """
@@ -121,9 +162,8 @@ def _parse(argv: list[str], config: Config, preset: str, taken: Sequence[str]) -
     exact = dataclasses.make_dataclass("Config", types, bases=(Config,), frozen=True, kw_only=True)
     field = ("config", Annotated[exact, tyro.conf.arg(name="")])
     cls = dataclasses.make_dataclass("TrainArguments", [field], bases=(TrainArguments,), frozen=True, kw_only=True)
-    parsed = parse(
-        cls, argv, "scorefield train", describe(), cls(config=exact(**_fields(config)), preset=preset), taken
-    )
+    default = cls(config=exact(**_fields(config)), **start)
+    parsed = parse(cls, argv, "scorefield train", describe(), default, taken)
     return TrainArguments(**{**_fields(parsed), "config": Config(**_fields(parsed.config))})
 
 
@@ -141,7 +181,7 @@ def run(argv: list[str]) -> int:
         _join(arguments)
     check(arguments.config)
     solver.build_own(arguments.config)  # refuses now what could not be sampled in the end
-    outdir = arguments.outdir or Path("runs") / arguments.preset
+    outdir = arguments.outdir or arguments.run or Path("runs") / arguments.preset
     from experiments.training.data import open_data, tell
     from experiments.training.loop import train
     from experiments.training.resume import with_own_rules
@@ -151,14 +191,14 @@ def run(argv: list[str]) -> int:
         print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))
         _tell_of_data(config)
         return 0
-    data = open_data(config)
+    data = open_data(config, None if arguments.run is None else run_source(arguments.run, config))
     tell(data, quiet)
     on_sample = None
     if config.training.sample_every:
         from experiments.pictures.preview import GridWriter
 
         on_sample = GridWriter(config, data.facts, outdir)
-    result = train(config, outdir, data=data, on_sample=on_sample, quiet=quiet)
+    result = train(config, outdir, data=data, on_sample=on_sample, quiet=quiet, restart=arguments.restart)
     if arguments.json:
         summary = {
             "outdir": str(outdir),

@@ -14,6 +14,7 @@ from typing import Any
 from experiments.commands.options import parse
 from experiments.compilation import compile_quickly
 from experiments.errors import UsageError, did_you_mean, reason, warn
+from experiments.files import write_text
 from experiments.progress import reporting, tracked
 from experiments.runs.load import CheckpointArguments, load_run, run_data
 from experiments.verification.registry import Identity, Precision, Row, Setting, applicable, identities, shown
@@ -46,6 +47,8 @@ class VerifyArguments:
     """The folder of a trained run, or of one of its checkpoints: check this model instead."""
     ema: str = "0"
     """With --run, the parameters to check: the number of an average, counted from 0, or raw."""
+    data: str | None = None
+    """With --run, the URI of its data, where they have moved; they must be the same. [where the run has read them]"""
     best: bool = False
     """With --run, check the checkpoint of the lowest held-out loss, not the newest."""
     samples: int = 256
@@ -70,7 +73,7 @@ def run(words: list[str]) -> int:
 
 def _table(arguments: VerifyArguments) -> int:
     default = VerifyArguments()
-    for flag in ("ema", "best", "samples", "seed", "batch"):
+    for flag in ("ema", "data", "best", "samples", "seed", "batch"):
         if getattr(arguments, flag) != getattr(default, flag):
             raise UsageError(f"--{flag} goes with --run; name a run, or leave it out.")
     compile_quickly()
@@ -116,7 +119,8 @@ def _trained(arguments: VerifyArguments) -> int:
         if getattr(arguments, name) < least:
             raise UsageError(f"--{name} is {getattr(arguments, name)}; give at least {least}.")
     assert arguments.run is not None
-    trained = load_run(CheckpointArguments(run=arguments.run, ema=arguments.ema, best=arguments.best))
+    which = CheckpointArguments(run=arguments.run, ema=arguments.ema, best=arguments.best)
+    trained = load_run(which, arguments.data)
     if isinstance(trained.config.objective, Generator):
         raise UsageError(
             f"--run {arguments.run} is a generator of one step, which is no denoiser; see `scorefield evaluate` for "
@@ -212,8 +216,11 @@ def _writable(path: Path) -> None:
 
 def _write(path: Path, text: str, silent: Any) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
+        if path.exists() and not path.is_file():  # a pipe, or a terminal
+            path.write_text(text, encoding="utf-8")
+        else:
+            write_text(path.resolve(), text)
+    except (OSError, UsageError) as error:
         raise UsageError(f"--html {path} cannot be written: {reason(error)}.") from None
     if not silent:
         print(path)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from experiments.config import choices, plugins
 from experiments.config.checks import check
 from experiments.config.tree import Config
-from experiments.errors import CheckpointError, UsageError
+from experiments.errors import CheckpointError, UsageError, reason
 from experiments.files import replacing
 from experiments.names import canonical
 
@@ -60,8 +60,8 @@ def from_json(value: Any, where: str = "configuration") -> Any:
             raise CheckpointError(f"{where}.{name} is {fields[name]!r}, which is {kind}; restore the file.")
     try:
         return cls(**fields)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{where}: {error}") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(f"{where}: {reason(error)}; restore the file.") from None
 
 
 def check_kinds(node: Any, where: str = "config") -> None:
@@ -123,20 +123,25 @@ def load_config(path: Path) -> Config:
     and UsageError when it needs a plugin that nobody here has named.
     """
     try:
-        said = json.loads(path.read_text())
+        said = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path} does not exist; --run takes the folder that `scorefield train` wrote.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); mend it, or give another folder.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); restore it or train anew.") from None
-    config = from_json(_with_plugins(said, path), str(path))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({reason(error)}); restore it or train anew.") from None
+    try:
+        config = from_json(_with_plugins(said, path), str(path))
+    except RecursionError:
+        raise CheckpointError(f"{path} is nested too deeply; restore the file.") from None
     if not isinstance(config, Config):
-        raise CheckpointError(f"{path} holds a {type(config).__name__}, not a run's configuration.")
+        raise CheckpointError(f"{path} holds a {type(config).__name__}, not a run's configuration; restore the file.")
     try:
         check(config)
     except UsageError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    except Exception as error:  # numbers of the right type that overflow somewhere
+        raise CheckpointError(f"{path} holds values that cannot be ({reason(error)}); restore the file.") from None
     return config
 
 

@@ -74,6 +74,8 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         raise DataError(
             f"{error.filename or config.source} cannot be read ({reason(error)}); check that it may be read."
         ) from None
+    except (UnicodeError, RecursionError) as error:  # of names that are no text, and of nests without end
+        raise DataError(f"{config.source} cannot be read ({reason(error)}); restore it, or write it anew.") from None
     except MemoryError:
         raise DataError(f"{config.source} does not fit into memory; choose a smaller --data.size.") from None
 

@@ -46,20 +46,20 @@ SamplerLike = str | Options | None
 """A sampler by its name in `scorefield samplers`, as an object, or None for the run's own."""
 
 
-def load(place: Path | str, *, average: int | None = 0, best: bool = False) -> Run:
+def load(place: Path | str, *, average: int | None = 0, best: bool = False, data: str | None = None) -> Run:
     """The trained run in the folder `place`, or of the one checkpoint whose folder it is.
 
     Of a run it is the newest checkpoint that can be trusted, with a line on standard error for each that is passed
     over, or with `best` the one of the lowest held-out loss. `average` is the number of the averaged parameters, None
-    for the raw ones. Raises CheckpointError when there is no checkpoint or it is damaged, UsageError for an average
-    that it has not.
+    for the raw ones; `data` is the URI of the run's data, where they have moved. Raises CheckpointError when there is
+    no checkpoint or it is damaged, UsageError for an average that it has not.
     """
     if not (average is None or hasattr(average, "__index__")):
         raise UsageError(f"average is {average!r}; give its number, counted from 0, or None for the raw parameters.")
     model = load_model(Path(place), average, use_best=best, warn=warn)
     folder = model.path
     assert folder is not None
-    model = dataclasses.replace(model, params=jax.device_put(model.params))  # once, not with every call
+    model = dataclasses.replace(model, data=data, params=jax.device_put(model.params))  # once, not with every call
     return Run(model, folder.parent.parent if folder.parent.name == "checkpoints" else folder)
 
 

@@ -39,6 +39,7 @@ def training(
     devices: tuple[Any, ...] | None = None,
     quiet: bool = True,
     signals: bool = False,
+    restart: bool = False,
 ) -> Training[Step]:
     """Train `config` in the folder `outdir`, or go on with the training that is there, as an iterator over its steps.
 
@@ -50,4 +51,4 @@ def training(
     the loop early saves the step that the body saw last, and the same call goes on from there. All else is as in
     `experiments.training.loop.training`, errors included.
     """
-    return loop.training_with(Step, config, Path(outdir), data, devices, quiet, signals)
+    return loop.training_with(Step, config, Path(outdir), data, devices, quiet, signals, restart)

@@ -6,22 +6,28 @@ beside its place and moved there whole, so that nobody ever reads half a picture
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
+from numpy.lib import format as npy
 
 from experiments.errors import DataError, UsageError
-from experiments.files import replacing
+from experiments.files import replacing, write_text
 
 KEY = "scorefield"
 """The PNG text chunk that holds the whole provenance as JSON."""
 
+
+_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last bytes of every PNG
 
 SHORTEST, SEPARATOR = 600, 64  # pixels of a contact sheet's longer side at least, and the grey between its tiles
 
@@ -61,9 +67,16 @@ def contact_sheet(
     return picture
 
 
-def save_png(path: Path, image: UInt8[np.ndarray, "height width channels"], provenance: Mapping[str, Any]) -> None:
+def save_png(
+    path: Path,
+    image: UInt8[np.ndarray, "height width channels"],
+    provenance: Mapping[str, Any],
+    *,
+    swept: bool = False,
+) -> None:
     """Write one image with its provenance: the text chunk `scorefield` as JSON, and a chunk for each key.
 
+    `swept` is as in `replacing`.
     Raises DataError for an image that no PNG can hold, UsageError when the file cannot be written.
     """
     from PIL import Image
@@ -74,23 +87,35 @@ def save_png(path: Path, image: UInt8[np.ndarray, "height width channels"], prov
     for key, value in {**provenance, KEY: dict(provenance)}.items():
         text.add_text(key, value if isinstance(value, str) else json.dumps(value))
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    with replacing(path) as temporary:
+    with replacing(path, swept=swept) as temporary:
         picture.save(temporary, format="PNG", pnginfo=text)
 
 
 def save_singles(folder: Path, images: Images, seeds: Sequence[int], provenance: Mapping[str, Any]) -> list[Path]:
     """Write image i to `folder` as the six or more digits of seeds[i] and .png; returns the paths.
 
-    The provenance of each file holds its own `seed` besides. Raises as `save_png` does, and ValueError unless every
-    image has a seed of its own.
+    The provenance of each file holds its own `seed` besides; nothing is swept. Raises as `save_png` does, and
+    ValueError unless every image has a seed of its own.
     """
     if len(seeds) != len(images) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds holds {len(set(seeds))} different seeds for {len(images)} images; give one for each.")
+    if not len(images):
+        return []
     check(images)
-    paths = [folder / f"{seed:06d}.png" for seed in seeds]
-    for path, image, seed in zip(paths, images, seeds, strict=True):
-        save_png(path, image, {**provenance, "seed": int(seed)})
+    paths = [folder / single(seed) for seed in seeds]
+
+    def save(path: Path, image: np.ndarray, seed: int) -> None:
+        save_png(path, image, {**provenance, "seed": int(seed)}, swept=True)
+
+    # The disk flushes many files together in hardly more time than one.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(save, paths, images, seeds))
     return paths
+
+
+def single(seed: int) -> str:
+    """The name of the picture of one seed."""
+    return f"{seed:06d}.png"
 
 
 def save_npz(path: Path, images: Images, provenance: Mapping[str, Any], **arrays: np.ndarray) -> None:
@@ -108,11 +133,71 @@ def save_arrays(path: Path, provenance: Mapping[str, Any], **arrays: np.ndarray)
     Raises UsageError when a file cannot be written.
     """
     named: dict[str, Any] = dict(arrays)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **named)
-    shapes = {name: list(array.shape) for name, array in named.items()}
-    with replacing(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({**provenance, "arrays": shapes, "sha256": _digest(path)}, indent=2) + "\n")
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            np.savez_compressed(file, **named)
+        _describe(path, temporary, provenance, {name: list(array.shape) for name, array in named.items()})
+
+
+class ArrayWriter:
+    """An npz file with its provenance, as `save_arrays` writes it, of which one array comes in parts along its rows."""
+
+    def __init__(self, path: Path, name: str, count: int, **arrays: np.ndarray) -> None:
+        """The array `name` will have `count` rows; `arrays` are the others. Raises UsageError as `save_arrays`."""
+        self._path, self._name, self._count, self._stack = path, name, count, contextlib.ExitStack()
+        self._part: Any = None
+        self._finished = False
+        self._temporary = self._stack.enter_context(replacing(path))
+        with self._in_a_sentence():
+            self._archive = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_DEFLATED)
+            self._shapes = {name: list(array.shape) for name, array in arrays.items()}
+            for other, array in arrays.items():
+                with self._archive.open(f"{other}.npy", "w", force_zip64=True) as part:
+                    npy.write_array(part, np.asanyarray(array), allow_pickle=False)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Write some more rows. Raises UsageError when the disk refuses."""
+        with self._in_a_sentence():
+            if self._part is None:
+                shape = (self._count, *rows.shape[1:])
+                self._shapes[self._name] = list(shape)
+                self._part = self._archive.open(f"{self._name}.npy", "w", force_zip64=True)
+                description = npy.dtype_to_descr(rows.dtype)
+                npy.write_array_header_1_0(self._part, {"descr": description, "fortran_order": False, "shape": shape})
+            self._part.write(np.ascontiguousarray(rows).data)
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """Write the provenance, and move the files to their places. Raises UsageError when the disk refuses."""
+        with self._in_a_sentence():
+            self._part.close()
+            self._archive.close()
+            _describe(self._path, self._temporary, provenance, self._shapes)
+        self._stack.close()
+        self._finished = True
+
+    def close(self, error: BaseException | None) -> None:
+        """Remove what is not finished; `error` is what has come between, if anything has."""
+        if self._finished:
+            return
+        for part in (self._part, self._archive):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                part.close()
+        error = error or ValueError("not finished")
+        self._stack.__exit__(type(error), error, error.__traceback__)
+
+    @contextlib.contextmanager
+    def _in_a_sentence(self) -> Any:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise UsageError(f"{self._path} cannot be written ({why}); choose another place.") from None
+
+
+def _describe(path: Path, written: Path, provenance: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
+    """Write the JSON beside the npz file `path`, which lies at `written` yet: it is never there without."""
+    said = {**provenance, "arrays": shapes, "sha256": _digest(written)}
+    write_text(path.with_suffix(".json"), json.dumps(said, indent=2) + "\n")
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
@@ -139,6 +224,19 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return provenance
 
 
+def require_own(*paths: Path) -> None:
+    """Raise UsageError where one of the files is there and is not one that scorefield wrote."""
+    for path in paths:
+        try:
+            if path.is_symlink() or path.exists():
+                read_provenance(path)
+        except DataError:
+            raise UsageError(
+                f"{path} is there, and is not one of scorefield's own; give another --outdir, or move it away; nothing "
+                "was overwritten."
+            ) from None
+
+
 def check(images: np.ndarray) -> np.ndarray:
     """`images`, if they are uint8 (n, height, width, channels) that a PNG can hold.
 
@@ -160,8 +258,11 @@ def _png_text(path: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with open(path, "rb") as file, Image.open(file, formats=["PNG"]) as picture:
             text = picture.info.get(KEY)
+            file.seek(-len(_END), 2)
+            if file.read() != _END:
+                raise ValueError("it is cut short")
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
     if not isinstance(text, str):

@@ -1,55 +1,245 @@
-"""Samples on the disk: one picture, single PNGs or arrays."""
+"""Samples on the disk, written as they are drawn: one picture, single PNGs or arrays.
+
+Every file says which request it answers. The same request goes on where it stopped; a file of another one, or of
+somebody else, is never overwritten.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
+from experiments import files as disk
+from experiments.data.source import Events
 from experiments.data.sources.plane import law_of
+from experiments.errors import DataError, UsageError
 from experiments.pictures import files
 from experiments.runs.model import Model
 
+Form = Literal["grid", "png", "npz"]
+REQUEST = "request_sha256"
+"""The key under which a file's provenance holds the digest of its request."""
+_PLACES = ("checkpoint",)
+"""What does not change a sample: where a checkpoint lies, which its SHA-256 names."""
 
-def write(
-    outdir: Path,
-    form: Literal["grid", "png", "npz"],
-    model: Model,
-    pictures: np.ndarray,
-    seeds: list[int],
-    provenance: dict[str, Any],
-    label: int | None = None,
-) -> list[Path]:
-    """Write samples to `outdir` as one picture ("grid"), as a PNG each or as arrays; returns the files.
 
-    The one picture is a contact sheet of images, or the `model_picture` of points in the plane.
-    Raises UsageError when a file cannot be written.
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, before anything is drawn."""
+
+    model: Model
+    form: Form
+    seeds: Sequence[int]
+    provenance: Mapping[str, Any]
+    """All that determines the samples, as JSON values, `seeds` as they were typed among it."""
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What an array file holds besides the samples and the seeds."""
+
+    @property
+    def determining(self) -> dict[str, Any]:
+        """What a file must share to answer this request; single pictures may be of any list of seeds."""
+        asked = _without_places(json.loads(json.dumps(self.provenance)))
+        return {name: value for name, value in asked.items() if name != "seeds" or self.form != "png"}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines the files."""
+        return hashlib.sha256(json.dumps(self.determining, sort_keys=True).encode()).hexdigest()
+
+    def folder(self) -> Path:
+        """The folder for the files unless another is asked for: in the run, named from what determines them.
+
+        A checkpoint that was copied out of its run stays as it is: there it is a folder in ./samples.
+        """
+        said, path = self.provenance, self.model.path
+        words = [f"step-{said['checkpoint_step']:07d}", said["sampler"], said.get("steps")]
+        words += [f"{name}-{said[name]}" for name in ("class", "guidance") if said.get(name) is not None]
+        name = "-".join([re.sub(r"[^\w.]+", "-", str(word))[:40] for word in words] + [self.digest[:8]])
+        home = path.parent.parent if path is not None and path.parent.name == "checkpoints" else Path()
+        return home / "samples" / name
+
+
+class Output:
+    """The files of a request, written batch by batch within `with`; an error leaves no half of one."""
+
+    def __init__(self, request: Request, folder: Path) -> None:
+        """Raises UsageError when `folder` holds a file of that name which another request, or somebody else, wrote."""
+        self._request, self._folder = request, folder
+        self._provenance = {**request.provenance, REQUEST: request.digest}
+        self.nfe: int | None = None
+        """Network calls for each sample, once one is known."""
+        self.there: frozenset[int] = frozenset()
+        """The seeds whose files are there already."""
+        disk.sweep(folder, self._names())  # also where nothing is left to write
+        self._look()
+
+    def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
+        """Write a batch, or keep it for the file that holds all. Raises UsageError when the disk refuses."""
+        self.nfe = nfe
+
+    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
+        """Write what holds all samples, which have been added in the order of the seeds; returns the files.
+
+        `measured` is what the drawing of all has shown, for the provenance of a file that holds all.
+        """
+        raise NotImplementedError
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def _whole(self, measured: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self._provenance, **measured, "nfe": self.nfe}
+
+    def _names(self) -> set[str]:
+        raise NotImplementedError
+
+    def _look(self) -> None:
+        for name in self._names():
+            self._answers(self._folder / name)
+
+    def _answers(self, path: Path) -> dict[str, Any] | None:
+        """The provenance of the file at `path` if it answers the request, None if there is none.
+
+        Raises UsageError for a file of another request, or of somebody else.
+        """
+        if not (path.is_symlink() or path.exists()):
+            return None
+        remedy = "give another --outdir, or move them away"
+        try:
+            said = _said(path)
+        except DataError:
+            what = f"{path.name}, which is not one of scorefield's own"
+            raise UsageError(f"{self._folder} holds {what}; {remedy}; nothing was overwritten.") from None
+        if said.get(REQUEST) == self._provenance[REQUEST]:
+            return said
+        here, there = self._request.determining, _without_places(said)
+        differing = next((name for name in here if here[name] != there.get(name)), None)
+        why = f" ({differing} {there.get(differing)}, not {here[differing]})" if differing else ""
+        raise UsageError(f"{self._folder} holds samples of another command{why}; {remedy}; nothing was overwritten.")
+
+
+class _Singles(Output):
+    """A PNG for each seed."""
+
+    def _names(self) -> set[str]:
+        return {files.single(seed) for seed in self._request.seeds}
+
+    def _look(self) -> None:
+        seeds = self._request.seeds
+        with ThreadPoolExecutor(16) as pool:  # a disk that is far away answers many at once
+            answers = list(pool.map(lambda seed: self._answers(self._folder / files.single(seed)), seeds))
+        known = {seed: said for seed, said in zip(seeds, answers, strict=True) if said is not None}
+        self.there, self.nfe = frozenset(known), next((said.get("nfe") for said in known.values()), None)
+
+    def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
+        super().add(seeds, events, nfe)
+        rows = [row for row, seed in enumerate(seeds) if seed not in self.there]
+        provenance = {name: value for name, value in self._provenance.items() if name != "seeds"} | {"nfe": nfe}
+        files.save_singles(self._folder, events[rows], [seeds[row] for row in rows], provenance)
+
+    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
+        return [self._folder / files.single(seed) for seed in self._request.seeds]
+
+
+class _Sheet(Output):
+    """All images in one picture, or points beside their densities."""
+
+    _all: np.ndarray | None = None
+    _count = 0
+
+    def _names(self) -> set[str]:
+        return {"samples.png"}
+
+    def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
+        super().add(seeds, events, nfe)
+        if self._all is None:
+            self._all = np.empty((len(self._request.seeds), *events.shape[1:]), events.dtype)
+        self._all[self._count : self._count + len(events)] = events
+        self._count += len(events)
+
+    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
+        path, model, provenance = self._folder / "samples.png", self._request.model, self._whole(measured)
+        assert self._all is not None  # there is a seed at least
+        if model.of_points:
+            from experiments.pictures.plane import model_picture
+
+            picture = model_picture(model, law_of(model.config.data.source), self._all)
+            files.save_png(path, picture.pixels, {**provenance, **picture.facts})
+        else:
+            files.save_png(path, files.contact_sheet(self._all), provenance)
+        return [path]
+
+
+class _Archive(Output):
+    """One array file, of which no more than a batch is in memory."""
+
+    _writer: files.ArrayWriter | None = None
+
+    def _names(self) -> set[str]:
+        return {"samples.npz", "samples.json"}
+
+    def _look(self) -> None:
+        # The archive's provenance is written first, so that a process that is killed between the two goes on.
+        if self._answers(self._folder / "samples.json") is None:
+            self._answers(self._folder / "samples.npz")
+
+    def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
+        super().add(seeds, events, nfe)
+        if self._writer is None:
+            asked, part = self._request, "points" if self._request.model.of_points else "images"
+            arrays = {"seeds": np.asarray(asked.seeds), **asked.arrays}
+            self._writer = files.ArrayWriter(self._folder / "samples.npz", part, len(asked.seeds), **arrays)
+        self._writer.add(events)
+
+    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
+        assert self._writer is not None  # there is a seed at least
+        self._writer.finish(self._whole(measured))
+        return [self._folder / "samples.npz"]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close(error)
+
+
+_FORMS: dict[Form, type[Output]] = {"grid": _Sheet, "png": _Singles, "npz": _Archive}
+
+
+def output(request: Request, outdir: Path | None) -> Output:
+    """The files of a request in `outdir`, or in the request's own folder.
+
+    Raises UsageError when a file of somebody else, or of another request, would have to be overwritten.
     """
-    if model.of_points:
-        return [_write_points(outdir, form, model, pictures, seeds, provenance)]
-    if form == "png":
-        return files.save_singles(outdir, pictures, seeds, provenance)
-    if form == "npz":
-        path = outdir / "samples.npz"
-        labels = {} if label is None else {"labels": np.full(len(seeds), label)}
-        files.save_npz(path, pictures, provenance, seeds=np.asarray(seeds), **labels)
-    else:
-        path = outdir / "samples.png"
-        files.save_png(path, files.contact_sheet(pictures), provenance)
-    return [path]
+    return _FORMS[request.form](request, request.folder() if outdir is None else outdir)
 
 
-def _write_points(
-    outdir: Path, form: str, model: Model, points: np.ndarray, seeds: list[int], provenance: dict[str, Any]
-) -> Path:
-    if form == "npz":
-        path = outdir / "samples.npz"
-        files.save_arrays(path, provenance, points=points, seeds=np.asarray(seeds))
-    else:
-        from experiments.pictures.plane import model_picture
+def _said(path: Path) -> dict[str, Any]:
+    """The provenance of a file, JSON or picture. Raises DataError where there is none, or the file is not whole."""
+    if path.suffix == ".png":
+        return files.read_provenance(path)
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        said = json.loads(path.with_suffix(".json").read_bytes())
+        if isinstance(said, dict) and path.suffix == ".json":
+            return said
+    raise DataError(f"{path} carries no readable provenance; give a file that scorefield wrote.")
 
-        path = outdir / "samples.png"
-        picture = model_picture(model, law_of(model.config.data.source), points)
-        files.save_png(path, picture.pixels, {**provenance, **picture.facts})
-    return path
+
+def _without_places(said: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {name: _without_places(value) if isinstance(value, dict) else value for name, value in said.items()}
+    return {name: value for name, value in parts.items() if name not in _PLACES}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.errors import UsageError
+from experiments.errors import UsageError, reason
 from experiments.files import replacing
 
 
@@ -30,11 +30,13 @@ def load(run: Path, name: str, options: Any, steps: int) -> dict[str, Any]:
     if not path.exists():
         raise UsageError(f"--grid fitted: no grid was fitted for {name} with these options and {steps} steps; {remedy}")
     try:
-        kept = json.loads(path.read_text())
-        kept["times"] = np.asarray(kept["times"], np.float64)
-        return kept
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); {remedy}") from None
+        kept = json.loads(path.read_bytes())
+        times = np.asarray(kept["times"], np.float64)
+        if times.ndim != 1 or len(times) != steps + 1:
+            raise ValueError(f"it holds times of shape {times.shape} for {steps} steps")
+        return {**kept, "times": times}
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read ({reason(error)}); {remedy}") from None
 
 
 def options_as_json(options: Any) -> dict[str, Any]:

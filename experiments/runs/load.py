@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.config.file import load_config
-from experiments.errors import CheckpointError, DataError, UsageError, warn
+from experiments.errors import CheckpointError, DataError, ScorefieldError, UsageError, reason, warn
 from experiments.runs.model import Model
 
 if TYPE_CHECKING:
@@ -28,33 +28,56 @@ class CheckpointArguments:
     """Take the checkpoint of the lowest held-out loss, not the newest."""
 
 
-def load_run(arguments: CheckpointArguments) -> Model:
-    """The model that was asked for; a line on standard error for each checkpoint that is passed over."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataArguments(CheckpointArguments):
+    """Which checkpoint of a run, and where its data are."""
+
+    data: str | None = None
+    """URI of the run's data, where they have moved; they must be the same. [where the run has read them]"""
+
+
+def load_run(arguments: CheckpointArguments, data: str | None = None) -> Model:
+    """The model that was asked for; a line on standard error for each checkpoint that is passed over.
+
+    `data` is the URI of the run's data, None for where the run has read them.
+    """
     if arguments.ema != "raw" and not (arguments.ema.isascii() and arguments.ema.isdecimal()):
         raise UsageError(f"--ema {arguments.ema!r} is neither raw nor the number of an average, counted from 0.")
-    return load_model(
+    model = load_model(
         arguments.run, None if arguments.ema == "raw" else int(arguments.ema), use_best=arguments.best, warn=warn
     )
+    return dataclasses.replace(model, data=data)
 
 
 def run_data(model: Model) -> tuple[Source, Source | None]:
     """The run's data as they are now: (training, held out).
 
-    Raises DataError when their shape or their classes are not those that the run was trained on; says so on standard
-    error when only their contents have changed.
+    They are at the URI that the person gives, which must hold the same, or where the run has read them, from whatever
+    folder that was.
+    Raises DataError when they are not there, and when their shape or their classes are not those that the run was
+    trained on; says so on standard error when only their contents have changed. Of a run from another machine, which
+    may mean other data by a path, no others are taken.
     """
     from experiments.data import divided
+    from experiments.data.place import REMEDY, find
 
-    config, facts = model.config.data, model.facts
-    training, held_out = divided(config)
+    config, facts, given = model.config.data, model.facts, model.data
+    uri, elsewhere = (given, None) if given is not None else find(config.source, facts.place)
+    training, held_out = divided(dataclasses.replace(config, source=uri))
     now, then = (training.event_shape, training.num_classes), (tuple(facts.event_shape), facts.num_classes)
     if now != then:
         raise DataError(
-            f"{config.source} has images of {now[0]} in {now[1]} classes now, and this run was trained on {then[0]} in "
-            f"{then[1]}; put the data of the run back."
+            f"{uri} has images of {now[0]} in {now[1]} classes now, and this run was trained on {then[0]} in "
+            f"{then[1]}; put the data of the run back, or {REMEDY}."
         )
-    if training.fingerprint != facts.fingerprint:
-        warn(f"{config.source} has changed since this run was trained; the figures are those of what it is now.")
+    if training.fingerprint == facts.fingerprint or not facts.fingerprint:
+        return training, held_out
+    other = "holds other images or labels than this run was trained on"
+    if given is not None:
+        raise DataError(f"{given} {other}; give the run's own data.")
+    if elsewhere is not None:
+        raise DataError(f"{uri} here {other}, which was on {elsewhere}; {REMEDY}.")
+    warn(f"{uri} has changed since this run was trained; the figures are those of what it is now.")
     return training, held_out
 
 
@@ -71,25 +94,49 @@ def load_model(
     """
     # Not above: reading arguments needs this module, and answers a mistyped one without the libraries of training.
     from experiments.training import checkpoint as checkpoints
+    from experiments.training.checkpoint import PATIENCE
     from experiments.training.manifest import NAME as MANIFEST
-    from experiments.training.model import network_of
 
     is_checkpoint = (place / MANIFEST).exists()
     if is_checkpoint and use_best:
         raise UsageError(
             f"--best chooses among a run's checkpoints, and {place} is a single one; give the run's folder."
         )
-    found = checkpoints.describe(place) if is_checkpoint else _choose(place, use_best, warn)
+    for _ in range(1 if is_checkpoint else PATIENCE):
+        found = checkpoints.describe(place) if is_checkpoint else _choose(place, use_best, warn)
+        try:
+            return _load(found, average)
+        except CheckpointError:
+            if found.path.exists():
+                raise  # otherwise its training has removed it, and there is a newer one
+    raise CheckpointError(
+        f"{place} has vanished while it was read; a training removes old checkpoints: raise its --training.keep-last."
+    )
+
+
+def _load(found: Checkpoint, average: int | None) -> Model:
+    """The model of a checkpoint. Raises CheckpointError for whatever is wrong with it, UsageError for the average."""
+    from experiments.training import checkpoint as checkpoints
+    from experiments.training.model import network_of
+
     path = found.path
     tree, digest = checkpoints.load(path)
     config, facts = load_config(path / "config.json"), found.facts()
-    if average is not None and str(average) not in tree["ema"]:
-        raise UsageError(
-            f"--ema {average} does not exist; {path} has {len(tree['ema'])} average(s), counted from 0, and raw."
-        )
-    params = tree["params"] if average is None else tree["ema"][str(average)]
-    network = network_of(config, facts)
-    return Model(config, facts, network, params, path, int(tree["step"]), digest, average)
+    try:
+        averages, raw, step = tree["ema"], tree["params"], int(tree["step"])
+        count = len(averages)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} lacks arrays of a run ({reason(error)}); restore it, or use another.") from None
+    if average is not None and str(average) not in averages:
+        raise UsageError(f"--ema {average} does not exist; {path} has {count} average(s), counted from 0, and raw.")
+    try:
+        network = network_of(config, facts)
+    except ScorefieldError:
+        raise
+    except Exception as error:  # whatever numbers that no network was ever trained with may do
+        raise CheckpointError(f"{path} holds no network that can be made ({reason(error)}); restore it.") from None
+    params = raw if average is None else averages[str(average)]
+    return Model(config, facts, network, params, path, step, digest, average)
 
 
 def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoint:

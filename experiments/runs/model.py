@@ -38,6 +38,8 @@ class Model:
     """SHA-256 of the checkpoint's manifest, and so of every byte in it."""
     average: int | None = 0
     """Which average the parameters are, counted from 0; None for the raw ones."""
+    data: str | None = None
+    """The URI of the run's data, given by the person; None for where the run has read them."""
 
     @property
     def process(self) -> Process:

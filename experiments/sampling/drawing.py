@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -58,11 +58,13 @@ def draw(
     label: int | Sequence[int] | None = None,
     guidance: Guidance = UNGUIDED,
     brownian_tree: bool = False,
+    there: Collection[int] = (),
 ) -> Iterator[Drawn]:
     """Images or points of the seeds, batch by batch; what a seed gives does not depend on the others.
 
     `label` is one class for all, or one for each seed; `guidance` changes the model's answers; `brownian_tree` is as in
-    `samplers.sample`. Every batch has the same shape, so there is one compilation.
+    `samplers.sample`; batches all of whose seeds are `there` already are left out. Every batch has the same shape, so
+    there is one compilation.
     Raises UsageError for a label that the model does not know or has seen no image of, and for guidance that does not
     go with it, DivergedError for a sample that is not finite.
     """
@@ -70,7 +72,16 @@ def draw(
     labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
     if labels is not None:
         require_known(model, labels)
-    return _batches(model, solver, seeds, min(batch, len(seeds)), labels, guidance, brownian_tree)
+    batch = min(batch, len(seeds))
+    return _batches(model, solver, seeds, batch, starts(seeds, batch, there), labels, guidance, brownian_tree)
+
+
+def starts(seeds: Sequence[int], batch: int, there: Collection[int] = ()) -> list[int]:
+    """Where the batches of `batch` seeds begin, but for those all of whose seeds are `there`.
+
+    So a seed that is drawn later than its neighbours is drawn in the same place of the same batch.
+    """
+    return [start for start in range(0, len(seeds), batch) if not all(s in there for s in seeds[start : start + batch])]
 
 
 def _batches(
@@ -78,13 +89,14 @@ def _batches(
     solver: Sampling,
     seeds: Sequence[int],
     batch: int,
+    places: Sequence[int],
     labels: np.ndarray | None,
     guidance: Guidance,
     brownian_tree: bool,
 ) -> Iterator[Drawn]:
     process, sampler, paired = model.process, solver.sampler, solver.sampler.takes_pair
     with_variance = isinstance(sampler, Ancestral) and isinstance(sampler.variance, Learned)
-    for start in range(0, len(seeds), batch):
+    for start in places:
         part = list(seeds[start : start + batch])
         padded = np.asarray(part + [part[-1]] * (batch - len(part)))
         now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch), jnp.int32)
@@ -127,10 +139,11 @@ def gather(
     batches: Iterable[Drawn], throughput: Throughput, tell: Callable[[Throughput], None] | None = None
 ) -> Samples:
     """All samples of `draw`, timed by `throughput`, which `tell` is shown after each batch."""
-    parts = []
+    parts, nfe = [], 0
     for drawn in batches:
-        parts.append(drawn)
+        parts.append(drawn.images)
+        nfe = drawn.nfe
         throughput.add(len(drawn.seeds))
         if tell is not None:
             tell(throughput)
-    return Samples(np.concatenate([part.images for part in parts]), parts[0].nfe, throughput)
+    return Samples(np.concatenate(parts), nfe, throughput)

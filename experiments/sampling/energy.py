@@ -8,7 +8,7 @@ the denoiser's jump.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from experiments import streams
 from experiments.data.scaling import to_uint8
 from experiments.errors import DivergedError
 from experiments.runs.energy import Energy
-from experiments.sampling.drawing import Drawn
+from experiments.sampling.drawing import Drawn, starts
 from samplers.energy import Kernel, cooling, sample_energy
 
 SIZES: dict[str, float] = {"langevin": 0.1, "mala": 0.3, "hmc": 0.1}
@@ -72,8 +72,12 @@ class Part:
     """The share of the batch that accepted each step, (steps,)."""
 
 
-def draw_energy(energy: Energy, sampler: EnergySampler, seeds: Sequence[int], *, batch: int) -> Iterator[Part]:
+def draw_energy(
+    energy: Energy, sampler: EnergySampler, seeds: Sequence[int], *, batch: int, there: Collection[int] = ()
+) -> Iterator[Part]:
     """Samples of the seeds, batch by batch, from starts in N(0, (σ_max² + σ_d²) I); no seed's depends on another.
+
+    Batches all of whose seeds are `there` already are left out.
 
     Raises ValueError for a chain that cannot be run, DivergedError for a sample that is not finite.
     """
@@ -81,7 +85,7 @@ def draw_energy(energy: Energy, sampler: EnergySampler, seeds: Sequence[int], *,
     temperatures = cooling(sampler.temperature, sampler.steps, sampler.hold)
     spread = float(np.hypot(energy.high, energy.sigma_data))
     batch = min(batch, len(seeds))
-    for start in range(0, len(seeds), batch):
+    for start in starts(seeds, batch, there):
         part = list(seeds[start : start + batch])
         ids = jnp.asarray(part + [part[-1]] * (batch - len(part)))  # one shape, one compilation
         keys = keys_lib.sample_keys(jax.random.fold_in(key, streams.ENERGY_START), ids)

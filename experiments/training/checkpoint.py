@@ -12,6 +12,7 @@ manifest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -25,13 +26,17 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from experiments.config.file import save_config
+from experiments.config.file import load_config, save_config
 from experiments.config.tree import Config
-from experiments.errors import CheckpointError
+from experiments.errors import CheckpointError, reason
 from experiments.training.data import Facts
-from experiments.training.manifest import sync, verify, write_manifest
+from experiments.training.manifest import held, sync, verify, write_manifest
+from experiments.training.quiet import silence
+from experiments.training.room import lacking, require_room, size_of, why
 
 _STEP = re.compile(r"[0-9]{8,}")
+PATIENCE = 50
+"""How often a reader looks anew when a checkpoint vanishes under its eyes."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,13 @@ class Checkpoint:
     """The loss by which the best are kept; None when it was not measured."""
 
     def facts(self) -> Facts:
-        """What the checkpoint says of its data. Raises CheckpointError when it was written by another version."""
+        """What the checkpoint says of its data. Raises CheckpointError when it says nothing that makes sense."""
         try:
-            return Facts.from_json(json.loads((self.path / "checkpoint.json").read_text()))
-        except (ValueError, KeyError, TypeError) as error:
+            return Facts.from_json(_details(self.path))
+        except (ValueError, KeyError) as error:
+            what = reason(error) if isinstance(error, ValueError) else f"{error.args[0]} is missing"
             raise CheckpointError(
-                f"{self.path / 'checkpoint.json'} was written by another version ({error!r})."
+                f"{self.path / 'checkpoint.json'} is damaged, or of another version ({what}); restore it."
             ) from None
 
 
@@ -68,23 +74,72 @@ def find_checkpoints(directory: Path) -> list[Checkpoint]:
 
 def describe(path: Path) -> Checkpoint:
     """The checkpoint whose folder is `path`, which may have been renamed. It has not been verified."""
+    named = int(path.name) if _STEP.fullmatch(path.name) else -1
     try:
-        said = json.loads((path / "checkpoint.json").read_text())
-        return Checkpoint(path, int(said["step"]), said["held_out_loss"])
-    except (OSError, ValueError, KeyError, TypeError):
-        # Damaged, as `verify` will say of it.
-        return Checkpoint(path, int(path.name) if _STEP.fullmatch(path.name) else -1, None)
+        said = _details(path)
+    except CheckpointError:  # as `verify` will say of it
+        return Checkpoint(path, named, None)
+    step, loss = said.get("step"), said.get("held_out_loss")
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**31:
+        step = named
+    measured = isinstance(loss, (int, float)) and not isinstance(loss, bool) and abs(loss) < math.inf
+    return Checkpoint(path, step, loss if measured else None)
+
+
+def _details(path: Path) -> dict[str, Any]:
+    """What checkpoint.json holds. Raises CheckpointError where that is nothing that was ever written there."""
+    file = path / "checkpoint.json"
+    try:
+        said = json.loads(file.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({reason(error)}); restore it.") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} is not valid JSON ({reason(error)}); restore it.") from None
+    if not isinstance(said, dict):
+        raise CheckpointError(f"{file} holds no description of a checkpoint; restore it.")
+    return said
 
 
 def newest_trusted(directory: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that matches its manifest; `warn` is told a line for each newer one that does not."""
+    """The newest checkpoint that matches its manifest; `warn` is told a line for each newer one that does not.
+
+    A training may save and prune meanwhile: when a checkpoint vanishes while it is read, there is a newer one.
+    """
+    for _ in range(PATIENCE):
+        there = find_checkpoints(directory)
+        damaged, vanished = [], False
+        for checkpoint in reversed(there):
+            try:
+                verify(checkpoint.path)
+            except CheckpointError as error:
+                vanished = not checkpoint.path.exists()
+                if vanished:
+                    break
+                damaged.append(str(error))
+            else:
+                _tell(damaged, "Falling back to an older checkpoint.", warn)
+                return checkpoint
+        # A list that is made while one checkpoint comes and another goes may lack both.
+        if not vanished and (there or not directory.is_dir() or find_checkpoints(directory) == []):
+            break
+    else:
+        raise CheckpointError(f"the checkpoints in {directory} vanish while they are read; wait for their training.")
+    _tell(damaged, "There is no older checkpoint.", warn)
+    return None
+
+
+def _tell(damaged: list[str], what_now: str, warn: Callable[[str], None]) -> None:
+    for error in damaged:
+        warn(f"{error} {what_now}")
+
+
+def trusted_config(directory: Path) -> tuple[Config, Path] | None:
+    """The configuration of the newest checkpoint that can be trusted, and its file; None where there is none."""
     for checkpoint in reversed(find_checkpoints(directory)):
-        try:
+        with contextlib.suppress(CheckpointError):
             verify(checkpoint.path)
-        except CheckpointError as error:
-            warn(f"{error} Falling back to an older checkpoint.")
-        else:
-            return checkpoint
+            path = checkpoint.path / "config.json"
+            return load_config(path), path
     return None
 
 
@@ -100,8 +155,9 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
 
     Raises CheckpointError naming the file that is missing or damaged: every one is verified first.
     """
-    digest = verify(path)
-    return read(path), digest
+    with held(path):
+        digest = verify(path)
+        return read(path), digest
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -110,12 +166,13 @@ def read(path: Path) -> dict[str, Any]:
     In a run of several processes each of them calls it: Orbax counts the calls of every process, and waits in the
     next save for one that has made fewer. Raises CheckpointError when Orbax cannot read it.
     """
+    silence()
     try:
         with _alone():
             return ocp.load(str(path.absolute() / "state"))
     except Exception as error:
         raise CheckpointError(
-            f"{path} cannot be loaded ({_first_line(error)}); every process of a run needs to see it."
+            f"{path} cannot be loaded ({why(error)}); every process of a run needs to see it."
         ) from error
 
 
@@ -124,14 +181,16 @@ def set_aside(directory: Path, newer_than: int) -> None:
     for checkpoint in find_checkpoints(directory):
         if checkpoint.step > newer_than:
             place = checkpoint.path.with_name(f"{checkpoint.path.name}.untrusted")
-            shutil.rmtree(place, ignore_errors=True)
+            if place.is_symlink() or place.exists():
+                _delete(place)
             checkpoint.path.rename(place)
 
 
 class CheckpointWriter:
     """Saves in the background, one at a time, and keeps the newest and the best.
 
-    Every process of a run calls it, as Orbax wants, and process 0 writes. Errors surface at the next call.
+    Every process of a run calls it, as Orbax wants, and process 0 writes. An error in the background shows in `failed`
+    and is raised by the next call. A checkpoint that another process is reading is removed later.
     """
 
     def __init__(self, directory: Path, config: Config, facts: Facts) -> None:
@@ -140,23 +199,28 @@ class CheckpointWriter:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._writes = jax.process_index() == 0
+        silence()
         if self._writes:
             self._directory.mkdir(parents=True, exist_ok=True)
             for leftover in (*self._directory.glob(".saving-*"), *self._directory.glob(".deleting-*")):
-                shutil.rmtree(leftover)
+                _delete(leftover)
 
     def save(self, step: int, tree: dict[str, Any], held_out_loss: float | None = None) -> None:
         """Begin to save `tree`, numpy arrays that must not change any more, as the checkpoint of `step`.
 
         A held-out loss that is not finite counts as not measured.
 
-        Raises CheckpointError when this save, or the one before, failed; the checkpoints before stay as they were.
+        Raises CheckpointError when this save, or the one before, failed, and at once when the disk has no room for it;
+        the checkpoints before stay as they were.
         """
         self.wait()
         loss = held_out_loss if held_out_loss is not None and math.isfinite(held_out_loss) else None
         name = checkpoint_path(self._directory, step).name
         hidden = self._directory / f".saving-{name}"
         details = {"step": step, "held_out_loss": loss, **self._facts.to_json()}
+        lack = lacking(self._directory, size_of(tree)) if self._writes else None
+        if lack is not None:
+            raise _unsaved(self._directory / name, lack)
         try:
             if self._writes:
                 hidden.mkdir()
@@ -166,6 +230,26 @@ class CheckpointWriter:
         except Exception as error:
             raise self._failure(name, hidden, error) from error
         self._pending = self._executor.submit(self._finish, response, hidden, name)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a save in the background has failed, as the next call will say."""
+        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+
+    def require_room(self, size: int, saves: int) -> None:
+        """Raise CheckpointError where the disk cannot hold what `saves` checkpoints of `size` bytes will leave on it.
+
+        There are at most one more than are kept, while the oldest waits for the newest to be complete.
+        """
+        there = len(find_checkpoints(self._directory))
+        if self._writes and saves:
+            most = min(there + saves, self._config.training.keep_last + 1)
+            require_room(self._directory, size, max(1, most - there))
+
+    def settle(self) -> None:
+        """Wait for the save in progress, however it ends."""
+        if self._pending is not None:
+            self._pending.exception()
 
     def wait(self) -> None:
         """Wait for the save in progress. Raises CheckpointError when it failed."""
@@ -196,10 +280,7 @@ class CheckpointWriter:
     def _failure(self, name: str, hidden: Path, error: Exception) -> CheckpointError:
         if self._writes:
             shutil.rmtree(hidden, ignore_errors=True)
-        return CheckpointError(
-            f"checkpoint {self._directory / name} could not be saved ({_first_line(error)}); "
-            "the earlier ones are untouched, so make room and give the same command again."
-        )
+        return _unsaved(self._directory / name, why(error))
 
     def _prune(self) -> None:
         keep, checkpoints = self._config.training, find_checkpoints(self._directory)
@@ -207,7 +288,9 @@ class CheckpointWriter:
         kept = {c.path for c in (*checkpoints[-keep.keep_last :], *measured[: keep.keep_best])}
         for checkpoint in checkpoints:
             if checkpoint.path not in kept:
-                _remove(checkpoint.path)
+                with held(checkpoint.path, alone=True) as unread:
+                    if unread:
+                        _remove(checkpoint.path)
 
 
 def _rank(checkpoint: Checkpoint) -> tuple[float, int]:
@@ -220,8 +303,18 @@ def _remove(path: Path) -> None:
     """Delete a checkpoint so that no half of it ever has a step for its name."""
     if path.exists():
         hidden = path.with_name(f".deleting-{path.name}")
+        if hidden.is_symlink() or hidden.exists():
+            _delete(hidden)
         path.rename(hidden)
-        shutil.rmtree(hidden)
+        _delete(hidden)
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, or a link or a file that has its name, and nothing that a link points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _alone() -> Any:
@@ -234,5 +327,8 @@ def _alone() -> Any:
     return context
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+def _unsaved(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoint {path} could not be saved ({reason}); the earlier ones are untouched, so make room and give the "
+        "same command again."
+    )

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.errors import DivergedError
+from experiments.errors import CheckpointError, DivergedError, warn
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.data import RunData
 from experiments.training.distributed import from_process_0
@@ -93,10 +93,13 @@ class Course:
             for (first, length), batches in zip(dispatches(self._config, self._step), feed, strict=True):
                 signum = requests[self._with.request.signum or 0]
                 self._state, report = self._with.programs.advance(self._state, batches, signum)
+                self._with.request.begin()
                 self._pending.append((first, report))
                 self._step = first + length
                 # Queued collectives of several virtual CPU devices deadlock: there the host waits for each dispatch.
                 self._collect(0 if self._with.replicas.on_cpu else 2)
+                if self._with.writer.failed:
+                    self._save_instead()
                 yield from self._give(report)
                 if self._stopped:
                     break
@@ -139,8 +142,28 @@ class Course:
         if attended:  # what was due, and what the body made of it, is no part of the training's speed
             self._with.recorder.restart_clock()
 
+    def _save_instead(self) -> None:
+        """Save the newest state after a save that has failed, and wait: a cause that has passed costs nothing.
+
+        Raises CheckpointError when that fails too, and at once in a run of several processes, which save together.
+        """
+        try:
+            self._with.writer.wait()
+        except CheckpointError as error:
+            if jax.process_count() > 1:
+                raise
+            warn(f"{error} Step {self._step} is tried instead.")
+        self._save(None)
+        self._with.writer.wait()
+        warn(f"step {self._step} was saved instead, and the training goes on.")
+
     def _save(self, held_out_loss: float | None) -> None:
         self._collect(0)  # no state is saved before it is known to be finite
+        if self._with.writer.failed and jax.process_count() == 1:
+            try:
+                self._with.writer.wait()
+            except CheckpointError as error:  # this save is the next attempt
+                warn(str(error))
         self._with.writer.save(self._step, to_tree(self._state), held_out_loss)
 
     def _collect(self, leave: int) -> None:
@@ -163,7 +186,7 @@ class Course:
     def _diverged(self, step: int, record: StepRecord) -> DivergedError:
         self._with.writer.wait()
         saved = find_checkpoints(self._with.directory)
-        last = f"the last good checkpoint is {saved[-1].path}" if saved else "there is no checkpoint yet"
+        last = f"the last good checkpoint is {saved[-1].path.name}" if saved else "there is no checkpoint yet"
         clip = "a lower --optimizer.clip-norm" if self._config.optimizer.clip_norm > 0 else "--optimizer.clip-norm 1"
         return DivergedError(
             f"step {step} is not finite (loss {record.loss:g}, gradient norm {record.grad_norm:g}, learning rate "
@@ -188,6 +211,9 @@ class Course:
 
     def _finish(self) -> TrainResult:
         """Wait for what is under way, and say how the run ended."""
+        self._with.writer.settle()
+        if self._with.writer.failed:
+            self._save_instead()
         self._with.writer.wait()
         from_process_0(np.zeros(()))  # No process is done before the last checkpoint is.
         saved = find_checkpoints(self._with.directory)

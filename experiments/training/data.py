@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,6 +14,7 @@ from experiments import streams
 from experiments.config.nodes import Denoising
 from experiments.config.tree import Config
 from experiments.data.pipeline import Batches, pipeline
+from experiments.data.place import Place, place_of
 from experiments.errors import DataError, UsageError, warn
 from experiments.names import listed
 
@@ -37,6 +38,8 @@ class Facts:
     """SHA-256 of the training images and labels."""
     class_counts: tuple[int, ...] | None = field(default=None, compare=False)
     """Training images of each class; None in checkpoints that were written before they were counted."""
+    place: Place | None = field(default=None, compare=False)
+    """Where they were read; None where nobody has noted it."""
 
     def __repr__(self) -> str:
         shape, kinds = "×".join(map(str, self.event_shape)), f", {self.num_classes} classes" if self.num_classes else ""
@@ -48,11 +51,37 @@ class Facts:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> Facts:
-        """The inverse of `to_json`; other keys are ignored. Raises KeyError for one that is missing."""
-        shape, names, counts = tuple(value["event_shape"]), tuple(value["class_names"]), value.get("class_counts")
-        return Facts(
-            shape, value["num_classes"], names, value["fingerprint"], None if counts is None else tuple(counts)
-        )
+        """The inverse of `to_json`; other keys are ignored.
+
+        Raises KeyError for one that is missing, ValueError for a value that is none of its kind.
+        """
+        shape, classes, names = value["event_shape"], value["num_classes"], value["class_names"]
+        fingerprint, place, counts = value["fingerprint"], value.get("place"), value.get("class_counts")
+        several = (list, tuple)
+        sizes = isinstance(shape, several) and len(shape) in (1, 3)
+        for what, fine in (
+            ("event_shape", sizes and all(_is_count(n, 1) for n in shape)),
+            ("num_classes", _is_count(classes, 0)),
+            ("class_names", isinstance(names, several) and all(isinstance(name, str) for name in names)),
+            ("fingerprint", isinstance(fingerprint, str)),
+            ("class_counts", counts is None or (isinstance(counts, several) and all(_is_count(n, 0) for n in counts))),
+            ("place", place is None or (isinstance(place, dict) and all(map(_is_text, map(place.get, _OF_PLACE))))),
+        ):
+            if not fine:
+                raise ValueError(f"{what} is {value[what]!r}")
+        known = None if place is None else Place(*map(place.get, _OF_PLACE))
+        return Facts(tuple(shape), classes, tuple(names), fingerprint, None if counts is None else tuple(counts), known)
+
+
+_OF_PLACE = tuple(one.name for one in fields(Place))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**31
 
 
 def num_classes(config: Config, facts: Facts) -> int:
@@ -88,19 +117,29 @@ class RunData:
         return f"RunData({self.facts}, {len(self.held_out)} held-out batches)"
 
 
-def open_data(config: Config) -> RunData:
+def open_data(config: Config, uri: str | None = None) -> RunData:
     """The data of `config`: its training part as batches, its held-out part as a few fixed ones.
+
+    They are at `uri`, and unless that is given where `config` says.
 
     Raises DataError for a source that cannot be read, UsageError for a conditional run on data without classes.
     """
     from experiments.data import divided
     from experiments.data.summary import summary, warnings
 
-    training, held_out = divided(config.data)
+    source = config.data if uri is None else replace(config.data, source=uri)
+    training, held_out = divided(source)
     if config.conditional:
         _require_classes(training, held_out)
     seed, batch_size, counts = config.training.seed, config.training.batch_size, training.class_counts
-    facts = Facts(training.event_shape, training.num_classes, training.class_names, training.fingerprint, counts)
+    facts = Facts(
+        training.event_shape,
+        training.num_classes,
+        training.class_names,
+        training.fingerprint,
+        counts,
+        place_of(source.source),
+    )
     said = {"summary": summary(training, held_out), "warnings": tuple(warnings(training, held_out))}
 
     def batches(part: Source, flip: bool) -> Batches:

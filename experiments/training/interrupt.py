@@ -1,8 +1,10 @@
-"""SIGTERM and SIGINT as requests: finish the step, save, leave."""
+"""SIGTERM and SIGINT as requests: finish the step, save, leave; and before the first step, leave at once."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+NOTHING_SAVED = 7
+"""The exit status of a training that a signal has ended before its first step."""
 
 
 class Interruption:
@@ -17,6 +21,15 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.begun = False
+
+    def begin(self) -> None:
+        """Say that a step is done: from now on there is something to save."""
+        self.begun = True
+
+
+_whole: Interruption | None = None
+"""That of a command, while one runs."""
 
 
 @contextmanager
@@ -24,10 +37,10 @@ def interruption() -> Iterator[Interruption]:
     """Catch the first SIGTERM or SIGINT; a second one acts as it would have without this.
 
     Enter it after `jax.distributed.initialize`, which puts a handler of its own in the place of Python's. Outside
-    the main thread, where Python has no signals, it catches nothing.
+    the main thread, where Python has no signals, it catches nothing. Within `leaving` it is that which is there.
     """
-    request = Interruption()
-    if threading.current_thread() is not threading.main_thread():
+    request = _whole or Interruption()
+    if _whole is not None or threading.current_thread() is not threading.main_thread():
         yield request
         return
     before: dict[int, Any] = {}
@@ -46,3 +59,39 @@ def interruption() -> Iterator[Interruption]:
         yield request
     finally:
         restore()
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """`interruption` for a whole command: until a step is done, a signal ends the process with a word and a status.
+
+    It does so at once, also while a program is compiled, in which Python hears of no signal for minutes: there is
+    nothing to save yet, and nothing that is half written takes the place of a file.
+    """
+    global _whole
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    with interruption() as request:
+        before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+        threading.Thread(target=_listen, args=(ear, request), daemon=True).start()
+        _whole = request
+        try:
+            yield
+        finally:
+            _whole = None
+            signal.set_wakeup_fd(before)
+            os.close(mouth)
+
+
+def _listen(ear: int, request: Interruption) -> None:
+    """Wait for the numbers of signals, which arrive whatever the main thread is at."""
+    while heard := os.read(ear, 1):
+        if heard[0] in SIGNALS and not request.begun:
+            name = signal.Signals(heard[0]).name
+            print(f"scorefield: stopped by {name} before the first step; there was nothing to save.", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(NOTHING_SAVED)
+    os.close(ear)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from experiments.config.tree import Config
-from experiments.errors import UsageError
+from experiments.errors import UsageError, reason, warn
 from experiments.files import replacing
 
 
@@ -108,10 +109,14 @@ class Recorder:
         self._last: float | None = None
         self.loss: float | None = None
         self._file = self._board = None
+        self._cut_short = False
         if outdir is not None:
             self._board = _tensorboard(outdir, start) if config.training.tensorboard else None
-            truncate(outdir / "metrics.jsonl", start)
-            self._file = open(outdir / "metrics.jsonl", "a")  # noqa: SIM115
+            damaged = truncate(path := outdir / "metrics.jsonl", start)
+            if damaged:
+                warn(f"{path} had {damaged} damaged {'line' if damaged == 1 else 'lines'}, now left out.")
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            self._file = open(os.open(path, flags, 0o666), "ab", buffering=0)  # noqa: SIM115
         self._display = make_display(start, config.training.steps, quiet or outdir is None)
 
     def record(self, step: int, record: StepRecord) -> None:
@@ -131,11 +136,24 @@ class Recorder:
     def write(self, step: int, **values: float) -> None:
         """Append {"step": step, ...} to metrics.jsonl and to TensorBoard."""
         if self._file is not None:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            self._append(step, json.dumps({"step": step, **values}).encode() + b"\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+
+    def _append(self, step: int, line: bytes) -> None:
+        """Write a line at once, or say that it is missing: a full disk is no reason to lose the training too."""
+        assert self._file is not None
+        line = b"\n" * self._cut_short + line
+        try:
+            written, why = self._file.write(line) or 0, "it was cut short"
+        except OSError as error:
+            written, why = 0, reason(error)
+        if written < len(line):
+            self._cut_short = self._cut_short or written > 0
+            warn(f"metrics.jsonl lacks its line of step {step} ({why}); the training goes on, so make room.")
+        else:
+            self._cut_short = False
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -167,22 +185,34 @@ class Recorder:
         self._records, self._busy, self._timed = [], 0.0, 0
 
 
-def truncate(path: Path, step: int) -> None:
-    """Drop the lines of a metrics file after `step`, and a line that a kill left unfinished."""
-    if not path.exists():
-        return
-    lines = path.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
-    if kept != lines:
-        with replacing(path) as temporary:
-            temporary.write_text("".join(kept))
+def truncate(path: Path, step: int) -> int:
+    """Drop the lines of a metrics file after `step`, a line that a kill left unfinished, and damaged ones.
 
-
-def _step_of(line: str) -> float:
+    The file is written anew where anything is dropped, and where it is a link or has another name besides, which are
+    not written through. Returns the number of damaged lines.
+    """
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+        text = path.read_bytes()
+    except FileNotFoundError:
+        if path.is_symlink():
+            path.unlink()
+        return 0
+    *lines, unfinished = text.split(b"\n")
+    steps = [_step_of(line) for line in lines]
+    kept = [line + b"\n" for line, of in zip(lines, steps, strict=True) if of is not None and of <= step]
+    if unfinished or len(kept) < len(lines) or path.is_symlink() or path.stat().st_nlink > 1:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
+    return steps.count(None)
+
+
+def _step_of(line: bytes) -> float | None:
+    """The step of a line of metrics, None for one that is damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # also what is not UTF-8
+        return None
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
 
 
 def _duration(seconds: float) -> str:

@@ -35,10 +35,12 @@ from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder
 from experiments.training.objective import make_objective
 from experiments.training.optimizer import make_optimizer
+from experiments.training.plan import count_saves
 from experiments.training.programs import make_programs, place_held_out
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device, make_replicas
 from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
+from experiments.training.room import size_of
 from experiments.training.state import Params
 
 OnSample = Callable[[int, Params], None]
@@ -115,6 +117,7 @@ def training(
     devices: tuple[Device, ...] | None = None,
     quiet: bool = True,
     signals: bool = False,
+    restart: bool = False,
 ) -> Training[Step]:
     """Train `config` in the folder `outdir`, or go on with the training that is there, as an iterator over its steps.
 
@@ -123,14 +126,15 @@ def training(
 
     `data` are the batches, those of `config.data` unless given; `devices` are the local ones unless given; `quiet`
     shows no progress. With `signals` SIGTERM and SIGINT end the run after the step in progress, with a checkpoint;
-    without, they are the caller's.
+    without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained anew;
+    without, it is refused.
 
     Raises, at the first step that is asked for, UsageError for a configuration that cannot be trained here or is not
     the run's own, BusyError when another process trains in `outdir`, DataError for the data; and at any step
     CheckpointError when a checkpoint cannot be read or written, and DivergedError when a loss or a gradient is not
     finite; the last good checkpoint is then untouched.
     """
-    return training_with(Step, config, Path(outdir), data, devices, quiet, signals)
+    return training_with(Step, config, Path(outdir), data, devices, quiet, signals, restart)
 
 
 def training_with(
@@ -141,12 +145,13 @@ def training_with(
     devices: tuple[Device, ...] | None,
     quiet: bool,
     signals: bool,
+    restart: bool,
 ) -> Training[S]:
     """`training` whose steps are of a subclass of `Step`. Raises UsageError for what is not a configuration."""
     if not isinstance(config, Config):
         raise UsageError(f"config is {config!r}; give a Config, such as scorefield.preset('digits-ddpm').")
     check_kinds(config)
-    steps = _steps(step_type, config, outdir, data, devices, quiet, signals)
+    steps = _steps(step_type, config, outdir, data, devices, quiet, signals, restart)
     return Training(config, outdir, cast(Generator[S, None, TrainResult], steps))
 
 
@@ -158,12 +163,13 @@ def train(
     on_sample: OnSample | None = None,
     devices: tuple[Device, ...] | None = None,
     quiet: bool = False,
+    restart: bool = False,
 ) -> TrainResult:
     """Train as `training` does, to the end or to a SIGTERM or SIGINT, which the result tells of. Raises as it does.
 
     `on_sample(step, params)` is called every `sample_every` steps on process 0 with the first average.
     """
-    with training(config, outdir, data=data, devices=devices, quiet=quiet, signals=True) as steps:
+    with training(config, outdir, data=data, devices=devices, quiet=quiet, signals=True, restart=restart) as steps:
         for step in steps:
             if step.is_sample_due and on_sample is not None and jax.process_index() == 0:
                 on_sample(step.step, step.ema[0])
@@ -179,6 +185,7 @@ def _steps(
     devices: tuple[Device, ...] | None,
     quiet: bool,
     signals: bool,
+    restart: bool,
 ) -> Generator[Step, None, TrainResult]:
     check(config)
     replicas = make_replicas(config, devices)
@@ -189,7 +196,7 @@ def _steps(
 
         def claim() -> None:
             stack.enter_context(run_lock(outdir))
-            check_config(config, outdir, bool(find_checkpoints(directory)))
+            check_config(config, outdir, bool(find_checkpoints(directory)), restart)
 
         config = with_own_rules(config, outdir)
         distributed.on_process_0(claim)
@@ -202,13 +209,14 @@ def _steps(
             optimizer = alternating(config)
         else:
             optimizer = make_optimizer(config.optimizer, config.training.steps)
-        network, state = starting_point(config, optimizer, directory, data.facts)
+        network, state = starting_point(config, optimizer, directory, data.facts, restart)
         if writes:
             save_config(config, outdir / "config.json")
         objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
-        start, state = int(state.step), replicas.replicate(state)
+        start, size, state = int(state.step), size_of(state), replicas.replicate(state)
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
+        writer.require_room(size, count_saves(config, start))
         equipment = Equipment(
             setting=Setting(config, data.facts, network, outdir),
             data=data,

@@ -5,9 +5,12 @@ Orbax loads flipped bits in array data without a word, so every checkpoint carri
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.errors import CheckpointError
@@ -47,7 +50,10 @@ def verify(folder: Path) -> str:
     if not text.endswith("\n") or not all(matches):
         raise CheckpointError(f"{folder / NAME} is damaged; restore it, or use another checkpoint.")
     wanted = {match[2]: match[1] for match in matches if match}
-    found = _files(folder)
+    try:
+        found = _files(folder)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read ({error}); restore it, or use another checkpoint.") from None
     for name in sorted(wanted.keys() ^ set(found)):
         what = "is missing" if name in wanted else f"is not in {NAME}"
         raise CheckpointError(
@@ -65,6 +71,28 @@ def verify(folder: Path) -> str:
                 f"{folder / name} does not match its SHA-256; it is damaged: restore it, or use another."
             )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def held(folder: Path, *, alone: bool = False) -> Iterator[bool]:
+    """Keep a checkpoint from being removed while it is read, or from being read while it is removed (`alone`).
+
+    Whether it is held: never is it where it is not there, or in use the other way; what the disk cannot lock counts as
+    held.
+    """
+    descriptor, fine = None, True
+    try:
+        descriptor = os.open(folder / NAME, (os.O_RDWR if alone else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fine = False
+    except OSError:
+        fine = alone
+    try:
+        yield fine
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def sync(path: Path) -> None:

@@ -22,6 +22,12 @@ def dispatches(config: Config, start: int) -> Iterator[tuple[int, int]]:
         step += length
 
 
+def count_saves(config: Config, start: int) -> int:
+    """How many checkpoints are due after step `start`: one in each period, and one at the end."""
+    steps, every = config.training.steps, config.training.checkpoint_every
+    return -(-steps // every) - start // every if start < steps else 0
+
+
 class Due(NamedTuple):
     """What is due after a step."""
 

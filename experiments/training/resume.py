@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -16,13 +15,14 @@ import optax
 
 from experiments import streams
 from experiments.config.choices import TYPES, spelt
-from experiments.config.file import load_config, to_json
+from experiments.config.file import to_json
 from experiments.config.nodes import LAST_SEED
 from experiments.config.tree import Config
-from experiments.errors import CheckpointError, ScorefieldError, UsageError
+from experiments.errors import CheckpointError, ScorefieldError, UsageError, warn
 from experiments.training.checkpoint import checkpoint_path, find_checkpoints, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data
 from experiments.training.distributed import from_process_0
+from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, network_of
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
 
@@ -46,31 +46,33 @@ def with_own_rules(config: Config, outdir: Path) -> Config:
     if not find_checkpoints(outdir / "checkpoints"):
         return config
     try:
-        rules = load_config(outdir / "config.json").data.rules
+        rules = run_config(outdir).data.rules
     except ScorefieldError:
         return config
     return replace(config, data=replace(config.data, rules=rules))
 
 
-def check_config(config: Config, outdir: Path, has_checkpoints: bool) -> None:
+def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: bool = False) -> None:
     """Check that a run in `outdir`, if there is one, is a run of `config`.
 
-    Raises UsageError naming the fields that differ and must not, or the seed of a new run, and CheckpointError when
-    config.json is gone or damaged.
+    Where config.json is gone or damaged, the copy in the newest checkpoint that can be trusted takes its place.
+    Where there is no such copy, nothing can be gone on with, and `restart` says that this is known.
+    Raises UsageError naming the fields that differ and must not, or the seed of a new run, CheckpointError when there
+    is nothing to compare with.
     """
-    if not has_checkpoints and config.training.seed > LAST_SEED:
-        raise UsageError(f"--training.seed is {config.training.seed}; give 0 to {LAST_SEED}.")
-    path = outdir / "config.json"
-    if not path.exists():
-        if has_checkpoints:
-            raise CheckpointError(
-                f"{path} is missing beside checkpoints; copy config.json from one of {outdir / 'checkpoints'}."
-            )
+    if not has_checkpoints:
+        if config.training.seed > LAST_SEED:
+            raise UsageError(f"--training.seed is {config.training.seed}; give 0 to {LAST_SEED}.")
+        if (outdir / "config.json").exists():  # nothing was trained by the configuration, and it is written anew
+            _set_samples_aside(outdir / "samples")
         return
-    if not has_checkpoints:  # nothing was trained by the configuration that is there, and it is written anew
-        _set_samples_aside(outdir / "samples")
-        return
-    differing = differences(load_config(path), config)
+    try:
+        before = run_config(outdir)
+    except CheckpointError:
+        if restart:
+            return
+        raise CheckpointError(_nothing_sound(f"neither {outdir / 'config.json'} nor a checkpoint beside it")) from None
+    differing = differences(before, config)
     if differing:
         name, old, new = differing[0]
         others = f" (and {', '.join(_flag(name) for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
@@ -88,22 +90,26 @@ def _set_samples_aside(folder: Path) -> None:
 
 
 def starting_point(
-    config: Config, optimizer: optax.GradientTransformation, directory: Path, facts: Facts
+    config: Config, optimizer: optax.GradientTransformation, directory: Path, facts: Facts, restart: bool = False
 ) -> tuple[AnyNetwork, TrainState]:
     """The network, and the newest state that can be trusted, or the initial one: numpy arrays, which take no device.
 
     Process 0 chooses for all. A line on standard error tells of each checkpoint that is passed over; it is set aside.
-    Raises CheckpointError for a state that does not fit, DataError when the run was trained on other data.
+    Where none can be trusted, the training starts anew if `restart` says so.
+    Raises CheckpointError for a state that does not fit, and where no checkpoint can be trusted; DataError when the run
+    was trained on other data.
     """
     network = network_of(config, facts)
     key = seed_key(config.training.seed, streams.INITIAL)
     begin = partial(initial_state, optimizer=optimizer, config=config)
     step = -1
     if jax.process_index() == 0:
-        found = newest_trusted(directory, lambda line: print(line, file=sys.stderr, flush=True))
+        found = newest_trusted(directory, warn)
         if found is not None:
             require_same_data(found.facts(), facts)
             step = found.step
+        elif find_checkpoints(directory):
+            _start_anew(directory, restart)
         set_aside(directory, step)
     step = int(from_process_0(np.asarray(step)))
     if step < 0:
@@ -127,6 +133,18 @@ def command_of(config: Config, facts: Facts) -> dict[str, Any]:
         "data of fingerprint": facts.fingerprint,
     }
     return {**said, **data, "scorefield": version("scorefield"), "jax": jax.__version__, "jaxlib": version("jaxlib")}
+
+
+def _start_anew(directory: Path, restart: bool) -> None:
+    """Say that a training starts from step 0, or refuse to: its checkpoints are there, and none can be trusted."""
+    if not restart:
+        raise CheckpointError(_nothing_sound(f"no checkpoint in {directory}"))
+    _set_samples_aside(directory.parent / "samples")
+    warn(f"training anew from step 0; the damaged checkpoints stay in {directory}, as NAME.untrusted.")
+
+
+def _nothing_sound(what: str) -> str:
+    return f"{what} can be trusted; restore one, or add --restart to train anew from step 0."
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:

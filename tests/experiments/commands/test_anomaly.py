@@ -1,6 +1,7 @@
 """Energies of runs: scores against exact densities, areas against counts, chains against exact laws, the commands."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -259,18 +260,45 @@ def test_chains_are_drawn_from_the_command_line(run_command, energy_run, tmp_pat
     assert (said["sampler"], said["kernel"], said["nfe"]) == ("energy-mala", "mala", 11)
     value, _ = draw("c", "--kernel", "hmc", "--seeds", "0", "--leapfrogs", "2", "--temperature", "1")
     assert (value["leapfrogs"], value["nfe"], value["temperature"]) == (2, 20, 1.0)
-    stuck = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--outdir", tmp_path, "--kernel", "mala")
-    stuck += ("--seeds", "0-4")
-    assert run_command(*stuck).err == ""
-    assert "--temperature 57 is above 56.25, the highest" in run_command(*stuck, "--temperature", "57").err
+    stuck = ("sample", "--run", energy_run, "--steps", "6", "--hold", "3", "--kernel", "mala")
+    stuck += ("--seeds", "0-4", "--outdir")
+    assert run_command(*stuck, tmp_path / "e").err == ""
+    too_hot = run_command(*stuck, tmp_path / "f", "--temperature", "57").err
+    assert "--temperature 57 is above 56.25, the highest" in too_hot
     # A potential a thousand times as steep, in which steps of 0.3 are far too long.
     steep = Partial(lambda y: -500 * jnp.sum(y**2, axis=(1, 2, 3)))
     monkeypatch.setattr(energy_runs, "energy_of", lambda trained: dataclasses.replace(energy_of(trained), psi=steep))
-    said = run_command(*stuck, "--temperature", "1")
+    said = run_command(*stuck, tmp_path / "g", "--temperature", "1")
     assert "0.0% of the steps at T = 1 were accepted" in said.err
     assert "give a smaller --step-size than 0.3." in said.err
     assert "9 steps of mala at T = 1, accepted 0.0%" in said.out
     assert draw("d", "--kernel", "langevin", "--seeds", "0")[0]["acceptance"] == {"cooling": 1.0, "end": 1.0}
+
+
+def test_chains_go_on_where_they_stopped(run_command, energy_run, tmp_path):
+    run = shutil.copytree(energy_run, tmp_path / "run")
+    told = ("sample", "--run", run, "--kernel", "mala", "--steps", "6", "--hold", "3", "--json", "--batch", "2")
+    first = run_command(*told, "--format", "png", "--seeds", "0-3").value
+    folder = Path(first["files"][0]).parent
+    assert folder.parent == run / "samples"
+    assert folder.name.startswith(f"step-{first['checkpoint_step']:07d}-energy-mala-6-")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "000001.png").unlink()
+    again = run_command(*told, "--format", "png", "--seeds", "0-3").value
+    assert (again["already_there"], again["nfe"]) == (3, 11)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    done = run_command(*told, "--format", "png", "--seeds", "0-3").value
+    assert (done["already_there"], done["acceptance"], done["nfe"]) == (4, None, 11)
+    refused = run_command(*told, "--format", "png", "--step-size", "0.2", "--outdir", folder)
+    assert "holds samples of another command (step_size 0.3, not 0.2)" in refused.err
+
+
+def test_what_somebody_else_wrote_is_not_overwritten(run_command, energy_run, tmp_path):
+    (tmp_path / "scores.npz").write_text("theirs")
+    outcome = run_command("anomaly", "--run", energy_run, "--outdir", tmp_path)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "scores.npz is there, and is not one of scorefield's own" in outcome.err
+    assert (tmp_path / "scores.npz").read_text() == "theirs"
 
 
 @pytest.mark.parametrize(

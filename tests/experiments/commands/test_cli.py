@@ -184,6 +184,27 @@ def test_pictures_carry_their_provenance(run_command, tiny_run, tmp_path):
         assert min(picture.size) >= 600
 
 
+def test_the_same_command_goes_on_and_another_gets_another_folder(run_command, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    told = ("sample", "--run", run, "--format", "png", "--batch", "4", "--json", "--seeds")
+    first = run_command(*told, "0-7").value
+    folder = run / "samples" / os.path.basename(os.path.dirname(first["files"][0]))
+    assert folder.name.startswith("step-0000012-ancestral-4-")
+    pictures = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "000005.png").unlink()
+    again = run_command(*told, "0-9").value
+    assert (again["already_there"], len(again["files"]), again["nfe"]) == (7, 10, 4)
+    # A seed that is missing is drawn in its place of its batch, and so to the bit.
+    assert {name: (folder / name).read_bytes() for name in pictures} == pictures
+    done = run_command(*told[:-2], "--seeds", "0-9")
+    assert "10 samples, 4 network calls each, 10 of them already there: " in done.out
+    other = run_command(*told, "0-1", "--steps", "3").value
+    assert os.path.dirname(other["files"][0]) != str(folder)
+    refused = run_command(*told, "0-1", "--steps", "3", "--outdir", folder)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "holds samples of another command (steps 4, not 3)" in refused.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -213,13 +234,20 @@ def test_samples_that_cannot_be_drawn_are_refused(run_command, tiny_run, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_configurations_are_refused_in_a_line(run_command, tiny_run, tmp_path):
+def test_damaged_configurations_give_way_to_a_sound_copy_or_are_refused_in_a_line(run_command, tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run")
-    path = run / "config.json"
-    said = json.loads(path.read_text())
+    path, told = run / "config.json", ("sample", "--run", run, "--seeds", "0")
+    good = path.read_text()
+    said = json.loads(good)
     said["sampling"]["sampler"] = 3
     path.write_text(json.dumps(said))
-    outcome = run_command("sample", "--run", run)
+    outcome = run_command(*told)
+    assert (outcome.status, outcome.err.count("\n")) == (0, 1)
+    assert "sampling.sampler is 3, which is no str" in outcome.err
+    assert outcome.err.endswith("00000012/config.json is used.\n")
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "config.json").write_text("{}")
+    outcome = run_command(*told)
     assert (outcome.status, outcome.err.count("\n")) == (4, 1)
     assert "sampling.sampler is 3, which is no str" in outcome.err
     path.unlink()
@@ -229,6 +257,101 @@ def test_damaged_configurations_are_refused_in_a_line(run_command, tiny_run, tmp
     file.write_text("")
     outcome = run_command("sample", "--run", file)
     assert (outcome.status, outcome.err.count("\n")) == (4, 1)
+
+
+def test_a_run_whose_files_are_damaged_resumes_by_what_is_sound_or_says_that_it_starts_anew(
+    run_command, tiny_run, tiny_flags, tmp_path
+):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    told = ("train", "--preset", "digits-ddpm", "--outdir", run, "--json", *tiny_flags)
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config[:-9])
+    outcome = run_command(*told)
+    assert (outcome.status, outcome.value["step"], outcome.err.count("\n")) == (0, 12, 1)
+    assert "is not valid JSON" in outcome.err
+    assert (run / "config.json").read_text() == config  # it is mended
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "checkpoint.json").write_text("{}")
+    outcome = run_command(*told)
+    assert outcome.status == 4
+    assert outcome.err.count("There is no older checkpoint.") == 2
+    assert outcome.err.splitlines()[-1].endswith("restore one, or add --restart to train anew from step 0.")
+    (run / "config.json").unlink()
+    outcome = run_command(*told)
+    assert (outcome.status, outcome.err.count("\n")) == (4, 1)
+    assert "config.json nor a checkpoint beside it can be trusted; restore one, or add --restart" in outcome.err
+    outcome = run_command(*told, "--restart")
+    assert (outcome.status, outcome.value["step"]) == (0, 12)
+    assert "training anew from step 0; the damaged checkpoints stay in" in outcome.err
+    assert (run / "checkpoints" / "00000012.untrusted").is_dir()
+
+
+def test_a_run_goes_on_by_its_own_configuration_alone(run_command, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "00000012")
+    outcome = run_command("train", "--run", run, "--sampling.steps", "5", "--json")
+    assert outcome.status == 0, outcome.err
+    assert (outcome.value["step"], outcome.value["outdir"]) == (12, str(run))
+    before, after = (load_config(place / "config.json") for place in (tiny_run, run))
+    assert after == dataclasses.replace(before, sampling=dataclasses.replace(before.sampling, steps=5))
+    params = [load_run(CheckpointArguments(run=place, ema="raw")).params for place in (tiny_run, run)]
+    jax.tree.map(np.testing.assert_array_equal, *params)
+    refused = run_command("train", "--run", run, "--optimizer.learning-rate", "1")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "holds a run with --optimizer.learning-rate" in refused.err
+    (run / "config.json").write_text("{")
+    mended = run_command("train", "--run", run, "--json")
+    assert (mended.value["step"], mended.err.count("\n")) == (12, 1)
+    for nothing in (tmp_path, tmp_path / "nowhere"):
+        assert run_command("train", "--run", nothing).status == 4
+
+
+def test_a_run_goes_on_with_its_data_from_any_folder(run_command, photo_run, tmp_path, monkeypatch):
+    run, photos = photo_run
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "00.png").unlink()
+    monkeypatch.chdir(tmp_path)
+    here = shutil.copytree(run, tmp_path / "run")
+    assert run_command("train", "--run", here, "--json").value["step"] == 12
+    other = run_command("train", "--run", here, "--data", f"folder:{tmp_path / 'photos'}")
+    assert (other.status, other.err.count("\n")) == (3, 1)
+    assert "are not those that this run was trained on" in other.err
+
+
+def test_a_training_starts_from_a_file(run_command, tiny_run, tmp_path):
+    told = ("train", "--config", tiny_run / "config.json", "--dry-run")
+    shown = run_command(*told, "--weighting", "edm", "--training.seed", "7", "--outdir", tmp_path).value
+    before = json.loads((tiny_run / "config.json").read_text())
+    assert shown["outdir"] == str(tmp_path)
+    assert shown["config"].pop("weighting")["type"] == "EDMWeighting"
+    before.pop("weighting")
+    assert shown["config"] == before | {"training": before["training"] | {"seed": 7}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--run", "RUN", "--preset", "digits-ddpm"], 2, "--run and --preset both say what to start from; leave one"),
+        (["--run", "RUN", "--config", "FILE"], 2, "--run and --config both say what to start from"),
+        (["--config", "FILE", "--preset", "digits-ddpm"], 2, "--config and --preset both say what to start from"),
+        (["--run", "RUN", "--outdir", "x"], 2, "goes on in that folder; leave --outdir out"),
+        (["--run", "RUN/checkpoints/00000012"], 2, "is a single checkpoint; give the folder of its run"),
+        (["--config", "FILE"], 2, "--config starts a new run; say where by --outdir"),
+        (["--config", "RUN", "--outdir", "x"], 2, "config.json."),
+        (["--config", "nowhere", "--outdir", "x"], 2, "is no file; give a file, such as the config.json of a run"),
+        (["--config", "BAD", "--outdir", "x"], 4, "bad.json is not valid JSON"),
+        (["--config"], 2, "--config needs a value"),
+        (["--runn", "RUN"], 2, "did you mean --run?"),
+    ],
+)
+def test_what_a_training_starts_from_is_said_once(run_command, tiny_run, tmp_path, arguments, status, words):
+    (tmp_path / "bad.json").write_text("{")
+    places = {"RUN": str(tiny_run), "FILE": str(tiny_run / "config.json"), "BAD": str(tmp_path / "bad.json")}
+    for name, place in places.items():
+        arguments = [word.replace(name, place) for word in arguments]
+    outcome = run_command("train", *arguments)
+    assert (outcome.status, outcome.err.count("\n")) == (status, 1)
+    assert words in outcome.err
 
 
 def test_best_is_refused_where_there_is_nothing_to_choose(run_command, tiny_run, tmp_path):
@@ -273,10 +396,11 @@ def test_pictures_of_a_training_carry_their_provenance(conditional_run):
 
 def test_guidance_costs_two_calls_and_changes_the_image(run_command, conditional_run, tmp_path):
     def draw(*arguments):
-        command = ("sample", "--run", conditional_run, "--seeds", "0-2", "--outdir", tmp_path, "--format", "npz")
+        folder = tmp_path / str(len(arguments))
+        command = ("sample", "--run", conditional_run, "--seeds", "0-2", "--outdir", folder, "--format", "npz")
         outcome = run_command(*command, "--json", *arguments)
         assert outcome.status == 0, outcome.err
-        return outcome.value, np.load(tmp_path / "samples.npz")
+        return outcome.value, np.load(folder / "samples.npz")
 
     plain, images = draw("--class", "3")
     guided, others = draw("--class", "3", "--guidance", "4")
@@ -406,3 +530,53 @@ def test_catalogues(run_command):
     assert all(set(row) == {"name", "order", "nfe_per_step", "kind", "source"} for row in rows)
     assert "dpmpp-2m" in run_command("samplers").out
     assert {row["name"] for row in run_command("presets", "--json").value} >= {"digits-ddpm", "cifar10-ddpmpp-edm"}
+
+
+@pytest.fixture(scope="module")
+def photo_run(trained, tiny_flags, tmp_path_factory):
+    """(A tiny run on a folder that was given by a relative path, that folder)."""
+    place = tmp_path_factory.mktemp("project")
+    (place / "photos").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (12, 8, 8), np.uint8)):
+        Image.fromarray(pixels).save(place / "photos" / f"{i:02d}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return trained("photos", "--preset", "digits-ddpm", "--data", "folder:photos", *tiny_flags), place / "photos"
+
+
+def test_a_run_finds_its_data_from_any_folder(photo_run, tmp_path, monkeypatch):
+    run, photos = photo_run
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "00.png").unlink()  # another folder of that name
+    monkeypatch.chdir(tmp_path)
+    assert json.loads((run / "config.json").read_text())["data"]["source"] == "folder:photos"
+    model = load_run(CheckpointArguments(run=run))
+    assert run_data(model)[0].name == f"folder:{photos}"
+    assert run_data(model)[0].fingerprint == model.facts.fingerprint
+
+
+def test_data_that_have_moved_are_told_by_a_flag_and_must_be_the_same(run_command, photo_run, tmp_path):
+    run, photos = photo_run
+    moved = shutil.copytree(photos, tmp_path / "moved")
+    optimal = ("--sampler", "ancestral", "--sampler.variance", "optimal", "--seeds", "0")
+    told = ("sample", "--run", run, "--outdir", tmp_path / "out", *optimal, "--data", f"folder:{moved}")
+    assert run_command(*told).status == 0
+    (moved / "00.png").write_bytes((moved / "01.png").read_bytes())
+    outcome = run_command(*told[:4], tmp_path / "other", *told[5:])
+    assert (outcome.status, outcome.err.count("\n")) == (3, 1)
+    assert f"folder:{moved} holds other images or labels than this run was trained on" in outcome.err
+    for command in (("evaluate", "--run", run), ("verify", "--run", run), ("grid", "--run", run, *optimal[:4])):
+        outcome = run_command(*command, "--data", f"folder:{tmp_path / 'nowhere'}")
+        assert (outcome.status, outcome.err.count("\n")) == (3, 1)
+        assert "nowhere does not exist" in outcome.err
+
+
+def test_a_run_of_another_machine_takes_no_other_data_of_the_same_path(photo_run):
+    run, photos = photo_run
+    model = load_run(CheckpointArguments(run=run))
+    place = dataclasses.replace(model.facts.place, host="theirs")
+    facts = dataclasses.replace(model.facts, place=place)
+    assert run_data(dataclasses.replace(model, facts=facts))[0].name == f"folder:{photos}"
+    facts = dataclasses.replace(facts, fingerprint="0" * 64)
+    with pytest.raises(DataError, match=r"photos here holds other images .*, which was on theirs; give their place"):
+        run_data(dataclasses.replace(model, facts=facts))

@@ -159,3 +159,12 @@ def test_files_without_provenance_are_refused(tmp_path):
     for name in (*contents, "missing.png", "missing.npz", "a.npz"):
         with pytest.raises(DataError, match="scorefield wrote"):
             files.read_provenance(tmp_path / name)
+
+
+def test_a_foreign_file_is_told_from_our_own(tmp_path):
+    files.save_arrays(tmp_path / "scores.npz", {}, scores=np.arange(3))
+    files.save_png(tmp_path / "a.png", some(1)[0], {})
+    files.require_own(tmp_path / "scores.npz", tmp_path / "a.png", tmp_path / "nowhere.png")
+    np.savez(tmp_path / "theirs.npz", scores=np.arange(3))
+    with pytest.raises(UsageError, match="is there, and is not one of scorefield's own; give another --outdir"):
+        files.require_own(tmp_path / "theirs.npz")

@@ -23,9 +23,9 @@ LEARNED = Model(CHAIN, Facts((2, 2, 1), 10), cast(Any, lambda *_: None), None)
 @pytest.fixture(scope="module")
 def draw(run_command, conditional_run, tmp_path_factory):
     """(report, images) of three seeds of the tiny conditional run."""
-    folder = tmp_path_factory.mktemp("drawn")
 
     def run(*arguments):
+        folder = tmp_path_factory.mktemp("drawn")
         command = ("sample", "--run", conditional_run, "--seeds", "0-2", "--outdir", folder, "--format", "npz")
         outcome = run_command(*command, "--json", *arguments)
         assert outcome.status == 0, outcome.err

@@ -10,6 +10,7 @@ import pytest
 
 from experiments.errors import CheckpointError, UsageError
 from experiments.runs.load import load_model
+from experiments.training import checkpoint, manifest
 from experiments.training.checkpoint import (
     CheckpointWriter,
     best,
@@ -52,7 +53,7 @@ def small(step):
 
 
 def steps(directory):
-    return [checkpoint.step for checkpoint in find_checkpoints(directory)]
+    return [found.step for found in find_checkpoints(directory)]
 
 
 def test_what_was_saved_comes_back_to_the_bit(state, saved):
@@ -129,14 +130,51 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(saved, tmp_path):
         load_model(directory.parent, warn=said.append)
 
 
+@pytest.mark.parametrize("use_best", [False, True])
+@pytest.mark.parametrize("when", ["verified", "read"])
+def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(
+    saved, tmp_path, monkeypatch, when, use_best
+):
+    """As by a training that keeps one checkpoint, which saves and prunes three times under the reader's eyes."""
+    directory = tmp_path / "run" / "checkpoints"
+    shutil.copytree(saved / "00000010", directory / "00000010")
+    reader = manifest._digest if when == "verified" else checkpoint.read
+    monkeypatch.setattr(checkpoint, "PATIENCE", 5)
+    left, said = [11, 12, 13], []
+
+    def read(path):
+        if left:
+            step = left.pop(0)
+            shutil.copytree(saved / "00000010", directory / f"{step:08d}")
+            shutil.rmtree(directory / f"{step - 1:08d}")
+        return reader(path)
+
+    monkeypatch.setattr(manifest if when == "verified" else checkpoint, reader.__name__, read)
+    model = load_model(directory.parent, use_best=use_best, warn=said.append)
+    assert (model.path, said) == (directory / "00000013", [])
+    left.extend([14])
+    with pytest.raises(CheckpointError, match=r"00000013 has vanished while it was read; a training removes"):
+        load_model(directory / "00000013")
+    left.extend(range(15, 15 + 1000))
+    with pytest.raises(CheckpointError, match="vanish"):
+        load_model(directory.parent, use_best=use_best, warn=said.append)
+    assert said == []
+
+
+def test_a_list_that_a_training_has_emptied_is_made_anew(saved, monkeypatch):
+    lists = iter([[], find_checkpoints(saved), find_checkpoints(saved)])
+    monkeypatch.setattr(checkpoint, "find_checkpoints", lambda directory: next(lists))
+    assert newest_trusted(saved, lambda line: None) == find_checkpoints(saved)[-1]
+
+
 def test_the_newest_and_the_best_are_kept_and_can_be_trusted(tmp_path):
     losses = {1: 0.1, 2: 0.9, 3: 0.1, 4: 0.8, 5: None, 6: 0.7, 7: float("inf")}
     for step, loss in losses.items():
         save(tmp_path, small(step), {step: loss}, keep_last=2, keep_best=1)
         # Of equals the newer is the better.
         assert set(steps(tmp_path)) == {max(1, step - 1), step} | {1 if step < 3 else 3}
-    for checkpoint in find_checkpoints(tmp_path):
-        np.testing.assert_array_equal(load(checkpoint.path)[0]["ema"]["0"]["w"], np.full(3, float(checkpoint.step)))
+    for kept in find_checkpoints(tmp_path):
+        np.testing.assert_array_equal(load(kept.path)[0]["ema"]["0"]["w"], np.full(3, float(kept.step)))
     assert (found := best(tmp_path)) is not None
     assert found.step == 3
 
@@ -150,19 +188,32 @@ def test_a_save_that_was_cut_off_leaves_no_trace(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000001", "00000002"]
 
 
-def test_a_full_disk_fails_with_a_word_and_leaves_the_last_checkpoint(tmp_path):
+def test_a_checkpoint_is_not_removed_while_it_is_read(tmp_path):
+    save(tmp_path, small(1), {1: None}, keep_last=1)
+    with manifest.held(tmp_path / "00000001") as one, manifest.held(tmp_path / "00000001") as two:
+        assert (one, two) == (True, True)
+        save(tmp_path, small(2), {2: None}, keep_last=1)
+        assert steps(tmp_path) == [1, 2]
+    save(tmp_path, small(3), {3: None}, keep_last=1)
+    assert steps(tmp_path) == [3]
+    with manifest.held(tmp_path / "00000003", alone=True), manifest.held(tmp_path / "00000003") as held:
+        assert not held
+
+
+def test_a_full_disk_fails_with_a_word_and_leaves_the_last_checkpoint(tmp_path, capfd):
     save(tmp_path, small(1), {1: None})
     writer = CheckpointWriter(tmp_path, tiny_config(), tiny_data().facts)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         writer.save(2, {"noise": np.random.default_rng(0).standard_normal(100_000)})
-        with pytest.raises(CheckpointError, match=r"00000002 could not be saved .* the earlier ones are untouched"):
+        with pytest.raises(CheckpointError, match=r"00000002 could not be saved \(File too large\)"):
             writer.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         writer.close()
     assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
+    assert capfd.readouterr().err == ""
     verify(tmp_path / "00000001")
 
 

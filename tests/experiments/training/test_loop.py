@@ -156,7 +156,7 @@ def test_divergence_stops_and_names_the_step_and_spares_the_last_checkpoint(tmp_
             train(tiny_config(training={"log_every": 1}), tmp_path, data=data, devices=ONE)
         sentence = str(error.value)
         assert sentence.startswith("step 14 is not finite (loss nan")
-        assert f"the last good checkpoint is {tmp_path / 'checkpoints' / '00000010'}; " in sentence
+        assert "the last good checkpoint is 00000010; train in another --outdir with a lower" in sentence
         assert "\n" not in sentence
         assert [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "checkpoints")] == [10]
         verify(tmp_path / "checkpoints" / "00000010")

@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import json
+import resource
 import signal
+import subprocess
 import sys
 import threading
 import types
@@ -20,7 +22,7 @@ from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, DataError, UsageError
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster
-from experiments.training.interrupt import interruption
+from experiments.training.interrupt import interruption, leaving
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display, truncate
 from experiments.training.prefetch import prefetch
@@ -81,6 +83,52 @@ def test_log_has_means_and_is_cut_where_a_run_resumes(tmp_path, capsys):
     Recorder(config, tmp_path, 4, quiet=True).close()
     assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [json.dumps(line) for line in lines[:2]]
     truncate(tmp_path / "no.jsonl", 3)
+
+
+@pytest.mark.parametrize(
+    "bad", [b"\xff{}", b"[1]", b'{"step": "2"}', b'{"step": true}', b"[" * 9000, b'{"step": 2', b""]
+)
+def test_a_damaged_line_of_metrics_is_left_out_with_a_word(tmp_path, capsys, bad):
+    good = [b'{"step": 1, "loss": 0.5}\n', b'{"step": 2, "loss": 0.4}\n']
+    (tmp_path / "metrics.jsonl").write_bytes(good[0] + bad + b"\n" + good[1] + b'{"ste')
+    Recorder(tiny_config(), tmp_path, 2, quiet=True).close()
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(good)
+    assert capsys.readouterr().err == f"scorefield: {tmp_path / 'metrics.jsonl'} had 1 damaged line, now left out.\n"
+
+
+def test_a_line_of_metrics_that_finds_no_room_is_missed_and_the_next_is_whole(tmp_path, capsys):
+    """Here the disk is a limit on the size of a file, which cuts the second line short."""
+    recorder, limits = Recorder(tiny_config(), tmp_path, 0, quiet=True), resource.getrlimit(resource.RLIMIT_FSIZE)
+    recorder.write(1, loss=0.5)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30, limits[1]))
+        for step in (2, 3):
+            recorder.write(step, loss=0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    recorder.write(4, loss=0.5)
+    recorder.close()
+    first, second = capsys.readouterr().err.splitlines()
+    assert "metrics.jsonl lacks its line of step 2 (it was cut short); the training goes on" in first
+    assert "metrics.jsonl lacks its line of step 3 (File too large); the training goes on" in second
+    Recorder(tiny_config(), tmp_path, 9, quiet=True).close()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 4]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_metrics_are_not_written_through_a_link(tmp_path, there):
+    theirs, path = tmp_path / "theirs", tmp_path / "metrics.jsonl"
+    if there:
+        theirs.write_text('{"step": 1}\n')
+    path.symlink_to(theirs)
+    recorder = Recorder(tiny_config(), tmp_path, 1, quiet=True)
+    recorder.write(2, loss=0.5)
+    recorder.close()
+    assert path.read_text() == '{"step": 1}\n' * there + '{"step": 2, "loss": 0.5}\n'
+    assert (theirs.read_text() if there else theirs.exists()) == ('{"step": 1}\n' if there else False)
 
 
 def test_tensorboard_is_optional_and_continues_at_the_step(tmp_path, monkeypatch):
@@ -152,8 +200,11 @@ def test_what_may_change_when_a_run_goes_on():
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     check_config(tiny_config(), tmp_path, has_checkpoints=False)
-    with pytest.raises(CheckpointError, match=r"config\.json is missing beside checkpoints"):
+    with pytest.raises(
+        CheckpointError, match=r"neither .*config\.json nor a checkpoint beside it can be trusted; .*--re"
+    ):
         check_config(tiny_config(), tmp_path, has_checkpoints=True)
+    check_config(tiny_config(), tmp_path, has_checkpoints=True, restart=True)
     save_config(tiny_config(), tmp_path / "config.json")
     check_config(tiny_config(), tmp_path, has_checkpoints=True)
     other = dataclasses.replace(tiny_config(training={"batch_size": 16}), conditional=False, label_dropout=0.0)
@@ -187,6 +238,34 @@ def test_a_second_signal_acts_at_once(interruptible):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_ends_the_process_whatever_it_is_at(signum):
+    """Here a digest of a thousand million rounds, in which Python hears nothing, as in a compilation."""
+    program = (
+        "import hashlib, os, threading\n"
+        "from experiments.training.interrupt import interruption, leaving\n"
+        f"threading.Timer(0.1, os.kill, (os.getpid(), {signum:d})).start()\n"
+        "with leaving(), interruption():\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 7
+    assert ended.stderr == (
+        f"scorefield: stopped by {signal.Signals(signum).name} before the first step; there was nothing to save.\n"
+    )
+
+
+def test_a_signal_after_the_first_step_is_a_request_within_a_command_too(interruptible):
+    with leaving(), interruption() as request:
+        request.begin()
+        signal.raise_signal(signal.SIGINT)
+        assert request.signum == signal.SIGINT
+        with interruption() as same:
+            assert same is request
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_one_process_is_no_cluster(monkeypatch):

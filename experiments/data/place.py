@@ -1,0 +1,57 @@
+"""Where data lie: a path that was typed in one folder, found again from any other, and not mistaken for another."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.errors import DataError
+
+REMEDY = "give their place now by --data URI (in anomaly --run-data)"
+"""What a person can do about data that are not found."""
+_PATHS = ("folder", "zip", "npz", "idx", "hf")
+"""The schemes that are followed by a path; hf by one or by a name."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run has read its data."""
+
+    uri: str
+    """The URI with its path from the root, whatever was typed."""
+    host: str
+    """The name of the machine."""
+
+
+def place_of(uri: str) -> Place:
+    """The place that a URI means now and here."""
+    path = _path(uri)
+    scheme = uri.partition(":")[0]
+    known = uri if path is None or (scheme == "hf" and not path.exists()) else f"{scheme}:{path}"
+    return Place(known, os.uname().nodename)
+
+
+def find(typed: str, place: Place | None) -> tuple[str, str | None]:
+    """(The URI of a run's data, the other machine that it was made on, if it was: then only the same data will do.)
+
+    `typed` is what the run's configuration says, which from another folder may mean other data. A run that recorded no
+    place was made before there were any, and is taken at its word.
+    Raises DataError where the data are not there any more, and for a name on a hub that somebody else has chosen.
+    """
+    if place is None or typed.partition(":")[0] not in _PATHS:
+        return typed, None
+    elsewhere, where = place.host if place.host != os.uname().nodename else None, place.uri.partition(":")[2]
+    if os.path.isabs(where):
+        if os.path.exists(where):
+            return place.uri, elsewhere
+        raise DataError(f"the data of this run were {place.uri} on {place.host}, and are not there; {REMEDY}.")
+    if elsewhere is not None:
+        raise DataError(f"this run was made on {elsewhere} from {place.uri}, which would be fetched; {REMEDY}.")
+    return place.uri, None
+
+
+def _path(uri: str) -> Path | None:
+    """The path in a URI from the root; None where it has none."""
+    scheme, _, where = uri.partition(":")
+    return Path(os.path.abspath(os.path.expanduser(where))) if scheme in _PATHS and where else None

@@ -1,0 +1,69 @@
+"""Whether the disk has room for checkpoints, asked before one is begun."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.errors import CheckpointError, reason
+
+_MARGIN, _FILES = 1.05, 2**17
+"""What is asked for before a training, over the size of its arrays; and the bytes of the other files."""
+_SURELY = 0.9
+"""The part of its size that no checkpoint gets below by compression, but for the first ones."""
+
+
+def size_of(tree: Any) -> int:
+    """The bytes of the arrays in a tree."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def require_room(directory: Path, size: int, count: int) -> None:
+    """Raise CheckpointError unless there is room for `count` more checkpoints of `size` bytes, before any is written.
+
+    Nothing is asked where the disk does not tell.
+    """
+    needed, free = count * (_MARGIN * size + _FILES), _free(directory)
+    if free is not None and free < needed:
+        raise CheckpointError(
+            f"{directory} has {shown(free)} free, and this run needs {shown(needed)} for {count} more "
+            f"checkpoints of {shown(size)}; make room, or give another --outdir."
+        )
+
+
+def lacking(directory: Path, size: int) -> str | None:
+    """Why a checkpoint of `size` bytes cannot be written, None where it may be."""
+    free = _free(directory)
+    if free is None or free >= _SURELY * size:
+        return None
+    return f"{os.strerror(28)}: {shown(free)} free, {shown(size)} needed"
+
+
+def why(error: BaseException) -> str:
+    """What a person needs of an error of Orbax's: what the operating system said, if it said anything."""
+    said = re.search(r"os_error_code='(\d+)'", str(error))
+    if said:
+        return os.strerror(int(said[1]))
+    first = (str(error).splitlines() or [""])[0]
+    return reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {first}"
+
+
+def shown(size: float) -> str:
+    """A number of bytes for a person: 3.2 MB."""
+    units = ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        del units[0]
+    return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 100 else f"{size:.1f} {units[0]}"
+
+
+def _free(directory: Path) -> int | None:
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return None
