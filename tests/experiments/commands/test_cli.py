@@ -296,7 +296,7 @@ def test_a_run_goes_on_by_its_own_configuration_alone(run_command, tiny_run, tmp
     assert after == dataclasses.replace(before, sampling=dataclasses.replace(before.sampling, steps=5))
     params = [load_run(CheckpointArguments(run=place, ema="raw")).params for place in (tiny_run, run)]
     jax.tree.map(np.testing.assert_array_equal, *params)
-    refused = run_command("train", "--run", run, "--optimizer.learning-rate", "1")
+    refused = run_command("train", "--run", run, "--optimizer.learning-rate", "1", "--quiet")
     assert (refused.status, refused.err.count("\n")) == (2, 1)
     assert "holds a run with --optimizer.learning-rate" in refused.err
     (run / "config.json").write_text("{")
@@ -313,7 +313,7 @@ def test_a_run_goes_on_with_its_data_from_any_folder(run_command, photo_run, tmp
     monkeypatch.chdir(tmp_path)
     here = shutil.copytree(run, tmp_path / "run")
     assert run_command("train", "--run", here, "--json").value["step"] == 12
-    other = run_command("train", "--run", here, "--data", f"folder:{tmp_path / 'photos'}")
+    other = run_command("train", "--run", here, "--data", f"folder:{tmp_path / 'photos'}", "--quiet")
     assert (other.status, other.err.count("\n")) == (3, 1)
     assert "are not those that this run was trained on" in other.err
 
