@@ -18,6 +18,8 @@ for variable, value in {
 }.items():
     os.environ.setdefault(variable, value)
 compile_quickly()
+XLA_FLAGS = os.environ["XLA_FLAGS"]
+"""The flags that this process computes with: commands that run in it add to the variable, which is read once."""
 
 
 import jax  # noqa: E402 (XLA reads its flags once)

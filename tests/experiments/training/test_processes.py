@@ -21,6 +21,7 @@ from experiments.training import distributed
 from experiments.training.checkpoint import find_checkpoints, load
 from experiments.training.distributed import initialize
 from experiments.training.loop import train
+from tests.conftest import XLA_FLAGS
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
 ROOT, ONE = Path(__file__).parents[3], tuple(jax.devices()[:1])
@@ -43,7 +44,7 @@ def start(tmp_path):
     def begin(**options):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         # One device each, whatever this process was given; all else alike, for XLA's flags have a part in rounding.
-        flags = re.sub(r"(device_count)=\d+", r"\1=1", os.environ["XLA_FLAGS"])
+        flags = re.sub(r"(device_count)=\d+", r"\1=1", XLA_FLAGS)
         environment["XLA_FLAGS"] = flags
         command = [sys.executable, *WARNINGS, "-c", PROGRAM, str(tmp_path), json.dumps(options)]
         started.append(subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True))
