@@ -87,7 +87,8 @@ def test_a_class_without_a_training_image_is_refused_wherever_one_is_drawn():
 
 
 def test_an_older_checkpoint_does_not_say_what_it_has_seen():
-    before = Facts.from_json({"event_shape": [4, 4, 1], "num_classes": 2, "class_names": ["a", "b"], "fingerprint": "x"})
+    written = {"event_shape": [4, 4, 1], "num_classes": 2, "class_names": ["a", "b"], "fingerprint": "x"}
+    before = Facts.from_json(written)
     now = dataclasses.replace(before, class_counts=(3, 0))
     assert before == now  # a run goes on
     assert Facts.from_json(now.to_json()).class_counts == (3, 0)
