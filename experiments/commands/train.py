@@ -156,7 +156,9 @@ def run(argv: list[str]) -> int:
     from experiments.training.data import open_data
     from experiments.training.loop import train
 
-    data = open_data(arguments.config, None if arguments.run is None else run_source(arguments.run, arguments.config))
+    told = any(word.partition("=")[0] in ("--data", "--data.source") for word in argv)
+    place = None if arguments.run is None or told else run_source(arguments.run, arguments.config)
+    data = open_data(arguments.config, place)
     on_sample = None
     if arguments.config.training.sample_every:
         from experiments.pictures.preview import GridWriter
