@@ -191,7 +191,9 @@ def run(argv: list[str]) -> int:
         print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))
         _tell_of_data(config)
         return 0
-    data = open_data(config, None if arguments.run is None else run_source(arguments.run, config))
+    told = any(word.partition("=")[0] in ("--data", "--data.source") for word in argv)
+    place = None if arguments.run is None or told else run_source(arguments.run, config)
+    data = open_data(config, place)
     tell(data, quiet)
     on_sample = None
     if config.training.sample_every:

@@ -39,12 +39,12 @@ _say = functools.cache(warn)  # once, however often a command asks
 def run_source(run: Path, config: Config) -> str:
     """The URI of the data that a run in this folder goes on with, from whatever folder it was begun in.
 
-    Where `config` names other data than the run's own, it is that. Raises DataError where the run's are not there.
+    `config` is the run's own; what it says holds where no checkpoint has noted a place. Raises DataError where the data
+    are not there.
     """
     from experiments.training.checkpoint import find_checkpoints
 
-    if config.data.source == run_config(run).data.source:
-        for checkpoint in reversed(find_checkpoints(run / "checkpoints")):
-            with contextlib.suppress(CheckpointError):  # a damaged one is passed over
-                return find(config.data.source, checkpoint.facts().place)[0]
+    for checkpoint in reversed(find_checkpoints(run / "checkpoints")):
+        with contextlib.suppress(CheckpointError):  # a damaged one is passed over
+            return find(config.data.source, checkpoint.facts().place)[0]
     return config.data.source

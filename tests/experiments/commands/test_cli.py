@@ -313,6 +313,9 @@ def test_a_run_goes_on_with_its_data_from_any_folder(run_command, photo_run, tmp
     monkeypatch.chdir(tmp_path)
     here = shutil.copytree(run, tmp_path / "run")
     assert run_command("train", "--run", here, "--json").value["step"] == 12
+    moved = ("train", "--run", here, "--json", "--data", f"folder:{shutil.copytree(photos, tmp_path / 'moved')}")
+    for _ in range(2):  # the second time config.json says so too
+        assert run_command(*moved).value["step"] == 12
     other = run_command("train", "--run", here, "--data", f"folder:{tmp_path / 'photos'}", "--quiet")
     assert (other.status, other.err.count("\n")) == (3, 1)
     assert "are not those that this run was trained on" in other.err
