@@ -5,9 +5,9 @@ Each line is measured where the library is installed and named where it is not. 
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
@@ -39,11 +39,9 @@ P, Q = np.diag([1.0, 2.0]), np.asarray([[2.0, 0.5], [0.5, 1.0]])
 
 def blackjax() -> list[Found]:
     """The variance of an unadjusted Langevin step of the number 0.1."""
-    from blackjax.mcmc.diffusions import overdamped_langevin
-
-    step = overdamped_langevin(jax.value_and_grad(lambda x: 0.0 * jnp.sum(x)))
-    module = importlib.import_module("blackjax.mcmc.diffusions")
-    state = module.DiffusionState(jnp.zeros(20_000), 0.0, jnp.zeros(20_000))
+    diffusions = import_module("blackjax.mcmc.diffusions")
+    step = diffusions.overdamped_langevin(jax.value_and_grad(lambda x: 0.0 * jnp.sum(x)))
+    state = diffusions.DiffusionState(jnp.zeros(20_000), 0.0, jnp.zeros(20_000))
     theirs = float(jnp.var(step(jax.random.key(0), state, 0.1).position))
     ours = langevin_step(
         jax.random.split(jax.random.key(1), 20_000), jnp.zeros((20_000, 1)), jnp.zeros((20_000, 1)), 0.1
@@ -53,9 +51,7 @@ def blackjax() -> list[Found]:
 
 def ott() -> list[Found]:
     """Sliced and Gaussian Wasserstein distances."""
-    from ott.geometry import costs
-    from ott.tools import sliced
-
+    costs, sliced = import_module("ott.geometry.costs"), import_module("ott.tools.sliced")
     lines = sliced.sliced_wasserstein(jnp.asarray(X), jnp.asarray(Y), n_proj=2000)[0]
     ours = float(sliced_wasserstein(jax.random.key(0), X, Y, projections=2000))
     bures = costs.Bures(2)
@@ -69,8 +65,7 @@ def ott() -> list[Found]:
 
 def pot() -> list[Found]:
     """The same two."""
-    import ot
-
+    ot = import_module("ot")
     ours = float(sliced_wasserstein(jax.random.key(0), X, Y, projections=2000))
     theirs = ot.sliced.sliced_wasserstein_distance(X, Y, n_projections=2000, seed=0)
     gaussian = float(wasserstein2(np.zeros(2), P, np.zeros(2), Q))
@@ -91,31 +86,25 @@ def scipy() -> list[Found]:
 
 def geomloss() -> list[Found]:
     """The energy distance."""
-    import torch
-    from geomloss import SamplesLoss
-
+    torch, loss = import_module("torch"), import_module("geomloss").SamplesLoss("energy")
     ours = float(energy_distance(X, Y, unbiased=False))
-    theirs = SamplesLoss("energy")(torch.as_tensor(X), torch.as_tensor(Y))
+    theirs = loss(torch.as_tensor(X), torch.as_tensor(Y))
     return [Found("energy distance", ours, float(theirs), "half", ours / 2)]
 
 
 def diffusers() -> list[Found]:
     """DDPM's chain: which way time counts, and what is squared."""
-    from diffusers import DDPMScheduler
-
-    theirs = DDPMScheduler(num_train_timesteps=1000).alphas_cumprod
+    theirs = import_module("diffusers").DDPMScheduler(num_train_timesteps=1000).alphas_cumprod
     ours = float(Betas.linear(1000).alpha(500))
     return [Found("α of step 500 of 1000", ours, float(theirs[499]), "the square, at 499", ours**2)]
 
 
 def ema_pytorch() -> list[Found]:
     """The weight that is left of the start after 100 updates with a decay of 0.9."""
-    import torch
-    from ema_pytorch import EMA
-
+    torch, average = import_module("torch"), import_module("ema_pytorch").EMA
     model = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(model.weight)
-    ema = EMA(model, beta=0.9, update_after_step=0, inv_gamma=1e-9, power=1.0)
+    ema = average(model, beta=0.9, update_after_step=0, inv_gamma=1e-9, power=1.0)
     ema.update()
     torch.nn.init.ones_(model.weight)
     for _ in range(100):

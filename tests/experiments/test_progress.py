@@ -60,7 +60,8 @@ def test_a_terminal_has_one_line_and_a_file_a_line_now_and_then(clock):
 
 
 def test_the_innermost_is_told_of(clock):
-    reporter = Reporter(Terminal(), clock)
+    stream = Terminal()
+    reporter = Reporter(stream, clock)
     reporter.begin("checks", 3)
     inner = reporter.begin("samples", 2)
     clock.now = 5.0
@@ -68,7 +69,7 @@ def test_the_innermost_is_told_of(clock):
     reporter.end(inner)
     clock.now = 6.0
     reporter.tell()
-    assert [line.split(":")[0] for line in reporter.stream.getvalue().split("\r")[1:]] == ["samples", "checks"]
+    assert [line.split(":")[0] for line in stream.getvalue().split("\r")[1:]] == ["samples", "checks"]
 
 
 def test_it_is_shown_where_it_is_asked_for_and_nowhere_else(monkeypatch):
