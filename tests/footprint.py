@@ -18,7 +18,7 @@ import pytest
 
 from tests import lowering
 
-MAPS, PROGRAMS = 4_000, 300
+MAPS, PROGRAMS = 2_500, 300
 """Programs are given back when this process holds as many maps or, where it cannot count them, as many programs."""
 FEW = 50
 """Programs between two counts of the maps."""

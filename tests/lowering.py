@@ -28,6 +28,11 @@ def _context() -> Any:
     return _make() if mlir.ir.Context.current else _shared()  # pyright: ignore[reportPrivateImportUsage]
 
 
+def shares_already() -> bool:
+    """Whether JAX itself has one context for all programs, as 0.12 has."""
+    return _make is None or _make() is _make()
+
+
 def share_context() -> None:
     """Have JAX find the context that it has made."""
     if _make is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax._src.interpreters import mlir
 
-from tests import footprint
+from tests import footprint, lowering
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = 40
@@ -34,6 +34,8 @@ def test_programs_hold_maps_until_they_are_given_back():
 
 
 def test_programs_are_written_down_in_one_context_until_it_is_given_back():
+    if lowering.shares_already():
+        pytest.skip("this version of JAX has one context of its own for all programs")
     before = mlir.make_ir_context()
     jax.jit(lambda x: x + 1)(np.ones(3, np.float32))
     assert mlir.make_ir_context() is before
