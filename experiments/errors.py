@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from typing import ClassVar
 
+from experiments.progress import make_way
+
 Refusals = Iterable[tuple[bool, str]]
 """(Whether refused, the sentence that says why) of each value, or combination of values, that has a condition."""
 
@@ -103,4 +105,5 @@ def _without_middle(text: str, length: int) -> str:
 
 def warn(line: str) -> None:
     """Print one line on standard error."""
+    make_way()
     print(f"scorefield: {one_line(line)}", file=sys.stderr, flush=True)

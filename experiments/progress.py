@@ -15,6 +15,8 @@ from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
+BATCHES = "samples, in batches"
+"""What the drawing of samples is called."""
 FIRST, EVERY, SELDOM = 2.0, 0.5, 30.0
 """Seconds before the first word, between words on a terminal, and between lines elsewhere."""
 _WEIGHT = 0.2  # of the newest item in the smoothed time of one
@@ -28,6 +30,7 @@ class Reporter:
         self.started = clock()
         self.stages: list[Stage] = []
         self.said, self.width = self.started, 0
+        self.writing = threading.Lock()
 
     def begin(self, what: str, total: int | None) -> Stage:
         """Something begins, within what has begun already."""
@@ -46,19 +49,21 @@ class Reporter:
         if not stages or now - self.started < FIRST or now - self.said < (EVERY if on_terminal else SELDOM):
             return
         self.said, words = now, stages[-1].words()
-        if on_terminal:
-            self.stream.write(f"\r{words:<{self.width}}")
-            self.width = len(words)
-        else:
-            self.stream.write(f"scorefield: {words}\n")
-        self.stream.flush()
+        with self.writing:
+            if on_terminal:
+                self.stream.write(f"\r{words:<{self.width}}")
+                self.width = len(words)
+            else:
+                self.stream.write(f"scorefield: {words}\n")
+            self.stream.flush()
 
     def clear(self) -> None:
         """Wipe the line on a terminal."""
-        if self.width:
-            self.stream.write(f"\r{'':<{self.width}}\r")
-            self.stream.flush()
-            self.width = 0
+        with self.writing:
+            if self.width:
+                self.stream.write(f"\r{'':<{self.width}}\r")
+                self.stream.flush()
+                self.width = 0
 
 
 class Stage:
@@ -98,6 +103,18 @@ def duration(seconds: float) -> str:
 
 _reporters: list[Reporter] = []
 """The reporter of the command that runs, if it wants one."""
+
+
+def make_way() -> None:
+    """Wipe the line of progress, if there is one, before another line is printed on the same terminal."""
+    for reporter in _reporters:
+        reporter.clear()
+
+
+def tell(line: str) -> None:
+    """Print a line on standard output while progress may be shown."""
+    make_way()
+    print(line, flush=True)
 
 
 def tracked(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -14,8 +14,9 @@ LAYERS = {"diffusion": 0, "samplers": 1, "experiments": 2, "scorefield": 3}
 GROUND_FLOOR = {"__init__", "cli", "errors", "names", "files", "compilation", "streams", "progress"}
 """The files of `experiments/` that belong to none of its packages."""
 FLOORS = (
+    {"progress"},  # an error wipes its line
     {"errors"},
-    {"names", "files", "compilation", "streams", "progress"},
+    {"names", "files", "compilation", "streams"},
     {"data"},
     {"config"},
     {"presets"},

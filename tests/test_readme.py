@@ -134,7 +134,7 @@ def test_targets_of_make_exist(page):
 def help_of(*arguments):
     """All that `scorefield ARGUMENTS --help` prints."""
     printed = io.StringIO()
-    every = ["--help", "all"] if arguments[:1] == ("train",) else ["--help"]
+    every = ["--help", "all"] if arguments == ("train",) else ["--help"]
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         assert cli.main([*arguments, *every]) == 0
     return printed.getvalue()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 from experiments.commands.options import parse, take_flag
+from experiments.commands.spelling import flags_of, respelt
 from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.runs.load import DataArguments
@@ -70,6 +71,7 @@ def read_arguments(
     `taken` names flags that the command has read itself. Raises UsageError for anything that cannot be read,
     CheckpointError when the run cannot be.
     """
+    argv = respelt(argv, flags_of(cls))  # --run is read before the rest, whatever it is called
     name, argv = take_flag(argv, "--sampler")
     name = None if name is None else choose_name(name, "--sampler")
     asks_for_help = any(word in ("-h", "--help") for word in argv)

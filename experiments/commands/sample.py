@@ -11,10 +11,11 @@ import numpy as np
 
 from experiments.commands.arguments import RunArguments, catalogue, read_arguments
 from experiments.commands.options import take_flag
-from experiments.commands.progress import place, progress, told
+from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.pictures.output import Request, output
+from experiments.progress import BATCHES, reporting, tracked
 from experiments.runs.classes import class_name, class_numbers
 from experiments.runs.load import load_model, load_run, run_data
 from experiments.runs.provenance import checkpoint, origin
@@ -120,23 +121,22 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
     labels = {} if label is None else {"labels": np.full(len(seeds), label)}
     written = output(Request(model, arguments.format, seeds, provenance, labels), arguments.outdir)
     batch = min(arguments.batch, len(seeds))
-    total = sum(len(seeds[start : start + batch]) for start in starts(seeds, batch, written.there))
     throughput = Throughput(batch)
     try:
-        with written:
-            for drawn in draw(
-                model,
-                solver,
-                seeds,
-                batch=batch,
-                label=label,
-                guidance=guidance,
-                brownian_tree=arguments.brownian_tree,
-                there=written.there,
-            ):
+        batches = draw(
+            model,
+            solver,
+            seeds,
+            batch=batch,
+            label=label,
+            guidance=guidance,
+            brownian_tree=arguments.brownian_tree,
+            there=written.there,
+        )
+        with reporting(quiet=arguments.json), written:
+            for drawn in tracked(batches, BATCHES, len(starts(seeds, batch, written.there))):
                 written.add(drawn.seeds, drawn.images, drawn.nfe)
                 throughput.add(len(drawn.seeds))
-                progress(throughput, total, arguments.json)
             paths = written.finish()
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(f"--sampler {name}: {error}") from None

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from experiments.commands.options import parse
-from experiments.commands.progress import place, progress, told
+from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.names import choose
 from experiments.pictures.output import Request, output
+from experiments.progress import BATCHES, reporting, tracked
 from experiments.runs.load import CheckpointArguments, load_run
 from experiments.runs.provenance import origin
 from experiments.sampling.throughput import Throughput
@@ -123,14 +124,13 @@ def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: list[int]) 
     }
     written = output(Request(model, arguments.format, seeds, provenance), arguments.outdir)
     batch, rates = min(arguments.batch, len(seeds)), []
-    total = sum(len(seeds[start : start + batch]) for start in starts(seeds, batch, written.there))
     throughput = Throughput(batch)
-    with written:
-        for part in draw_energy(energy, sampler, seeds, batch=batch, there=written.there):
+    batches = draw_energy(energy, sampler, seeds, batch=batch, there=written.there)
+    with reporting(quiet=arguments.json), written:
+        for part in tracked(batches, BATCHES, len(starts(seeds, batch, written.there))):
             written.add(part.drawn.seeds, part.drawn.images, part.drawn.nfe)
             rates.append((part.acceptance, len(part.drawn.seeds)))
             throughput.add(len(part.drawn.seeds))
-            progress(throughput, total, arguments.json)
         acceptance = _acceptance(rates, sampler) if rates else None
         paths = written.finish({} if acceptance is None else {"acceptance": acceptance})
     if acceptance is not None:

@@ -41,19 +41,30 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """Names that others have for a flag; the first flag that the command has is meant."""
 COUNTS = ("--num", "--num-samples", "--num-images", "--n-samples", "-n")
 """Names for a number of samples: so many seeds from 0 on."""
+WORDS = ""
+"""The key of what stands without a flag."""
+_SWITCH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 
 
 def flags_of(cls: type, prefix: str = "--") -> dict[str, Any]:
-    """The flags of a dataclass and of those in its fields, with the types of their values."""
+    """The flags of a dataclass and of those in its fields, with the types of their values.
+
+    What stands without a flag, a positional argument, is under WORDS.
+    """
+    import tyro
+
     flags: dict[str, Any] = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
         if name not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
             continue
-        nameless = any(getattr(extra, "name", None) == "" for extra in getattr(hint, "__metadata__", ()))
+        extras = getattr(hint, "__metadata__", ())
         plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        inner = prefix if nameless else f"{prefix}{name.replace('_', '-')}"
-        if dataclasses.is_dataclass(plain) and isinstance(plain, type):
-            flags |= flags_of(plain, inner if nameless else f"{inner}.")
+        given = next((extra.name for extra in extras if getattr(extra, "name", None) is not None), name)
+        inner = f"{prefix}{given.replace('_', '-')}"
+        if tyro.conf.Positional in extras:
+            flags[WORDS] = plain
+        elif dataclasses.is_dataclass(plain) and isinstance(plain, type):
+            flags |= flags_of(plain, f"{inner}." if given else prefix)
         else:
             flags[inner] = plain
     return flags
@@ -70,7 +81,13 @@ def respelt(arguments: Sequence[str], flags: Mapping[str, Any]) -> list[str]:
             spelt += values
             continue
         name, values = _named(flag, values, flags)
-        spelt += [name, *values] if name not in flags else _written(name, flags[name], values)
+        if name not in flags:
+            spelt += [name, *values]
+        elif flags[name] is bool and WORDS in flags:  # what follows may belong to no flag
+            taken = sum(value.lower() in _SWITCH for value in values[:1])
+            spelt += [_switch(name, values[:taken]), *values[taken:]]
+        else:
+            spelt += _written(name, flags[name], values)
     return spelt
 
 
@@ -91,7 +108,7 @@ def _grouped(arguments: Sequence[str]) -> list[tuple[str | None, list[str]]]:
     """(flag, what follows it up to the next); None for what stands before the first."""
     groups: list[tuple[str | None, list[str]]] = []
     for argument in arguments:
-        if argument.startswith("--") or argument in COUNTS:
+        if argument.startswith("--") or argument in (*COUNTS, "-h"):
             flag, equals, value = argument.partition("=")
             groups.append((flag.replace("_", "-"), [value] if equals else []))
         elif groups:
@@ -140,12 +157,11 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 
 def _switch(flag: str, values: list[str]) -> str:
     """--flag or --no-flag for --flag=false and its like."""
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
     if not values:
         return flag
-    if len(values) > 1 or values[0].lower() not in words:
+    if len(values) > 1 or values[0].lower() not in _SWITCH:
         raise UsageError(f"{flag} is {' '.join(values)!r}; give {flag} or {_off(flag)}, without a value.")
-    return flag if words[values[0].lower()] else _off(flag)
+    return flag if _SWITCH[values[0].lower()] else _off(flag)
 
 
 def _off(flag: str) -> str:

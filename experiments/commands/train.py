@@ -13,6 +13,7 @@ import tyro
 
 from experiments import presets
 from experiments.commands.options import parse, take_flag
+from experiments.commands.spelling import flags_of, respelt
 from experiments.config.checks import check
 from experiments.config.choices import NODES
 from experiments.config.file import document, load_config
@@ -107,7 +108,7 @@ def read(argv: list[str]) -> TrainArguments:
 
     Raises UsageError for anything that cannot be read, CheckpointError for a run or a file that cannot be.
     """
-    start, config, argv = _start(argv)
+    start, config, argv = _start(respelt(argv, flags_of(TrainArguments)))
     source, argv = take_flag(argv, "--data")
     nodes = {}
     for node, choices in NODES.items():
@@ -173,10 +174,10 @@ def _fields(value: Any) -> dict[str, Any]:
 
 def run(argv: list[str]) -> int:
     """Train; returns the exit status."""
-    if argv and argv[-1] in ("-h", "--help"):
+    if argv in (["-h"], ["--help"]):
         print(short_help(), end="")
         return 0
-    arguments = read([word for word in argv if word != "all"] if argv[-2:] == ["--help", "all"] else argv)
+    arguments = read(["--help"] if argv == ["--help", "all"] else argv)
     if not arguments.dry_run:
         _join(arguments)
     check(arguments.config)
@@ -187,12 +188,12 @@ def run(argv: list[str]) -> int:
     from experiments.training.resume import with_own_rules
 
     config, quiet = with_own_rules(arguments.config, outdir), arguments.quiet or arguments.json
-    if arguments.dry_run:
-        print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))
-        _tell_of_data(config)
-        return 0
     told = any(word.partition("=")[0] in ("--data", "--data.source") for word in argv)
     place = None if arguments.run is None or told else run_source(arguments.run, config)
+    if arguments.dry_run:
+        print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))
+        _tell_of_data(config, place)
+        return 0
     data = open_data(config, place)
     tell(data, quiet)
     on_sample = None
@@ -214,12 +215,12 @@ def run(argv: list[str]) -> int:
     return result.exit_status
 
 
-def _tell_of_data(config: Config) -> None:
+def _tell_of_data(config: Config, place: str | None) -> None:
     """Print on standard error what the data are, or why they cannot be read."""
     from experiments.training.data import open_data, tell
 
     try:
-        tell(open_data(config), quiet=False)
+        tell(open_data(config, place), quiet=False)
     except (DataError, UsageError) as error:
         warn(f"the data cannot be trained on: {error}")
 

@@ -15,7 +15,7 @@ from experiments.commands.options import parse
 from experiments.compilation import compile_quickly
 from experiments.errors import UsageError, did_you_mean, reason, warn
 from experiments.files import write_text
-from experiments.progress import reporting, tracked
+from experiments.progress import reporting, tell, tracked
 from experiments.runs.load import CheckpointArguments, load_run, run_data
 from experiments.verification.registry import Identity, Precision, Row, Setting, applicable, identities, shown
 from experiments.verification.registry import run as measure
@@ -87,7 +87,7 @@ def _table(arguments: VerifyArguments) -> int:
         for one in tracked(chosen, "identities"):
             rows.append(measure(one, setting))
             if not arguments.json:
-                print(_line(rows[-1]), flush=True)
+                tell(_line(rows[-1]))
     seconds = time.perf_counter() - start
     failed = [row for row in rows if not row.passed]
     if arguments.json:

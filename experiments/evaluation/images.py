@@ -11,7 +11,7 @@ from experiments.data.source import Source
 from experiments.errors import UsageError
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.features import feature_space, source_features
-from experiments.progress import stage, tracked
+from experiments.progress import BATCHES, stage, tracked
 from experiments.runs.model import Model
 from experiments.sampling.drawing import Sampling, draw, gather
 from experiments.sampling.throughput import Throughput
@@ -52,7 +52,7 @@ def distances(
         assert training.labels is not None  # `run_data` has seen to it
         labels = np.random.default_rng(seed).choice(training.labels, samples).tolist()
     batches = draw(model, solver, range(seed, seed + samples), batch=batch, label=labels)
-    drawn = gather(tracked(batches, "samples, in batches", -(-samples // batch)), Throughput(min(batch, samples)))
+    drawn = gather(tracked(batches, BATCHES, -(-samples // batch)), Throughput(min(batch, samples)))
     with stage("distances"):
         rows = compare(
             space,

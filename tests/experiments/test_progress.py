@@ -1,11 +1,13 @@
 """Progress: what is said, when, and where."""
 
 import io
+import math
 
 import pytest
 
 from experiments import progress
-from experiments.progress import Reporter, duration, reporting, stage, tracked
+from experiments.errors import warn
+from experiments.progress import Reporter, duration, reporting, stage, tell, tracked
 
 
 class Clock:
@@ -89,6 +91,28 @@ def test_it_is_shown_where_it_is_asked_for_and_nowhere_else(monkeypatch):
     assert "waiting" in shown.getvalue()
     assert shown.getvalue().endswith("\r")
     assert quiet.getvalue() == ""
+
+
+def test_the_line_is_wiped_before_another_is_printed(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(progress, "FIRST", -1.0)
+    monkeypatch.setattr(progress, "EVERY", 3600.0)  # the thread says nothing; the test speaks for it
+    for say, expected in ((tell, "a row\n"), (warn, "scorefield: a row\n")):
+        with reporting(stream=terminal), stage("work"):
+            reporter = progress._reporters[-1]
+            reporter.said = -math.inf
+            reporter.tell()
+            say("a row")
+        blank = "\r" + " " * len("work, 0 s") + "\r"
+        assert terminal.getvalue() == f"\rwork, 0 s{blank}{expected}"
+        terminal.seek(0)
+        terminal.truncate()
+        say("a row")
+        assert terminal.getvalue() == expected  # and where nothing is shown, nothing is wiped
+        terminal.seek(0)
+        terminal.truncate()
 
 
 def test_durations_are_as_a_person_says_them():

@@ -20,7 +20,7 @@ from experiments.evaluation.plane.density import (
     has_flow,
     model_log_prob,
 )
-from experiments.progress import tracked
+from experiments.progress import BATCHES, tracked
 from experiments.runs.model import Model
 from experiments.sampling.drawing import Sampling, draw, gather
 from experiments.sampling.throughput import Throughput
@@ -47,7 +47,7 @@ def distances(
     on the probability of a distance this large when the laws are the same.
     """
     batches = draw(model, solver, range(seed, seed + samples), batch=batch)
-    drawn = gather(tracked(batches, "samples, in batches", -(-samples // batch)), Throughput(min(batch, samples)))
+    drawn = gather(tracked(batches, BATCHES, -(-samples // batch)), Throughput(min(batch, samples)))
     n = min(samples, len(training), len(held_out))
     rng = np.random.default_rng(seed)
 

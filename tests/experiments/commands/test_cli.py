@@ -558,6 +558,18 @@ def test_a_run_finds_its_data_from_any_folder(photo_run, tmp_path, monkeypatch):
     assert run_data(model)[0].fingerprint == model.facts.fingerprint
 
 
+def test_a_run_that_is_to_be_resumed_finds_its_data_from_any_folder(run_command, photo_run, tmp_path, monkeypatch):
+    """Also where it is only asked what would be done."""
+    run, _ = photo_run
+    monkeypatch.chdir(tmp_path)
+    outcome = run_command("resume", run, "--dry-run")
+    assert outcome.status == 0
+    assert "12 images" in outcome.err
+    assert "cannot be trained on" not in outcome.err
+    outcome = run_command("resume", run, "--dry-run", "--data", f"folder:{tmp_path / 'nowhere'}")
+    assert "cannot be trained on" in outcome.err
+
+
 def test_data_that_have_moved_are_told_by_a_flag_and_must_be_the_same(run_command, photo_run, tmp_path):
     run, photos = photo_run
     moved = shutil.copytree(photos, tmp_path / "moved")

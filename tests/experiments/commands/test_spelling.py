@@ -5,12 +5,13 @@ import json
 import pytest
 
 from experiments.cli import main
-from experiments.commands import sample, train
+from experiments.commands import presets, sample, train
 from experiments.commands.seeds import parse_seeds
 from experiments.commands.spelling import ALIASES, flags_of, respelt
 from experiments.errors import UsageError
 from experiments.presets import load
 
+PRESETS = flags_of(presets.Arguments)
 TRAIN = flags_of(train.TrainArguments)
 SAMPLE = flags_of(sample.SampleArguments)
 
@@ -54,6 +55,19 @@ def test_what_is_typed_for_train(typed, meant):
 )
 def test_what_is_typed_for_sample(typed, meant):
     assert respelt(typed.split(), SAMPLE) == meant.split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--json digits-ddpm", "--json digits-ddpm"),
+        ("--json=false digits-ddpm", "--no-json digits-ddpm"),
+        ("digits-ddpm --json true", "digits-ddpm --json"),
+        ("--json -h", "--json -h"),
+    ],
+)
+def test_a_word_that_belongs_to_no_flag_is_left(typed, meant):
+    assert respelt(typed.split(), PRESETS) == meant.split()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +131,28 @@ def test_an_alias_reaches_the_configuration(capsys):
     assert config["training"]["steps"] == 100
 
 
+@pytest.mark.parametrize("command", ["sample", "grid", "evaluate", "verify", "train"])
+def test_an_alias_reaches_the_run(command, capsys):
+    """It is read before the other flags are."""
+    for alias in ("--checkpoint", "--model"):
+        status, _, error = said(capsys, command, alias, "nowhere/run")
+        assert status != 0
+        assert "nowhere/run" in error
+        assert "is no option" not in error
+
+
+def test_the_help_of_one_choice_holds_its_fields(capsys):
+    for argv in (["--schedule", "edm", "--help"], ["--schedule", "edm", "-h"]):
+        with pytest.raises(SystemExit):
+            main(["train", *argv])
+        assert "--schedule.sigma-max" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["presets", "--json", "-h"])
+    assert "usage: scorefield presets" in capsys.readouterr().out
+
+
 def test_one_preset_and_one_sampler_can_be_asked_for(capsys):
+    assert json.loads(said(capsys, "presets", "--json", "digits-ddpm")[1])[0]["name"] == "digits-ddpm"
     assert said(capsys, "presets", "digits-ddpm")[1].startswith("digits-ddpm\n")
     assert said(capsys, "samplers", "Heun")[1].count("\n") == 2
 

@@ -1,19 +1,11 @@
-"""The progress of a command, on a terminal."""
+"""What a command says of the samples that it has written."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from experiments.sampling.throughput import Throughput
-
-
-def progress(throughput: Throughput, total: int, quiet: bool) -> None:
-    """Show how many of `total` samples are drawn, if standard error is a terminal and `quiet` is false."""
-    if not quiet and sys.stderr.isatty():
-        end = "\n" if throughput.count == total else ""
-        print(f"\rsampling {throughput.count}/{total}  {throughput}", end=end, file=sys.stderr, flush=True)
 
 
 def told(throughput: Throughput, there: Collection[int]) -> str:
