@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal
@@ -23,7 +23,8 @@ from experiments import files as disk
 from experiments.data.source import Events
 from experiments.data.sources.plane import law_of
 from experiments.errors import DataError, UsageError
-from experiments.pictures import files
+from experiments.pictures import files, rows
+from experiments.runs.classes import class_name, class_names
 from experiments.runs.model import Model
 
 Form = Literal["grid", "png", "npz"]
@@ -42,8 +43,15 @@ class Request:
     seeds: Sequence[int]
     provenance: Mapping[str, Any]
     """All that determines the samples, as JSON values, `seeds` as they were typed among it."""
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What an array file holds besides the samples and the seeds."""
+    labels: np.ndarray | None = None
+    """The class of each sample, (n,), None for no class."""
+
+    def facts(self, places: Sequence[int]) -> list[dict[str, Any]]:
+        """What each of these samples has in its provenance by itself: its class."""
+        if self.labels is None:
+            return [{} for _ in places]
+        numbers = self.labels[list(places)].tolist()
+        return [{"label": number, "class_name": class_name(self.model, number)} for number in numbers]
 
     @property
     def determining(self) -> dict[str, Any]:
@@ -63,7 +71,7 @@ class Request:
         """
         said, path = self.provenance, self.model.path
         words = [f"step-{said['checkpoint_step']:07d}", said["sampler"], said.get("steps")]
-        words += [f"{name}-{said[name]}" for name in ("class", "guidance") if said.get(name) is not None]
+        words += [f"{name}-{_said_short(said[name])}" for name in ("class", "guidance") if said.get(name) is not None]
         name = "-".join([re.sub(r"[^\w.]+", "-", str(word))[:40] for word in words] + [self.digest[:8]])
         home = path.parent.parent if path is not None and path.parent.name == "checkpoints" else Path()
         return home / "samples" / name
@@ -144,13 +152,16 @@ class _Singles(Output):
         with ThreadPoolExecutor(16) as pool:  # a disk that is far away answers many at once
             answers = list(pool.map(lambda seed: self._answers(self._folder / files.single(seed)), seeds))
         known = {seed: said for seed, said in zip(seeds, answers, strict=True) if said is not None}
+        self._places = {seed: place for place, seed in enumerate(seeds)}
         self.there, self.nfe = frozenset(known), next((said.get("nfe") for said in known.values()), None)
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)
-        rows = [row for row, seed in enumerate(seeds) if seed not in self.there]
+        missing = [row for row, seed in enumerate(seeds) if seed not in self.there]
         provenance = {name: value for name, value in self._provenance.items() if name != "seeds"} | {"nfe": nfe}
-        files.save_singles(self._folder, events[rows], [seeds[row] for row in rows], provenance)
+        new = [seeds[row] for row in missing]
+        facts = self._request.facts([self._places[seed] for seed in new])
+        files.save_singles(self._folder, events[missing], new, provenance, facts)
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
         return [self._folder / files.single(seed) for seed in self._request.seeds]
@@ -173,7 +184,8 @@ class _Sheet(Output):
         self._count += len(events)
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
-        path, model, provenance = self._folder / "samples.png", self._request.model, self._whole(measured)
+        path, model, labels = self._folder / "samples.png", self._request.model, self._request.labels
+        provenance = {**self._whole(measured), **rows.facts(model, labels)}
         assert self._all is not None  # there is a seed at least
         if model.of_points:
             from experiments.pictures.plane import model_picture
@@ -181,7 +193,8 @@ class _Sheet(Output):
             picture = model_picture(model, law_of(model.config.data.source), self._all)
             files.save_png(path, picture.pixels, {**provenance, **picture.facts})
         else:
-            files.save_png(path, files.contact_sheet(self._all), provenance)
+            names = [] if labels is None else class_names(model)
+            files.save_png(path, rows.sheet(self._all, labels, names), provenance)
         return [path]
 
 
@@ -202,7 +215,9 @@ class _Archive(Output):
         super().add(seeds, events, nfe)
         if self._writer is None:
             asked, part = self._request, "points" if self._request.model.of_points else "images"
-            arrays = {"seeds": np.asarray(asked.seeds), **asked.arrays}
+            arrays = {"seeds": np.asarray(asked.seeds)}
+            if asked.labels is not None:
+                arrays |= {"labels": asked.labels, "class_names": np.asarray(class_names(asked.model))}
             self._writer = files.ArrayWriter(self._folder / "samples.npz", part, len(asked.seeds), **arrays)
         self._writer.add(events)
 
@@ -238,6 +253,11 @@ def _said(path: Path) -> dict[str, Any]:
         if isinstance(said, dict) and path.suffix == ".json":
             return said
     raise DataError(f"{path} carries no readable provenance; give a file that scorefield wrote.")
+
+
+def _said_short(value: Any) -> str:
+    """A value in the name of a folder."""
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _without_places(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def draw(
     seeds: Sequence[int],
     *,
     batch: int = 64,
-    label: int | Sequence[int] | None = None,
+    label: int | Sequence[int] | np.ndarray | None = None,
     guidance: Guidance = UNGUIDED,
     brownian_tree: bool = False,
     there: Collection[int] = (),
