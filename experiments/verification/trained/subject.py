@@ -107,6 +107,10 @@ class Subject:
     seed: int = 0
     batch: int = 64
 
+    def __post_init__(self) -> None:
+        if self.held_out is not None and not len(self.held_out):
+            object.__setattr__(self, "held_out", None)
+
     @property
     def process(self) -> Process:
         """The model's process."""
