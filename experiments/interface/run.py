@@ -195,8 +195,8 @@ class Run:
         `mask` is True where pixels are known: (height, width), or of the shape of an image, or of all images. Image i
         has the i-th of `seeds`, 0 to n − 1 unless given; one image alone has as many completions as there are seeds.
         Every stretch of `jump` steps is sampled `resamplings` times (Lugmayr et al. 2022, arXiv:2201.09865); all else
-        is as in `sample`, but that no class is told unless `label` is given. Raises UsageError as `sample` does and
-        a mask or seeds that do not fit.
+        is as in `sample`, but that no class is told unless `label` is given. Raises UsageError as `sample` does, and
+        for a mask or seeds that do not fit.
         """
         known, seeds = flow.completions(self.model, images, seeds)
         seen = flow.full_mask(mask, known.shape)

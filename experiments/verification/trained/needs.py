@@ -7,7 +7,6 @@ from typing import NamedTuple
 from experiments.verification.trained.finding import NOT_APPLICABLE, Finding
 from experiments.verification.trained.subject import Subject
 
-
 FEW, MANY = 20, 200
 """Calls of the denoiser for a sample, where few are compared with many."""
 
