@@ -116,7 +116,7 @@ def _correlation(wrong: np.ndarray, function: np.ndarray) -> Quantity:
 
 
 def _with_a_fixed_image(wrong: np.ndarray) -> Quantity:
-    """The correlation with a fixed image, which is learnt on half of the images and tried on the others, two at least."""
+    """The correlation with a fixed image, learnt on half of the images and tried on the others, two at least."""
     half = len(wrong) // 2
     learnt = wrong[:half].mean((0, 1))
     return _correlation(wrong[half:], np.broadcast_to(learnt, wrong[half:].shape))
