@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from diffusion.pytree import short_repr
 from experiments import files as disk
 from experiments.data.source import Events
 from experiments.data.sources.plane import law_of
@@ -45,6 +46,8 @@ class Request:
     """All that determines the samples, as JSON values, `seeds` as they were typed among it."""
     labels: np.ndarray | None = None
     """The class of each sample, (n,), None for no class."""
+
+    __repr__ = short_repr
 
     def facts(self, places: Sequence[int]) -> list[dict[str, Any]]:
         """What each of these samples has in its provenance by itself: its class."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.ddpm.reverse_steps import Learned
+from diffusion.pytree import short_repr
 from experiments import streams
 from experiments.data.scaling import to_uint8
 from experiments.data.source import Events
@@ -33,6 +34,8 @@ class Drawn:
     """Images uint8 (b, height, width, channels), or the points float32 (b, d) of a model of points."""
     nfe: int
     """Network calls for each sample; under guidance two for each call of the denoiser."""
+
+    __repr__ = short_repr
 
 
 class Sampling(Protocol):
@@ -128,6 +131,8 @@ class Samples(NamedTuple):
     """Network calls for each."""
     throughput: Throughput
     """How fast they came."""
+
+    __repr__ = short_repr
 
     def report(self) -> dict[str, Any]:
         """The network calls and the rate, as JSON values."""

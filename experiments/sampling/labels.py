@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
+from diffusion.pytree import short_repr
 from experiments import streams
 from experiments.data.randomness import words
 from experiments.errors import UsageError
@@ -32,6 +33,8 @@ class Classes:
     """The word that stands for them, None where they were named."""
     counts: tuple[int, ...] = ()
     """Training images of each class of the model, where the classes are drawn as frequent as these."""
+
+    __repr__ = short_repr
 
     def of(self, seeds: Iterable[int]) -> Int32[np.ndarray, " n"]:
         """The class of each seed."""

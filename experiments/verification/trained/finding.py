@@ -66,6 +66,9 @@ class Finding:
     plot: Plot | None = None
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"Finding({self.name}: {self.verdict})"
+
     @property
     def out_of_line(self) -> bool:
         """Whether the verdict is that something is wrong."""

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.process import Process
+from diffusion.pytree import short_repr
 from experiments.verification.laws import alpha_and_sigma
 from experiments.verification.trained.finding import Quantity, estimate
 from experiments.verification.trained.subject import Level, Pictures, Subject, batches, denoised, spread
@@ -41,12 +42,16 @@ class Pass:
     bias: Quantity
     """The mean of ε̂ − ε."""
 
+    __repr__ = short_repr
+
 
 class Passes(NamedTuple):
     """The passes over both parts of the data, one for each of the subject's levels."""
 
     training: list[Pass]
     held_out: list[Pass] | None
+
+    __repr__ = short_repr
 
 
 def run_passes(subject: Subject) -> Passes:
