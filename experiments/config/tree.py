@@ -48,19 +48,19 @@ AnyTimes = laws.LogNormalSigma | laws.LogUniformSigma | laws.UniformTime | Impor
 AnyObjective = Denoising | Generator
 
 
-def changed(node: object) -> str:
+def changed(self: object) -> str:
     """The repr of a dataclass that names the fields alone which are not as by default, in its parts too.
 
     It makes the same object when it is evaluated.
     """
     shown = []
-    for field in dataclasses.fields(node):  # type: ignore[arg-type]
-        value = getattr(node, field.name)
+    for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        value = getattr(self, field.name)
         made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         if field.repr and repr(value) != repr(made):
             nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
             shown.append(f"{field.name}={changed(value) if nested else repr(value)}")
-    return f"{type(node).__name__}({', '.join(shown)})"
+    return f"{type(self).__name__}({', '.join(shown)})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
