@@ -187,8 +187,9 @@ def run(argv: list[str]) -> int:
     from experiments.training.loop import train
     from experiments.training.resume import with_own_rules
 
-    config, quiet = with_own_rules(arguments.config, outdir), arguments.quiet or arguments.json
-    told = any(word.partition("=")[0] in ("--data", "--data.source") for word in argv)
+    words, quiet = {word.partition("=")[0] for word in argv}, arguments.quiet or arguments.json
+    config = with_own_rules(arguments.config, outdir, told="--data.rules" in words)
+    told = not words.isdisjoint(("--data", "--data.source"))
     place = None if arguments.run is None or told else run_source(arguments.run, config)
     if arguments.dry_run:
         print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))

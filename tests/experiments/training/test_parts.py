@@ -321,5 +321,11 @@ def test_a_run_that_goes_on_keeps_the_rules_by_which_it_reads_its_data(tmp_path)
     (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
     assert with_own_rules(config, tmp_path) == older
     check_config(with_own_rules(config, tmp_path), tmp_path, has_checkpoints=True)
+    assert with_own_rules(older, tmp_path, told=True) == older
+    with pytest.raises(UsageError, match=r"holds a run with --data.rules 1, and this command says 2; leave it out"):
+        with_own_rules(config, tmp_path, told=True)
+    save_config(config, tmp_path / "config.json")
+    with pytest.raises(UsageError, match=r"holds a run with --data.rules 2, and this command says 1; leave it out"):
+        with_own_rules(older, tmp_path)
     (tmp_path / "config.json").write_text("{")
     assert with_own_rules(config, tmp_path) == config  # what is wrong is said by `check_config`
