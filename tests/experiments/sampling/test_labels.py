@@ -65,6 +65,7 @@ def test_random_classes_are_as_frequent_as_in_training_and_the_seed_s_own():
     error = 4 * np.sqrt(expected * (1 - expected / 4000))
     assert (np.abs(np.bincount(drawn, minlength=4) - expected) <= error).all()
     assert of(asked, "random", [3999, 5, 70]) == drawn[[3999, 5, 70]].tolist()
+    assert set(of(model(PETS, counts=(0, 1, 0, 2)), "random", range(40))) == {1, 3}
     assert of(asked, None, range(3)) == [0, 2, 3]  # the class that nobody trained is left out
 
 
