@@ -178,8 +178,17 @@ def run(argv: list[str]) -> int:
         print(short_help(), end="")
         return 0
     arguments = read(["--help"] if argv == ["--help", "all"] else argv)
-    if not arguments.dry_run:
-        _join(arguments)
+    if arguments.dry_run:
+        return _train(arguments, argv)
+    _join(arguments)
+    from experiments.training import peers
+
+    with peers.as_one():
+        return _train(arguments, argv)
+
+
+def _train(arguments: TrainArguments, argv: list[str]) -> int:
+    """Train by arguments that were read from `argv`, or show the configuration; returns the exit status."""
     check(arguments.config)
     solver.build_own(arguments.config)  # refuses now what could not be sampled in the end
     outdir = arguments.outdir or arguments.run or Path("runs") / arguments.preset

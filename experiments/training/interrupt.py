@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from experiments.training import peers
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 NOTHING_SAVED = 7
 """The exit status of a training that a signal has ended before its first step."""
@@ -91,7 +93,9 @@ def _listen(ear: int, request: Interruption) -> None:
     while heard := os.read(ear, 1):
         if heard[0] in SIGNALS and not request.begun:
             name = signal.Signals(heard[0]).name
-            print(f"scorefield: stopped by {name} before the first step; there was nothing to save.", file=sys.stderr)
+            line = f"stopped by {name} before the first step; there was nothing to save."
+            print(f"scorefield: {line}", file=sys.stderr)
             sys.stderr.flush()
+            peers.leave(NOTHING_SAVED, line)
             os._exit(NOTHING_SAVED)
     os.close(ear)

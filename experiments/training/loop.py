@@ -25,7 +25,7 @@ from experiments.config.file import check_kinds, save_config
 from experiments.config.nodes import Generator as GeneratorObjective
 from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
-from experiments.training import distributed
+from experiments.training import distributed, peers
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.course import Course, Equipment, TrainResult
 from experiments.training.data import RunData, open_data, tell
@@ -191,6 +191,7 @@ def _steps(
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(peers.as_one())
         stack.enter_context(_in_one_line(outdir))
         writes, directory = jax.process_index() == 0, outdir / "checkpoints"
 
@@ -216,6 +217,8 @@ def _steps(
         start, size, state = int(state.step), size_of(state), replicas.replicate(state)
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
+        peers.tell_saved(lambda: _newest(directory))
+        stack.enter_context(peers.as_one())  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start))
         equipment = Equipment(
             setting=Setting(config, data.facts, network, outdir),
@@ -242,6 +245,11 @@ def _in_one_line(outdir: Path) -> Iterator[None]:
         raise UsageError(
             f"{what} cannot be read or written ({why}); mend it and give the same command again."
         ) from error
+
+
+def _newest(directory: Path) -> str:
+    saved = find_checkpoints(directory)
+    return f"the newest checkpoint is {saved[-1].path.name}; " if saved else "nothing is saved yet; "
 
 
 def _folder(outdir: Path) -> Path:
