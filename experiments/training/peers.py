@@ -50,7 +50,7 @@ class Link:
         with contextlib.suppress(OSError), self._writing:
             self._connection.sendall((json.dumps(said) if said else "").encode() + b"\n")
 
-    def next(self, seconds: float = SILENCE) -> dict[str, Any] | None:
+    def next(self, seconds: float) -> dict[str, Any] | None:
         """The next line that is not empty, None where the connection was closed.
 
         Raises TimeoutError when nothing came for so many seconds, OSError when the connection broke, ValueError for
@@ -74,20 +74,33 @@ class Link:
                     return None
                 self._rest += more
 
-    def close(self) -> None:
-        """Close the connection."""
+    @property
+    def gone(self) -> bool:
+        """Whether the other has closed the connection, of one that has nothing to say yet."""
+        self._connection.settimeout(0)
+        try:
+            return self._connection.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def hang_up(self) -> None:
+        """Close the connection, also for who is just reading from it."""
         with contextlib.suppress(OSError):
-            self._connection.close()
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
 
 
 class Peers:
     """The other processes of the run, of which each but process 0 knows process 0 alone."""
 
-    def __init__(self, links: dict[int, Link]) -> None:
-        """`links` are the connections, by the number of the process at the other end."""
-        self._links = links
+    def __init__(self, index: int, links: dict[int, Link]) -> None:
+        """`index` is this process's number; `links` are the connections, by that of the process at the other end."""
+        self._index, self._links = index, links
         self._lock = threading.Lock()
         self._ended: tuple[int, str] | None = None
+        self._ending = False
         self.over = threading.Event()
         """Whether this process ends by itself, so that nobody's end is its end any more."""
         self.done = threading.Event()
@@ -105,12 +118,12 @@ class Peers:
         """Say that this process is done, and wait until all are; process 0 hears of all, and says so to all."""
         if self.over.is_set():
             return
-        first = 0 in self._links
-        for link in self._links.values() if first else ():
+        links = self._links.values()
+        for link in links if self._index else ():
             link.say(bye=True)
-        for link in self._links.values():
+        for link in links:
             link.done.wait()
-        for link in () if first else self._links.values():
+        for link in () if self._index else links:
             link.say(bye=True)
         self.over.set()
         self.done.set()
@@ -121,10 +134,13 @@ class Peers:
         It has `HURRY` seconds to end by itself. JAX's own farewell, which waits for all, is left out.
         """
         with self._lock:
-            if self.over.is_set() or self._ended is not None:
+            if self.over.is_set():
                 return
-            self.over.set()
-        self._tell(status if told is None else told, line)
+            if not self._ending:
+                self.over.set()
+        if self._ending:
+            time.sleep(HURRY)  # another's end is just being told
+        self._tell(status if told is None else told, f"process {self._index} of this run: {line}")
         atexit.register(_end, status)
 
         def hurry() -> None:
@@ -154,7 +170,7 @@ class Peers:
     def _listen(self, other: int, link: Link) -> None:
         why = "its connection was closed: it was killed, or its machine has gone"
         try:
-            while (said := link.next()) is not None:
+            while (said := link.next(SILENCE)) is not None:
                 if "bye" in said:
                     link.done.set()
                     return
@@ -163,17 +179,18 @@ class Peers:
                 if "status" in said:
                     link.say(heard=True)
                     link.heard.set()
-                    self._follow(int(said["status"]), f"process {other} of this run: {said.get('line')}", GRACE)
+                    self._follow(int(said["status"]), str(said.get("line")), GRACE)
                     return
         except ConnectionResetError:
             pass
         except TimeoutError:
-            why = f"nothing was heard of it for {SILENCE:.0f} s"
+            why = f"nothing was heard of it for {SILENCE:g} s"
         except (OSError, ValueError) as error:
             why = f"its connection broke: {reason(error)}"
         finally:
             link.heard.set()
-        self._follow(LOST, f"process {other} of this run is lost ({why})", 0.0)
+        line = f"process {other} of this run is lost ({why}); {self.saved()}start all processes again to go on."
+        self._follow(LOST, line, 0.0)
 
     def _follow(self, status: int, line: str, grace: float) -> None:
         """End this process because of another's end, unless it ends by itself within `grace` seconds."""
@@ -181,9 +198,10 @@ class Peers:
             if self.over.is_set() or self._ended is not None:
                 return
             self._ended = status, line
-        if status == LOST:
-            line = f"{line}; {self.saved()}start all processes again to go on."
-        if not self.over.wait(grace):
+        self.over.wait(grace)
+        with self._lock:
+            self._ending = not self.over.is_set()
+        if self._ending:
             self._tell(status, line)
             _end(status, line)
 
@@ -276,13 +294,16 @@ def gather(port: int, count: int, service: int, seconds: float) -> Peers:
                 _admit(Link(listener.accept()[0]), links, count)
             if time.monotonic() > end and len(links) < count - 1:
                 missing = ", ".join(str(i) for i in range(1, count) if i not in links)
-                line = f"process {missing} of {count} did not come within {seconds:.0f} s; start all within a minute."
+                line = f"process {missing} of {count} did not come within {seconds:g} s; start all at the same time."
                 for link in links.values():
                     link.say(status=UsageError.exit_status, line=line)
+                    link.hang_up()
                 raise UsageError(line)
+            for index in [index for index, link in links.items() if link.gone]:
+                links.pop(index).hang_up()  # it may be started anew
     for link in links.values():
         link.say(port=service)
-    return Peers(links)
+    return Peers(0, links)
 
 
 def _admit(link: Link, links: dict[int, Link], count: int) -> None:
@@ -296,10 +317,10 @@ def _admit(link: Link, links: dict[int, Link], count: int) -> None:
         if "of" in said:
             line = f"it was started with --num-processes {count}, and this process with {said['of']}; start all alike."
             link.say(status=UsageError.exit_status, line=line)
-        link.close()
+        link.hang_up()
         return
-    if index in links:  # it was started anew
-        links[index].close()
+    if index in links:
+        links[index].hang_up()
     links[index] = link
 
 
@@ -321,13 +342,15 @@ def join(host: str, port: int, index: int, count: int, seconds: float) -> tuple[
     link.say(id=index, of=count)
     try:
         said = link.next(seconds + GRACE) or {}
+        if isinstance(said.get("port"), int):
+            return Peers(index, {0: link}), said["port"]
+        link.hang_up()
     except (OSError, ValueError) as error:
+        link.hang_up()
         raise UsageError(f"{where} answers, but not as process 0 of a run ({reason(error)}); start it there.") from None
     if "line" in said:
         raise UsageError(f"process 0: {one_line(str(said['line']))}")
-    if not isinstance(said.get("port"), int):
-        raise UsageError(f"{where} has closed the connection; see what process 0 says, and start all again.")
-    return Peers({0: link}), said["port"]
+    raise UsageError(f"{where} has closed the connection; see what process 0 says, and start all again.")
 
 
 def _listener(port: int) -> socket.socket:

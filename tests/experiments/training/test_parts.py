@@ -240,7 +240,7 @@ def test_a_second_signal_acts_at_once(interruptible):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_the_process_whatever_it_is_at(signum):
     """Here a digest of a thousand million rounds, in which Python hears nothing, as in a compilation."""
     program = (
@@ -255,6 +255,17 @@ def test_a_signal_before_the_first_step_ends_the_process_whatever_it_is_at(signu
     assert ended.stderr == (
         f"scorefield: stopped by {signal.Signals(signum).name} before the first step; there was nothing to save.\n"
     )
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.signum is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_after_the_first_step_is_a_request_within_a_command_too(interruptible):
