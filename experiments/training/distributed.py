@@ -55,7 +55,7 @@ def _meet(host: str, port: int, count: int, index: int) -> str:
     if index == 0:
         with socket.create_server(("", 0)) as probe:
             service = probe.getsockname()[1]
-        peers.begin(peers.gather(port, count, service, _START_SECONDS))
+        peers.begin(peers.gather(host, port, count, service, _START_SECONDS))
         return f"127.0.0.1:{service}"
     others, service = peers.join(host, port, index, count, _START_SECONDS)
     peers.begin(others)

@@ -125,7 +125,7 @@ def training(
     loop's body does has no part in them. Checkpoints, config.json and metrics.jsonl are written as by `train`.
 
     `data` are the batches, those of `config.data` unless given; `devices` are the local ones unless given; `quiet`
-    shows no progress. With `signals` SIGTERM and SIGINT end the run after the step in progress, with a checkpoint;
+    shows no progress. With `signals` SIGTERM, SIGINT and SIGHUP end the run after the step in progress, with a checkpoint;
     without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained anew;
     without, it is refused.
 
@@ -165,7 +165,7 @@ def train(
     quiet: bool = False,
     restart: bool = False,
 ) -> TrainResult:
-    """Train as `training` does, to the end or to a SIGTERM or SIGINT, which the result tells of. Raises as it does.
+    """Train as `training` does, to the end or to one of these signals, which the result tells of. Raises as it does.
 
     `on_sample(step, params)` is called every `sample_every` steps on process 0 with the first average.
     """

@@ -276,15 +276,16 @@ def as_one() -> Iterator[None]:
         raise
 
 
-def gather(port: int, count: int, service: int, seconds: float) -> Peers:
-    """Wait on process 0 for the `count` − 1 others, and tell them the port at which JAX's `service` will be.
+def gather(host: str, port: int, count: int, service: int, seconds: float) -> Peers:
+    """Wait on process 0, which is known as `host`, for the `count` − 1 others, and tell them the port at which JAX's `service` will be.
 
     Raises UsageError where the port is taken, and naming who has not come after so many seconds.
     """
     try:
         listener = _listener(port)
     except OSError as error:
-        raise UsageError(f"--coordinator: the port {port} is taken ({error.strerror}).") from None
+        why = os.strerror(error.errno) if error.errno else reason(error)
+        raise UsageError(f"--coordinator {host}:{port}: the port is taken ({why}).") from None
     links: dict[int, Link] = {}
     end = time.monotonic() + seconds
     with listener:

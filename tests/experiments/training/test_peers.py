@@ -115,7 +115,7 @@ def test_a_process_that_ends_by_itself_says_its_own_reason(run, ends, monkeypatc
 def test_all_wait_for_all_and_then_nobody_is_lost(run, ends):
     first, second, third = run(3)
     done = []
-    waiting = [threading.Thread(target=lambda one=one: (one.bye(), done.append(one))) for one in (first, second)]
+    waiting = [threading.Thread(daemon=True, target=lambda one=one: (one.bye(), done.append(one))) for one in (first, second)]
     for thread in waiting:
         thread.start()
     time.sleep(0.1)
@@ -131,7 +131,7 @@ def test_all_wait_for_all_and_then_nobody_is_lost(run, ends):
 
 def test_who_is_lost_while_others_wait_for_it_is_told_of(run, ends):
     first, second = run()
-    threading.Thread(target=second.bye).start()
+    threading.Thread(daemon=True, target=second.bye).start()
     first._links[1].hang_up()
     soon(lambda: (1, LOST) in [(1, status) for status, _ in ends])
 
@@ -191,7 +191,7 @@ def together(*calls):
         except UsageError as error:
             results[i] = str(error)
 
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(len(calls))]
+    threads = [threading.Thread(daemon=True, target=call, args=(i,)) for i in range(len(calls))]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -219,7 +219,7 @@ def test_processes_meet_whoever_comes_first_and_whoever_else_comes(port):
         return join("127.0.0.1", port, 1, 3, 5)
 
     first, second, third, _ = together(
-        lambda: gather(port, 3, 4321, 5), again, lambda: join("127.0.0.1", port, 2, 3, 5), stranger
+        lambda: gather("localhost", port, 3, 4321, 5), again, lambda: join("127.0.0.1", port, 2, 3, 5), stranger
     )
     assert sorted(first._links) == [1, 2]
     assert (second[1], third[1]) == (4321, 4321)
@@ -229,13 +229,13 @@ def test_processes_meet_whoever_comes_first_and_whoever_else_comes(port):
 
 
 def test_who_does_not_come_is_named_to_all(port):
-    first, second = together(lambda: gather(port, 4, 1, 0.3), lambda: join("127.0.0.1", port, 2, 4, 5))
+    first, second = together(lambda: gather("localhost", port, 4, 1, 0.3), lambda: join("127.0.0.1", port, 2, 4, 5))
     assert first.startswith("process 1, 3 of 4 did not come within 0.3 s;")
     assert second == f"process 0: {first}"
 
 
 def test_processes_of_another_number_are_refused(port):
-    first, second = together(lambda: gather(port, 2, 1, 0.3), lambda: join("127.0.0.1", port, 1, 3, 5))
+    first, second = together(lambda: gather("localhost", port, 2, 1, 0.3), lambda: join("127.0.0.1", port, 1, 3, 5))
     assert second == "process 0: it was started with --num-processes 2, and this process with 3; start all alike."
     assert first.startswith("process 1 of 2 did not come")
 
