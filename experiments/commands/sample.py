@@ -14,6 +14,7 @@ from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.pictures.output import Request, output
 from experiments.progress import BATCHES, reporting, tracked
+from experiments.runs.counted import with_counts
 from experiments.runs.load import load_model, load_run, run_data
 from experiments.runs.provenance import checkpoint, origin
 from experiments.sampling.drawing import draw, starts
@@ -90,7 +91,7 @@ def run(argv: list[str]) -> int:
 
 
 def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
-    model = load_run(arguments, arguments.data)
+    model = with_counts(load_run(arguments, arguments.data))
     classes = choose_classes(model, arguments.label)
     labels = None if classes is None else classes.of(seeds)
     if classes is not None and classes.word is None and arguments.label in WORDS:

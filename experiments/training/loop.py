@@ -125,9 +125,9 @@ def training(
     loop's body does has no part in them. Checkpoints, config.json and metrics.jsonl are written as by `train`.
 
     `data` are the batches, those of `config.data` unless given; `devices` are the local ones unless given; `quiet`
-    shows no progress. With `signals` SIGTERM, SIGINT and SIGHUP end the run after the step in progress, with a checkpoint;
-    without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained anew;
-    without, it is refused.
+    shows no progress. With `signals` SIGTERM, SIGINT and SIGHUP end the run after the step in progress, with a
+    checkpoint; without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained
+    anew; without, it is refused.
 
     Raises, at the first step that is asked for, UsageError for a configuration that cannot be trained here or is not
     the run's own, BusyError when another process trains in `outdir`, DataError for the data; and at any step

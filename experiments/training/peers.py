@@ -129,7 +129,7 @@ class Peers:
         self.done.set()
 
     def leave(self, status: int, line: str, told: int | None = None) -> None:
-        """Tell the others that this process ends with `status` (or what is `told`), and why; and see that it does, soon.
+        """Tell the others that this process ends, with `status` or what is `told`, and why; and see that it does, soon.
 
         It has `HURRY` seconds to end by itself. JAX's own farewell, which waits for all, is left out.
         """
@@ -277,7 +277,7 @@ def as_one() -> Iterator[None]:
 
 
 def gather(host: str, port: int, count: int, service: int, seconds: float) -> Peers:
-    """Wait on process 0, which is known as `host`, for the `count` − 1 others, and tell them the port at which JAX's `service` will be.
+    """Wait on process 0, at `host`, for the `count` − 1 others, and tell them the port where JAX's `service` will be.
 
     Raises UsageError where the port is taken, and naming who has not come after so many seconds.
     """

@@ -17,7 +17,6 @@ from experiments.errors import BusyError, DataError, DivergedError, UsageError
 from experiments.training import loop
 from experiments.training.checkpoint import find_checkpoints, load
 from experiments.training.interrupt import SIGNALS
-from experiments.training.interrupt import SIGNALS
 from experiments.training.lock import run_lock
 from experiments.training.loop import TrainResult, train, training
 from experiments.training.manifest import verify

@@ -1,6 +1,7 @@
 """The loop's helpers: work ahead, the log, what may change when a run goes on, the data."""
 
 import dataclasses
+import errno
 import io
 import json
 import resource
@@ -20,6 +21,7 @@ from experiments.config.nodes import SamplingConfig
 from experiments.data import Source
 from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, DataError, UsageError
+from experiments.training.board import Board
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster
 from experiments.training.interrupt import interruption, leaving
@@ -136,25 +138,73 @@ def test_tensorboard_is_optional_and_continues_at_the_step(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UsageError, match=r"install scorefield\[tensorboard\]"):
         Recorder(config, tmp_path, 0, quiet=True)
-    written = []
-
-    class Writer:
-        def __init__(self, folder, purge_step):
-            written.append((folder, purge_step))
-
-        def add_scalar(self, *scalar):
-            written.append(scalar)
-
-        def close(self):
-            written.append("closed")
-
-    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
+    files = tensorboard(monkeypatch)
     recorder = Recorder(config, tmp_path, 5, quiet=True)
     recorder.record(6, records(1.0)[0])
     recorder.close()
-    assert written[0] == (str(tmp_path / "tensorboard"), 6)
-    assert ("loss", 1.0, 6) in written
-    assert written[-1] == "closed"
+    (name, events), *others = files.items()
+    assert name == str(tmp_path / "tensorboard" / "events") + ".0"
+    assert events[1] == {"step": 6, "session_log": "start"}
+    assert {"step": 6, "summary": ("loss", 1.0)} in events
+    assert events[-2:] == ["flushed", "closed"]
+    assert not others
+
+
+def test_a_full_disk_takes_scalars_from_tensorboard_and_no_more(tmp_path, monkeypatch, capsys):
+    """Its own writer once died on a thread, with a traceback, and the training then waited for it for ever."""
+    files = tensorboard(monkeypatch)
+    board = Board(tmp_path / "tensorboard", 0)
+    board.write(1, {"loss": 1.0})
+    files["full"] = True
+    board.write(2, {"loss": 2.0})
+    board.write(3, {"loss": 3.0})
+    assert capsys.readouterr().err == "".join(
+        f"scorefield: tensorboard/ lacks its values of step {step} (No space left on device); the training goes on, so "
+        "make room.\n"
+        for step in (2, 3)
+    )
+    del files["full"]
+    board.write(4, {"loss": 4.0})
+    board.close()
+    first, *_, last = files.values()
+    assert {"step": 1, "summary": ("loss", 1.0)} in first
+    assert last == [*last[:1], {"step": 4, "session_log": "start"}, {"step": 4, "summary": ("loss", 4.0)}, *last[3:]]
+
+
+def tensorboard(monkeypatch):
+    """What is written to each file by a tensorboardX that is not there; with "full" among them, nothing."""
+    files = {}
+
+    class Writer:
+        def __init__(self, prefix, suffix):
+            self.events = files.setdefault(prefix + suffix, [])
+
+        def write_event(self, event):
+            self.events.append({name: value for name, value in event.items() if name != "wall_time"})
+
+        def flush(self):
+            if "full" in files:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.events.append("flushed")
+
+        def close(self):
+            self.flush()
+            self.events.append("closed")
+
+    def log(status):
+        return status
+
+    log.START = "start"
+    parts = {
+        "": {},
+        ".proto": {},
+        ".event_file_writer": {"EventsWriter": Writer},
+        ".proto.event_pb2": {"Event": dict, "SessionLog": log},
+        ".summary": {"scalar": lambda name, value: (name, value)},
+    }
+    for name, holds in parts.items():
+        monkeypatch.setitem(sys.modules, f"tensorboardX{name}", types.SimpleNamespace(**holds))
+    return files
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

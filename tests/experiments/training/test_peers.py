@@ -63,7 +63,7 @@ def soon(condition):
 
 
 def test_a_connection_that_closes_ends_the_others_and_says_what_is_saved(run, ends):
-    first, second, third = run(3)
+    first, second, _ = run(3)
     first.saved = lambda: "the newest checkpoint is 00000010; "
     second._links[0].hang_up()
     soon(lambda: len(ends) >= 3)
@@ -93,7 +93,7 @@ def test_a_process_that_is_silent_is_lost(run, ends, monkeypatch):
 
 
 def test_who_ends_by_an_error_tells_all_with_its_status(run, ends):
-    first, second, third = run(3)
+    _, second, _ = run(3)
     second.leave(4, "the disk is full.")
     soon(lambda: len(ends) == 3)
     assert sorted(ends) == [
@@ -115,7 +115,9 @@ def test_a_process_that_ends_by_itself_says_its_own_reason(run, ends, monkeypatc
 def test_all_wait_for_all_and_then_nobody_is_lost(run, ends):
     first, second, third = run(3)
     done = []
-    waiting = [threading.Thread(daemon=True, target=lambda one=one: (one.bye(), done.append(one))) for one in (first, second)]
+    waiting = [
+        threading.Thread(daemon=True, target=lambda one=one: (one.bye(), done.append(one))) for one in (first, second)
+    ]
     for thread in waiting:
         thread.start()
     time.sleep(0.1)
