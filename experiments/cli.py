@@ -6,7 +6,6 @@ what it needs when it runs.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from experiments.commands.options import take_flags
 from experiments.compilation import leave_sums_to_xla
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 from experiments.training.interrupt import leaving
+from experiments.training.stopping import Stopped, stopping, tell
 
 COMMANDS = {
     "train": "train a model on images, or go on with a training",
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
     0 ok, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory busy, 7 a training stopped before
-    its first step, 8 another process of the run lost, 128 + n signal n.
+    its first step, 9 another process of the run lost, 128 + n signal n.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except BrokenPipeError:
         return 141
+    except Stopped as stop:
+        return tell(stop)
     except KeyboardInterrupt:
         print("scorefield: interrupted", file=sys.stderr)
         return 130
@@ -83,7 +85,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     leave_sums_to_xla()
-    with leaving() if name == "train" else contextlib.nullcontext():
+    with leaving() if name == "train" else stopping():
         return _run(name, rest, plugins)
 
 

@@ -22,6 +22,7 @@ from experiments.sampling.guidance import Clip, Guidance
 from experiments.sampling.labels import WORDS, choose_classes
 from experiments.sampling.solver import build
 from experiments.sampling.throughput import Throughput
+from experiments.training.stopping import tell_written
 
 DESCRIPTION = """\
 Draw images or points from a trained model. The image of a seed is the same in every batch.
@@ -117,6 +118,8 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
     written = output(Request(model, arguments.format, seeds, provenance, labels), arguments.outdir)
     batch = min(arguments.batch, len(seeds))
     throughput = Throughput(batch)
+    if arguments.format == "png":  # which alone writes before all are drawn
+        tell_written(lambda: f"{len(written.there) + throughput.count} of {len(seeds)} samples are written")
     try:
         batches = draw(
             model,

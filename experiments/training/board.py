@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, written at once: `SummaryWriter` writes on a thread that dies of a full disk, and then waits.
+"""Scalars for TensorBoard, written at once: `SummaryWriter` has a thread, which dies of a full disk and is waited for.
 
 An event file is a row of records, of which none after a torn one is read; after an error there is a new file.
 """

@@ -25,7 +25,7 @@ from typing import Any
 
 from experiments.errors import ScorefieldError, UsageError, one_line, reason, warn
 
-LOST = 8
+LOST = 9
 """The exit status of a process that another one of its run has left without a word."""
 BEAT, SILENCE = 5.0, 30.0
 """Seconds between the empty lines, and without any line after which a process counts as lost."""

@@ -71,7 +71,7 @@ def tiny_config(*, optimizer=None, ema=None, training=None, **fields):
 
 
 def main(arguments):
-    """Train as a process: `outdir`, then JSON with `training`, `delay`, `fails_at`, and three flags of several processes."""
+    """Train as a process: `outdir`, then JSON: `training`, `delay`, `fails_at`, three flags of several processes."""
     outdir, options = Path(arguments[0]), json.loads(arguments[1])
     from experiments.training.distributed import initialize
 
