@@ -14,7 +14,7 @@ from experiments.commands.options import take_flags
 from experiments.compilation import leave_sums_to_xla
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 from experiments.training.interrupt import leaving
-from experiments.training.stopping import Stopped, stopping, tell
+from experiments.training.stopping import stopping
 
 COMMANDS = {
     "train": "train a model on images, or go on with a training",
@@ -60,8 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except BrokenPipeError:
         return 141
-    except Stopped as stop:
-        return tell(stop)
     except KeyboardInterrupt:
         print("scorefield: interrupted", file=sys.stderr)
         return 130

@@ -8,27 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
 from experiments.errors import warn
 from experiments.training.interrupt import SIGNALS
-
-SECONDS = 1.0
-"""How long a command may take to hear of a signal; in a compilation, Python hears of none for minutes."""
-
-
-class Stopped(BaseException):
-    """A signal has asked the command to stop."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
-
-    @property
-    def exit_status(self) -> int:
-        """128 + the signal's number, as a shell has it."""
-        return 128 + self.signum
 
 
 def _nothing() -> str:
@@ -39,60 +22,45 @@ _written: Callable[[], str] = _nothing
 
 
 def tell_written(words: Callable[[], str]) -> None:
-    """Let the line of a stopped command end in `words()`, such as "128 of 1,000 samples are written"."""
+    """Let the line of a stopped command end in `words()`, such as "128 of 1000 samples are written"."""
     global _written
     _written = words
 
 
-def tell(stop: Stopped) -> int:
-    """Print the line of a stopped command; returns its exit status."""
-    warn(f"stopped by {signal.Signals(stop.signum).name}; {_written()}.")
-    return stop.exit_status
-
-
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise `Stopped` at the first signal; end the process where nobody hears of it. A second acts as without this.
+    """End the process at the first signal, at once and from another thread.
 
-    A signal that is ignored stays so, such as SIGHUP under `nohup`. Outside the main thread it does nothing.
+    An exception would be heard only after a compilation, which takes minutes, and be lost where JAX calls Python; what
+    is half written takes the place of no file. A signal that is ignored stays so, such as SIGHUP under `nohup`. Outside
+    the main thread this does nothing.
     """
     tell_written(_nothing)
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {}
-
-    def restore() -> None:
-        for signum, handler in before.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-
-    def catch(signum: int, frame: FrameType | None) -> None:
-        restore()
-        raise Stopped(signum)
-
     ear, mouth = os.pipe()
     os.set_blocking(mouth, False)
-    over = threading.Event()
     for signum in SIGNALS:
         if signal.getsignal(signum) != signal.SIG_IGN:
-            before[signum] = signal.signal(signum, catch)
+            before[signum] = signal.signal(signum, lambda *_: None)  # whose number is written to the pipe
     wakeup = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    threading.Thread(target=_insist, args=(ear, over), daemon=True).start()
+    threading.Thread(target=_listen, args=(ear,), name="signals", daemon=True).start()
     try:
         yield
     finally:
-        over.set()
         signal.set_wakeup_fd(wakeup)
-        restore()
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         os.close(mouth)
 
 
-def _insist(ear: int, over: threading.Event) -> None:
-    """End the process a while after a signal, unless the command is over by then."""
+def _listen(ear: int) -> None:
     while heard := os.read(ear, 1):
-        if heard[0] in SIGNALS and not over.wait(SECONDS):
-            status = tell(Stopped(heard[0]))
+        if heard[0] in SIGNALS:
             with suppress(OSError, ValueError):
+                warn(f"stopped by {signal.Signals(heard[0]).name}; {_written()}.")
                 sys.stdout.flush()
-            os._exit(status)
+            os._exit(128 + heard[0])
     os.close(ear)
