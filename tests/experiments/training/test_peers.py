@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -185,7 +186,7 @@ def port():
 
 def together(*calls):
     """What the calls return or raise, each on a thread."""
-    results = [None] * len(calls)
+    results: list[Any] = [None] * len(calls)
 
     def call(i):
         try:
@@ -218,11 +219,15 @@ def test_processes_meet_whoever_comes_first_and_whoever_else_comes(port):
         link = Link(socket.create_connection(("127.0.0.1", port)))
         link.say(id=1, of=3)
         link.hang_up()  # and is started anew
+        left.set()
         return join("127.0.0.1", port, 1, 3, 5)
 
-    first, second, third, _ = together(
-        lambda: gather("localhost", port, 3, 4321, 5), again, lambda: join("127.0.0.1", port, 2, 3, 5), stranger
-    )
+    def other():
+        left.wait()
+        return join("127.0.0.1", port, 2, 3, 5)
+
+    left = threading.Event()
+    first, second, third, _ = together(lambda: gather("localhost", port, 3, 4321, 5), again, other, stranger)
     assert sorted(first._links) == [1, 2]
     assert (second[1], third[1]) == (4321, 4321)
     first._links[1].say(bye=True)
