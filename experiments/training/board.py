@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from experiments.errors import UsageError, reason, warn
 
@@ -43,7 +43,7 @@ class Board:
                 self._open(step)
             for name, value in values.items():
                 self._add(step=step, summary=self._summary.scalar(name, value))
-            self._writer.flush()
+            cast(Any, self._writer).flush()
         except OSError as error:
             self.close()
             with contextlib.suppress(OSError):

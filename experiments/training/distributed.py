@@ -36,9 +36,10 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
             return
         from jax._src import clusters
 
-        *given, local = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+        *found, local = clusters.ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, None, None, _START_SECONDS
         )
+        given = found[0], found[1], found[2]
     host, port, count, index = _checked(*given)
     address = f"{host}:{port}" if count == 1 else _meet(host, port, count, index)
     handlers = _handlers()
