@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments.errors import ScorefieldError, UsageError
-from experiments.training import peers
+from experiments.training import meeting, peers
 from experiments.training.relay import relay
 
 # A person should not wait longer for a process that never comes; and what `peers` sees no sooner, JAX does.
@@ -56,11 +56,11 @@ def _meet(host: str, port: int, count: int, index: int) -> str:
     if index == 0:
         with socket.create_server(("", 0)) as probe:
             service = probe.getsockname()[1]
-        peers.begin(peers.gather(host, port, count, service, _START_SECONDS))
+        peers.begin(meeting.gather(host, port, count, service, _START_SECONDS))
         return f"127.0.0.1:{service}"
-    others, service = peers.join(host, port, index, count, _START_SECONDS)
+    others = meeting.join(host, port, index, count, _START_SECONDS)
     peers.begin(others)
-    return f"127.0.0.1:{relay(host, service, others.done)}"
+    return f"127.0.0.1:{relay(lambda: meeting.tunnel(host, port), others.done)}"
 
 
 def _initialize(address: str, count: int, index: int, local: Any) -> None:
@@ -70,6 +70,7 @@ def _initialize(address: str, count: int, index: int, local: Any) -> None:
             count,
             index,
             local,
+            coordinator_bind_address=None if count == 1 else address,  # for this machine alone
             initialization_timeout=_START_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )

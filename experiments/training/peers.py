@@ -5,7 +5,7 @@ has. Here each process but 0 holds a connection to process 0 of a few bytes a se
 when either of them dies; the other says so in a line and ends with `LOST`, and who ends by an error of its own tells
 the rest, which end with its status.
 
-A connection carries lines of JSON: `{"id": 1, "of": 2}` from a process that comes, `{"port": 4321}` to it when all
+A connection carries lines of JSON: `{"id": 1, "of": 2}` from a process that comes, `{"all": true}` to it when all
 have, an empty line now and then, `{"status": 4, "line": "..."}` from one that ends by an error, `{"heard": true}` back,
 and `{"bye": true}` from one that is done.
 """
@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.errors import ScorefieldError, UsageError, one_line, reason, warn
+from experiments.errors import ScorefieldError, reason, warn
 
 LOST = 9
 """The exit status of a process that another one of its run has left without a word."""
@@ -274,88 +274,3 @@ def as_one() -> Iterator[None]:
         peers.explain(GRACE)
         peers.leave(1, f"{type(error).__name__}: {reason(error)}; its own output says where.", LOST)
         raise
-
-
-def gather(host: str, port: int, count: int, service: int, seconds: float) -> Peers:
-    """Wait on process 0, at `host`, for the `count` − 1 others, and tell them the port where JAX's `service` will be.
-
-    Raises UsageError where the port is taken, and naming who has not come after so many seconds.
-    """
-    try:
-        listener = _listener(port)
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else reason(error)
-        raise UsageError(f"--coordinator {host}:{port}: the port is taken ({why}).") from None
-    links: dict[int, Link] = {}
-    end = time.monotonic() + seconds
-    with listener:
-        while len(links) < count - 1:
-            listener.settimeout(max(0.01, min(1.0, end - time.monotonic())))
-            with contextlib.suppress(TimeoutError):
-                _admit(Link(listener.accept()[0]), links, count)
-            if time.monotonic() > end and len(links) < count - 1:
-                missing = ", ".join(str(i) for i in range(1, count) if i not in links)
-                line = f"process {missing} of {count} did not come within {seconds:g} s; start all at the same time."
-                for link in links.values():
-                    link.say(status=UsageError.exit_status, line=line)
-                    link.hang_up()
-                raise UsageError(line)
-            for index in [index for index, link in links.items() if link.gone]:
-                links.pop(index).hang_up()  # it may be started anew
-    for link in links.values():
-        link.say(port=service)
-    return Peers(0, links)
-
-
-def _admit(link: Link, links: dict[int, Link], count: int) -> None:
-    """Take in a process that says who it is; who says nothing that makes sense is none of the run."""
-    try:
-        said = link.next(2.0) or {}
-    except (OSError, ValueError):
-        said = {}
-    index = said.get("id")
-    if not isinstance(index, int) or said.get("of") != count or not 0 < index < count:
-        if "of" in said:
-            line = f"it was started with --num-processes {count}, and this process with {said['of']}; start all alike."
-            link.say(status=UsageError.exit_status, line=line)
-        link.hang_up()
-        return
-    if index in links:
-        links[index].hang_up()
-    links[index] = link
-
-
-def join(host: str, port: int, index: int, count: int, seconds: float) -> tuple[Peers, int]:
-    """(The peers of process `index`, the port of JAX's service), when all have come to process 0.
-
-    Raises UsageError where process 0 does not answer within so many seconds, or refuses.
-    """
-    where = f"--coordinator {host}:{port}"
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            link = Link(socket.create_connection((host.strip("[]"), port), timeout=seconds))
-            break
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UsageError(f"{where} does not answer ({reason(error)}); start process 0.") from None
-        time.sleep(0.2)
-    link.say(id=index, of=count)
-    try:
-        said = link.next(seconds + GRACE) or {}
-        if isinstance(said.get("port"), int):
-            return Peers(index, {0: link}), said["port"]
-        link.hang_up()
-    except (OSError, ValueError) as error:
-        link.hang_up()
-        raise UsageError(f"{where} answers, but not as process 0 of a run ({reason(error)}); start it there.") from None
-    if "line" in said:
-        raise UsageError(f"process 0: {one_line(str(said['line']))}")
-    raise UsageError(f"{where} has closed the connection; see what process 0 says, and start all again.")
-
-
-def _listener(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        with contextlib.suppress(OSError):
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))

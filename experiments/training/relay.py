@@ -10,26 +10,55 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 _BYTES = 1 << 16
 
 
-def relay(host: str, port: int, over: threading.Event) -> int:
-    """A port of this machine that leads to host:port; until `over` a connection that breaks there stays open here."""
+def relay(connect: Callable[[], socket.socket], over: threading.Event) -> int:
+    """A port of this machine that leads where `connect` does; until `over` what breaks there stays open here.
+
+    `connect` raises OSError where it is too early, and is tried again.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_accept, args=(listener, host.strip("[]"), port, over), name="relay", daemon=True).start()
+    threading.Thread(target=_accept, args=(listener, connect, over), name="relay", daemon=True).start()
     return listener.getsockname()[1]
 
 
-def _accept(listener: socket.socket, host: str, port: int, over: threading.Event) -> None:
+def join_both(one: socket.socket, other: socket.socket) -> None:
+    """Hand on the bytes of each connection to the other until either breaks, and close both."""
+
+    def back() -> None:
+        _pump(other, one)
+        _close(one)
+
+    thread = threading.Thread(target=back, name="relay", daemon=True)
+    thread.start()
+    _pump(one, other)
+    _close(other)
+    thread.join()
+
+
+def connected(connect: Callable[[], socket.socket], over: threading.Event) -> socket.socket:
+    """The connection that `connect` makes, which is tried until it succeeds. Raises OSError when it is `over`."""
+    while not over.is_set():
+        with contextlib.suppress(OSError):
+            connection = connect()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        time.sleep(0.05)
+    raise OSError("it is over")
+
+
+def _accept(listener: socket.socket, connect: Callable[[], socket.socket], over: threading.Event) -> None:
     while True:
         here = listener.accept()[0]
-        threading.Thread(target=_serve, args=(here, host, port, over), name="relay", daemon=True).start()
+        threading.Thread(target=_serve, args=(here, connect, over), name="relay", daemon=True).start()
 
 
-def _serve(here: socket.socket, host: str, port: int, over: threading.Event) -> None:
-    there = _connect(host, port, over)
-    if there is not None:
+def _serve(here: socket.socket, connect: Callable[[], socket.socket], over: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        there = connected(connect, over)  # process 0 may only be starting
         threading.Thread(target=_answer, args=(there, here, over), name="relay", daemon=True).start()
         _pump(here, there)
         _close(there)
@@ -39,18 +68,6 @@ def _answer(there: socket.socket, here: socket.socket, over: threading.Event) ->
     _pump(there, here)
     over.wait()
     _close(here)
-
-
-def _connect(host: str, port: int, over: threading.Event) -> socket.socket | None:
-    """A connection to JAX's service, which process 0 may only be starting."""
-    while not over.is_set():
-        with contextlib.suppress(OSError):
-            connection = socket.create_connection((host, port), timeout=10)
-            connection.settimeout(None)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
-        time.sleep(0.05)
-    return None
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
