@@ -123,14 +123,17 @@ class Course:
             self._state,
             report,
             held_out_loss=loss,
-            is_sample_due=now.sample and not self._stopped,
+            is_checkpoint_due=now.save or bool(self._stopped),
+            is_sample_due=now.sample,
             save=self._save,
         )
-        if now.save or self._stopped:
+        # A picture that is due comes before the checkpoint, after which nothing would draw it any more; but whoever
+        # stops a training may not wait for it.
+        if self._stopped or (now.save and not now.sample):
             step.save()
         try:
             yield step
-            if self._stopped:  # as a save in the body has found out
+            if now.save or self._stopped:  # which a save in the body may have found out
                 step.save()
         except GeneratorExit:
             # Several processes would wait for one another.

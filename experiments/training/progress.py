@@ -48,6 +48,7 @@ class Step:
         report: jax.Array,
         *,
         held_out_loss: float | None,
+        is_checkpoint_due: bool,
         is_sample_due: bool,
         save: Callable[[float | None], None],
     ) -> None:
@@ -58,12 +59,15 @@ class Step:
         """What stays the same throughout the training."""
         self.held_out_loss = held_out_loss
         """Mean loss on the held-out data, at the steps at which it is measured; else None."""
-        self.is_checkpoint = False
-        """Whether this step is saved as a checkpoint, or is being saved in the background."""
+        self.is_checkpoint = is_checkpoint_due
+        """Whether this step is a checkpoint: saved, being saved in the background, or about to be.
+
+        Where samples are due it is saved after the loop's body, so that no checkpoint is there without its picture.
+        """
         self.is_sample_due = is_sample_due
         """Whether `sample_every` divides this step."""
         self._state: TrainState | None = state
-        self._report, self._save = report, save
+        self._report, self._save, self._saved = report, save, False
 
     @cached_property
     def records(self) -> list[StepRecord]:
@@ -96,9 +100,9 @@ class Step:
         Raises RuntimeError once the next step has begun, CheckpointError when this save, or the one before, failed.
         """
         self._living("save")
-        if not self.is_checkpoint:
+        if not self._saved:
             self._save(self.held_out_loss)
-            self.is_checkpoint = True
+            self._saved = self.is_checkpoint = True
 
     def end(self) -> None:
         """Let go of the state, whose arrays the next step takes."""

@@ -142,6 +142,32 @@ def test_every_program_is_traced_once_and_samples_see_the_average(straight, tmp_
     assert not np.allclose(seen[10]["out"]["kernel"], seen[20]["out"]["kernel"])
 
 
+def test_no_checkpoint_is_there_without_the_picture_of_its_step(tmp_path):
+    """What is killed after a step was saved goes on after that step, and nothing would draw its picture any more."""
+    there, config = {}, tiny_config(training={"sample_every": 5, "checkpoint_every": 5})
+
+    def draw(step, params):
+        there[step] = [checkpoint.step for checkpoint in find_checkpoints(tmp_path / "checkpoints")]
+        assert not list((tmp_path / "checkpoints").glob(f".saving-{step:08d}"))
+
+    train(config, tmp_path, data=tiny_data(), devices=ONE, quiet=True, on_sample=draw)
+    assert there.keys() == {5, 10, 15, 20}
+    assert all(step not in steps for step, steps in there.items())
+    assert find_checkpoints(tmp_path / "checkpoints")[-1].step == 20
+
+
+def test_a_signal_takes_no_picture_away(tmp_path):
+    drawn, config = [], tiny_config(training={"sample_every": 1})
+
+    def draw(step, params):
+        drawn.append(step)
+        if step == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    result = train(config, tmp_path, data=tiny_data(), devices=ONE, quiet=True, on_sample=draw)
+    assert result.step == drawn[-1] == 8
+
+
 class Poisoned(TinyBatches):
     """Batch 13, which makes step 14, has labels that no class has: the network answers NaN."""
 
