@@ -260,7 +260,7 @@ def check(images: np.ndarray) -> np.ndarray:
 
 
 def _png_text(path: Path) -> str:
-    """The JSON text chunk of a PNG. Raises ValueError when there is none."""
+    """The JSON text chunk of a PNG. Raises ValueError when there is none, and as Pillow where a checksum is wrong."""
     from PIL import Image
 
     try:
@@ -269,6 +269,7 @@ def _png_text(path: Path) -> str:
             file.seek(-len(_END), 2)
             if file.read() != _END:
                 raise ValueError("it is cut short")
+            picture.verify()
     except Image.DecompressionBombError as error:
         raise ValueError(str(error)) from None
     if not isinstance(text, str):

@@ -15,11 +15,15 @@ from experiments.errors import UsageError, reason
 from experiments.files import replacing
 
 
+_SUM = "sha256"
+"""The key of the SHA-256 of all the others."""
+
+
 def save(run: Path, kept: dict[str, Any]) -> Path:
     """Keep a fitted grid with the run, in place of an older one for the same; returns its file."""
     path = _file(run, kept["sampler"], kept["options"], kept["steps"])
     with replacing(path) as scratch:
-        scratch.write_text(json.dumps(kept, indent=1) + "\n")
+        scratch.write_text(json.dumps({**kept, _SUM: _digest(kept)}, indent=1) + "\n")
     return path
 
 
@@ -31,12 +35,19 @@ def load(run: Path, name: str, options: Any, steps: int) -> dict[str, Any]:
         raise UsageError(f"--grid fitted: no grid was fitted for {name} with these options and {steps} steps; {remedy}")
     try:
         kept = json.loads(path.read_bytes())
+        # A grid of before there was a sum has none.
+        if _SUM in kept and kept.pop(_SUM) != _digest(kept):
+            raise ValueError("its numbers are not those that were written")
         times = np.asarray(kept["times"], np.float64)
         if times.ndim != 1 or len(times) != steps + 1:
             raise ValueError(f"it holds times of shape {times.shape} for {steps} steps")
         return {**kept, "times": times}
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read ({reason(error)}); {remedy}") from None
+
+
+def _digest(kept: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def options_as_json(options: Any) -> dict[str, Any]:

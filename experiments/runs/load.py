@@ -148,8 +148,8 @@ def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoin
     from experiments.training import checkpoint as checkpoints
 
     directory = run / "checkpoints"
-    found = checkpoints.best(directory) if use_best else checkpoints.newest_trusted(directory, warn)
-    if use_best and found is not None and found.held_out_loss is None:
+    found = checkpoints.best(directory, warn) if use_best else checkpoints.newest_trusted(directory, warn)
+    if use_best and found is not None and found.sound and found.held_out_loss is None:
         warn(f"no held-out loss was measured in {run}; --best takes the newest checkpoint.")
     if found is None:
         raise CheckpointError(f"{run} holds no checkpoint that can be trusted; train it, or give another folder.")

@@ -30,7 +30,7 @@ from experiments.config.file import load_config, save_config
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, reason
 from experiments.training.data import Facts
-from experiments.training.manifest import held, sync, verify, write_manifest
+from experiments.training.manifest import held, intact, sync, verify, write_manifest
 from experiments.training.quiet import silence
 from experiments.training.room import lacking, require_room, size_of, why
 
@@ -47,6 +47,8 @@ class Checkpoint:
     step: int
     held_out_loss: float | None
     """The loss by which the best are kept; None when it was not measured."""
+    sound: bool = True
+    """Whether checkpoint.json, which says both, is what was saved."""
 
     def facts(self) -> Facts:
         """What the checkpoint says of its data. Raises CheckpointError when it says nothing that makes sense."""
@@ -78,7 +80,9 @@ def describe(path: Path) -> Checkpoint:
     try:
         said = _details(path)
     except CheckpointError:  # as `verify` will say of it
-        return Checkpoint(path, named, None)
+        return Checkpoint(path, named, None, sound=False)
+    if not intact(path, "checkpoint.json"):
+        return Checkpoint(path, named, None, sound=False)
     step, loss = said.get("step"), said.get("held_out_loss")
     if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**31:
         step = named
@@ -143,9 +147,16 @@ def trusted_config(directory: Path) -> tuple[Config, Path] | None:
     return None
 
 
-def best(directory: Path) -> Checkpoint | None:
-    """The checkpoint of the lowest held-out loss, not verified; the newest when none was measured."""
+def best(directory: Path, warn: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
+    """The checkpoint of the lowest held-out loss, not verified; the newest when none was measured.
+
+    `warn` is told a line for each whose loss is not known because checkpoint.json is not what was saved.
+    """
     checkpoints = find_checkpoints(directory)
+    for checkpoint in checkpoints:
+        if not checkpoint.sound and checkpoint.path.exists():  # otherwise its training has removed it
+            warn(f"{checkpoint.path / 'checkpoint.json'} is damaged; --best passes over this checkpoint.")
+    checkpoints = [checkpoint for checkpoint in checkpoints if checkpoint.sound] or checkpoints
     measured = [checkpoint for checkpoint in checkpoints if checkpoint.held_out_loss is not None]
     return min(measured, key=_rank) if measured else (checkpoints[-1] if checkpoints else None)
 

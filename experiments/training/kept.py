@@ -6,31 +6,64 @@ import contextlib
 import functools
 from pathlib import Path
 
-from experiments.config.file import load_config
+from experiments.config.file import load_config, to_json
 from experiments.config.tree import Config
 from experiments.data.place import find
 from experiments.errors import CheckpointError, warn
+from experiments.training.differences import differences, flag_of, flat
+from experiments.training.manifest import intact
 
 
-def run_config(run: Path) -> Config:
+def run_config(run: Path, *, free: bool = True) -> Config:
     """The configuration of the run, or of the one checkpoint, in this folder.
 
     Where a run's config.json is damaged, or gone, the copy in its newest checkpoint that can be trusted takes its
-    place, as a line on standard error says. Raises CheckpointError where there is none, and as `load_config`.
+    place, as a line on standard error says. The file carries no checksum, and the copies do: where it can be read, and
+    differs from the newest copy in what the run was trained by, that copy takes its place too. Where they differ in
+    what may change when a run goes on, the file holds, which may be newer, and a line says so as well; but not with
+    `free` False, when the caller has its own of these.
+    Raises CheckpointError where there is neither, and as `load_config`.
     """
+    path = run / "config.json"
     try:
-        return load_config(run / "config.json")
+        config = load_config(path)
     except CheckpointError as error:
         if not (run / "checkpoints").is_dir():
             raise
         # Not above: the command line reads a configuration before it needs the libraries of training.
         from experiments.training.checkpoint import trusted_config
 
-        kept = trusted_config(run / "checkpoints")
-        if kept is None:
+        trusted = trusted_config(run / "checkpoints")
+        if trusted is None:
             raise
-        _say(f"{error} The copy in {kept[1]} is used.")
-        return kept[0]
+        _say(f"{error} The copy in {trusted[1]} is used.")
+        return trusted[0]
+    copy = _newest_copy(run / "checkpoints")
+    if copy is None:
+        return config
+    kept = load_config(copy)
+    if trained := differences(kept, config):
+        name, before, now = trained[0]
+        _say(f"{path} says --{flag_of(name)} {now}, and the run was trained with {before}; the copy in {copy} is used.")
+        return kept
+    old, new = flat(to_json(kept)), flat(to_json(config))
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if changed and free:
+        name = changed[0]
+        _say(f"{path} says --{flag_of(name)} {new.get(name)}, which holds; {copy} says {old.get(name)}.")
+    return config
+
+
+def _newest_copy(directory: Path) -> Path | None:
+    """The config.json of the newest checkpoint in which it is what was saved, and can be read; None without one."""
+    with contextlib.suppress(OSError):
+        folders = [path for path in directory.iterdir() if path.name.isascii() and path.name.isdecimal()]
+        for folder in sorted(folders, key=lambda path: int(path.name), reverse=True):
+            with contextlib.suppress(CheckpointError):
+                if intact(folder, "config.json"):
+                    load_config(folder / "config.json")
+                    return folder / "config.json"
+    return None
 
 
 _say = functools.cache(warn)  # once, however often a command asks

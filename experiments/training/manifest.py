@@ -73,6 +73,15 @@ def verify(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def intact(folder: Path, name: str) -> bool:
+    """Whether one file under `folder` is the one that its manifest tells of; False where either cannot be read."""
+    try:
+        lines = (folder / NAME).read_bytes().decode().splitlines()
+        return f"{_digest(folder / name)}  {name}" in lines
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 @contextlib.contextmanager
 def held(folder: Path, *, alone: bool = False) -> Iterator[bool]:
     """Keep a checkpoint from being removed while it is read, or from being read while it is removed (`alone`).

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 from experiments import streams
-from experiments.config.choices import TYPES, spelt
 from experiments.config.file import to_json
 from experiments.config.nodes import LAST_SEED
 from experiments.config.tree import Config
@@ -22,22 +21,11 @@ from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, ScorefieldError, UsageError, warn
 from experiments.training.checkpoint import checkpoint_path, find_checkpoints, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data
+from experiments.training.differences import differences, flag_of, flat
 from experiments.training.distributed import from_process_0
 from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, network_of
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
-
-# What may change when a run goes on: nothing here takes part in what step n computes. The data may have moved; that
-# they are the same is checked by their fingerprint.
-FREE = frozenset(
-    (
-        *("training.steps", "training.steps_per_dispatch", "training.log_every", "training.validate_every"),
-        *("training.checkpoint_every", "training.keep_last", "training.keep_best", "training.sample_every"),
-        *("training.tensorboard", "data.source", "data.memory_gib"),
-    )
-)
-FREE_GROUPS = ("sampling.",)
-
 
 def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
     """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data.
@@ -48,7 +36,7 @@ def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
     if not find_checkpoints(outdir / "checkpoints"):
         return config
     try:
-        rules = run_config(outdir).data.rules
+        rules = run_config(outdir, free=False).data.rules
     except ScorefieldError:
         return config
     asked = config.data.rules
@@ -75,7 +63,7 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
             _set_samples_aside(outdir / "samples")
         return
     try:
-        before = run_config(outdir)
+        before = run_config(outdir, free=False)
     except CheckpointError:
         if restart:
             return
@@ -83,9 +71,9 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
     differing = differences(before, config)
     if differing:
         name, old, new = differing[0]
-        others = f" (and {', '.join(_flag(name) for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
+        others = f" (and {', '.join(flag_of(name) for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
         raise UsageError(
-            f"{outdir} holds a run with --{_flag(name)} {old}, and this command says {new}{others}; "
+            f"{outdir} holds a run with --{flag_of(name)} {old}, and this command says {new}{others}; "
             "repeat the run's own values, or give another --outdir."
         )
 
@@ -134,7 +122,7 @@ LOCAL = frozenset(("data.source", "data.memory_gib", "training.tensorboard"))
 
 def command_of(config: Config, facts: Facts) -> dict[str, Any]:
     """What all processes of a run have in common: the configuration, the data and the versions, by their names."""
-    said = {f"--{_flag(name)}": value for name, value in _flat(to_json(config)).items() if name not in LOCAL}
+    said = {f"--{flag_of(name)}": value for name, value in flat(to_json(config)).items() if name not in LOCAL}
     data = {
         "images of shape": facts.event_shape,
         "classes": facts.num_classes,
@@ -153,40 +141,3 @@ def _start_anew(directory: Path, restart: bool) -> None:
 
 def _nothing_sound(what: str) -> str:
     return f"{what} can be trusted; restore one, or add --restart to train anew from step 0."
-
-
-def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
-    """(name, before, after) of every field that differs and takes part in what a step computes.
-
-    Where a node is of another type, such as the network, that is the difference, and not the fields that only one has.
-    """
-    old, new = _flat(to_json(before)), _flat(to_json(after))
-    free = FREE if after.optimizer.decay == "constant" else FREE - {"training.steps"}
-    names = [
-        name
-        for name in sorted(old.keys() | new.keys(), key=lambda name: (not name.endswith(".type"), name))
-        if old.get(name) != new.get(name) and name not in free and not name.startswith(FREE_GROUPS)
-    ]
-    nodes = tuple(name.removesuffix("type") for name in names if name.endswith(".type"))
-    told = [name for name in names if name.endswith(".type") or not name.startswith(nodes)]
-    return [(name.removesuffix(".type"), _shown(name, old), _shown(name, new)) for name in told]
-
-
-def _shown(name: str, values: dict[str, Any]) -> Any:
-    """A value as the command line has it."""
-    value = values.get(name, "absent")
-    return spelt(TYPES[value]) if name.endswith(".type") and value in TYPES else value
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {
-        name: leaf
-        for key, item in value.items()
-        for name, leaf in _flat(item, f"{prefix}.{key}" if prefix else key).items()
-    }
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")

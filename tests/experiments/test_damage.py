@@ -156,6 +156,31 @@ def test_a_fitted_grid(tmp_path):
     assert refused > 15
 
 
+def test_a_number_of_a_fitted_grid_that_has_changed_is_refused(tmp_path):
+    kept = {"times": [1.0, 0.5, 0.0], "sampler": "ddim", "options": {}, "steps": 2, "seed": 0}
+    path = fitted_grids.save(tmp_path, kept)
+    with mock.patch.object(fitted_grids, "_file", return_value=path):
+        assert {**fitted_grids.load(tmp_path, "ddim", DDIM(), 2), "times": kept["times"]} == kept
+        path.write_text(path.read_text().replace("0.5", "0.7"))
+        with pytest.raises(UsageError, match="its numbers are not those that were written"):
+            fitted_grids.load(tmp_path, "ddim", DDIM(), 2)
+        path.write_text(json.dumps(kept))  # as it was written before there was a sum
+        assert fitted_grids.load(tmp_path, "ddim", DDIM(), 2)["seed"] == 0
+
+
+def test_a_picture_with_a_changed_byte_is_not_taken_for_one_that_is_there(tmp_path):
+    """Every chunk of a PNG has a checksum; the pixels' was not looked at."""
+    path = tmp_path / "a.png"
+    save_png(path, np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8), {"seed": 1})
+    good = path.read_bytes()
+    for place in range(8, len(good)):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(DataError):
+            read_provenance(path)
+    path.write_bytes(good)
+    assert read_provenance(path) == {"seed": 1}
+
+
 def test_the_provenance_of_a_picture(tmp_path):
     path = tmp_path / "a.png"
     save_png(path, np.zeros((8, 8, 1), np.uint8), {"seed": 1, "steps": 4})

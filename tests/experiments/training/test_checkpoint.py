@@ -161,6 +161,22 @@ def test_a_checkpoint_that_is_pruned_while_it_is_read_gives_way_to_the_next(
     assert said == []
 
 
+@pytest.mark.parametrize("damage", [(b"0.", b"9."), (b"{", b"")])
+def test_the_best_is_not_chosen_by_a_loss_that_nobody_has_measured(tmp_path, damage):
+    """A digit of the loss in a damaged checkpoint.json once made another checkpoint the best one, silently."""
+    directory = tmp_path / "checkpoints"
+    for step, loss in ((5, 0.25), (10, 0.5), (15, 0.75)):
+        save(directory, small(step), {step: loss})
+    assert best(directory).step == 5
+    path = directory / "00000005" / "checkpoint.json"
+    path.write_bytes(path.read_bytes().replace(*damage, 1))
+    said = []
+    found = best(directory, said.append)
+    assert (found.step, len(said)) == (10, 1)
+    assert "00000005/checkpoint.json is damaged; --best passes over this checkpoint." in said[0]
+    assert [checkpoint.sound for checkpoint in find_checkpoints(directory)] == [False, True, True]
+
+
 def test_a_list_that_a_training_has_emptied_is_made_anew(saved, monkeypatch):
     lists = iter([[], find_checkpoints(saved), find_checkpoints(saved)])
     monkeypatch.setattr(checkpoint, "find_checkpoints", lambda directory: next(lists))

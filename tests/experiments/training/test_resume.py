@@ -8,6 +8,8 @@ from diffusion.networks.configs import MLPConfig
 from experiments.config.file import save_config
 from experiments.config.tree import Config
 from experiments.errors import UsageError, refuse
+from experiments.training import kept
+from experiments.training.manifest import write_manifest
 from experiments.training.resume import check_config, differences
 
 
@@ -49,3 +51,28 @@ def test_a_run_that_was_begun_with_such_a_seed_goes_on(tmp_path):
     save_config(config, tmp_path / "config.json")
     check_config(config, tmp_path, has_checkpoints=True)
     assert not any(refused for refused, _ in config.training.refusals())
+
+
+def test_a_run_goes_on_by_what_it_was_trained_by_whatever_its_file_says(tmp_path, monkeypatch):
+    """A digit of config.json that had changed once went on with another learning rate by --run, and said nothing."""
+    said, folder = [], tmp_path / "checkpoints" / "00000010"
+    monkeypatch.setattr(kept, "_say", said.append)
+    folder.mkdir(parents=True)
+    save_config(Config(), folder / "config.json")
+    write_manifest(folder)
+    save_config(Config(), tmp_path / "config.json")
+    assert kept.run_config(tmp_path) == Config()
+    assert said == []
+    save_config(changed(seed=3), tmp_path / "config.json")
+    assert kept.run_config(tmp_path) == Config()
+    check_config(Config(), tmp_path, has_checkpoints=True)
+    sentence = "config.json says --training.seed 3, and the run was trained with 0; the copy in"
+    assert [sentence in line for line in said] == [True, True]
+    save_config(changed(steps=7), tmp_path / "config.json")
+    assert kept.run_config(tmp_path, free=False) == changed(steps=7)
+    assert len(said) == 2
+    assert kept.run_config(tmp_path) == changed(steps=7)
+    assert "config.json says --training.steps 7, which holds;" in said[2]
+    (folder / "config.json").write_text("{}")  # no copy that is intact
+    assert kept.run_config(tmp_path) == changed(steps=7)
+    assert len(said) == 3
