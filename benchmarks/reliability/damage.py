@@ -11,6 +11,7 @@ import hashlib
 import json
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from experiments.pictures.files import read_provenance
 from experiments.runs import fitted_grids
 from experiments.runs.load import load_model
 from experiments.training import kept
+from experiments.training.checkpoint import find_checkpoints
 from experiments.training.lock import run_lock
 from experiments.training.logging import truncate
 from samplers.ddim import DDIM
@@ -206,10 +208,10 @@ def _going_on(bench: Bench, times: int) -> Row:
         "`damage`; tests/experiments/training/test_resume.py",
     )
     half, rng = bench.new("half"), bench.rng("going on")
-    command = bench.run([*bench.training(half), "--training.steps", str(STEPS // 2)])
-    if command.status != 0:
-        raise RuntimeError(command.errors)
-    newest = Path("checkpoints") / f"{STEPS // 2:08d}"
+    command = bench.start(bench.training(half))
+    command.until((half / "checkpoints" / f"{STEPS // 2:08d}").exists)
+    command.send(signal.SIGKILL)
+    newest = find_checkpoints(half / "checkpoints")[-1].path.relative_to(half)
     inside = sorted(path.relative_to(half) for path in (half / newest).rglob("*") if path.is_file())
     names = [Path("config.json"), Path("metrics.jsonl"), Path("lock"), *inside]
     for trial in range(times * len(names)):

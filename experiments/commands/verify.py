@@ -210,6 +210,8 @@ def environment(precision: str, seconds: float) -> dict[str, str]:
 def _writable(path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"--html {path} is a folder; name a file, such as {path / 'report.html'}.")
+    if path.is_symlink() and path.is_file():
+        raise UsageError(f"--html {path} is a link, and a report is written through none; name the file itself.")
     if not path.parent.exists():
         raise UsageError(f"--html {path}: the folder {path.parent} does not exist; make it first.")
 
@@ -219,7 +221,7 @@ def _write(path: Path, text: str, silent: Any) -> None:
         if path.exists() and not path.is_file():  # a pipe, or a terminal
             path.write_text(text, encoding="utf-8")
         else:
-            write_text(path.resolve(), text)
+            write_text(path, text)
     except (OSError, UsageError) as error:
         raise UsageError(f"--html {path} cannot be written: {reason(error)}.") from None
     if not silent:

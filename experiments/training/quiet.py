@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 _ORBAX = f"{os.sep}orbax{os.sep}"
+_STATUS = re.compile(r"[A-Z]+(?:_[A-Z]+)*: ")
+"""How TensorStore's errors begin that name nobody: DATA_LOSS: and its like."""
 
 
 @functools.cache
@@ -26,8 +29,10 @@ def silence() -> None:
 
 
 def _not_of_checkpoints(record: logging.LogRecord) -> bool:
-    said = record.getMessage() + str(record.exc_info and record.exc_info[1])
-    return not any(word in said for word in ("tensorstore", "orbax", "Event loop is closed"))
+    error = str(record.exc_info[1]) if record.exc_info else ""
+    said = record.getMessage() + error
+    named = any(word in said for word in ("tensorstore", "orbax", "Event loop is closed"))
+    return not (named or _STATUS.match(error))
 
 
 def _hook(before: Callable[[Any], None], unraisable: Any) -> None:

@@ -200,6 +200,7 @@ def test_the_report_fits_a_narrow_window():
         (["--run", "{folder}/none"], "none does not exist; give the folder"),
         (["--html", "{folder}"], "is a folder; name a file"),
         (["--html", "{folder}/none/x.html"], "does not exist; make it first"),
+        (["--html", "{folder}/link"], "is a link, and a report is written through none; name the file itself"),
         (["--precision", "float16"], "float16"),
         (["--run", "{folder}", "--only", "ddim"], "leave one of them out"),
         (["--run", "{folder}", "--samples", "3"], "--samples is 3; give at least 16"),
@@ -207,6 +208,8 @@ def test_the_report_fits_a_narrow_window():
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(run_command, tmp_path, arguments, words):
+    (tmp_path / "precious").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "precious")
     outcome = run_command("verify", *(argument.format(folder=tmp_path) for argument in arguments))
     assert outcome.status in (2, 4)
     assert words in outcome.err
