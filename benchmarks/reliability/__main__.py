@@ -95,13 +95,16 @@ def main() -> int:
     if unknown := set(arguments.part) - set(names):
         parser.error(f"{', '.join(sorted(unknown))} is no part; there are {', '.join(names)}.")
     given = {name: getattr(arguments, name.replace("-", "_")) for name in COUNTS}
-    counts = {
-        name: given[name] if given[name] is not None else COUNTS[name][arguments.quick] for name in COUNTS
-    }
+    counts = {name: given[name] if given[name] is not None else COUNTS[name][arguments.quick] for name in COUNTS}
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="reliability-"))
     bench = Bench(folder, arguments.seed, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     rows: list[Row] = []
-    facts = {"date": datetime.date.today().isoformat(), "seed": arguments.seed, "counts": counts, "versions": versions()}
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "seed": arguments.seed,
+        "counts": counts,
+        "versions": versions(),
+    }
     seconds: dict[str, float] = {}
     for name in arguments.part or names:
         start = time.monotonic()
@@ -112,7 +115,9 @@ def main() -> int:
                 print(f"  WRONG: {line}", flush=True)
         seconds[name] = round(time.monotonic() - start, 1)
         if arguments.json:
-            arguments.json.write_text(json.dumps({**facts, "seconds": seconds, "rows": documents(rows)}, indent=1) + "\n")
+            arguments.json.write_text(
+                json.dumps({**facts, "seconds": seconds, "rows": documents(rows)}, indent=1) + "\n"
+            )
     print(f"\n{table(rows)}\n\n{facts['date']}, {facts['versions']}, seconds {seconds}")
     if not arguments.folder:
         shutil.rmtree(folder, ignore_errors=True)

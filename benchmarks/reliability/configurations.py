@@ -28,7 +28,17 @@ CANARY = "scorefield_canary"
 WORDS = (
     *("", " ", "nan", "inf", "-inf", "-1", "0", "1e999", "1e4", "1.5", "99999999999999999999", "1_000", "0x10", "true"),
     *("None", "[1,2]", "{}", "1,2,,3", "a\nb", "\x1b[31m", "x" * 5000, "é", "../../..", "--", "-", "$(exit 3)", "%s%n"),
-    *(CANARY, f"{CANARY}:Thing", f"__import__('{CANARY}')", "os:system", "builtins:exec", "vp", "VP", "\u202e", "/dev/null"),
+    *(
+        CANARY,
+        f"{CANARY}:Thing",
+        f"__import__('{CANARY}')",
+        "os:system",
+        "builtins:exec",
+        "vp",
+        "VP",
+        "\u202e",
+        "/dev/null",
+    ),
 )
 OTHERS = ("--data", "--preset", "--config", "--run", "--schedule", "--noise", "--network", "--objective", "--plugin-s")
 
@@ -40,7 +50,7 @@ def configurations(bench: Bench, count: int) -> Iterator[Row]:
     for kind in ("a configuration file", "flags"):
         row = Row(
             f"wrong and hostile values in {kind}",
-            "used where they make sense, refused in one line of at most 300 characters; nothing is executed or imported",
+            "used where they make sense, else refused in one line of at most 300 characters; nothing is executed",
             "`configurations`; tests/experiments/test_damage.py, config/test_config.py",
         )
         _judge(bench, kind, known, count - count // 2 if kind == "flags" else count // 2, row)

@@ -21,7 +21,9 @@ SUITE = "tests/experiments/training/test_room.py, pictures/test_output.py"
 def small(folder: Path, size: int) -> Iterator[Path]:
     """A file system of `size` bytes in memory. Raises PermissionError where none can be mounted."""
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True
+    )
     if done.returncode:
         raise PermissionError(done.stderr.strip())
     try:
@@ -75,7 +77,7 @@ def _at_the_start(bench: Bench, count: int) -> Row:
 def _while_training(bench: Bench, count: int) -> Row:
     row = Row(
         "a file system that another program fills up during a training",
-        "one line with the reason; the checkpoints that are there are whole; with room the command goes on, bit-identical",
+        "one line with the reason; the checkpoints there are whole; with room the command goes on, bit-identical",
         f"`disk`; {SUITE}",
     )
     rng = bench.rng("disk in a training")

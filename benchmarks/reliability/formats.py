@@ -56,11 +56,11 @@ def _jpeg(folder: Path, rng: random.Random) -> None:
 
 
 def _zip(folder: Path, rng: random.Random) -> None:
-    _data(folder, "a.zip", "zip", mutators.archive(rng))
+    _data(folder, "a.zip", "zip", mutators.with_header(mutators.archive(rng), rng))
 
 
 def _npz(folder: Path, rng: random.Random) -> None:
-    _data(folder, "a.npz", "npz", mutators.npz(rng))
+    _data(folder, "a.npz", "npz", mutators.with_header(mutators.npz(rng), rng))
 
 
 def _idx(folder: Path, rng: random.Random) -> None:
@@ -109,7 +109,9 @@ def formats(bench: Bench, count: int) -> Iterator[Row]:
         folder.mkdir()
         if kind == "checkpoint":
             shutil.copytree(bench.twin / "checkpoints" / "00000060", folder / "00000060")
-        sums = {"JPEG": "the lengths of its segments are", "IDX": "the CRC of its gzip is"}.get(kind, "every checksum is")
+        sums = {"JPEG": "the lengths of its segments are", "IDX": "the CRC of its gzip is"}.get(
+            kind, "every checksum is"
+        )
         row = Row(
             f"a mutated {kind} {'' if kind == 'checkpoint' else 'file '}of which {sums} valid",
             f"read, or refused in one line, within {SECONDS} s and {MEMORY >> 30} GiB",

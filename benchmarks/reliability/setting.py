@@ -48,6 +48,10 @@ class Command:
         """The process's number."""
         return self._process.pid
 
+    def begun(self) -> bool:
+        """Whether it has come to the command itself."""
+        return self._errors.exists()
+
     @property
     def errors(self) -> str:
         """What it has printed on standard error so far."""

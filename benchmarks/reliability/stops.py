@@ -81,7 +81,9 @@ def signals(bench: Bench, each: int) -> Iterator[Row]:
         "before the first step": lambda command, outdir, part: time.sleep(part * 2),
         "in the loop": lambda command, outdir, part: command.until(command.stepped) and _later(bench, part),
         "within a save": lambda command, outdir, part: command.until(lambda: _saving(outdir)),
-        "after the last step": lambda command, outdir, part: command.until(lambda: f"\nstep {STEPS}/" in command.errors),
+        "after the last step": lambda command, outdir, part: command.until(
+            lambda: f"\nstep {STEPS}/" in command.errors
+        ),
     }
     for phase, wait in phases.items():
         row = Row(
@@ -93,7 +95,7 @@ def signals(bench: Bench, each: int) -> Iterator[Row]:
         for trial in range(each):
             signum, outdir = (signal.SIGTERM, signal.SIGINT)[trial % 2], bench.new("stopped")
             command = bench.start(bench.training(outdir))
-            command.until(lambda command=command: bool(command.errors) or phase == "before the first step", 60)
+            command.until(command.begun)
             wait(command, outdir, rng.random())
             command.send(signum)
             status, wrong = command.wait(60), untidy(command.errors)

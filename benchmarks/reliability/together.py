@@ -30,7 +30,7 @@ def folders(bench: Bench, count: int) -> Iterator[Row]:
         statuses = [command.wait() for command in commands]
         wrong = [line for command in commands for line in (refusal if command.status else untidy)(command.errors)]
         # One that comes when the first has finished finds nothing left to do.
-        if not 1 <= statuses.count(0) or set(statuses) - {0, BusyError.exit_status}:
+        if not statuses.count(0) >= 1 or set(statuses) - {0, BusyError.exit_status}:
             wrong.append(f"statuses {statuses}")
         row.judge("races", wrong + unlike(outdir, bench.twin))
         shutil.rmtree(outdir)

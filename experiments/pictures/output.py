@@ -31,6 +31,8 @@ from experiments.runs.model import Model
 Form = Literal["grid", "png", "npz"]
 REQUEST = "request_sha256"
 """The key under which a file's provenance holds the digest of its request."""
+_AT_ONCE = 1024
+"""Pictures that are looked for at once: of each that is asked for a pool keeps a kilobyte or two."""
 _PLACES = ("checkpoint",)
 """What does not change a sample: where a checkpoint lies, which its SHA-256 names."""
 
@@ -151,12 +153,16 @@ class _Singles(Output):
         return {files.single(seed) for seed in self._request.seeds}
 
     def _look(self) -> None:
-        seeds = self._request.seeds
+        seeds, there = self._request.seeds, []
         with ThreadPoolExecutor(16) as pool:  # a disk that is far away answers many at once
-            answers = list(pool.map(lambda seed: self._answers(self._folder / files.single(seed)), seeds))
-        known = {seed: said for seed, said in zip(seeds, answers, strict=True) if said is not None}
+            for start in range(0, len(seeds), _AT_ONCE):
+                some = seeds[start : start + _AT_ONCE]
+                answers = pool.map(lambda seed: self._answers(self._folder / files.single(seed)), some)
+                known = {seed: said.get("nfe") for seed, said in zip(some, answers, strict=True) if said is not None}
+                there += known
+                self.nfe = next(iter(known.values()), self.nfe)
+        self.there = frozenset(there)
         self._places = {seed: place for place, seed in enumerate(seeds)}
-        self.there, self.nfe = frozenset(known), next((said.get("nfe") for said in known.values()), None)
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)

@@ -14,7 +14,6 @@ import numpy as np
 from experiments.errors import UsageError, reason
 from experiments.files import replacing
 
-
 _SUM = "sha256"
 """The key of the SHA-256 of all the others."""
 

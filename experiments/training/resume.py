@@ -27,6 +27,7 @@ from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, network_of
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
 
+
 def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
     """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data.
 
@@ -71,7 +72,9 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
     differing = differences(before, config)
     if differing:
         name, old, new = differing[0]
-        others = f" (and {', '.join(flag_of(name) for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
+        others = (
+            f" (and {', '.join(flag_of(name) for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
+        )
         raise UsageError(
             f"{outdir} holds a run with --{flag_of(name)} {old}, and this command says {new}{others}; "
             "repeat the run's own values, or give another --outdir."

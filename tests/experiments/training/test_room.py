@@ -140,6 +140,10 @@ def test_only_what_belongs_to_checkpoints_is_silenced():
     assert absl.filter(record("absl", "failed", "/site-packages/other/future.py"))
     assert not loops.filter(record("asyncio", "Task exception was never retrieved: tensorstore_spec"))
     assert loops.filter(record("asyncio", "Task exception was never retrieved: mine"))
+    for error, passes in (("DATA_LOSS: Error reading shard entry", False), ("mine: DATA_LOSS", True)):
+        raised = record("asyncio", "Task exception was never retrieved")
+        raised.exc_info = (ValueError, ValueError(error), None)
+        assert bool(loops.filter(raised)) == passes
 
 
 def test_a_loop_that_orbax_has_closed_is_not_reported(monkeypatch):
