@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.reliability.rows import Row, untidy
@@ -33,17 +33,16 @@ def kills(bench: Bench, in_loop: int, in_saves: int) -> Iterator[Row]:
     yield row
 
 
-def _survive(bench: Bench, row: Row, kill: object, most: int = 4) -> None:
+def _survive(bench: Bench, row: Row, kill: Callable[[Command, Path], bool], most: int = 4) -> None:
     """A run that is killed up to `most` times, then gone on with to its end, and judged as often as it was killed."""
     outdir, killed, wrong = bench.new("killed"), 0, []
-    assert callable(kill)
-    for _ in range(most):
+    while killed < most:
         command = bench.start(bench.training(outdir))
         if not kill(command, outdir):
+            command.wait()
             break
         killed += 1
         wrong += halves(outdir)
-    command.wait()
     wrong += bench.goes_on(outdir)
     for _ in range(killed):
         row.judge("bit-identical", wrong)

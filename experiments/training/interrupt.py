@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 from experiments.training import peers
 
@@ -91,14 +91,20 @@ def leaving() -> Iterator[None]:
             os.close(mouth)
 
 
+def _terminal() -> TextIO:
+    """Standard error, whatever has been put in its place; Python has none where it was started without."""
+    return sys.__stderr__ or sys.stderr
+
+
 def _listen(ear: int, request: Interruption) -> None:
     """Wait for the numbers of signals, which arrive whatever the main thread is at."""
     while heard := os.read(ear, 1):
         if heard[0] in SIGNALS and not request.begun:
             name = signal.Signals(heard[0]).name
             line = f"stopped by {name} before the first step; there was nothing to save."
-            print(f"scorefield: {line}", file=sys.stderr)
-            sys.stderr.flush()
+            # Not to `sys.stderr`, which stands for something else while the command line is read.
+            print(f"scorefield: {line}", file=_terminal())
+            _terminal().flush()
             peers.leave(NOTHING_SAVED, line)
             os._exit(NOTHING_SAVED)
     os.close(ear)

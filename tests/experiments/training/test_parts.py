@@ -292,12 +292,15 @@ def test_a_second_signal_acts_at_once(interruptible):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_the_process_whatever_it_is_at(signum):
-    """Here a digest of a thousand million rounds, in which Python hears nothing, as in a compilation."""
+    """Here a digest of a thousand million rounds, in which Python hears nothing, as in a compilation.
+
+    `sys.stderr` is another, as it is while the command line is read; there the word was lost.
+    """
     program = (
-        "import hashlib, os, threading\n"
+        "import contextlib, hashlib, io, os, threading\n"
         "from experiments.training.interrupt import interruption, leaving\n"
         f"threading.Timer(0.1, os.kill, (os.getpid(), {signum:d})).start()\n"
-        "with leaving(), interruption():\n"
+        "with leaving(), interruption(), contextlib.redirect_stderr(io.StringIO()):\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
