@@ -192,11 +192,14 @@ class Bench:
         command.wait()
         return time.monotonic() - start
 
-    def goes_on(self, outdir: Path, *, metrics: bool = True) -> list[str]:
-        """What is wrong after the same command has been given again: nothing if it ends as the twin does."""
+    def goes_on(self, outdir: Path, *, metrics: bool = True, steps: bool = True) -> list[str]:
+        """What is wrong after the same command has been given again: nothing if it ends as the twin does.
+
+        Without `steps` the checkpoints before the last may be others: a run that was asked to stop has saved there.
+        """
         command = self.run(self.training(outdir))
         wrong = [f"status {command.status}: {command.errors[-200:]}"] if command.status else []
-        return wrong + untidy(command.errors) + (wrong or unlike(outdir, self.twin, metrics=metrics))
+        return wrong + untidy(command.errors) + (wrong or unlike(outdir, self.twin, metrics=metrics, steps=steps))
 
 
 def rows_of(run: Path) -> list[Any]:
@@ -224,12 +227,13 @@ def leftovers(run: Path) -> list[str]:
     ]
 
 
-def unlike(run: Path, twin: Path, *, metrics: bool = True) -> list[str]:
+def unlike(run: Path, twin: Path, *, metrics: bool = True, steps: bool = True) -> list[str]:
     """In what a run differs from its twin: the newest checkpoint's arrays, the losses, the pictures, the folders."""
     wrong = halves(run) + leftovers(run)
     ours, theirs = (find_checkpoints(folder / "checkpoints") for folder in (run, twin))
-    if [c.step for c in ours] != [c.step for c in theirs]:
-        return [*wrong, f"checkpoints of steps {[c.step for c in ours]}, not {[c.step for c in theirs]}"]
+    saved, wanted = ([checkpoint.step for checkpoint in part] for part in (ours, theirs))
+    if saved[-1:] != wanted[-1:] or (steps and saved != wanted):
+        return [*wrong, f"checkpoints of steps {saved}, not {wanted}"]
     (mine, shape), (its, other) = (jax.tree.flatten(load(part[-1].path)[0]) for part in (ours, theirs))
     same = shape == other and all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in _pairs(mine, its))
     if not same:

@@ -104,7 +104,7 @@ def signals(bench: Bench, each: int) -> Iterator[Row]:
                 wrong.append(f"status {status}: {command.errors[-200:]}")
             if status and signum.name not in command.errors and "interrupted" not in command.errors:
                 wrong.append("not a word of the signal")
-            row.judge(f"status {status}", wrong + halves(outdir) + bench.goes_on(outdir))
+            row.judge(f"status {status}", wrong + halves(outdir) + bench.goes_on(outdir, steps=False))
             shutil.rmtree(outdir)
             bench.log(f"{trial + 1} signals {phase}")
         yield row
@@ -138,7 +138,7 @@ def _twice(bench: Bench, each: int) -> Row:
         status, wrong = command.wait(60), untidy(command.errors)
         if status not in (-signal.SIGTERM, 128 + signum, 0):
             wrong.append(f"status {status}: {command.errors[-200:]}")
-        row.judge(f"status {status}", wrong + halves(outdir) + bench.goes_on(outdir))
+        row.judge(f"status {status}", wrong + halves(outdir) + bench.goes_on(outdir, steps=False))
         shutil.rmtree(outdir)
     return row
 
