@@ -191,9 +191,9 @@ def _mixed(first: str, shape: Sequence[int], second: str, other: Sequence[int]) 
 
 @contextmanager
 def _without_warning() -> Iterator[None]:
-    """Silence Pillow's warning at so many pixels, which is an error here; once for all threads."""
-    from PIL.Image import DecompressionBombWarning
-
+    """Silence Pillow's warnings, once for all threads: so many pixels are an error here, and what is odd in the EXIF
+    data or the animation of a picture that can be read is no business of the person's.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         yield

@@ -58,7 +58,8 @@ def test_a_mutated_file_is_read_or_refused_in_a_line(kind, tmp_path, tiny_run):
     if kind == "checkpoint":
         shutil.copytree(tiny_run / "checkpoints" / "00000012", tmp_path / "00000060")
     fates = [formats.one(kind, tmp_path, seed) for seed in range(12 if kind == "checkpoint" else 40)]
-    assert set(fates) == {"read", "refused"}, fates
+    assert set(fates) <= {"read", "refused"}, fates
+    assert kind == "checkpoint" or len(set(fates)) == 2  # what is drawn depends on the names of its files
 
 
 def test_what_is_no_answer_is_seen(tmp_path, monkeypatch):
@@ -153,6 +154,7 @@ def test_a_run_that_is_unlike_its_twin_is_seen(tiny_run, tmp_path):
     assert unlike(run, twin) == ["left behind: .config.json.0123456789abcdef.tmp"]
     shutil.rmtree(run / "checkpoints" / "00000006")
     assert "checkpoints of steps [12], not [6, 12]" in unlike(run, twin)
+    assert len(unlike(run, twin, steps=False)) == 1
 
 
 def test_what_a_command_says_is_judged():

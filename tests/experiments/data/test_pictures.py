@@ -124,6 +124,15 @@ def chunk(name, data):
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
+def test_exif_data_that_are_cut_short_are_no_concern_of_the_persons(tmp_path):
+    """Pillow warned of them in two lines with its own path; a warning is an error here."""
+    one_entry_of_two = struct.pack("<2sHIHHHIH", b"II", 42, 8, 2, 0x0112, 3, 1, 6)
+    Image.new("L", (4, 4), 7).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + one_entry_of_two)
+    with pytest.warns(UserWarning, match="EXIF"), Image.open(tmp_path / "a.jpg") as picture:
+        picture.getexif()
+    assert len(opened(tmp_path)) == 1
+
+
 def test_an_orientation_behind_the_pixels_is_applied_or_refused(tmp_path, refused):
     path = save(tmp_path / "a.png")
     exif = Image.Exif()
