@@ -55,7 +55,7 @@ def draw(
     seeds: Sequence[int],
     *,
     batch: int = 64,
-    label: int | Sequence[int] | None = None,
+    label: int | Sequence[int] | np.ndarray | None = None,
     guidance: Guidance = UNGUIDED,
     brownian_tree: bool = False,
     there: Collection[int] = (),
@@ -119,6 +119,14 @@ def _batches(
         yield Drawn(part, made[: len(part)], guidance.calls(result.nfe, paired=paired))
 
 
+def timed(batches: Iterable[Drawn], throughput: Throughput) -> Iterator[Drawn]:
+    """The batches, each told to `throughput`, which leaves out what is done with them."""
+    for drawn in batches:
+        throughput.add(len(drawn.seeds))
+        yield drawn
+        throughput.resume()
+
+
 class Samples(NamedTuple):
     """All samples of a list of seeds."""
 
@@ -131,8 +139,7 @@ class Samples(NamedTuple):
 
     def report(self) -> dict[str, Any]:
         """The network calls and the rate, as JSON values."""
-        rate = self.throughput.report()
-        return {"nfe": self.nfe, **{key: rate[key] for key in ("samples_per_second", "with_compilation")}}
+        return {"nfe": self.nfe, **self.throughput.rates()}
 
 
 def gather(
