@@ -39,8 +39,8 @@ def compare(
     `generated` are the samples, in parts, and `shape` is (n, height, width, channels), that of all together: of each no
     more is kept than its features. `train` and `held_out` are features (`source_features`). n is the smallest of the
     three sizes. Perfect samples would do as well as training data, and so would copies of it, which no column can tell
-    apart; noise is uniform in 0..255, independently in each pixel. Fréchet distance: lower is better; the others: higher
-    is better.
+    apart; noise is uniform in 0..255, independently in each pixel. Fréchet distance: lower is better; the others:
+    higher is better.
 
     Raises DataError when there are too few samples, or of the wrong shape.
     """

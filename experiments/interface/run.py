@@ -237,8 +237,8 @@ class Run:
     ) -> dict[str, Any]:
         """The report on this run against its held-out data that `scorefield evaluate --json` prints, as a dictionary.
 
-        `options` are those of `EvaluationOptions`, the flags of the command: samples, batch, seed, bits_per_dim,
-        elbo_images, elbo_draws, variance, cache. The sampler is given as to `sample`. Numbers that are not defined are
+        `options` are those of `EvaluationOptions`, the flags of the command: samples, batch, seed, distances,
+        bits_per_dim, elbo_images, elbo_draws, variance, cache. The sampler is given as to `sample`. Numbers that are not defined are
         None. Raises UsageError for an option that there is none of and for what cannot be measured of this run,
         DataError when its data are not there, DivergedError for a sample that is not finite.
         """
