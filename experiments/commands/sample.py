@@ -23,6 +23,7 @@ from experiments.sampling.drawing import draw, starts
 from experiments.sampling.guidance import Clip, Guidance
 from experiments.sampling.solver import build
 from experiments.sampling.throughput import Throughput
+from experiments.seeds import Seeds
 
 DESCRIPTION = """\
 Draw images or points from a trained model. The image of a seed is the same in every batch.
@@ -88,7 +89,7 @@ def run(argv: list[str]) -> int:
     return _sample(arguments, parse_seeds(arguments.seeds), name)
 
 
-def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
+def _sample(arguments: SampleArguments, seeds: Seeds, name: str) -> int:
     model = load_run(arguments, arguments.data)
     label = None if arguments.label is None else int(class_numbers(model, arguments.label))
     if model.of_points:
@@ -118,7 +119,7 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
         "guidance": arguments.guidance,
         **_beyond_defaults(arguments, guidance),
     }
-    labels = {} if label is None else {"labels": np.full(len(seeds), label)}
+    labels = {} if label is None else {"labels": np.broadcast_to(label, len(seeds))}
     written = output(Request(model, arguments.format, seeds, provenance, labels), arguments.outdir)
     batch = min(arguments.batch, len(seeds))
     throughput = Throughput(batch)

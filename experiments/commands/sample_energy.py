@@ -94,7 +94,7 @@ def run(kernel: str, argv: list[str]) -> int:
     return _sample(arguments, name, parse_seeds(arguments.seeds))
 
 
-def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: list[int]) -> int:
+def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: Seeds) -> int:
     from experiments.runs.energy import energy_of
     from experiments.sampling.drawing import starts
     from experiments.sampling.energy import SIZES, EnergySampler, draw_energy

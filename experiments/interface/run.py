@@ -238,9 +238,9 @@ class Run:
         """The report on this run against its held-out data that `scorefield evaluate --json` prints, as a dictionary.
 
         `options` are those of `EvaluationOptions`, the flags of the command: samples, batch, seed, distances,
-        bits_per_dim, elbo_images, elbo_draws, variance, cache. The sampler is given as to `sample`. Numbers that are not defined are
-        None. Raises UsageError for an option that there is none of and for what cannot be measured of this run,
-        DataError when its data are not there, DivergedError for a sample that is not finite.
+        bits_per_dim, elbo_images, elbo_draws, variance, cache. The sampler is given as to `sample`. Numbers that are
+        not defined are None. Raises UsageError for an option that there is none of and for what cannot be measured of
+        this run, DataError when its data are not there, DivergedError for a sample that is not finite.
         """
         choice = _choice(self, sampler, steps, grid, limits)
         return {"run": str(self.path), **with_null(evaluate(self.model, choice, evaluation_options(options)))}

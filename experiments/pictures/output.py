@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +22,19 @@ from typing import Any, Literal
 import numpy as np
 
 from experiments import files as disk
+from experiments import memory
 from experiments.data.source import Events
 from experiments.data.sources.plane import law_of
-from experiments.errors import DataError, UsageError
+from experiments.errors import DataError, UsageError, reason
 from experiments.pictures import files
 from experiments.runs.model import Model
+from experiments.seeds import Seeds
 
 Form = Literal["grid", "png", "npz"]
 REQUEST = "request_sha256"
 """The key under which a file's provenance holds the digest of its request."""
+_AT_ONCE = 1024
+"""Pictures whose provenance is read at a time."""
 _PLACES = ("checkpoint",)
 """What does not change a sample: where a checkpoint lies, which its SHA-256 names."""
 
@@ -78,16 +84,17 @@ class Output:
         self._provenance = {**request.provenance, REQUEST: request.digest}
         self.nfe: int | None = None
         """Network calls for each sample, once one is known."""
-        self.there: frozenset[int] = frozenset()
+        self.there: Collection[int] = Seeds()
         """The seeds whose files are there already."""
         disk.sweep(folder, self._names())  # also where nothing is left to write
+        self._require_memory()
         self._look()
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         """Write a batch, or keep it for the file that holds all. Raises UsageError when the disk refuses."""
         self.nfe = nfe
 
-    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
+    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> Sequence[Path]:
         """Write what holds all samples, which have been added in the order of the seeds; returns the files.
 
         `measured` is what the drawing of all has shown, for the provenance of a file that holds all.
@@ -105,12 +112,26 @@ class Output:
     def _whole(self, measured: Mapping[str, Any]) -> dict[str, Any]:
         return {**self._provenance, **measured, "nfe": self.nfe}
 
-    def _names(self) -> set[str]:
+    def _names(self) -> Container[str]:
+        """The names of the files."""
         raise NotImplementedError
 
     def _look(self) -> None:
-        for name in self._names():
-            self._answers(self._folder / name)
+        """See which files are there. Raises UsageError for one that does not answer the request."""
+        raise NotImplementedError
+
+    def _bytes(self) -> float:
+        """The memory that the samples take until they are written, all together."""
+        return 0
+
+    def _require_memory(self) -> None:
+        needed, free, form = self._bytes(), memory.available(), self._request.form
+        if free is not None and needed > free:
+            count, kinds = len(self._request.seeds), "points" if self._request.model.of_points else "images"
+            raise UsageError(
+                f"--format {form} of {count:,} {kinds} takes {memory.shown(needed)} of memory, and "
+                f"{memory.shown(free)} are free; give fewer --seeds{', or --format png' if kinds == 'images' else ''}."
+            )
 
     def _answers(self, path: Path) -> dict[str, Any] | None:
         """The provenance of the file at `path` if it answers the request, None if there is none.
@@ -136,15 +157,18 @@ class Output:
 class _Singles(Output):
     """A PNG for each seed."""
 
-    def _names(self) -> set[str]:
-        return {files.single(seed) for seed in self._request.seeds}
+    def _names(self) -> Container[str]:
+        return _Named(self._request.seeds)
 
     def _look(self) -> None:
-        seeds = self._request.seeds
+        known = Seeds.of(_seeds_in(self._folder, self._request.seeds))
+        nfe = None
         with ThreadPoolExecutor(16) as pool:  # a disk that is far away answers many at once
-            answers = list(pool.map(lambda seed: self._answers(self._folder / files.single(seed)), seeds))
-        known = {seed: said for seed, said in zip(seeds, answers, strict=True) if said is not None}
-        self.there, self.nfe = frozenset(known), next((said.get("nfe") for said in known.values()), None)
+            for start in range(0, len(known), _AT_ONCE):
+                part = known[start : start + _AT_ONCE]
+                for said in pool.map(lambda seed: self._answers(self._folder / files.single(seed)), part):
+                    nfe = (said or {}).get("nfe") if nfe is None else nfe
+        self.there, self.nfe = known, nfe
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)
@@ -152,8 +176,48 @@ class _Singles(Output):
         provenance = {name: value for name, value in self._provenance.items() if name != "seeds"} | {"nfe": nfe}
         files.save_singles(self._folder, events[rows], [seeds[row] for row in rows], provenance)
 
-    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
-        return [self._folder / files.single(seed) for seed in self._request.seeds]
+    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> Sequence[Path]:
+        return _Paths(self._folder, self._request.seeds)
+
+
+@dataclass(frozen=True)
+class _Named(Container[str]):
+    """The names of the pictures of seeds."""
+
+    seeds: Sequence[int]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and files.seed_of(name) in self.seeds
+
+
+@dataclass(frozen=True)
+class _Paths(Sequence[Path]):
+    """The pictures of seeds in a folder."""
+
+    folder: Path
+    seeds: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return _Paths(self.folder, self.seeds[place])
+        return self.folder / files.single(self.seeds[place])
+
+
+def _seeds_in(folder: Path, seeds: Sequence[int]) -> Iterator[int]:
+    """The seeds of whose pictures something is in the folder. Raises UsageError when it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                seed = files.seed_of(entry.name)
+                if seed is not None and seed in seeds:
+                    yield seed
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({reason(error)}); choose another --outdir.") from None
 
 
 class _Sheet(Output):
@@ -162,8 +226,15 @@ class _Sheet(Output):
     _all: np.ndarray | None = None
     _count = 0
 
-    def _names(self) -> set[str]:
+    def _names(self) -> Container[str]:
         return {"samples.png"}
+
+    def _look(self) -> None:
+        self._answers(self._folder / "samples.png")
+
+    def _bytes(self) -> float:
+        shape, count = self._request.model.event_shape, len(self._request.seeds)
+        return count * (4 * shape[0] if len(shape) == 1 else 2 * math.prod(shape))  # and once more in the picture
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)
@@ -190,7 +261,7 @@ class _Archive(Output):
 
     _writer: files.ArrayWriter | None = None
 
-    def _names(self) -> set[str]:
+    def _names(self) -> Container[str]:
         return {"samples.npz", "samples.json"}
 
     def _look(self) -> None:
@@ -202,7 +273,7 @@ class _Archive(Output):
         super().add(seeds, events, nfe)
         if self._writer is None:
             asked, part = self._request, "points" if self._request.model.of_points else "images"
-            arrays = {"seeds": np.asarray(asked.seeds), **asked.arrays}
+            arrays = {"seeds": asked.seeds, **asked.arrays}
             self._writer = files.ArrayWriter(self._folder / "samples.npz", part, len(asked.seeds), **arrays)
         self._writer.add(events)
 

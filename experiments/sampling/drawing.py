@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,7 @@ from experiments.runs.classes import require_known
 from experiments.runs.model import Model
 from experiments.sampling.guidance import UNGUIDED, Guidance
 from experiments.sampling.throughput import Throughput
+from experiments.seeds import Seeds
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
 from samplers.sample import Sampler, sample
@@ -71,17 +73,24 @@ def draw(
     guidance.check(model, paired=solver.sampler.takes_pair, given_class=label is not None)
     labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
     if labels is not None:
-        require_known(model, labels)
+        require_known(model, np.asarray(label))
     batch = min(batch, len(seeds))
     return _batches(model, solver, seeds, batch, starts(seeds, batch, there), labels, guidance, brownian_tree)
 
 
-def starts(seeds: Sequence[int], batch: int, there: Collection[int] = ()) -> list[int]:
+def starts(seeds: Sequence[int], batch: int, there: Collection[int] = ()) -> Sequence[int]:
     """Where the batches of `batch` seeds begin, but for those all of whose seeds are `there`.
 
     So a seed that is drawn later than its neighbours is drawn in the same place of the same batch.
     """
-    return [start for start in range(0, len(seeds), batch) if not all(s in there for s in seeds[start : start + batch])]
+    every = range(0, len(seeds), batch)
+    if not there:
+        return every
+    known = seeds if isinstance(seeds, Seeds) else Seeds(range(seed, seed + 1) for seed in seeds)
+    counts = Counter(place // batch for place in known.places(there))
+    done = sorted(number for number, count in counts.items() if count == len(seeds[every[number] :][:batch]))
+    ends = zip([-1, *done], [*done, len(every)], strict=True)
+    return Seeds(every[before + 1 : after] for before, after in ends)
 
 
 def _batches(
