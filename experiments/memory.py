@@ -76,6 +76,13 @@ def shown(size: float) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 100 else f"{size:.1f} {units[0]}"
 
 
+def require(size: float, what: str, remedy: str) -> None:
+    """Raise ExhaustedError, before anything is allocated, where `size` bytes for `what` are more than is left."""
+    free = available()
+    if free is not None and size > free:
+        raise ExhaustedError(f"{what} takes at least {shown(size)} of memory, and {shown(free)} is free; {remedy}.")
+
+
 def ran_out(error: BaseException) -> bool:
     """Whether an error, of Python's, NumPy's or XLA's, says that memory ran out."""
     if isinstance(error, MemoryError):

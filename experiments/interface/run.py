@@ -31,6 +31,7 @@ from experiments.interface.arguments import (
     label_of_each,
     whole,
 )
+from experiments.memory import remedied
 from experiments.runs.classes import class_numbers
 from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
@@ -125,6 +126,7 @@ class Run:
         choice = _choice(self, sampler, steps, grid, limits)
         return build(choice, self.model, lambda: self.data()[0], given_class=given_class, guided=guided)
 
+    @remedied("give a smaller batch, or fewer seeds")
     def sample(
         self,
         seeds: Sequence[int] = range(64),
@@ -170,6 +172,7 @@ class Run:
             )
             return gather(batches, Throughput(min(batch, len(seeds)))).images
 
+    @remedied("give a smaller batch, or fewer seeds")
     def inpaint(
         self,
         images: Events,
@@ -226,6 +229,7 @@ class Run:
                 made.append(next(drawn).images)
         return np.concatenate(made)[: len(seeds)]
 
+    @remedied("give a smaller batch, or fewer samples")
     def evaluate(
         self,
         sampler: SamplerLike = None,
@@ -245,6 +249,7 @@ class Run:
         choice = _choice(self, sampler, steps, grid, limits)
         return {"run": str(self.path), **with_null(evaluate(self.model, choice, evaluation_options(options)))}
 
+    @remedied("give a smaller batch, or fewer images")
     def log_likelihood(
         self,
         images: Events,
@@ -268,6 +273,7 @@ class Run:
         """
         return flow.log_likelihood(self.model, images, labels, seed=seed, method=method, solver=solver, batch=batch)
 
+    @remedied("give a smaller batch, or fewer images")
     def latents(
         self,
         images: Events,
@@ -283,6 +289,7 @@ class Run:
         """
         return flow.transport(self.model, images, labels, backward=False, solver=solver, batch=batch)
 
+    @remedied("give a smaller batch, or fewer latents")
     def decode(
         self,
         latents: Float32[np.ndarray, "n *event"],

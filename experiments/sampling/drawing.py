@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.ddpm.reverse_steps import Learned
-from experiments import streams
+from experiments import memory, streams
 from experiments.data.scaling import to_uint8
 from experiments.data.source import Events
 from experiments.errors import DivergedError
@@ -24,6 +25,9 @@ from experiments.seeds import Seeds
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
 from samplers.sample import Sampler, sample
+
+_COPIES, _SEED = 4, 64
+"""What a sample in a batch takes at least: arrays of its size, and bytes besides."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def draw(
     if labels is not None:
         require_known(model, np.asarray(label))
     batch = min(batch, len(seeds))
+    size = batch * (_SEED + _COPIES * 4 * math.prod(model.event_shape))
+    memory.require(size, f"a batch of {batch:,} samples", "give a smaller batch")
     return _batches(model, solver, seeds, batch, starts(seeds, batch, there), labels, guidance, brownian_tree)
 
 

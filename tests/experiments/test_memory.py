@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from experiments import cli
 from experiments.errors import ExhaustedError
+from experiments.interface.run import load
 from experiments.memory import available, ran_out, remedied, shown
 
 KB = 1024
@@ -79,3 +81,31 @@ def test_other_errors_pass():
 
 def test_sizes_are_shown_for_people():
     assert [shown(size) for size in (17, 3_210_000, 7.2e10)] == ["17 bytes", "3.2 MB", "72.0 GB"]
+
+
+@pytest.mark.parametrize("command", cli.OF_A_RUN)
+def test_every_command_says_so_and_ends_with_one_status(monkeypatch, capsys, command):
+    def run(words):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 72000000000 bytes.")
+
+    monkeypatch.setattr(f"experiments.commands.{command}.run", run)
+    assert cli.main([command, "--run", "runs/none"]) == 8
+    said = capsys.readouterr().err
+    assert said.startswith("scorefield: error: memory ran out, when 72.0 GB more were asked for; give ")
+    assert said.count("\n") == 1
+
+
+def test_python_is_told_so_too(monkeypatch, tiny_run):
+    def draw(*arguments, **options):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 72000000000 bytes.")
+
+    monkeypatch.setattr("experiments.interface.run.draw", draw)
+    with pytest.raises(ExhaustedError, match=r"were asked for; give a smaller batch, or fewer seeds\.$"):
+        load(tiny_run).sample()
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_it_is_drawn(tiny_run):
+    run, many = load(tiny_run), 2**31 - 1
+    sentence = r"^a batch of 2,147,483,647 samples takes at least 2.3 TB of memory, and .* is free; give a "
+    with pytest.raises(ExhaustedError, match=sentence):
+        run.sample(range(many), batch=many)

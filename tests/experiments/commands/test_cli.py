@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,20 @@ def test_dry_run_prints_what_config_json_will_hold(run_command, tiny_run, tiny_f
     assert outcome.err.startswith("digits: 1,797 images of 8×8×1 in 10 classes (0 178, 1 182")
     assert shown["config"] == json.loads((tiny_run / "config.json").read_text())
     assert load_config(tiny_run / "config.json").training.steps == 12
+
+
+def test_a_dry_run_tells_what_a_training_takes_and_compiles_none(run_command, tiny_run, tiny_flags, monkeypatch):
+    monkeypatch.setattr("experiments.training.budget._multiplication", lambda device, dtype: 1e9)
+    told = ("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags)
+    told = run_command(*told).err.splitlines()
+    params = load_run(CheckpointArguments(run=tiny_run)).params
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert told[1].startswith(f"{count:,} parameters; a step of 16 images takes up to ")
+    assert re.fullmatch(r"at most [\d,]+ images/s, so 0 s or more for 12 steps: each takes .* at 1 GFLOP/s", told[2])
+    monkeypatch.setattr("experiments.training.budget.free_on", lambda replicas: 100)
+    refused = run_command("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags)
+    assert refused.status == 0
+    assert "and each of 4 CPU devices has 100 bytes free; give a smaller --training.batch-size" in refused.err
 
 
 def test_a_dry_run_says_why_the_data_cannot_be_read(run_command, tmp_path):
