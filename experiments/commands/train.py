@@ -28,7 +28,7 @@ DESCRIPTION = """\
 Train a model on images. The same command again resumes the training, bit for bit.
 
   scorefield train --preset digits-ddpm --outdir runs/digits
-  scorefield train --preset mnist-edm-unet --data folder:photos --data.size 28 --no-conditional
+  scorefield train --preset photos64-edm-unet --data folder:photos
   scorefield train --run runs/digits
   scorefield train --config runs/digits/config.json --outdir runs/other --training.seed 1
 
@@ -151,7 +151,8 @@ def _start(argv: list[str]) -> tuple[dict[str, Any], Config, list[str]]:
             raise UsageError(f"--config {file} is no file; {remedy}.")
         return {"file": path}, load_config(path), argv
     preset = preset or TrainArguments.__dataclass_fields__["preset"].default
-    return {"preset": preset}, presets.load(preset), argv
+    size, _ = take_flag(argv, "--data.size")
+    return {"preset": preset}, presets.load(preset, int(size) if size and size.isdecimal() else None), argv
 
 
 def _parse(argv: list[str], config: Config, start: dict[str, Any], taken: Sequence[str]) -> TrainArguments:

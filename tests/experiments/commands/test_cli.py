@@ -144,6 +144,30 @@ def test_a_dry_run_tells_what_a_training_takes_and_compiles_none(run_command, ti
     assert "and each of 4 CPU devices has 100 bytes free; give a smaller --training.batch-size" in refused.err
 
 
+def test_the_size_of_photographs_is_that_of_the_network_and_flags_win(run_command, tmp_path):
+    told = ("train", "--preset", "photos64-edm-unet", "--data", f"folder:{tmp_path / 'none'}", "--dry-run")
+    network = run_command(*told, "--data.size", "128").value["config"]["network"]
+    assert (network["multipliers"], network["attention_resolutions"]) == ([1, 1, 2, 2, 2], [16, 8])
+    network = run_command(*told, "--image-size=32", "--network.attention-resolutions", "8").value["config"]["network"]
+    assert (network["multipliers"], network["attention_resolutions"]) == ([2, 2, 2], [8])
+
+
+def test_photographs_are_trained_on_at_small_width(run_command, tmp_path, monkeypatch):
+    """The preset as it is but for its width and its length, on photographs that are wider than high."""
+    for i in range(6):
+        picture = np.random.default_rng(i).integers(0, 256, (9, 12, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr("experiments.training.budget.free_on", lambda replicas: None)
+    narrow = ("--network.channels", 4, "--network.head-channels", 4, "--network.blocks", 1, "--sampling.steps", 2)
+    short = ("--training.steps", 2, "--training.batch-size", 2, "--training.sample-every", 0, "--data.size", 8)
+    short = (*short, "--training.validate-every", 0)
+    told = ("train", "--preset", "photos64-edm-unet", "--data", f"folder:{tmp_path}", "--outdir", tmp_path / "run")
+    outcome = run_command(*told, *narrow, *short, "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.value["step"] == 2
+    assert np.isfinite(outcome.value["loss"])
+
+
 def test_a_dry_run_says_why_the_data_cannot_be_read(run_command, tmp_path):
     outcome = run_command("train", "--data", f"folder:{tmp_path / 'none'}", "--dry-run", "--outdir", tmp_path)
     assert (outcome.status, outcome.err.count("\n")) == (0, 1)
