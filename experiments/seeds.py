@@ -74,7 +74,7 @@ class Seeds(Sequence[int]):
                 yield begins[part.start] + part.index(number)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        parts = [np.arange(part.start, part.stop, part.step, dtype or np.int64) for part in self._ranges]
+        parts = [np.arange(part.start, part.stop, part.step).astype(dtype or np.int64) for part in self._ranges]
         return np.concatenate(parts) if parts else np.empty(0, dtype or np.int64)
 
     def __repr__(self) -> str:
