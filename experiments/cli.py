@@ -6,6 +6,7 @@ what it needs when it runs.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from experiments.commands.options import take_flags
 from experiments.compilation import leave_sums_to_xla
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 from experiments.memory import remedied
-from experiments.training.interrupt import ending, leaving
+from experiments.training.interrupt import leaving
 
 COMMANDS = {
     "train": "train a model on images, or go on with a training",
@@ -29,8 +30,6 @@ COMMANDS = {
 OF_A_RUN = ("sample", "evaluate", "anomaly", "verify", "grid")
 """Commands that take a run, by --run or as the first word."""
 
-INTERRUPTED = 130
-"""The exit status after SIGINT."""
 REMEDIES = {
     "train": "give a smaller --training.batch-size",
     "sample": "give a smaller --batch, or fewer --seeds",
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
     0 ok, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory busy, 7 a training stopped before
-    its first step, 8 out of memory, 128 + n signal n.
+    its first step, 9 out of memory, 128 + n signal n.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except KeyboardInterrupt:
         print("scorefield: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return 130
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -95,7 +94,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     leave_sums_to_xla()
-    with remedied(REMEDIES.get(name, "close other programs")), leaving() if name == "train" else ending():
+    remedy = remedied(REMEDIES.get(name, "close other programs"))
+    with leaving() if name == "train" else contextlib.nullcontext(), remedy:
         return _run(name, rest, plugins)
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -14,10 +14,6 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 NOTHING_SAVED = 7
 """The exit status of a training that a signal has ended before its first step."""
-
-
-GRACE = 5.0
-"""Seconds in which a command can tidy up after SIGINT."""
 
 
 class Interruption:
@@ -76,63 +72,26 @@ def leaving() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def leave(signum: int) -> None:
-        if signum in SIGNALS and not request.begun:
-            name = signal.Signals(signum).name
-            _end(f"stopped by {name} before the first step; there was nothing to save.", NOTHING_SAVED)
-
-    with interruption() as request, _listening(leave):
+    ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    with interruption() as request:
+        before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+        threading.Thread(target=_listen, args=(ear, request), daemon=True).start()
         _whole = request
         try:
             yield
         finally:
             _whole = None
+            signal.set_wakeup_fd(before)
+            os.close(mouth)
 
 
-@contextmanager
-def ending(grace: float = GRACE) -> Iterator[None]:
-    """A command that SIGINT ends within `grace` seconds, also while a program is compiled, as `leaving` says.
-
-    Until then it is Python's KeyboardInterrupt, which can tidy up. What is half written takes the place of no file.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    over = threading.Event()
-
-    def end(signum: int) -> None:
-        if signum == signal.SIGINT and not over.wait(grace):
-            _end("interrupted", 128 + signum)
-
-    with _listening(end):
-        try:
-            yield
-        finally:
-            over.set()
-
-
-def _end(words: str, status: int) -> None:
-    """End the process from any thread."""
-    print(f"scorefield: {words}", file=sys.stderr, flush=True)
-    os._exit(status)
-
-
-@contextmanager
-def _listening(answer: Callable[[int], None]) -> Iterator[None]:
-    """Call `answer` with the number of each signal, in a thread that hears it whatever the main thread is at."""
-    ear, mouth = os.pipe()
-    os.set_blocking(mouth, False)
-
-    def listen() -> None:
-        while heard := os.read(ear, 1):
-            answer(heard[0])
-        os.close(ear)
-
-    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    threading.Thread(target=listen, name="signals", daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(mouth)
+def _listen(ear: int, request: Interruption) -> None:
+    """Wait for the numbers of signals, which arrive whatever the main thread is at."""
+    while heard := os.read(ear, 1):
+        if heard[0] in SIGNALS and not request.begun:
+            name = signal.Signals(heard[0]).name
+            print(f"scorefield: stopped by {name} before the first step; there was nothing to save.", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(NOTHING_SAVED)
+    os.close(ear)

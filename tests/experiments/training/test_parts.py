@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import types
 
 import jax
@@ -23,7 +22,7 @@ from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, DataError, UsageError
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster
-from experiments.training.interrupt import ending, interruption, leaving
+from experiments.training.interrupt import interruption, leaving
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display, truncate
 from experiments.training.prefetch import prefetch
@@ -256,26 +255,6 @@ def test_a_signal_before_the_first_step_ends_the_process_whatever_it_is_at(signu
     assert ended.stderr == (
         f"scorefield: stopped by {signal.Signals(signum).name} before the first step; there was nothing to save.\n"
     )
-
-
-def test_another_command_ends_soon_after_an_interruption_whatever_it_is_at():
-    program = (
-        "import hashlib, os, signal, threading\n"
-        "from experiments.training.interrupt import ending\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "with ending(0.1):\n"
-        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (130, "scorefield: interrupted\n")
-
-
-def test_a_command_that_hears_of_an_interruption_tidies_up_itself(interruptible):
-    with pytest.raises(KeyboardInterrupt), ending(0.05):
-        signal.raise_signal(signal.SIGINT)
-    time.sleep(0.1)  # longer than it had time for
-    assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_signal_after_the_first_step_is_a_request_within_a_command_too(interruptible):
