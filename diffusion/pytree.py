@@ -55,11 +55,15 @@ def pytree(cls: type[T]) -> type[T]:
     return cls
 
 
+_MANY = 8
+"""More elements of a list than these are counted and not shown."""
+
+
 def short_repr(self: Any) -> str:
     """The usual repr of a dataclass or a named tuple, with every array by its type and shape, as `float32[64,8,8,1]`.
 
-    An array without axes is shown by its value. The `__repr__` of every `pytree`; a NamedTuple takes it by
-    `__repr__ = short_repr`.
+    An array without axes is shown by its value; of a list of more than 8 elements, or a mapping, there is the number.
+    The `__repr__` of every `pytree`; a NamedTuple takes it by `__repr__ = short_repr`.
     """
     fields = getattr(type(self), "_fields", None)  # of a named tuple
     names = fields or [field.name for field in dataclasses.fields(self) if field.repr]
@@ -71,11 +75,17 @@ def _shown(value: Any) -> str:
         if value.ndim == 0 and not isinstance(value, Tracer):
             return str(value)
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, (list, tuple, range)) and len(value) > _MANY:
+        return f"{type(value).__name__} of {len(value):,}"
     if type(value) is tuple:
         return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
+    if type(value) is list:
+        return f"[{', '.join(map(_shown, value))}]"
     if isinstance(value, Mapping):
-        sizes = [int(np.size(leaf)) for leaf in jax.tree.leaves(value)]
-        return f"{{arrays: {len(sizes)}, numbers: {sum(sizes)}}}"
+        leaves = jax.tree.leaves(value)
+        if not all(isinstance(leaf, (np.ndarray, jax.Array)) for leaf in leaves):
+            return f"{{{len(value)} entries}}"
+        return f"{{arrays: {len(leaves)}, numbers: {sum(int(np.size(leaf)) for leaf in leaves)}}}"
     return repr(value)
 
 

@@ -6,7 +6,6 @@ what it needs when it runs.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from experiments.compilation import leave_sums_to_xla
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 from experiments.memory import remedied
 from experiments.training.interrupt import leaving
+from experiments.training.stopping import stopping
 
 COMMANDS = {
     "train": "train a model on images, or go on with a training",
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
     0 ok, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory busy, 7 a training stopped before
-    its first step, 10 out of memory, 128 + n signal n.
+    its first step, 8 out of memory, 9 another process of the run lost, 128 + n signal n.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -95,7 +95,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     leave_sums_to_xla()
     remedy = remedied(REMEDIES.get(name, "close other programs"))
-    with leaving() if name == "train" else contextlib.nullcontext(), remedy:
+    with leaving() if name == "train" else stopping(), remedy:
         return _run(name, rest, plugins)
 
 

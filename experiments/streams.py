@@ -27,6 +27,8 @@ REFERENCE = 1_000_003
 # From the seed of the data, in the counter-based numbers of `data.randomness`.
 SPLIT, ORDER, FLIP, POINTS = range(4)
 """Who is held out, an epoch's order, its mirroring, points that are drawn."""
+CLASS = 4
+"""From the seed of a sample, in the same numbers: which class it has where classes are drawn."""
 PLANE = 20_221
 """The seed of the points of `plane:NAME`, the same in every run."""
 

@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from experiments.commands.arguments import RunArguments, catalogue, read_arguments
 from experiments.commands.options import take_flag
 from experiments.commands.outcome import place, told
@@ -16,14 +14,16 @@ from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.pictures.output import Request, output
 from experiments.progress import BATCHES, reporting, tracked
-from experiments.runs.classes import class_name, class_numbers
+from experiments.runs.counted import with_counts
 from experiments.runs.load import load_model, load_run, run_data
 from experiments.runs.provenance import checkpoint, origin
 from experiments.sampling.drawing import draw, starts
 from experiments.sampling.guidance import Clip, Guidance
+from experiments.sampling.labels import WORDS, choose_classes
 from experiments.sampling.solver import build
 from experiments.sampling.throughput import Throughput
 from experiments.seeds import Seeds
+from experiments.training.stopping import tell_written
 
 DESCRIPTION = """\
 Draw images or points from a trained model. The image of a seed is the same in every batch.
@@ -35,8 +35,10 @@ For a model of points in the plane the picture has three panels: the exact densi
 the samples; --format npz writes the points.
 
 --kernel langevin, mala or hmc samples the energy of a run that has one; `--kernel mala --help` shows its options.
---class NAME chooses the class of a conditional model, by its name or number. --sampler NAME chooses a sampler other
-than the run's own, and `--sampler NAME --help` shows the options of that one:
+A conditional model draws all classes in turn, seed by seed, and the picture has a row for each. --class chooses: a
+name or a number, several as cat,dog or 0-9, `random` as frequent as in training, `none` for no class, or `all`.
+
+--sampler NAME chooses a sampler other than the run's own, and `--sampler NAME --help` shows the options of that one:
 """ + "\n".join(f"  {', '.join(names)}" for names in catalogue())
 
 
@@ -47,7 +49,8 @@ class SampleArguments(RunArguments):
     seeds: str = "0-63"
     """One seed for each image or point: 0-63, or 1,5,10-12."""
     label: str | None = None
-    """Class of all images, by its name or number; --class is the same flag."""
+    """Classes, by name or number: cat, 2, cat,dog or 0-9; all in turn, random, or none; --class is the same flag.
+    [all]"""
     guidance: float | None = None
     """Strength of guidance: 1 is the model itself, more exaggerates the class, or the model's advantage over --weak."""
     guidance_low: float = 0.0
@@ -90,46 +93,40 @@ def run(argv: list[str]) -> int:
 
 
 def _sample(arguments: SampleArguments, seeds: Seeds, name: str) -> int:
-    model = load_run(arguments, arguments.data)
-    label = None if arguments.label is None else int(class_numbers(model, arguments.label))
+    model = with_counts(load_run(arguments, arguments.data))
+    classes = choose_classes(model, arguments.label)
+    if classes is not None and classes.word is None and arguments.label in WORDS:
+        warn(f"--class {arguments.label} is the class of that name; for the word write --class :{arguments.label}.")
     if model.of_points:
         _check_points(arguments)
     solver = build(
         arguments.choice(name, model.config),
         model,
         lambda: run_data(model)[0],
-        given_class=label is not None,
+        given_class=classes is not None,
         guided=arguments.guidance is not None,
     )
-    weak = None if arguments.weak is None else load_model(arguments.weak, warn=warn)
-    guidance = Guidance(
-        strength=arguments.guidance,
-        low=arguments.guidance_low,
-        high=arguments.guidance_high,
-        weak=weak,
-        clip=arguments.clip,
-        percentile=arguments.percentile,
-    )
+    guidance = _guidance(arguments)
     provenance = {
         **solver.provenance,
         **origin(model),
         "seeds": arguments.seeds,
-        "class": label,
-        **({} if label is None else {"class_name": class_name(model, label)}),
+        **({"class": None} if classes is None else classes.report(model)),
         "guidance": arguments.guidance,
         **_beyond_defaults(arguments, guidance),
     }
-    labels = {} if label is None else {"labels": np.broadcast_to(label, len(seeds))}
-    written = output(Request(model, arguments.format, seeds, provenance, labels), arguments.outdir)
+    written = output(Request(model, arguments.format, seeds, provenance, classes), arguments.outdir)
     batch = min(arguments.batch, len(seeds))
     throughput = Throughput(batch)
+    if arguments.format == "png":  # which alone writes before all are drawn
+        tell_written(lambda: f"{len(written.there) + throughput.count} of {len(seeds)} samples are written")
     try:
         batches = draw(
             model,
             solver,
             seeds,
             batch=batch,
-            label=label,
+            label=classes,
             guidance=guidance,
             brownian_tree=arguments.brownian_tree,
             there=written.there,
@@ -146,8 +143,21 @@ def _sample(arguments: SampleArguments, seeds: Seeds, name: str) -> int:
         print(json.dumps({**report, "already_there": len(written.there), **throughput.report()}))
     else:
         calls = f"{'at most ' if guidance.limited else ''}{written.nfe} network calls each"
-        print(f"{len(seeds)} samples, {calls}, {told(throughput, written.there)}: {place(paths)}")
+        kinds = 0 if classes is None else classes.count(seeds)
+        of = f" of {kinds} classes" if kinds > 1 else ""
+        print(f"{len(seeds)} samples{of}, {calls}, {told(throughput, written.there)}: {place(paths)}")
     return 0
+
+
+def _guidance(arguments: SampleArguments) -> Guidance:
+    return Guidance(
+        strength=arguments.guidance,
+        low=arguments.guidance_low,
+        high=arguments.guidance_high,
+        weak=None if arguments.weak is None else load_model(arguments.weak, warn=warn),
+        clip=arguments.clip,
+        percentile=arguments.percentile,
+    )
 
 
 def _check_points(arguments: SampleArguments) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from experiments.commands.options import parse
+from experiments.commands.options import parse, take_flag
 from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
@@ -74,6 +74,9 @@ class EnergySampleArguments(CheckpointArguments):
 def run(kernel: str, argv: list[str]) -> int:
     """Sample by a kernel; returns the exit status."""
     name = choose("--kernel", kernel, KERNELS)
+    for flag in ("--class", "--label"):
+        if take_flag(argv, flag)[0] is not None:
+            raise UsageError(f"{flag} does not go with --kernel: an energy is of images of any class; leave it out.")
     arguments = parse(
         EnergySampleArguments, argv, f"scorefield sample --kernel {name}", DESCRIPTION, taken=("--kernel",)
     )

@@ -179,8 +179,17 @@ def run(argv: list[str]) -> int:
         print(short_help(), end="")
         return 0
     arguments = read(["--help"] if argv == ["--help", "all"] else argv)
-    if not arguments.dry_run:
-        _join(arguments)
+    if arguments.dry_run:
+        return _train(arguments, argv)
+    _join(arguments)
+    from experiments.training import peers
+
+    with peers.as_one():
+        return _train(arguments, argv)
+
+
+def _train(arguments: TrainArguments, argv: list[str]) -> int:
+    """Train by arguments that were read from `argv`, or show the configuration; returns the exit status."""
     check(arguments.config)
     solver.build_own(arguments.config)  # refuses now what could not be sampled in the end
     outdir = arguments.outdir or arguments.run or Path("runs") / arguments.preset
@@ -188,8 +197,9 @@ def run(argv: list[str]) -> int:
     from experiments.training.loop import train
     from experiments.training.resume import with_own_rules
 
-    config, quiet = with_own_rules(arguments.config, outdir), arguments.quiet or arguments.json
-    told = any(word.partition("=")[0] in ("--data", "--data.source") for word in argv)
+    words, quiet = {word.partition("=")[0] for word in argv}, arguments.quiet or arguments.json
+    config = with_own_rules(arguments.config, outdir, told="--data.rules" in words)
+    told = not words.isdisjoint(("--data", "--data.source"))
     place = None if arguments.run is None or told else run_source(arguments.run, config)
     if arguments.dry_run:
         print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))

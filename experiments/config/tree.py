@@ -48,9 +48,26 @@ AnyTimes = laws.LogNormalSigma | laws.LogUniformSigma | laws.UniformTime | Impor
 AnyObjective = Denoising | Generator
 
 
+def changed(self: object) -> str:
+    """The repr of a dataclass that names the fields alone which are not as by default, in its parts too.
+
+    It makes the same object when it is evaluated.
+    """
+    shown = []
+    for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        value = getattr(self, field.name)
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if field.repr and repr(value) != repr(made):
+            nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            shown.append(f"{field.name}={changed(value) if nested else repr(value)}")
+    return f"{type(self).__name__}({', '.join(shown)})"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that determines a run."""
+
+    __repr__ = changed
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     schedule: AnySchedule = schedules.EDM()

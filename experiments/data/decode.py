@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from diffusion.pytree import short_repr
 from experiments.data.colour import Treatment, to_srgb
 from experiments.data.config import DataConfig
 from experiments.data.depth import is_wide, narrowed, read_wide
@@ -48,6 +49,8 @@ class Decoded(NamedTuple):
 
     images: UInt8[np.ndarray, "n height width channels"]
     notes: tuple[str, ...]
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

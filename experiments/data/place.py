@@ -12,6 +12,8 @@ REMEDY = "give their place now by --data URI (in anomaly --run-data)"
 """What a person can do about data that are not found."""
 _PATHS = ("folder", "zip", "npz", "idx", "hf")
 """The schemes that are followed by a path; hf by one or by a name."""
+UNNAMED = "a machine that it does not name"
+"""Where a run was made that noted no place."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,16 @@ def find(typed: str, place: Place | None) -> tuple[str, str | None]:
     """(The URI of a run's data, the other machine that it was made on, if it was: then only the same data will do.)
 
     `typed` is what the run's configuration says, which from another folder may mean other data. A run that recorded no
-    place was made before there were any, and is taken at its word.
+    place was made before there were any, by whomever: what it says is looked at, and nothing is fetched for it.
     Raises DataError where the data are not there any more, and for a name on a hub that somebody else has chosen.
     """
-    if place is None or typed.partition(":")[0] not in _PATHS:
+    if typed.partition(":")[0] not in _PATHS:
         return typed, None
+    if place is None:
+        path = _path(typed)
+        if typed.startswith("hf:") and not (path and path.exists()):
+            raise DataError(f"this run does not say where it was made, and {typed} would be fetched; {REMEDY}.")
+        return typed, UNNAMED
     elsewhere, where = place.host if place.host != os.uname().nodename else None, place.uri.partition(":")[2]
     if os.path.isabs(where):
         if os.path.exists(where):

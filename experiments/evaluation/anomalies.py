@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.pytree import short_repr
 from experiments.data.source import Source
 from experiments.evaluation.ranking import auroc, share_below
 from experiments.evaluation.strangeness import log_ratio, strangeness
@@ -30,6 +31,8 @@ class Scored:
     """How strange each image is, in nats."""
     ratio: np.ndarray | None
     """ln p̂ under the run less that under the other run, in nats; None without another run."""
+
+    __repr__ = short_repr
 
     @property
     def labels(self) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from threadpoolctl import ThreadpoolController
 
+from diffusion.pytree import short_repr
 from experiments.errors import DataError
 
 Features = Float[np.ndarray, "n d"]
@@ -26,6 +27,8 @@ class Moments(NamedTuple):
 
     mean: Float[np.ndarray, " d"]
     covariance: Float[np.ndarray, "d d"]
+
+    __repr__ = short_repr
 
 
 class Estimate(NamedTuple):

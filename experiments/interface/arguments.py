@@ -18,6 +18,7 @@ from experiments.runs.classes import class_numbers
 from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions
 from experiments.sampling.guidance import UNGUIDED, Guidance
+from experiments.sampling.labels import choose_classes
 from experiments.sampling.variance import VarianceName
 from samplers.sample import Sampler
 
@@ -54,14 +55,16 @@ def checked_seeds(seeds: Iterable[int]) -> Sequence[int]:
     return known
 
 
-def label_of_each(model: Model, label: Labels | None, count: int) -> Int32[np.ndarray, " count"] | None:
-    """One class for each of `count` seeds. Raises UsageError unless `label` is one for all, or one for each.
+def label_of_each(model: Model, label: Labels | None, seeds: Sequence[int]) -> Int32[np.ndarray, " n"] | None:
+    """The class of each seed; None for no class.
 
-    Classes are given by number or by name, and are those of `class_numbers`.
+    A text is what `choose_classes` makes of it, as `--class` is, and None is "all". One number is for all seeds, and a
+    list or an array, of numbers or names, has one for each. Raises UsageError for anything else.
     """
-    if label is None:
-        return None
-    known = np.asarray(label)
+    if label is None or isinstance(label, str):
+        classes = choose_classes(model, label, "label")
+        return None if classes is None else classes.of(seeds)
+    known, count = np.asarray(label), len(seeds)
     if known.dtype.kind not in "iuU" or known.shape not in ((), (count,)):
         raise UsageError(f"label is {label!r} for {count} seeds; give one class for all, or a list of one for each.")
     return np.broadcast_to(class_numbers(model, known, "label"), (count,))

@@ -19,6 +19,7 @@ from experiments.evaluation.plane.density import has_flow
 from experiments.interface.arguments import Labels, check_flow, checked_seeds, whole
 from experiments.runs.classes import class_numbers
 from experiments.runs.model import Model, make_denoiser
+from experiments.sampling.labels import require_no_class
 
 _EXACT = 256
 """Dimensions up to which the divergence is exact unless told otherwise."""
@@ -137,6 +138,7 @@ def _rows(count: int, batch: int) -> Iterator[tuple[np.ndarray, int]]:
 def _labels(model: Model, labels: Labels | None, rows: np.ndarray, count: int) -> Array | None:
     """The classes of these rows. Raises UsageError unless there is a known one for each of `count` images."""
     if labels is None:
+        require_no_class(model, "labels")
         return None
     known = np.asarray(labels)
     if known.shape != (count,):

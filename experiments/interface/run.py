@@ -38,6 +38,7 @@ from experiments.runs.model import Model
 from experiments.sampling.choice import AncestralOptions, Options, SamplerChoice
 from experiments.sampling.drawing import draw, gather
 from experiments.sampling.guidance import Guidance
+from experiments.sampling.labels import require_no_class
 from experiments.sampling.solver import Solver, build
 from experiments.sampling.throughput import Throughput
 from samplers.inpainting import RePaint
@@ -103,6 +104,8 @@ class Run:
         Raises UsageError for labels of a run without classes, and for guidance that does not go with the run.
         """
         guide = checked_guidance(guidance)
+        if labels is None:
+            require_no_class(self.model, "labels")
         known = None if labels is None else jnp.asarray(class_numbers(self.model, labels, "labels"))
         if known is not None and known.ndim != 1:
             raise UsageError(f"labels has shape {known.shape}; give one class for each element of the batch.")
@@ -145,19 +148,20 @@ class Run:
         `sampler` is a name of `scorefield samplers`, or a sampler of one's own choice of options, such as
         `DPMSolverMultistep(order=3)`; with it go `steps`, the `grid` by name, and its `limits` sigma_min, sigma_max
         and rho. What is not given is the run's own with its own sampler, else 20 steps of the usual grid. `label` is
-        one class for all or one for each seed, by number or by name, `guidance` a strength or a `Guidance`;
+        one class for all seeds or a list of one for each, by number or by name, or a text as after --class, such as
+        "random" or "none"; unless given, the classes come in turn. `guidance` is a strength or a `Guidance`;
         `brownian_tree` is as in `samplers.sample`. A seed's image depends on no other seed, nor on `batch`, the number
         drawn at a time.
         Raises UsageError for what does not go together, or not with the run, DivergedError for what is not finite.
         """
         seeds, guide, batch = checked_seeds(seeds), checked_guidance(guidance), whole("batch", batch)
-        labels = label_of_each(self.model, label, len(seeds))
+        labels = label_of_each(self.model, label, seeds)
         solver = self.solver(
             sampler,
             steps,
             grid=grid,
             limits=limits,
-            given_class=label is not None,
+            given_class=labels is not None,
             guided=guide.strength is not None,
         )
         with _in_a_sentence(solver):
@@ -166,7 +170,7 @@ class Run:
                 solver,
                 seeds,
                 batch=batch,
-                label=None if labels is None else labels.tolist(),
+                label=labels,
                 guidance=guide,
                 brownian_tree=brownian_tree,
             )
@@ -194,17 +198,21 @@ class Run:
         `mask` is True where pixels are known: (height, width), or of the shape of an image, or of all images. Image i
         has the i-th of `seeds`, 0 to n − 1 unless given; one image alone has as many completions as there are seeds.
         Every stretch of `jump` steps is sampled `resamplings` times (Lugmayr et al. 2022, arXiv:2201.09865); all else
-        is as in `sample`. Raises UsageError as `sample` does, and for a mask or seeds that do not fit.
+        is as in `sample`, but that no class is told unless `label` is given. Raises UsageError as `sample` does, and
+        for a mask or seeds that do not fit.
         """
         known, seeds = flow.completions(self.model, images, seeds)
         seen = flow.full_mask(mask, known.shape)
-        labels, guide = label_of_each(self.model, label, len(seeds)), checked_guidance(guidance)
+        if label is None:  # the image has a class, and it is not for the seed to say which
+            require_no_class(self.model, "label")
+        labels = None if label is None else label_of_each(self.model, label, seeds)
+        guide = checked_guidance(guidance)
         solver = self.solver(
             sampler,
             steps,
             grid=grid,
             limits=limits,
-            given_class=label is not None,
+            given_class=labels is not None,
             guided=guide.strength is not None,
         )
         made, batch = [], min(whole("batch", batch), len(seeds))
@@ -223,7 +231,7 @@ class Run:
                     dataclasses.replace(solver, sampler=again),
                     [seeds[row] for row in rows.tolist()],
                     batch=batch,
-                    label=None if labels is None else labels[rows].tolist(),
+                    label=None if labels is None else labels[rows],
                     guidance=guide,
                 )
                 made.append(next(drawn).images)

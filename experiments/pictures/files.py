@@ -93,11 +93,17 @@ def save_png(
         picture.save(temporary, format="PNG", pnginfo=text)
 
 
-def save_singles(folder: Path, images: Images, seeds: Sequence[int], provenance: Mapping[str, Any]) -> list[Path]:
+def save_singles(
+    folder: Path,
+    images: Images,
+    seeds: Sequence[int],
+    provenance: Mapping[str, Any],
+    facts: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Path]:
     """Write image i to `folder` as the six or more digits of seeds[i] and .png; returns the paths.
 
-    The provenance of each file holds its own `seed` besides; nothing is swept. Raises as `save_png` does, and
-    ValueError unless every image has a seed of its own.
+    The provenance of each file holds its own `seed` besides, and its own of `facts`; nothing is swept. Raises as
+    `save_png` does, and ValueError unless every image has a seed of its own.
     """
     if len(seeds) != len(images) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds holds {len(set(seeds))} different seeds for {len(images)} images; give one for each.")
@@ -106,12 +112,12 @@ def save_singles(folder: Path, images: Images, seeds: Sequence[int], provenance:
     check(images)
     paths = [folder / single(seed) for seed in seeds]
 
-    def save(path: Path, image: np.ndarray, seed: int) -> None:
-        save_png(path, image, {**provenance, "seed": int(seed)}, swept=True)
+    def save(path: Path, image: np.ndarray, seed: int, own: Mapping[str, Any]) -> None:
+        save_png(path, image, {**provenance, "seed": int(seed), **own}, swept=True)
 
     # The disk flushes many files together in hardly more time than one.
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(save, paths, images, seeds))
+        list(pool.map(save, paths, images, seeds, [{}] * len(paths) if facts is None else facts))
     return paths
 
 

@@ -14,20 +14,23 @@ import os
 import re
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal
 
 import numpy as np
 
+from diffusion.pytree import short_repr
 from experiments import files as disk
 from experiments import memory
 from experiments.data.source import Events
 from experiments.data.sources.plane import law_of
 from experiments.errors import DataError, UsageError, reason
-from experiments.pictures import files
+from experiments.pictures import files, rows
+from experiments.runs.classes import class_name, class_names
 from experiments.runs.model import Model
+from experiments.sampling.labels import Classes
 from experiments.seeds import Seeds
 
 Form = Literal["grid", "png", "npz"]
@@ -48,8 +51,17 @@ class Request:
     seeds: Sequence[int]
     provenance: Mapping[str, Any]
     """All that determines the samples, as JSON values, `seeds` as they were typed among it."""
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What an array file holds besides the samples and the seeds."""
+    classes: Classes | None = None
+    """Those of the seeds, None for no class."""
+
+    __repr__ = short_repr
+
+    def facts(self, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """What the samples of these seeds have in their provenance each by itself: the class."""
+        if self.classes is None:
+            return [{} for _ in seeds]
+        numbers = self.classes.of(seeds).tolist()
+        return [{"label": number, "class_name": class_name(self.model, number)} for number in numbers]
 
     @property
     def determining(self) -> dict[str, Any]:
@@ -69,7 +81,7 @@ class Request:
         """
         said, path = self.provenance, self.model.path
         words = [f"step-{said['checkpoint_step']:07d}", said["sampler"], said.get("steps")]
-        words += [f"{name}-{said[name]}" for name in ("class", "guidance") if said.get(name) is not None]
+        words += [f"{name}-{_said_short(said[name])}" for name in ("class", "guidance") if said.get(name) is not None]
         name = "-".join([re.sub(r"[^\w.]+", "-", str(word))[:40] for word in words] + [self.digest[:8]])
         home = path.parent.parent if path is not None and path.parent.name == "checkpoints" else Path()
         return home / "samples" / name
@@ -172,9 +184,11 @@ class _Singles(Output):
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)
-        rows = [row for row, seed in enumerate(seeds) if seed not in self.there]
+        missing = [row for row, seed in enumerate(seeds) if seed not in self.there]
         provenance = {name: value for name, value in self._provenance.items() if name != "seeds"} | {"nfe": nfe}
-        files.save_singles(self._folder, events[rows], [seeds[row] for row in rows], provenance)
+        new = [seeds[row] for row in missing]
+        facts = self._request.facts(new)
+        files.save_singles(self._folder, events[missing], new, provenance, facts)
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> Sequence[Path]:
         return _Paths(self._folder, self._request.seeds)
@@ -244,7 +258,9 @@ class _Sheet(Output):
         self._count += len(events)
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
-        path, model, provenance = self._folder / "samples.png", self._request.model, self._whole(measured)
+        path, model, classes = self._folder / "samples.png", self._request.model, self._request.classes
+        labels = None if classes is None else classes.of(self._request.seeds)
+        provenance = {**self._whole(measured), **rows.facts(model, labels)}
         assert self._all is not None  # there is a seed at least
         if model.of_points:
             from experiments.pictures.plane import model_picture
@@ -252,7 +268,8 @@ class _Sheet(Output):
             picture = model_picture(model, law_of(model.config.data.source), self._all)
             files.save_png(path, picture.pixels, {**provenance, **picture.facts})
         else:
-            files.save_png(path, files.contact_sheet(self._all), provenance)
+            names = [] if labels is None else class_names(model)
+            files.save_png(path, rows.sheet(self._all, labels, names), provenance)
         return [path]
 
 
@@ -273,7 +290,10 @@ class _Archive(Output):
         super().add(seeds, events, nfe)
         if self._writer is None:
             asked, part = self._request, "points" if self._request.model.of_points else "images"
-            arrays = {"seeds": asked.seeds, **asked.arrays}
+            arrays = {"seeds": asked.seeds}
+            if asked.classes is not None:
+                names = np.asarray(class_names(asked.model))
+                arrays |= {"labels": asked.classes.of(asked.seeds), "class_names": names}
             self._writer = files.ArrayWriter(self._folder / "samples.npz", part, len(asked.seeds), **arrays)
         self._writer.add(events)
 
@@ -309,6 +329,11 @@ def _said(path: Path) -> dict[str, Any]:
         if isinstance(said, dict) and path.suffix == ".json":
             return said
     raise DataError(f"{path} carries no readable provenance; give a file that scorefield wrote.")
+
+
+def _said_short(value: Any) -> str:
+    """A value in the name of a folder."""
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _without_places(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from diffusion.oracles import GaussianMixture
+from diffusion.pytree import short_repr
 from experiments.errors import UsageError
 from experiments.evaluation.plane.density import (
     Points,
@@ -36,6 +37,8 @@ class Picture(NamedTuple):
     pixels: UInt8[np.ndarray, "height width 4"]
     facts: dict[str, Any]
     """The reach, the mass of each density within it and the samples outside, as JSON values."""
+
+    __repr__ = short_repr
 
 
 def model_picture(model: Model, law: GaussianMixture | None, points: Points, *, density: bool = True) -> Picture:

@@ -12,10 +12,12 @@ from typing import Any
 from experiments.config.file import to_json
 from experiments.config.tree import Config
 from experiments.data.sources.plane import law_of
-from experiments.pictures import files
+from experiments.pictures import files, rows
+from experiments.runs.classes import class_names
 from experiments.runs.model import Model
 from experiments.runs.provenance import versions
 from experiments.sampling.drawing import draw
+from experiments.sampling.labels import choose_classes
 from experiments.sampling.solver import build_own
 from experiments.training.data import Facts
 from experiments.training.model import network_of
@@ -38,14 +40,14 @@ class GridWriter:
         """Draw and write the samples of one step."""
         start, seeds = time.perf_counter(), range(_POINTS if self.model.of_points else _IMAGES)
         model = dataclasses.replace(self.model, params=params)
-        classes = model.trained_classes
-        label = [classes[i % len(classes)] for i in seeds] if classes else None
-        drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=label))
+        classes = choose_classes(model)
+        labels = None if classes is None else classes.of(seeds)
+        drawn = next(draw(model, self.solver, seeds, batch=len(seeds), label=labels))
         provenance = {
             **self.solver.provenance,
             "nfe": drawn.nfe,
             "seeds": f"0-{len(seeds) - 1}",
-            "class": None if label is None else "the seed modulo the number of classes that have training images",
+            "class": None if classes is None else classes.word,
             "parameters": model.parameters,
             "step": step,
             "config_sha256": self.digest,
@@ -54,7 +56,9 @@ class GridWriter:
         }
         path = self.folder / f"step-{step:07d}.png"
         if not model.of_points:
-            files.save_png(path, files.contact_sheet(drawn.images), provenance)
+            names = [] if labels is None else class_names(model)
+            picture = rows.sheet(drawn.images, labels, names)
+            files.save_png(path, picture, {**provenance, **rows.facts(model, labels)})
             return
         from experiments.pictures.plane import model_picture
 

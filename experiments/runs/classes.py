@@ -46,14 +46,19 @@ def require_known(model: Model, numbers: np.ndarray, name: str = "--class") -> N
         raise UsageError(f"{_said(name, called)} had no training image; choose one of {choice(model)}.")
 
 
+def class_names(model: Model) -> Sequence[str]:
+    """The name of each class of the model; its number where the data have no names."""
+    return model.facts.class_names or [str(i) for i in range(model.num_classes)]
+
+
 def class_name(model: Model, number: int) -> str:
     """The name of a class of the model."""
-    return _names(model)[number]
+    return class_names(model)[number]
 
 
 def choice(model: Model) -> str:
     """The classes that can be sampled, in words."""
-    names = [_names(model)[number] for number in model.trained_classes]
+    names = [class_names(model)[number] for number in model.trained_classes]
     consecutive = len(names) > 2 and names == [str(i) for i in range(len(names))]
     return "the classes " + (f"0 to {len(names) - 1}" if consecutive else listed(names))
 
@@ -61,7 +66,7 @@ def choice(model: Model) -> str:
 def _number(model: Model, text: str, name: str) -> int:
     if not model.num_classes:
         raise UsageError(NEEDS_CONDITIONAL)
-    names, number = _names(model), int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
+    names, number = class_names(model), int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
     in_range = 0 <= number < model.num_classes
     if in_range and model.config.data.rules == 1:
         return number
@@ -69,12 +74,8 @@ def _number(model: Model, text: str, name: str) -> int:
         return names.index(text)
     if in_range and not all(each.isascii() and each.isdecimal() for each in names):
         return number
-    near = "" if text.isdecimal() else did_you_mean(text[:100], names)
+    near = "" if text.isdecimal() else did_you_mean(text[:100], [names[i] for i in model.trained_classes])
     raise UsageError(f"{_said(name, text)} does not exist{near}; this model knows {choice(model)}.")
-
-
-def _names(model: Model) -> Sequence[str]:
-    return model.facts.class_names or [str(i) for i in range(model.num_classes)]
 
 
 def _said(name: str, value: Any) -> str:

@@ -55,8 +55,9 @@ def run_data(model: Model) -> tuple[Source, Source | None]:
     They are at the URI that the person gives, which must hold the same, or where the run has read them, from whatever
     folder that was.
     Raises DataError when they are not there, and when their shape or their classes are not those that the run was
-    trained on; says so on standard error when only their contents have changed. Of a run from another machine, which
-    may mean other data by a path, no others are taken.
+    trained on; says so on standard error when only their contents have changed. Of a run from another machine, or from
+    nobody knows where, which may mean other data by a path, no others are taken; where it kept nothing to compare them
+    with, a line names them.
     """
     from experiments.data import divided
     from experiments.data.place import REMEDY, find
@@ -70,7 +71,11 @@ def run_data(model: Model) -> tuple[Source, Source | None]:
             f"{uri} has images of {now[0]} in {now[1]} classes now, and this run was trained on {then[0]} in "
             f"{then[1]}; put the data of the run back, or {REMEDY}."
         )
-    if training.fingerprint == facts.fingerprint or not facts.fingerprint:
+    if training.fingerprint == facts.fingerprint:
+        return training, held_out
+    if not facts.fingerprint:
+        if elsewhere is not None:
+            warn(f"{uri} is taken for the data of this run, which was made on {elsewhere} and kept no fingerprint.")
         return training, held_out
     other = "holds other images or labels than this run was trained on"
     if given is not None:

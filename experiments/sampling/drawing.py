@@ -14,6 +14,7 @@ import numpy as np
 
 from diffusion.ddpm.reverse_steps import Learned
 from experiments import memory, streams
+from diffusion.pytree import short_repr
 from experiments.data.scaling import to_uint8
 from experiments.data.source import Events
 from experiments.errors import DivergedError
@@ -40,6 +41,8 @@ class Drawn:
     nfe: int
     """Network calls for each sample; under guidance two for each call of the denoiser."""
 
+    __repr__ = short_repr
+
 
 class Sampling(Protocol):
     """A sampler on a grid, such as a `Solver`."""
@@ -61,23 +64,27 @@ def draw(
     seeds: Sequence[int],
     *,
     batch: int = 64,
-    label: int | Sequence[int] | np.ndarray | None = None,
+    label: int | Sequence[int] | np.ndarray | Classes | None = None,
     guidance: Guidance = UNGUIDED,
     brownian_tree: bool = False,
     there: Collection[int] = (),
 ) -> Iterator[Drawn]:
     """Images or points of the seeds, batch by batch; what a seed gives does not depend on the others.
 
-    `label` is one class for all, or one for each seed; `guidance` changes the model's answers; `brownian_tree` is as in
+    `label` is one class for all, one for each seed, or `Classes`; `guidance` changes the model's answers; `brownian_tree` is as in
     `samplers.sample`; batches all of whose seeds are `there` already are left out. Every batch has the same shape, so
     there is one compilation.
     Raises UsageError for a label that the model does not know or has seen no image of, and for guidance that does not
     go with it, DivergedError for a sample that is not finite.
     """
     guidance.check(model, paired=solver.sampler.takes_pair, given_class=label is not None)
-    labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
-    if labels is not None:
+    if isinstance(label, Classes):
+        require_known(model, np.asarray(label.numbers))
+        labels: Labels = label.of
+    elif label is not None:
+        numbers = np.broadcast_to(np.asarray(label), (len(seeds),))
         require_known(model, np.asarray(label))
+        labels = 
     batch = min(batch, len(seeds))
     size = batch * (_SEED + _COPIES * 4 * math.prod(model.event_shape))
     memory.require(size, f"a batch of {batch:,} samples", "give a smaller batch")
@@ -151,6 +158,8 @@ class Samples(NamedTuple):
     """Network calls for each."""
     throughput: Throughput
     """How fast they came."""
+
+    __repr__ = short_repr
 
     def report(self) -> dict[str, Any]:
         """The network calls and the rate, as JSON values."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from diffusion import keys as keys_lib
 from diffusion.energy import log_density
+from diffusion.pytree import short_repr
 from experiments import streams
 from experiments.data.scaling import to_uint8
 from experiments.errors import DivergedError
@@ -70,6 +71,8 @@ class Part:
     drawn: Drawn
     acceptance: np.ndarray
     """The share of the batch that accepted each step, (steps,)."""
+
+    __repr__ = short_repr
 
 
 def draw_energy(

@@ -63,7 +63,7 @@ class Guidance:
         if paired and self.strength is not None:
             raise UsageError("--sampler cfgpp has its guidance in --sampler.scale, in [0, 1]; leave --guidance out.")
         if paired and not given_class:
-            raise UsageError("--sampler cfgpp strengthens a class; name one by --class, such as --class 3.")
+            raise UsageError(_no_class(model, "--sampler cfgpp"))
         if self.weak is not None and self.limited:
             raise UsageError("--guidance-low and --guidance-high go with a class, not with --weak; leave them out.")
         if self.weak is not None:
@@ -108,10 +108,18 @@ UNGUIDED = Guidance()
 def _without_class(model: Model, labels: Array | None) -> Denoiser:
     """The denoiser that guidance leads away from. Raises UsageError without a class, or without such a denoiser."""
     if labels is None:
-        raise UsageError("--guidance strengthens a class; name one by --class, such as --class 3.")
+        raise UsageError(_no_class(model, "--guidance"))
     if model.config.label_dropout == 0:
         raise UsageError("--guidance needs a model that knows no class too, and this one had --label-dropout 0.")
     return make_denoiser(model, None)
+
+
+def _no_class(model: Model, what: str) -> str:
+    """The sentence that refuses to strengthen a class where there is none."""
+    if model.num_classes:
+        return f"{what} strengthens a class; name one by --class, such as --class 3, or all of them by --class all."
+    lead = "; --weak is a worse model to lead away from instead" if what == "--guidance" else ""
+    return f"{what} strengthens a class, and this run was trained without --conditional; leave it out{lead}."
 
 
 def _check_weak(model: Model, weak: Model) -> None:

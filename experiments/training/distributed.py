@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,9 +14,11 @@ import jax
 import numpy as np
 
 from experiments.errors import ScorefieldError, UsageError
+from experiments.training import meeting, peers
+from experiments.training.relay import relay
 
-# JAX waits 300 s for a peer that never comes and 100 s for one that died; a person should not.
-_START_SECONDS, _HEARTBEAT_SECONDS = 60, 10
+# A person should not wait longer for a process that never comes; and what `peers` sees no sooner, JAX does.
+_START_SECONDS, _HEARTBEAT_SECONDS = 50, 50
 
 
 def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -25,29 +26,57 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
 
     `coordinator` is host:port of process 0. Without arguments the cluster is read from the environment that SLURM,
     Open MPI or a TPU slice makes. Raises UsageError for arguments that do not belong together, a port that is
-    taken, or a process 0 that does not answer within a minute; where another process does not come, JAX ends this
-    one after a minute, and after ten seconds where one has died.
+    taken, and processes that do not come within a minute. From then on `peers` ends this process with a line when
+    another is lost.
     """
-    given = (coordinator, num_processes, process_id)
-    if all(value is None for value in given) and not in_cluster():
-        return
-    if any(value is not None for value in given):
-        _reach(*_checked(*given))
+    given: tuple[str | None, int | None, int | None] = (coordinator, num_processes, process_id)
+    local = None
+    if all(value is None for value in given):
+        if not in_cluster():
+            return
+        from jax._src import clusters
+
+        *found, local = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, _START_SECONDS
+        )
+        given = found[0], found[1], found[2]
+    host, port, count, index = _checked(*given)
+    address = f"{host}:{port}" if count == 1 else _meet(host, port, count, index)
     handlers = _handlers()
     try:
+        with peers.as_one():
+            _initialize(address, count, index, local)
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
+def _meet(host: str, port: int, count: int, index: int) -> str:
+    """Wait until all processes are there, and watch them; returns the address of JAX's service."""
+    if index == 0:
+        with socket.create_server(("", 0)) as probe:
+            service = probe.getsockname()[1]
+        peers.begin(meeting.gather(host, port, count, service, _START_SECONDS))
+        return f"127.0.0.1:{service}"
+    others = meeting.join(host, port, index, count, _START_SECONDS)
+    peers.begin(others)
+    return f"127.0.0.1:{relay(lambda: meeting.tunnel(host, port), others.done)}"
+
+
+def _initialize(address: str, count: int, index: int, local: Any) -> None:
+    try:
         jax.distributed.initialize(
-            coordinator,
-            num_processes,
-            process_id,
+            address,
+            count,
+            index,
+            local,
+            coordinator_bind_address=None if count == 1 else address,  # for this machine alone
             initialization_timeout=_START_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UsageError(f"the processes did not come together ({reason}); start all within a minute.") from None
-    finally:
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
 
 
 def in_cluster() -> bool:
@@ -123,8 +152,8 @@ def _kinds(cls: type[ScorefieldError]) -> Iterator[type[ScorefieldError]]:
         yield from _kinds(one)
 
 
-def _checked(coordinator: str | None, num_processes: int | None, process_id: int | None) -> tuple[str, int, int]:
-    """(host, port, process_id) of flags that make sense."""
+def _checked(coordinator: str | None, num_processes: int | None, process_id: int | None) -> tuple[str, int, int, int]:
+    """(host, port, num_processes, process_id) of flags that make sense."""
     if coordinator is None or num_processes is None or process_id is None:
         raise UsageError("--coordinator, --num-processes and --process-id go together; give all three or none.")
     if num_processes < 1 or not 0 <= process_id < num_processes:
@@ -132,29 +161,7 @@ def _checked(coordinator: str | None, num_processes: int | None, process_id: int
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"--coordinator is {coordinator!r}; give host:port of process 0.")
-    return host, int(port), process_id
-
-
-def _reach(host: str, port: int, process_id: int) -> None:
-    """See that process 0 can take its port, and that the others find it there; JAX crashes where they cannot."""
-    if process_id == 0:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError as error:
-                raise UsageError(f"--coordinator {host}:{port}: the port is taken ({error.strerror}).") from None
-        return
-    end = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            socket.create_connection((host.strip("[]"), port), timeout=_START_SECONDS).close()
-            return
-        except OSError as error:
-            if time.monotonic() > end:
-                reason = error.strerror or error
-                raise UsageError(f"--coordinator {host}:{port} does not answer ({reason}); start process 0.") from None
-        time.sleep(0.2)
+    return host, int(port), num_processes, process_id
 
 
 def _handlers() -> dict[int, Any]:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as requests: finish the step, save, leave; and before the first step, leave at once."""
+"""SIGTERM, SIGINT and SIGHUP as requests: finish the step, save, leave; and before the first step, leave at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from experiments.training import peers
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks to stop; SIGHUP, of a terminal that is closed, unless it is ignored, as `nohup` has it."""
 NOTHING_SAVED = 7
 """The exit status of a training that a signal has ended before its first step."""
 
@@ -34,7 +37,7 @@ _whole: Interruption | None = None
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Catch the first SIGTERM or SIGINT; a second one acts as it would have without this.
+    """Catch the first of `SIGNALS`; a second one acts as it would have without this.
 
     Enter it after `jax.distributed.initialize`, which puts a handler of its own in the place of Python's. Outside
     the main thread, where Python has no signals, it catches nothing. Within `leaving` it is that which is there.
@@ -54,6 +57,8 @@ def interruption() -> Iterator[Interruption]:
         restore()
 
     for signum in SIGNALS:
+        if signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN:
+            continue
         before[signum] = signal.signal(signum, catch)
     try:
         yield request
@@ -91,7 +96,9 @@ def _listen(ear: int, request: Interruption) -> None:
     while heard := os.read(ear, 1):
         if heard[0] in SIGNALS and not request.begun:
             name = signal.Signals(heard[0]).name
-            print(f"scorefield: stopped by {name} before the first step; there was nothing to save.", file=sys.stderr)
+            line = f"stopped by {name} before the first step; there was nothing to save."
+            print(f"scorefield: {line}", file=sys.stderr)
             sys.stderr.flush()
+            peers.leave(NOTHING_SAVED, line)
             os._exit(NOTHING_SAVED)
     os.close(ear)

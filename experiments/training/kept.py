@@ -40,11 +40,11 @@ def run_source(run: Path, config: Config) -> str:
     """The URI of the data that a run in this folder goes on with, from whatever folder it was begun in.
 
     `config` is the run's own; what it says holds where no checkpoint has noted a place. Raises DataError where the data
-    are not there.
+    are not there, or would be fetched without anybody here having said so.
     """
     from experiments.training.checkpoint import find_checkpoints
 
     for checkpoint in reversed(find_checkpoints(run / "checkpoints")):
         with contextlib.suppress(CheckpointError):  # a damaged one is passed over
             return find(config.data.source, checkpoint.facts().place)[0]
-    return config.data.source
+    return find(config.data.source, None)[0]

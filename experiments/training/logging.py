@@ -11,11 +11,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from experiments.config.tree import Config
-from experiments.errors import UsageError, reason, warn
+from experiments.errors import reason, warn
 from experiments.files import replacing
+from experiments.training.board import Board
 
 _EARLY = 2.0
 """Seconds of steps after which the speed is shown for the first time, whenever the first line is due."""
@@ -127,7 +128,7 @@ class Recorder:
         self._file = self._board = None
         self._cut_short = False
         if outdir is not None:
-            self._board = _tensorboard(outdir, start) if config.training.tensorboard else None
+            self._board = Board(outdir / "tensorboard", start) if config.training.tensorboard else None
             damaged = truncate(path := outdir / "metrics.jsonl", start)
             if damaged:
                 warn(f"{path} had {damaged} damaged {'line' if damaged == 1 else 'lines'}, now left out.")
@@ -175,8 +176,7 @@ class Recorder:
         if self._file is not None:
             self._append(step, json.dumps({"step": step, **values}).encode() + b"\n")
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            self._board.write(step, values)
 
     def _append(self, step: int, line: bytes) -> None:
         """Write a line at once, or say that it is missing: a full disk is no reason to lose the training too."""
@@ -265,11 +265,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
-def _tensorboard(outdir: Path, start: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UsageError("--training.tensorboard needs tensorboardX; install scorefield[tensorboard].") from None
-    return SummaryWriter(str(outdir / "tensorboard"), purge_step=start + 1)

@@ -26,7 +26,7 @@ from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
 from experiments.memory import remedied
 from experiments.training import budget as budgets
-from experiments.training import distributed
+from experiments.training import distributed, peers
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.course import Course, Equipment, TrainResult
 from experiments.training.data import RunData, open_data, tell
@@ -126,9 +126,9 @@ def training(
     loop's body does has no part in them. Checkpoints, config.json and metrics.jsonl are written as by `train`.
 
     `data` are the batches, those of `config.data` unless given; `devices` are the local ones unless given; `quiet`
-    shows no progress. With `signals` SIGTERM and SIGINT end the run after the step in progress, with a checkpoint;
-    without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained anew;
-    without, it is refused.
+    shows no progress. With `signals` SIGTERM, SIGINT and SIGHUP end the run after the step in progress, with a
+    checkpoint; without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained
+    anew; without, it is refused.
 
     Raises, at the first step that is asked for, UsageError for a configuration that cannot be trained here or is not
     the run's own, BusyError when another process trains in `outdir`, DataError for the data; and at any step
@@ -166,7 +166,7 @@ def train(
     quiet: bool = False,
     restart: bool = False,
 ) -> TrainResult:
-    """Train as `training` does, to the end or to a SIGTERM or SIGINT, which the result tells of. Raises as it does.
+    """Train as `training` does, to the end or to one of these signals, which the result tells of. Raises as it does.
 
     `on_sample(step, params)` is called every `sample_every` steps on process 0 with the first average.
     """
@@ -192,6 +192,7 @@ def _steps(
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(peers.as_one())
         stack.enter_context(_in_one_line(outdir))
         stack.enter_context(remedied(budgets.remedy(config)))
         writes, directory = jax.process_index() == 0, outdir / "checkpoints"
@@ -222,6 +223,8 @@ def _steps(
         start, size, state = int(state.step), size_of(state), replicas.replicate(state)
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
+        peers.tell_saved(lambda: _newest(directory))
+        stack.enter_context(peers.as_one())  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start))
         equipment = Equipment(
             setting=Setting(config, data.facts, network, outdir),
@@ -249,6 +252,11 @@ def _in_one_line(outdir: Path) -> Iterator[None]:
         raise UsageError(
             f"{what} cannot be read or written ({why}); mend it and give the same command again."
         ) from error
+
+
+def _newest(directory: Path) -> str:
+    saved = find_checkpoints(directory)
+    return f"the newest checkpoint is {saved[-1].path.name}; " if saved else "nothing is saved yet; "
 
 
 def _folder(outdir: Path) -> Path:

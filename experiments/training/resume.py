@@ -18,6 +18,7 @@ from experiments.config.choices import TYPES, spelt
 from experiments.config.file import to_json
 from experiments.config.nodes import LAST_SEED
 from experiments.config.tree import Config
+from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, ScorefieldError, UsageError, warn
 from experiments.training.checkpoint import checkpoint_path, find_checkpoints, newest_trusted, read, set_aside
 from experiments.training.data import Facts, require_same_data
@@ -38,10 +39,11 @@ FREE = frozenset(
 FREE_GROUPS = ("sampling.",)
 
 
-def with_own_rules(config: Config, outdir: Path) -> Config:
+def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
     """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data.
 
-    What is wrong with the run is left for `check_config` to say.
+    What is wrong with the run is left for `check_config` to say. Raises UsageError for other rules that a person asks
+    for: any that are not those of new runs, and where the person is known to have `told` them, these too.
     """
     if not find_checkpoints(outdir / "checkpoints"):
         return config
@@ -49,6 +51,12 @@ def with_own_rules(config: Config, outdir: Path) -> Config:
         rules = run_config(outdir).data.rules
     except ScorefieldError:
         return config
+    asked = config.data.rules
+    if rules != asked and (told or asked != DataConfig.rules):
+        raise UsageError(
+            f"{outdir} holds a run with --data.rules {rules}, and this command says {asked}; leave it out, or give "
+            "another --outdir."
+        )
     return replace(config, data=replace(config.data, rules=rules))
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from diffusion.pytree import short_repr
 from diffusion.score_matching.times import updated_second_moments
 from experiments.config.nodes import ImportanceConfig
 from experiments.config.tree import Config
@@ -38,6 +39,8 @@ class Metrics(NamedTuple):
     learning_rate: Float[Array, ""]
     finite: Bool[Array, ""]
     """Whether loss, gradient and update were; the state changes only if they were."""
+
+    __repr__ = short_repr
 
 
 Update = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, SubVP
+from diffusion.pytree import short_repr
 from experiments.verification.chosen import OneOf
 
 Array = np.ndarray
@@ -47,6 +48,8 @@ class Levels(NamedTuple):
     sigma: Array
     alpha_dot: Array
     sigma_dot: Array
+
+    __repr__ = short_repr
 
 
 @np.errstate(divide="ignore", invalid="ignore")
@@ -111,6 +114,8 @@ class Matrices:
 
     mean: Array
     covariance: Array
+
+    __repr__ = short_repr
 
     def log_prob(self, x: Any) -> Array:
         """The logarithm of the density at each row of x."""

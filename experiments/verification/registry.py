@@ -154,6 +154,9 @@ class Identity:
     test: str = ""
     """The test file that goes deeper, if any."""
 
+    def __repr__(self) -> str:
+        return f"Identity({self.row} {self.name})"
+
     @property
     def topic(self) -> str:
         """The topic under which it stands on the page."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32
 
+from diffusion.pytree import short_repr
 from experiments.data.decode import Decoded
 from experiments.data.formats import UNREADABLE, endings
 from experiments.data.labels import manifest_labels
@@ -42,6 +43,8 @@ class Layout:
     """What was passed over."""
     hint: str = ""
     """Where classes might be, if there are none here."""
+
+    __repr__ = short_repr
 
     def source(self, name: str, decoded: Decoded) -> Source:
         """The data set of these pictures."""

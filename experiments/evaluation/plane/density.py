@@ -18,6 +18,7 @@ from diffusion.likelihood import Adaptive, log_likelihood
 from diffusion.noises import Gaussian
 from diffusion.oracles import GaussianMixture
 from diffusion.process import Process
+from diffusion.pytree import short_repr
 from diffusion.schedules import EDM
 from diffusion.score_matching.times import LogUniformSigma
 from experiments.runs.energy import Energy, energy_of
@@ -37,6 +38,8 @@ class ModelDensity(NamedTuple):
     """ln q(x) in nats, q the law that the flow carries from the prior to the least time; NaN where it is lost."""
     followed: Bool[np.ndarray, "n"]
     """Whether the flow was followed to its end."""
+
+    __repr__ = short_repr
 
 
 def has_flow(model: Model) -> bool:

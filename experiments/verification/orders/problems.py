@@ -21,6 +21,7 @@ from diffusion import keys as keys_lib
 from diffusion.oracles import GaussianMixture, flow_map_1d
 from diffusion.oracles.examples import line, space
 from diffusion.prediction import Denoiser
+from diffusion.pytree import short_repr
 from diffusion.schedules import Schedule
 from experiments.verification.chosen import OneOf
 from samplers.grids import Grid, host_float64
@@ -49,6 +50,8 @@ class Problem(NamedTuple):
     """The points at the first time, (n, d)."""
     end: Array
     """The exact points at the last time, (n, d)."""
+
+    __repr__ = short_repr
 
 
 def law_in(dimensions: int) -> GaussianMixture:

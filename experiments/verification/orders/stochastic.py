@@ -23,7 +23,7 @@ from diffusion.brownian import BrownianIncrement, brownian
 from diffusion.ddpm.reverse_steps import FixedLarge
 from diffusion.oracles import GaussianLaw
 from diffusion.oracles.examples import line
-from diffusion.pytree import as_traced, pytree
+from diffusion.pytree import as_traced, pytree, short_repr
 from experiments.verification.chosen import OneOf
 from experiments.verification.orders.problems import PROCESSES, SCHEDULES, chosen, grid_of, observed_order, padded
 from samplers import (
@@ -258,6 +258,8 @@ class Errors:
     """The errors of the mean and of the variance, (4, 2)."""
     strong: dict[str, list[float]]
     """The median distances from the path's end."""
+
+    __repr__ = short_repr
 
 
 @functools.cache

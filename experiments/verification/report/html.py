@@ -24,21 +24,32 @@ main { max-width: 1180px; margin: 0 auto; padding: 1.2rem }
 h1 { font-size: 1.5rem; margin: .4rem 0 } h2 { margin: 2.2rem 0 .6rem; font-size: 1.15rem }
 h3 { margin: 0; font-size: 1rem; font-weight: 600 } a { color: inherit }
 .soft, dt { color: var(--soft) } .good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
-.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; background: var(--card) }
+table { border-collapse: collapse; width: 100% }
+.scroll, .equation {
+  overflow-x: auto; scrollbar-width: thin; background:
+    linear-gradient(to right, var(--card) 40%, transparent) left / 2.4rem 100% no-repeat local,
+    linear-gradient(to left, var(--card) 40%, transparent) right / 2.4rem 100% no-repeat local,
+    linear-gradient(to right, transparent 1px, #0003 1px, transparent) left / .8rem 100% no-repeat scroll,
+    linear-gradient(to left, transparent 1px, #0003 1px, transparent) right / .8rem 100% no-repeat scroll, var(--card)
+}
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap }
 .number { text-align: right !important; font-variant-numeric: tabular-nums }
 td.what { white-space: normal; width: 100% }
 .cards { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 34rem), 1fr)) }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 1rem; min-width: 0 }
 .card header { display: flex; justify-content: space-between; gap: 1rem; align-items: baseline }
-.equation { overflow-x: auto; padding: .9rem 0 .5rem; display: flex; flex-wrap: wrap; gap: .6rem 1.6rem }
-.equation svg { flex: none }
+.card header span { white-space: nowrap }
+.equation { padding: .9rem 0 .5rem; display: flex; flex-wrap: wrap; gap: .6rem 1.6rem }
+.equation svg { flex: none; width: clamp(.6 * var(--w), 100%, var(--w)); height: auto }
 .plot svg { max-width: 100%; height: auto; display: block; margin: .6rem auto 0 }
 dl { display: grid; grid-template-columns: 6.2rem 1fr; gap: .15rem .8rem; margin: .4rem 0 0; font-size: .9rem }
-.levels td { padding: .1rem .5rem .1rem 0; font-size: .85em; line-height: 1.3 }
+dd:has(.levels) { grid-column: 1 / -1 }
+.levels td { padding: .1rem .3rem .1rem 0; font-size: .8em; line-height: 1.3 }
+.levels td:first-child { position: sticky; left: 0; background: var(--card); white-space: normal; min-width: 5.2rem }
+.narrow { display: none }
 dd { margin: 0; overflow-wrap: anywhere; min-width: 0 } code { font-size: .85em }
 @media (max-width: 480px) {
-  main { padding: .7rem } .wide { display: none } th, td { padding: .3rem .35rem }
+  main { padding: .7rem } .wide { display: none } .narrow { display: block } th, td { padding: .3rem .35rem }
   dl { grid-template-columns: 1fr } dt { margin-top: .3rem }
 }
 """
@@ -81,15 +92,16 @@ def _overview(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         one = row.identity
+        tolerance = f"{_sign(one)} {shown(one.allowed(row.precision))}"
         cells = [
             f"<td>{one.row}</td>",
             _verdict(row, "td"),
             f'<td class="what"><a href="#{one.name}">{html.escape(one.title)}</a></td>',
-            f'<td class="number">{shown(row.measured.error)}</td>',
-            f'<td class="number wide">{_sign(one)} {shown(one.allowed(row.precision))}</td>',
+            f'<td class="number">{shown(row.measured.error)}<span class="narrow soft">{tolerance}</span></td>',
+            f'<td class="number wide">{tolerance}</td>',
         ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    names = ("", "", "identity", "measured", "tolerance")
+    names = ("", "", "identity", 'measured<span class="narrow">tolerance</span>', "tolerance")
     classes = ("", "", "", "number", "number wide")
     head = (
         "<tr>" + "".join(f'<th class="{kind}">{name}</th>' for name, kind in zip(names, classes, strict=True)) + "</tr>"
@@ -164,11 +176,12 @@ def _quantities(finding: Finding) -> str:
 
 
 def _frame(name: str, title: str, mark: str, latex: str, facts: Mapping[str, str], plot: object) -> str:
+    equations = f'<div class="equation">{_equations(latex, name)}</div>\n' if latex else ""
     rows = "\n".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in facts.items() if value)
     picture = f'<div class="plot">{_unique(draw(plot), name)}</div>' if plot is not None else ""  # type: ignore[arg-type]
     return (
         f'<section class="card" id="{name}">\n<header><h3>{title}</h3>{mark}</header>\n'
-        f'<div class="equation">{_equations(latex, name)}</div>\n<dl>\n{rows}\n</dl>\n{picture}\n'
+        f"{equations}<dl>\n{rows}\n</dl>\n{picture}\n"
         "</section>"
     )
 
@@ -192,6 +205,9 @@ def equation(latex: str) -> str:
         mathtext.math_to_image(f"${latex}$", buffer, FontProperties(size=15), 72, "svg")
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
+    width = re.search(r'width="([\d.]+)pt"', text)
+    assert width is not None  # matplotlib writes it
+    text = text.replace("<svg ", f'<svg style="--w: {width[1]}pt" ', 1)
     return text.replace(">", f' role="img"><title>{html.escape(latex)}</title>', 1)
 
 

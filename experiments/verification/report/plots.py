@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.pytree import short_repr
+
 COLOURS = ("#0b62a4", "#c1272d", "#3a7d34", "#8a5a9e", "#b8860b", "#d1608f", "#4d4d4d")
 INK, GRID = "#222222", "#e4e4e4"
 
@@ -26,6 +28,8 @@ class Curves:
     log_x: bool = False
     log_y: bool = False
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class HeatMap:
@@ -41,6 +45,8 @@ class HeatMap:
     log: bool = False
     """Whether the colours show the logarithm of the absolute value."""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class FlowLines:
@@ -55,6 +61,8 @@ class FlowLines:
     x_label: str
     y_label: str
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Bars:
@@ -64,6 +72,8 @@ class Bars:
     """The errors by label; the twelve largest are drawn."""
     x_label: str = "measured"
     y_label: str = ""
+
+    __repr__ = short_repr
 
 
 Plot = Curves | HeatMap | FlowLines | Bars

@@ -28,6 +28,7 @@ from experiments.progress import tracked
 from experiments.runs.model import Model, make_denoiser
 from experiments.verification.trained import denoising, fields, likelihood, memory, sampling
 from experiments.verification.trained.finding import OUT_OF_LINE, Finding, Quantity, lines
+from experiments.verification.trained.needs import too_few
 from experiments.verification.trained.passes import Passes, run_passes
 from experiments.verification.trained.points import in_points
 from experiments.verification.trained.subject import Pictures, Subject
@@ -59,12 +60,15 @@ def check_run(
 
 
 def check(subject: Subject, tell: Callable[[Finding], None] | None = None) -> list[Finding]:
-    """Every check of a subject. A check that raises an exception is out of line, and its finding says why."""
+    """Every check of a subject that has enough images for it.
+
+    A check that raises an exception is out of line, and its finding says why.
+    """
     shared, findings = Shared(subject), []
     for name, measure in tracked(CHECKS.items(), "checks"):
         start = time.perf_counter()
         try:
-            finding = measure(shared)
+            finding = too_few(subject, name) or measure(shared)
         except ScorefieldError:
             raise
         except Exception as error:

@@ -21,6 +21,7 @@ from experiments.verification.trained.finding import (
     root,
     verdict_of,
 )
+from experiments.verification.trained.needs import NEEDS
 from experiments.verification.trained.passes import Pass, Passes, draws
 from experiments.verification.trained.subject import LEVELS, Subject, batches, denoised, levels_at, ratio_range, spread
 from experiments.verification.trained.words import at_levels, causes
@@ -44,7 +45,7 @@ def loss(subject: Subject, passes: Passes) -> Finding:
     good += "." if held_out is None else ", and held-out images are denoised as well as training images."
     return Finding(
         "loss",
-        "The denoising loss against its bounds",
+        NEEDS["loss"].title,
         r"\mathbb{E}|x_0 - D^*(x_t)|^2 \leq \mathbb{E}|x_0 - D(x_t)|^2 \leq \min_{A,b}\mathbb{E}|x_0 - A x_t - b|^2",
         f"root mean square of x_0 − D per pixel, over {draws(subject)} draws of training and of held-out images; "
         "D* is the exact denoiser of the training set"
@@ -137,7 +138,7 @@ def unbiased(subject: Subject, passes: Passes) -> Finding:
     )
     return Finding(
         "unbiased",
-        "The error has mean 0, whatever is known of x_t",
+        NEEDS["unbiased"].title,
         r"\mathbb{E}[\hat\epsilon(x_t,t)] = \mathbb{E}[\epsilon] = 0\quad"
         r"\mathbb{E}[(\epsilon - \hat\epsilon(x_t,t))\cdot\psi(x_t)] = 0",
         f"the error D − x_0, which is −σ/α times ε̂ − ε, with functions ψ of x_t over {draws(subject)} draws of "
@@ -161,7 +162,7 @@ def identity(subject: Subject) -> Finding:
     """The denoiser at the least noise, where there is next to nothing to remove."""
     lowest = ratio_range(subject.process)[0]
     levels = levels_at(subject.process, (lowest, math.sqrt(lowest * LEVELS[0]), max(lowest, LEVELS[0])))
-    title = "Without noise the denoiser is the identity"
+    title = NEEDS["identity"].title
     latex = r"\lim_{\sigma\rightarrow 0} D(x,t) = x\quad\mathbb{E}|D(x_t) - x_t/\alpha|^2 \leq d\,\sigma^2/\alpha^2"
     compared = (
         f"root mean squares per pixel over σ/α, for {subject.samples} noisy training images: of D(x_t) − x_t/α, what "

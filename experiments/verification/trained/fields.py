@@ -29,6 +29,7 @@ from experiments.verification.trained.finding import (
     root,
     verdict_of,
 )
+from experiments.verification.trained.needs import NEEDS
 from experiments.verification.trained.subject import Level, Subject, batches, quick_jit, ratios
 from experiments.verification.trained.words import at_levels, causes
 
@@ -42,7 +43,7 @@ def fokker_planck(subject: Subject) -> Finding:
     count = max(16, subject.samples // 8)
     head = (
         "fokker-planck",
-        "The score Fokker-Planck equation",
+        NEEDS["fokker-planck"].title,
         r"\partial_t s = \nabla[\frac{1}{2}g^2(\nabla\cdot s + |s|^2) - f\,x\cdot s]\quad "
         r"f = \dot\alpha/\alpha,\ \ g^2 = 2\sigma\dot\sigma - 2f\sigma^2",
         "root mean square of the difference of the two sides over that of s d ln(σ/α)/dt, for an s like 1/σ the size "
@@ -183,7 +184,7 @@ def curl(subject: Subject) -> Finding:
     count = max(16, subject.samples // 4)
     head = (
         "curl",
-        "The score is a gradient",
+        NEEDS["curl"].title,
         r"\frac{\partial s_i}{\partial x_j} = \frac{\partial s_j}{\partial x_i}\quad "
         r"\|J - J^T\|_F / \|J + J^T\|_F = 0,\ \ J = \partial s/\partial x",
         f"the two norms, by a random probe v for each of {count} noisy training images: E|Jv − Jᵀv|² = ‖J − Jᵀ‖²",

@@ -66,6 +66,9 @@ class Finding:
     plot: Plot | None = None
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"Finding({self.name}: {self.verdict})"
+
     @property
     def out_of_line(self) -> bool:
         """Whether the verdict is that something is wrong."""
@@ -118,9 +121,14 @@ def estimate(samples: Any) -> Quantity:
 
 
 def ratio(above: Any, below: Any) -> Quantity:
-    """The mean of `above` over that of `below`, which are paired, with its standard error by linearisation."""
+    """The mean of `above` over that of `below`, which are paired, with its standard error by linearisation.
+
+    Over 0 it is infinite without an error, unless `above` is 0 as well: 0.
+    """
     above, below = np.asarray(above, np.float64), np.asarray(below, np.float64)
     scale = below.mean()
+    if scale == 0:
+        return Quantity(math.inf if above.mean() else 0.0)
     value = above.mean() / scale
     return Quantity(float(value), estimate((above - value * below) / scale).standard_error)
 

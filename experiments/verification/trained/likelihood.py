@@ -19,6 +19,7 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from experiments.sampling.variance import chain_times
 from experiments.verification.trained.finding import NOT_APPLICABLE, TENTH, Finding, estimate, number, verdict_of
+from experiments.verification.trained.needs import NEEDS
 from experiments.verification.trained.subject import Batch, Subject, batches, noised, quick_jit
 
 _STEPS, _DRAWS = 1000, 64
@@ -32,7 +33,7 @@ def likelihood(subject: Subject) -> Finding:
     which = "training" if subject.held_out is None else "held-out"
     head = (
         "likelihood",
-        "The bound on the likelihood and the likelihood",
+        NEEDS["likelihood"].title,
         r"-\ln p_{t_1}(x_{t_1}) \leq \mathrm{KL}(q_T\|p_T) + \sum_{k>1}\mathrm{KL}(q(x_{k-1}|x_k,x_0)\|p(x_{k-1}|x_k))"
         r" - \ln q(x_{t_1}|x_0)",
         f"bits per dimension of {count} {which} images down to the least noise t₁, beyond which the decoder of both "

@@ -14,6 +14,7 @@ from experiments.verification.trained.finding import (
     root,
     verdict_of,
 )
+from experiments.verification.trained.needs import NEEDS
 from experiments.verification.trained.passes import Pass, Passes
 from experiments.verification.trained.subject import Subject
 from experiments.verification.trained.words import at_levels
@@ -25,15 +26,14 @@ def memorised(subject: Subject, passes: Passes) -> Finding:
     """The gap between the losses on held-out and on training images, relative to that of the exact denoiser."""
     head = (
         "memorisation",
-        "The denoiser has not learnt the training set by heart",
+        NEEDS["memorisation"].title,
         r"\gamma = \frac{L_{held}(D) - L_{train}(D)}{L_{held}(D^*) - L_{train}(D^*)}\quad "
         r"D^*(x_t) = \mathbb{E}[x_0|x_t],\ x_0 \in \mathrm{training\ set}",
         "the network D with D*, the exact denoiser of the training set, which knows nothing else: how much better "
         "each is on training images than on held-out ones, as a part γ of what D* is, in mean squares; and how far D "
         "is from D* and from x_0 on held-out images, root mean squares per pixel",
     )
-    if passes.held_out is None:
-        return Finding(*head, f"{NOT_APPLICABLE}: no images are held out", "")
+    assert passes.held_out is not None  # `too_few` has seen to it
     pairs = list(zip(passes.training, passes.held_out, strict=True))
     places = [i for i, pair in enumerate(pairs) if _exact_gap(*pair).above(_TOLD_APART)]
     if not places:

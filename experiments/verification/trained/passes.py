@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from diffusion.oracles import Atoms, GaussianLaw
 from diffusion.process import Process
+from diffusion.pytree import short_repr
 from experiments.verification.laws import alpha_and_sigma
 from experiments.verification.trained.finding import Quantity, estimate
 from experiments.verification.trained.subject import Level, Pictures, Subject, batches, denoised, spread
@@ -37,9 +38,11 @@ class Pass:
     affine: np.ndarray | None
     """The error |x_0 − A|² of the best affine denoiser A for the training set's mean and covariance."""
     correlations: dict[str, Quantity]
-    """The correlations of the error with functions of x_t."""
+    """The correlations of the error with functions of x_t, and from 3 images on with a fixed image."""
     bias: Quantity
     """The mean of ε̂ − ε."""
+
+    __repr__ = short_repr
 
 
 class Passes(NamedTuple):
@@ -47,6 +50,8 @@ class Passes(NamedTuple):
 
     training: list[Pass]
     held_out: list[Pass] | None
+
+    __repr__ = short_repr
 
 
 def run_passes(subject: Subject) -> Passes:
@@ -93,12 +98,15 @@ def run_pass(subject: Subject, part: Pictures, level: Level, purpose: int) -> Pa
         "its own answer": answer.reshape(wrong.shape),
         "what it sees": np.tanh(x_t.reshape(wrong.shape) / math.hypot(alpha * subject.scale, sigma)),
     }
+    correlations = {name: _correlation(wrong, function) for name, function in functions.items()}
+    if len(wrong) > 2:
+        correlations["a fixed image"] = _with_a_fixed_image(wrong)
     return Pass(
         square(x_0, answer),
         square(x_0, exact),
         square(answer, exact),
         None if affine is None else square(x_0, affine),
-        {"a fixed image": _with_a_fixed_image(wrong)} | {k: _correlation(wrong, f) for k, f in functions.items()},
+        correlations,
         # ε̂ − ε = −(α/σ)(D − x_0)
         estimate(-alpha / sigma * wrong.mean((1, 2))),
     )
@@ -113,7 +121,7 @@ def _correlation(wrong: np.ndarray, function: np.ndarray) -> Quantity:
 
 
 def _with_a_fixed_image(wrong: np.ndarray) -> Quantity:
-    """The correlation with a fixed image, which is learnt on half of the images and tried on the others."""
+    """The correlation with a fixed image, learnt on half of the images and tried on the others, two at least."""
     half = len(wrong) // 2
     learnt = wrong[:half].mean((0, 1))
     return _correlation(wrong[half:], np.broadcast_to(learnt, wrong[half:].shape))

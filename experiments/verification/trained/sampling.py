@@ -23,12 +23,12 @@ from experiments.verification.trained.finding import (
     root,
     verdict_of,
 )
+from experiments.verification.trained.needs import FEW, MANY, NEEDS
 from experiments.verification.trained.subject import Pictures, Subject
 from samplers.dpm_solver import SDEDPMSolver
 from samplers.registry import make_grid
 from samplers.sample import Sampler, sample
 
-FEW, MANY = 20, 200
 LEVEL = 1e-3
 _PERMUTATIONS = 9999  # so that a p-value can be below LEVEL
 _WHY = "p < 0.001: one run in a thousand falls below it when the laws are the same"
@@ -108,7 +108,7 @@ def stochastic(draws: Draws) -> Finding:
     subject = draws.subject
     head = (
         "sde-ode",
-        "The SDE and the flow have one law",
+        NEEDS["sde-ode"].title,
         r"dx = [f x - g^2\nabla\ln p_t]\,dt + g\,d\bar w\quad dx = [f x - \frac{1}{2}g^2\nabla\ln p_t]\,dt",
         f"{subject.samples} samples of each in {MANY} calls, of different seeds, by their energy distance and its "
         "permutation test; the distance is over twice the mean distance of two samples: 0 for one law, 1 at most",
@@ -143,7 +143,7 @@ def steps(draws: Draws) -> Finding:
     name = type(subject.sampler).__name__
     head = (
         "steps",
-        f"{FEW} calls against {MANY}",
+        NEEDS["steps"].title,
         r"\mathbb{E}|x^{(20)} - x^{(200)}|^2 / d\,\sigma_{data}^2 \ll 1",
         f"{subject.samples} samples by {name} on the run's grid from the same noise, pixel by pixel over the standard "
         f"deviation of a pixel; and the laws of {subject.samples} other ones in {FEW} calls and these in {MANY}",
@@ -151,6 +151,8 @@ def steps(draws: Draws) -> Finding:
     if draws.steps(subject.sampler, FEW) == draws.steps(subject.sampler, MANY):
         why = f"the chain has {int(subject.process.t_max)} steps, which are no more than {FEW}"
         return Finding(*head, f"{NOT_APPLICABLE}: {why}", "")
+    if subject.scale == 0:
+        return Finding(*head, f"{NOT_APPLICABLE}: every pixel of the training images has one value", "")
     many, few, n = draws.many, draws.few, subject.samples
     if broken := _finite(many, few):
         return Finding(*head, verdict_of(True), broken)
@@ -185,13 +187,12 @@ def copies(draws: Draws) -> Finding:
     subject = draws.subject
     head = (
         "copies",
-        "Samples are not copies of training images",
+        NEEDS["copies"].title,
         r"P(d_1 < \frac{1}{3} d_2)\ \mathrm{of\ samples} = P(d_1 < \frac{1}{3} d_2)\ \mathrm{of\ held\ out\ images}",
         f"the distances d₁, d₂ of {subject.samples} samples to the two nearest training images, beside those of "
         "held-out images",
     )
-    if subject.held_out is None or len(subject.held_out) < 2:
-        return Finding(*head, f"{NOT_APPLICABLE}: no images are held out", "")
+    assert subject.held_out is not None  # `too_few` has seen to it
     if broken := _finite(draws.many):
         return Finding(*head, verdict_of(True), broken)
     unseen = subject.held_out.take(np.sort(subject.rng(0).permutation(len(subject.held_out))[: subject.samples]))

@@ -18,6 +18,7 @@ from diffusion.noises import Gaussian
 from diffusion.oracles import GaussianLaw
 from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb
+from diffusion.pytree import short_repr
 from diffusion.schedules import Schedule
 from experiments.data.scaling import to_model
 from samplers.dpm_solver import DPMSolverMultistep
@@ -40,6 +41,8 @@ class Pictures:
     values: np.ndarray
     """The images, (n, *event)."""
     labels: np.ndarray | None = None
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         """The number of images."""
@@ -106,6 +109,12 @@ class Subject:
     samples: int = 256
     seed: int = 0
     batch: int = 64
+
+    __repr__ = short_repr
+
+    def __post_init__(self) -> None:
+        if self.held_out is not None and not len(self.held_out):
+            object.__setattr__(self, "held_out", None)
 
     @property
     def process(self) -> Process:
@@ -217,6 +226,8 @@ class Batch(NamedTuple):
     labels: Array | None
     places: np.ndarray
     """The places of the images among all that are examined, without the padding."""
+
+    __repr__ = short_repr
 
 
 def batches(

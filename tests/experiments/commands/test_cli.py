@@ -250,7 +250,9 @@ def test_the_same_command_goes_on_and_another_gets_another_folder(run_command, t
         (["--seeds", "3-1"], "is not a list of seeds"),
         (["--seeds", "1,1"], "names a seed twice"),
         (["--class", "3"], "trained without --conditional"),
-        (["--guidance", "2"], "name one by --class"),
+        (["--guidance", "2"], "--guidance strengthens a class, and this run was trained without --conditional; leave"),
+        (["--sampler", "cfgpp"], "--sampler cfgpp strengthens a class, and this run was trained without"),
+        (["--class", "all"], "trained without --conditional"),
         (["--sampler", "ancestral", "--sampler.variance", "learned"], "needs a run trained with --learned-variance"),
         (["--sampler", "heun"], "no derivative in t"),
         (["--steps", "50"], "this chain has 20"),
@@ -623,6 +625,34 @@ def test_data_that_have_moved_are_told_by_a_flag_and_must_be_the_same(run_comman
         outcome = run_command(*command, "--data", f"folder:{tmp_path / 'nowhere'}")
         assert (outcome.status, outcome.err.count("\n")) == (3, 1)
         assert "nowhere does not exist" in outcome.err
+
+
+def test_a_run_of_nobody_knows_where_takes_no_other_data_and_fetches_none(run_command, photo_run, tmp_path, capsys):
+    run, photos = photo_run
+    model = load_run(CheckpointArguments(run=run))
+    config = dataclasses.replace(model.config.data, source=f"folder:{photos}")
+    old = dataclasses.replace(model, config=dataclasses.replace(model.config, data=config))
+
+    def with_facts(**facts):
+        return dataclasses.replace(old, facts=dataclasses.replace(model.facts, place=None, **facts))
+
+    assert run_data(with_facts())[0].name == f"folder:{photos}"
+    assert capsys.readouterr().err == ""
+    with pytest.raises(
+        DataError, match=r"photos here holds other images .* was on a machine that it does not name; give"
+    ):
+        run_data(with_facts(fingerprint="0" * 64))
+    run_data(with_facts(fingerprint=""))
+    assert "is taken for the data of this run, which was made on a machine that it does" in capsys.readouterr().err
+    # A stranger's run that was never trained here, with a name on a hub.
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    document = json.loads((run / "config.json").read_text())
+    document["data"]["source"] = "hf:some/thing"
+    (stranger / "config.json").write_text(json.dumps(document))
+    outcome = run_command("train", "--run", stranger)
+    assert (outcome.status, outcome.err.count("\n")) == (3, 1)
+    assert "hf:some/thing would be fetched; give their place now by --data URI" in outcome.err
 
 
 def test_a_run_of_another_machine_takes_no_other_data_of_the_same_path(photo_run):

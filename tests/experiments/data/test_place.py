@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from experiments.data.place import Place, find, place_of
+from experiments.data.place import UNNAMED, Place, find, place_of
 from experiments.errors import DataError
 
 HERE = os.uname().nodename
@@ -53,5 +53,12 @@ def test_a_run_of_another_machine_is_not_taken_at_its_word(photos):
     assert find("digits", Place("digits", "theirs")) == ("digits", None)
 
 
-def test_a_run_that_noted_no_place_is_taken_at_its_word(photos):
-    assert find("folder:photos", None) == ("folder:photos", None)
+def test_a_run_that_noted_no_place_may_be_of_anywhere(photos):
+    """And nothing is fetched for it: its configuration may be a stranger's."""
+    assert find("folder:photos", None) == ("folder:photos", UNNAMED)
+    assert find("hf:photos", None) == ("hf:photos", UNNAMED)  # a folder
+    assert find("digits", None) == ("digits", None)
+    with pytest.raises(
+        DataError, match="does not say where it was made, and hf:some/thing would be fetched; give their"
+    ):
+        find("hf:some/thing", None)

@@ -1,17 +1,20 @@
 """Classes of a run by name and by number, and those that it has never seen."""
 
 import dataclasses
+import re
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from experiments.config.tree import Config
-from experiments.data import DataConfig
+from experiments.data import DataConfig, open_source
+from experiments.data.place import Place
 from experiments.errors import UsageError
 from experiments.interface.arguments import label_of_each
 from experiments.names import listed
 from experiments.runs.classes import choice, class_numbers
+from experiments.runs.counted import with_counts
 from experiments.runs.model import Model
 from experiments.sampling.drawing import draw
 from experiments.training.data import Facts
@@ -40,7 +43,7 @@ def test_a_text_is_a_name_or_else_a_number(names, rules, text, number):
     asked = model(names, count=4, rules=rules)
     assert class_numbers(asked, text) == number
     np.testing.assert_array_equal(class_numbers(asked, [[text], [text]], "labels"), [[number], [number]])
-    assert label_of_each(asked, text, 2).tolist() == [number] * 2
+    assert label_of_each(asked, text, range(2)).tolist() == [number] * 2
 
 
 @pytest.mark.parametrize(
@@ -108,3 +111,50 @@ def test_names_are_listed_on_one_short_line():
     assert listed(["a\nb", ""]) == r"'a\nb', ''"
     assert len(listed(["x" * 500, "y"])) < 120
     assert choice(model(count=10)) == "the classes 0 to 9"
+
+
+@pytest.fixture
+def counted_by(tmp_path):
+    """A function: a model with these classes of a run that has counted nothing, and its data in an archive."""
+
+    def make(labels, **facts):
+        path = tmp_path / "few.npz"
+        images = np.random.default_rng(0).integers(0, 256, (len(labels), 4, 4), np.uint8)
+        np.savez(path, images=images, labels=np.asarray(labels))
+        config = Config(conditional=True, data=DataConfig(source=f"npz:{path}", held_out=0))
+        source = open_source(f"npz:{path}")
+        known = Facts(source.event_shape, source.num_classes, source.class_names, source.fingerprint)
+        return Model(config, dataclasses.replace(known, **facts), cast(Any, None), None)
+
+    return make
+
+
+def test_an_older_run_counts_its_classes_where_its_data_are(counted_by, capsys):
+    old = counted_by([0, 0, 2, 2])
+    assert old.trained_classes == (0, 1, 2)  # for all it knows
+    assert with_counts(old).trained_classes == (0, 2)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UsageError, match="--class 1 had no training image"):
+        class_numbers(with_counts(old), "1")
+
+
+@pytest.mark.parametrize(
+    ("facts", "data", "why"),
+    [
+        ({"fingerprint": ""}, None, "it kept no fingerprint to know its data by"),
+        ({"fingerprint": "0" * 64}, None, "npz:.*few.npz holds other images now"),
+        ({}, "npz:nowhere.npz", "its data are not there"),
+        ({"place": Place("npz:/nowhere.npz", "theirs")}, None, "its data are not there"),
+    ],
+)
+def test_an_older_run_says_that_it_cannot_count(counted_by, capsys, facts, data, why):
+    old = dataclasses.replace(counted_by([0, 2], **facts), data=data)
+    assert with_counts(old) is old
+    error = capsys.readouterr().err
+    assert re.fullmatch(
+        f"scorefield: nobody has counted this run's training images by class, and {why}; a class without any is drawn "
+        "too.\n",
+        error,
+    )
+    with_counts(dataclasses.replace(old, facts=dataclasses.replace(old.facts, class_counts=(1, 0, 1))))
+    assert capsys.readouterr().err == ""

@@ -137,3 +137,11 @@ def test_the_images_of_the_kept_classes_differ():
     """Or the samples would not tell whether a class has kept its number."""
     arrays = arrays_of("conditional")
     assert np.abs(arrays["sample 2/images"].astype(float) - arrays["sample 4/images"]).max() > 10
+
+
+def test_other_rules_for_its_data_are_refused_and_not_passed_over(place, run_command):
+    told = ("train", "--run", place / "chain", "--dry-run", "--data.rules")
+    refused = run_command(*told, "2")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert "chain holds a run with --data.rules 1, and this command says 2; leave it out" in refused.err
+    assert run_command(*told, "1").value["config"]["data"]["rules"] == 1

@@ -58,12 +58,12 @@ def test_autoguidance_leads_away_from_a_weaker_model(draw, conditional_run):
     assert len(report["weak"]["sha256"]) == 64
     early = sorted((conditional_run / "checkpoints").iterdir())[0]
     assert np.abs(draw("--class", "3", "--guidance", "5", "--weak", early)[1] - images).max() > 1
-    assert draw("--guidance", "5", "--weak", early)[0]["class"] is None
+    assert draw("--class", "none", "--guidance", "5", "--weak", early)[0]["class"] is None
 
 
 def test_cfgpp_renoises_with_the_model_without_the_class(draw):
     report, images = draw("--sampler", "cfgpp", "--sampler.scale", "0", "--steps", "4", "--class", "3")
-    free, without = draw("--sampler", "ddim", "--steps", "4")
+    free, without = draw("--sampler", "ddim", "--steps", "4", "--class", "none")
     np.testing.assert_allclose(images, without, atol=1)
     assert (report["nfe"], free["nfe"]) == (8, 4)
 
@@ -128,7 +128,8 @@ def test_the_catalogue_s_samplers_all_draw(draw):
             "no noise level to guide at",
         ),
         (["--class", "3", "--clip", "dynamic", "--percentile", "120"], "--percentile is 120"),
-        (["--sampler", "cfgpp"], "strengthens a class; name one by --class"),
+        (["--sampler", "cfgpp", "--class", "none"], "--sampler cfgpp strengthens a class; name one by --class"),
+        (["--guidance", "2", "--class", "none"], "--guidance strengthens a class; name one by --class"),
         (["--sampler", "cfgpp", "--class", "3", "--guidance", "2"], "has its guidance in --sampler.scale"),
         (["--sampler", "heun", "--brownian-tree"], "does not follow a Brownian path"),
         (["--sampler", "unipc", "--steps", "7", "--grid", "fitted"], "run: scorefield grid --run"),

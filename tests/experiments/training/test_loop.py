@@ -16,6 +16,7 @@ import pytest
 from experiments.errors import BusyError, DataError, DivergedError, UsageError
 from experiments.training import loop
 from experiments.training.checkpoint import find_checkpoints, load
+from experiments.training.interrupt import SIGNALS
 from experiments.training.lock import run_lock
 from experiments.training.loop import TrainResult, train, training
 from experiments.training.manifest import verify
@@ -188,7 +189,7 @@ def test_another_configuration_or_other_data_do_not_continue_a_run(straight):
     assert final(straight)["step"] == 20
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_the_run_with_a_checkpoint_and_its_exit_status(straight, tmp_path, signum, status):
     before = signal.getsignal(signum)
     config = tiny_config(training={"sample_every": 7})
@@ -268,7 +269,7 @@ def test_an_error_in_the_data_is_raised_as_it_is(tmp_path):
 
 
 def test_a_loop_whose_body_is_the_callers_makes_the_parameters_of_one_call(straight, tmp_path):
-    before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(signum) for signum in SIGNALS]
     steps = training(tiny_config(), str(tmp_path), data=tiny_data(), devices=ONE)
     assert not list(tmp_path.iterdir())  # nothing has begun
     seen, kept, held_out = [], {}, {}
@@ -277,7 +278,7 @@ def test_a_loop_whose_body_is_the_callers_makes_the_parameters_of_one_call(strai
         held_out[step.step] = step.held_out_loss
         if step.step % 4 == 0:
             kept[step.step] = (step.params, step.ema)
-        assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+        assert [signal.getsignal(signum) for signum in SIGNALS] == before
         assert step.is_checkpoint == (step.step in (10, 20))
     assert len(seen) == 20
     same(final(tmp_path), final(straight))

@@ -1,6 +1,7 @@
 """The loop's helpers: work ahead, the log, what may change when a run goes on, the data."""
 
 import dataclasses
+import errno
 import io
 import json
 import resource
@@ -20,6 +21,7 @@ from experiments.config.nodes import SamplingConfig
 from experiments.data import Source
 from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, DataError, UsageError
+from experiments.training.board import Board
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster
 from experiments.training.interrupt import interruption, leaving
@@ -136,25 +138,73 @@ def test_tensorboard_is_optional_and_continues_at_the_step(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UsageError, match=r"install scorefield\[tensorboard\]"):
         Recorder(config, tmp_path, 0, quiet=True)
-    written = []
-
-    class Writer:
-        def __init__(self, folder, purge_step):
-            written.append((folder, purge_step))
-
-        def add_scalar(self, *scalar):
-            written.append(scalar)
-
-        def close(self):
-            written.append("closed")
-
-    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
+    files = tensorboard(monkeypatch)
     recorder = Recorder(config, tmp_path, 5, quiet=True)
     recorder.record(6, records(1.0)[0])
     recorder.close()
-    assert written[0] == (str(tmp_path / "tensorboard"), 6)
-    assert ("loss", 1.0, 6) in written
-    assert written[-1] == "closed"
+    (name, events), *others = files.items()
+    assert name == str(tmp_path / "tensorboard" / "events") + ".0"
+    assert events[1] == {"step": 6, "session_log": "start"}
+    assert {"step": 6, "summary": ("loss", 1.0)} in events
+    assert events[-2:] == ["flushed", "closed"]
+    assert not others
+
+
+def test_a_full_disk_takes_scalars_from_tensorboard_and_no_more(tmp_path, monkeypatch, capsys):
+    """Its own writer once died on a thread, with a traceback, and the training then waited for it for ever."""
+    files = tensorboard(monkeypatch)
+    board = Board(tmp_path / "tensorboard", 0)
+    board.write(1, {"loss": 1.0})
+    files["full"] = True
+    board.write(2, {"loss": 2.0})
+    board.write(3, {"loss": 3.0})
+    assert capsys.readouterr().err == "".join(
+        f"scorefield: tensorboard/ lacks its values of step {step} (No space left on device); the training goes on, so "
+        "make room.\n"
+        for step in (2, 3)
+    )
+    del files["full"]
+    board.write(4, {"loss": 4.0})
+    board.close()
+    first, *_, last = files.values()
+    assert {"step": 1, "summary": ("loss", 1.0)} in first
+    assert last == [*last[:1], {"step": 4, "session_log": "start"}, {"step": 4, "summary": ("loss", 4.0)}, *last[3:]]
+
+
+def tensorboard(monkeypatch):
+    """What is written to each file by a tensorboardX that is not there; with "full" among them, nothing."""
+    files = {}
+
+    class Writer:
+        def __init__(self, prefix, suffix):
+            self.events = files.setdefault(prefix + suffix, [])
+
+        def write_event(self, event):
+            self.events.append({name: value for name, value in event.items() if name != "wall_time"})
+
+        def flush(self):
+            if "full" in files:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.events.append("flushed")
+
+        def close(self):
+            self.flush()
+            self.events.append("closed")
+
+    def log(status):
+        return status
+
+    log.START = "start"
+    parts = {
+        "": {},
+        ".proto": {},
+        ".event_file_writer": {"EventsWriter": Writer},
+        ".proto.event_pb2": {"Event": dict, "SessionLog": log},
+        ".summary": {"scalar": lambda name, value: (name, value)},
+    }
+    for name, holds in parts.items():
+        monkeypatch.setitem(sys.modules, f"tensorboardX{name}", types.SimpleNamespace(**holds))
+    return files
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):
@@ -240,7 +290,7 @@ def test_a_second_signal_acts_at_once(interruptible):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_before_the_first_step_ends_the_process_whatever_it_is_at(signum):
     """Here a digest of a thousand million rounds, in which Python hears nothing, as in a compilation."""
     program = (
@@ -255,6 +305,17 @@ def test_a_signal_before_the_first_step_ends_the_process_whatever_it_is_at(signu
     assert ended.stderr == (
         f"scorefield: stopped by {signal.Signals(signum).name} before the first step; there was nothing to save.\n"
     )
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruption() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.signum is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_after_the_first_step_is_a_request_within_a_command_too(interruptible):
@@ -321,5 +382,11 @@ def test_a_run_that_goes_on_keeps_the_rules_by_which_it_reads_its_data(tmp_path)
     (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
     assert with_own_rules(config, tmp_path) == older
     check_config(with_own_rules(config, tmp_path), tmp_path, has_checkpoints=True)
+    assert with_own_rules(older, tmp_path, told=True) == older
+    with pytest.raises(UsageError, match=r"holds a run with --data.rules 1, and this command says 2; leave it out"):
+        with_own_rules(config, tmp_path, told=True)
+    save_config(config, tmp_path / "config.json")
+    with pytest.raises(UsageError, match=r"holds a run with --data.rules 2, and this command says 1; leave it out"):
+        with_own_rules(older, tmp_path)
     (tmp_path / "config.json").write_text("{")
     assert with_own_rules(config, tmp_path) == config  # what is wrong is said by `check_config`

@@ -17,7 +17,7 @@ import pytest
 
 from experiments.config.file import save_config
 from experiments.errors import BusyError, UsageError
-from experiments.training import distributed
+from experiments.training import distributed, peers
 from experiments.training.checkpoint import find_checkpoints, load
 from experiments.training.distributed import initialize
 from experiments.training.loop import train
@@ -46,7 +46,8 @@ def start(tmp_path):
         # One device each, whatever this process was given; all else alike, for XLA's flags have a part in rounding.
         flags = re.sub(r"(device_count)=\d+", r"\1=1", XLA_FLAGS)
         environment["XLA_FLAGS"] = flags
-        command = [sys.executable, *WARNINGS, "-c", PROGRAM, str(tmp_path), json.dumps(options)]
+        outdir = options.pop("outdir", str(tmp_path))
+        command = [sys.executable, *WARNINGS, "-c", PROGRAM, outdir, json.dumps(options)]
         started.append(subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True))
         return started[-1]
 
@@ -149,6 +150,49 @@ def test_two_processes_are_one_run_and_stop_as_one(straight, tmp_path, start, bo
     assert second[0]["step"] == 20
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-6), final(tmp_path), final(straight))
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == list(range(1, 21))
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """A function: the parameters after the last step of a run of two processes, made once."""
+    made = {}
+
+    def run(both, tmp_path):
+        if not made:
+            outdir = tmp_path / "undisturbed"
+            for process in both(outdir=str(outdir)):
+                _, error = process.communicate(timeout=200)
+                assert process.returncode == 0, error
+            made["final"] = final(outdir)
+        return made["final"]
+
+    return run
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_in_a_line_and_the_run_goes_on(tmp_path, both, undisturbed, victim):
+    """The other was once aborted by JAX, with a page of stack."""
+    processes = both(delay=0.3)
+    wait_for(processes[0], lambda: (tmp_path / "checkpoints" / "00000010").exists())
+    processes[victim].kill()
+    error = processes[1 - victim].communicate(timeout=60)[1]
+    assert processes[1 - victim].returncode == peers.LOST, error
+    last = error.splitlines()[-1]
+    assert last.startswith(f"scorefield: error: process {victim} of this run is lost (its connection was closed:")
+    assert last.endswith("; the newest checkpoint is 00000010; start all processes again to go on.")
+    assert not any(word in error for word in ("Traceback", "Check failure", "coordination"))
+    for process in both():
+        _, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error
+    jax.tree.map(np.testing.assert_array_equal, final(tmp_path), undisturbed(both, tmp_path))
+
+
+def test_an_error_of_one_process_ends_the_other_with_its_reason_and_status(both):
+    processes = both(other={"fails_at": 12})
+    errors = [process.communicate(timeout=200)[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [3, 3], errors
+    assert errors[0][-1] == "scorefield: error: process 1 of this run: an image is gone."
+    assert errors[1][-1] == "an image is gone."
 
 
 def test_flags_of_several_processes_are_refused_before_they_crash(monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 from diffusion.networks.configs import MLPConfig
 from experiments.config.nodes import EMAConfig, OptimizerConfig, TrainingConfig
 from experiments.config.tree import Config
-from experiments.errors import ScorefieldError
+from experiments.errors import DataError, ScorefieldError
 
 SHAPE, BATCH = (8, 8, 1), 8
 NETWORK = MLPConfig(hidden=8, layers=1, embedding=4, dropout=0.2)
@@ -20,12 +20,14 @@ NETWORK = MLPConfig(hidden=8, layers=1, embedding=4, dropout=0.2)
 class TinyBatches:
     """Blobs that move with their label; batch n depends on n, and each process takes its share."""
 
-    def __init__(self, process_index=0, process_count=1, delay=0.0):
+    def __init__(self, process_index=0, process_count=1, delay=0.0, fails_at=None):
         self.share = slice(process_index * BATCH // process_count, (process_index + 1) * BATCH // process_count)
-        self.delay = delay
+        self.delay, self.fails_at = delay, fails_at
 
     def __getitem__(self, step):
         time.sleep(self.delay)
+        if step == self.fails_at:
+            raise DataError("an image is gone.")
         rng = np.random.default_rng(step)
         label = rng.integers(0, 4, BATCH)
         image = rng.integers(0, 60, (BATCH, *SHAPE))
@@ -39,12 +41,12 @@ class TinyBatches:
         return {name: leaf[self.share] for name, leaf in batch.items()}
 
 
-def tiny_data(process_index=0, process_count=1, delay=0.0):
+def tiny_data(process_index=0, process_count=1, delay=0.0, fails_at=None):
     """Training batches and two held-out ones."""
     from experiments.training.data import Facts, RunData
 
     held_out = TinyBatches(process_index, process_count)
-    batches = TinyBatches(process_index, process_count, delay)
+    batches = TinyBatches(process_index, process_count, delay, fails_at)
     return RunData(Facts(SHAPE, 4, ("a", "b", "c", "d")), batches, [held_out[10**6], held_out[10**6 + 1]])
 
 
@@ -69,7 +71,7 @@ def tiny_config(*, optimizer=None, ema=None, training=None, **fields):
 
 
 def main(arguments):
-    """Train as a process: `outdir`, then JSON with `training`, `delay` and the three flags of several processes."""
+    """Train as a process: `outdir`, then JSON: `training`, `delay`, `fails_at`, three flags of several processes."""
     outdir, options = Path(arguments[0]), json.loads(arguments[1])
     from experiments.training.distributed import initialize
 
@@ -85,7 +87,7 @@ def main(arguments):
         checkpoint.write_manifest = lambda folder: time.sleep(options["slow_save"]) or write(folder)
     config = tiny_config(training=options.get("training"), optimizer=options.get("optimizer"))
     try:
-        result = train(config, outdir, data=tiny_data(*place, options.get("delay", 0.0)))
+        result = train(config, outdir, data=tiny_data(*place, options.get("delay", 0.0), options.get("fails_at")))
     except ScorefieldError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -1,5 +1,6 @@
 """Checks of trained models on models whose answers are known: the exact denoiser passes, and no fault does."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -361,6 +362,55 @@ def spoken(findings):
 
 def test_the_report(exact):
     assert "10 checks: 10 as they should be" in spoken(exact)
+
+
+FEW_ARE_NEEDED = {
+    (1, 1): {
+        "loss": "1 training image, 2 are needed",
+        "unbiased": "1 training image, 3 are needed",
+        "identity": "1 training image, 2 are needed",
+        "likelihood": "1 training image, 2 are needed",
+        "memorisation": "1 training image, 2 are needed",
+        "copies": "1 training image, 2 are needed",
+    },
+    (2, 0): {
+        "unbiased": "2 training images, 3 are needed",
+        "memorisation": "no images are held out",
+        "copies": "no images are held out",
+    },
+    (3, 1): dict.fromkeys(("likelihood", "memorisation", "copies"), "1 held-out image, 2 are needed"),
+    (3, 2): {},
+}
+"""What a check that is left out says of itself, by the numbers of training images and of held-out ones."""
+
+
+@pytest.mark.parametrize("counts", FEW_ARE_NEEDED, ids=str)
+def test_too_few_images_are_said_and_no_number_is_nan(counts):
+    """Warnings are errors here, and so would be found among the checks that could not be measured."""
+    training, held_out = counts
+    few = dataclasses.replace(
+        subject(samples=16, batch=16),
+        training=Pictures(draws()[:training]),
+        held_out=Pictures(draws()[600 : 600 + held_out]),
+    )
+    findings = check(few)
+    assert [one.name for one in findings] == list(CHECKS)
+    left_out = {one.name: one.verdict.removeprefix("not applicable: ") for one in findings if not one.applicable}
+    expected = {name: why.replace("image", "point") for name, why in FEW_ARE_NEEDED[counts].items()}
+    assert left_out == expected
+    for one in findings:
+        assert one.title
+        assert "could not be measured" not in one.meaning
+        numbers = [*one.values.values(), *(quantity for row in one.rows.values() for quantity in row)]
+        assert np.isfinite(np.asarray(numbers)).all(), one.name
+
+
+def test_images_of_one_colour_are_no_scale():
+    flat = Pictures(np.full((5, DIM), 0.25, np.float32))
+    of = dataclasses.replace(subject(samples=16, batch=16), training=flat, held_out=flat)
+    steps = measured("steps", of)
+    assert steps.verdict == "not applicable: every pixel of the training images has one value"
+    assert measured("loss", of).out_of_line  # their mean knows all
 
 
 def test_a_check_that_breaks_is_out_of_line(monkeypatch):

@@ -25,8 +25,9 @@ from experiments.verification.registry import (
     run,
 )
 from experiments.verification.report import page
-from experiments.verification.report.html import equation, table_page
+from experiments.verification.report.html import equation, run_page, table_page
 from experiments.verification.report.plots import draw
+from experiments.verification.trained.finding import Finding
 
 ROOT = Path(__file__).parents[3]
 ALL = identities()
@@ -169,6 +170,23 @@ def test_the_report_is_one_file_with_every_equation_and_plot():
     assert text.count("<svg") == 4  # two equations and two plots
     assert "https://arxiv.org/abs/1234.56789" in text
     assert "<title>x = y</title>" in equation("x = y")
+
+
+def test_the_report_fits_a_narrow_window():
+    """An equation shrinks to 0.6 of its width, and scrolls below that; the tolerance stands under the number."""
+    row = Row(made(measure=lambda setting: Measured(0.0)), "float64", Measured(0.0), 0.1)
+    text = table_page([row], {})
+    short, long = (float(re.search(r"--w: ([\d.]+)pt", equation(latex))[1]) for latex in ("x", "x = y + z"))
+    assert 0 < short < long
+    assert ".equation svg { flex: none; width: clamp(.6 * var(--w), 100%, var(--w)); height: auto }" in text
+    assert re.search(r"\.scroll, \.equation \{\s+overflow-x: auto", text)
+    overview = text[text.index("<table>") : text.index("</table>")]
+    assert overview.count("≤ 1.0e-12") == 2  # in a column of its own, and where that has no room
+    assert '<span class="narrow soft">≤ 1.0e-12</span>' in overview
+    untold = Finding("loss", "A title", "", "", "not applicable: 1 training image, 2 are needed", "")
+    page = run_page([untold], {})
+    assert "1 training image, 2 are needed" in page
+    assert '<div class="equation">' not in page
 
 
 @pytest.mark.parametrize(
