@@ -62,7 +62,7 @@ class BusyError(ScorefieldError):
 class ExhaustedError(ScorefieldError):
     """Memory, of the machine or of an accelerator, that ran out or would."""
 
-    exit_status = 10
+    exit_status = 8
 
 
 def refuse(refusals: Refusals) -> None:

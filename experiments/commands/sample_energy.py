@@ -19,6 +19,7 @@ from experiments.progress import BATCHES, reporting, tracked
 from experiments.runs.load import CheckpointArguments, load_run
 from experiments.runs.provenance import origin
 from experiments.sampling.throughput import Throughput
+from experiments.seeds import Seeds
 from samplers.energy import Kernel
 
 if TYPE_CHECKING:

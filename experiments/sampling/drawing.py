@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.ddpm.reverse_steps import Learned
-from experiments import memory, streams
 from diffusion.pytree import short_repr
+from experiments import memory, streams
 from experiments.data.scaling import to_uint8
 from experiments.data.source import Events
 from experiments.errors import DivergedError
 from experiments.runs.classes import require_known
 from experiments.runs.model import Model
 from experiments.sampling.guidance import UNGUIDED, Guidance
+from experiments.sampling.labels import Classes
 from experiments.sampling.throughput import Throughput
 from experiments.seeds import Seeds
 from samplers.ancestral import Ancestral
@@ -71,20 +72,16 @@ def draw(
 ) -> Iterator[Drawn]:
     """Images or points of the seeds, batch by batch; what a seed gives does not depend on the others.
 
-    `label` is one class for all, one for each seed, or `Classes`; `guidance` changes the model's answers; `brownian_tree` is as in
-    `samplers.sample`; batches all of whose seeds are `there` already are left out. Every batch has the same shape, so
-    there is one compilation.
+    `label` is one class for all, one for each seed, or `Classes`; `guidance` changes the model's answers;
+    `brownian_tree` is as in `samplers.sample`; batches all of whose seeds are `there` already are left out. Every batch
+    has the same shape, so there is one compilation.
     Raises UsageError for a label that the model does not know or has seen no image of, and for guidance that does not
     go with it, DivergedError for a sample that is not finite.
     """
     guidance.check(model, paired=solver.sampler.takes_pair, given_class=label is not None)
-    if isinstance(label, Classes):
-        require_known(model, np.asarray(label.numbers))
-        labels: Labels = label.of
-    elif label is not None:
-        numbers = np.broadcast_to(np.asarray(label), (len(seeds),))
-        require_known(model, np.asarray(label))
-        labels = 
+    labels = _labels(label, seeds)
+    if label is not None:
+        require_known(model, np.asarray(label.numbers if isinstance(label, Classes) else label))
     batch = min(batch, len(seeds))
     size = batch * (_SEED + _COPIES * 4 * math.prod(model.event_shape))
     memory.require(size, f"a batch of {batch:,} samples", "give a smaller batch")
@@ -106,13 +103,25 @@ def starts(seeds: Sequence[int], batch: int, there: Collection[int] = ()) -> Seq
     return Seeds(every[before + 1 : after] for before, after in ends)
 
 
+def _labels(
+    label: int | Sequence[int] | np.ndarray | Classes | None, seeds: Sequence[int]
+) -> Callable[[int, int], np.ndarray] | None:
+    """A function: the classes of the seeds from one place to before another."""
+    if label is None:
+        return None
+    if isinstance(label, Classes):
+        return lambda low, high: label.of(seeds[low:high])
+    known = np.broadcast_to(np.asarray(label), (len(seeds),))
+    return lambda low, high: known[low:high]
+
+
 def _batches(
     model: Model,
     solver: Sampling,
     seeds: Sequence[int],
     batch: int,
     places: Sequence[int],
-    labels: np.ndarray | None,
+    labels: Callable[[int, int], np.ndarray] | None,
     guidance: Guidance,
     brownian_tree: bool,
 ) -> Iterator[Drawn]:
@@ -121,7 +130,7 @@ def _batches(
     for start in places:
         part = list(seeds[start : start + batch])
         padded = np.asarray(part + [part[-1]] * (batch - len(part)))
-        now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch), jnp.int32)
+        now = None if labels is None else jnp.asarray(np.resize(labels(start, start + batch), batch), jnp.int32)
         result = sample(
             jax.random.key(streams.SAMPLES),
             process,

@@ -123,6 +123,28 @@ def budget_of(
     )
 
 
+def checked(
+    config: Config,
+    facts: Facts,
+    network: Any,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    replicas: Replicas,
+    quiet: bool,
+) -> Budget | None:
+    """The budget, told unless `quiet`; None where nobody reads of it and the batches are small.
+
+    Raises ExhaustedError as `require` does.
+    """
+    if quiet and not is_large(config, facts):
+        return None
+    budget = budget_of(config, facts, network, objective, optimizer, replicas)
+    if not quiet:
+        tell(budget, config, replicas)
+    require(budget, config, replicas)
+    return budget
+
+
 def _bytes(tree: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 

@@ -192,9 +192,8 @@ def _steps(
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(peers.as_one())
+        stack.enter_context(_as_one(config))
         stack.enter_context(_in_one_line(outdir))
-        stack.enter_context(remedied(budgets.remedy(config)))
         writes, directory = jax.process_index() == 0, outdir / "checkpoints"
 
         def claim() -> None:
@@ -211,12 +210,7 @@ def _steps(
         optimizer = optimizer_of(config)
         network = network_of(config, data.facts)
         objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
-        budget = None
-        if not quiet or budgets.is_large(config, data.facts):
-            budget = budgets.budget_of(config, data.facts, network, objective, optimizer, replicas)
-            if not quiet:
-                budgets.tell(budget, config, replicas)
-            budgets.require(budget, config, replicas)
+        budget = budgets.checked(config, data.facts, network, objective, optimizer, replicas, quiet)
         state = starting_point(config, optimizer, directory, data.facts, restart)[1]
         if writes:
             save_config(config, outdir / "config.json")
@@ -224,7 +218,7 @@ def _steps(
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
         peers.tell_saved(lambda: _newest(directory))
-        stack.enter_context(peers.as_one())  # before the saves that wait for the others
+        stack.enter_context(_as_one(config))  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start))
         equipment = Equipment(
             setting=Setting(config, data.facts, network, outdir),
@@ -240,6 +234,13 @@ def _steps(
             step_type=step_type,
         )
         return (yield from Course(equipment, state, start).steps())
+
+
+@contextlib.contextmanager
+def _as_one(config: Config) -> Iterator[None]:
+    """End all processes by an error of this one, and let it be a sentence where memory has run out."""
+    with peers.as_one(), remedied(budgets.remedy(config)):
+        yield
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def test_a_sentence_is_said_when_memory_runs_out(error, asked):
     sentence = f"^memory ran out{asked}.*; give a smaller --batch\\.$"
     with pytest.raises(ExhaustedError, match=sentence) as caught, remedied("give a smaller --batch"):
         raise error
-    assert caught.value.exit_status == 10
+    assert caught.value.exit_status == 8
 
 
 def test_numpy_says_how_much_it_asked_for():
@@ -89,7 +89,7 @@ def test_every_command_says_so_and_ends_with_one_status(monkeypatch, capsys, com
         raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 72000000000 bytes.")
 
     monkeypatch.setattr(f"experiments.commands.{command}.run", run)
-    assert cli.main([command, "--run", "runs/none"]) == 10
+    assert cli.main([command, "--run", "runs/none"]) == 8
     said = capsys.readouterr().err
     assert said.startswith("scorefield: error: memory ran out, when 72.0 GB more were asked for; give ")
     assert said.count("\n") == 1

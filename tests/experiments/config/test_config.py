@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from diffusion import VP, Betas, RectifiedFlow, StudentT
 from diffusion.networks import Network
-from diffusion.networks.configs import DiTConfig, MLPConfig
+from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
 from diffusion.prediction import Preconditioning
-from diffusion.score_matching.times import UniformTime
+from diffusion.score_matching.times import LogNormalSigma, UniformTime
 from diffusion.score_matching.weightings import LikelihoodWeighting, SNRWeighting, VelocityWeighting
 from experiments import presets
 from experiments.commands import train as train_command
@@ -78,6 +78,8 @@ def test_presets_come_back_exactly_and_say_what_they_cost(name):
 def test_the_preset_for_photographs_follows_their_size(size, multipliers, attention):
     config = presets.load("photos64-edm-unet", size)
     check(config)
+    assert isinstance(config.network, UNetConfig)
+    assert isinstance(config.times, LogNormalSigma)
     assert (config.data.size, config.network.multipliers) == (size, multipliers)
     assert config.network.attention_resolutions == attention
     small = dataclasses.replace(config.network, channels=8, head_channels=8, blocks=1)
