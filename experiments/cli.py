@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from experiments.commands.options import take_flags
 from experiments.compilation import leave_sums_to_xla
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
+from experiments.memory import remedied
 from experiments.training.interrupt import leaving
 from experiments.training.stopping import stopping
 
@@ -28,6 +29,16 @@ COMMANDS = {
 }
 OF_A_RUN = ("sample", "evaluate", "anomaly", "verify", "grid")
 """Commands that take a run, by --run or as the first word."""
+
+REMEDIES = {
+    "train": "give a smaller --training.batch-size",
+    "sample": "give a smaller --batch, or fewer --seeds",
+    "evaluate": "give a smaller --batch, or fewer --samples",
+    "anomaly": "give fewer --images",
+    "verify": "give a smaller --batch with --run, or fewer --samples",
+    "grid": "give fewer --images",
+}
+"""What to do where a command runs out of memory."""
 
 HELP = """\
 usage: scorefield COMMAND [options]
@@ -50,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
     0 ok, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory busy, 7 a training stopped before
-    its first step, 9 another process of the run lost, 128 + n signal n.
+    its first step, 8 out of memory, 9 another process of the run lost, 128 + n signal n.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -83,7 +94,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
     leave_sums_to_xla()
-    with leaving() if name == "train" else stopping():
+    remedy = remedied(REMEDIES.get(name, "close other programs"))
+    with leaving() if name == "train" else stopping(), remedy:
         return _run(name, rest, plugins)
 
 

@@ -59,6 +59,12 @@ class BusyError(ScorefieldError):
     exit_status = 6
 
 
+class ExhaustedError(ScorefieldError):
+    """Memory, of the machine or of an accelerator, that ran out or would."""
+
+    exit_status = 8
+
+
 def refuse(refusals: Refusals) -> None:
     """Raise UsageError with the first sentence whose condition holds."""
     for refused, sentence in refusals:

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from experiments.errors import UsageError
@@ -51,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def sweep(folder: Path, names: Collection[str]) -> None:
+def sweep(folder: Path, names: Container[str]) -> None:
     """Remove the temporary files that killed processes left in `folder` of files of these names.
 
     A file that is being written is locked by its process, and stays; so does all that is not one's own.

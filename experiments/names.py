@@ -36,6 +36,11 @@ def listed(names: Iterable[str], limit: int = 100) -> str:
     return shown
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things as words: 1 image, 2 images."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def canonical(name: str) -> str:
     """A name as the catalogues spell it: dpmpp-2m for DPMPP_2M."""
     return name.replace("_", "-").lower()

@@ -94,9 +94,11 @@ class Stage:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 8 s, 3 min, 2 h 5 min."""
+    """Seconds as a person says them: 8 s, 3 min, 2 h 5 min, 12 days."""
     if seconds < 90:
         return f"{seconds:.0f} s"
+    if seconds > 4 * 86400:
+        return f"{seconds / 86400:,.0f} days"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 

@@ -16,6 +16,7 @@ and coverage in the feature space of a small classifier that is trained on the s
 
   scorefield evaluate --run runs/digits-ddpm
   scorefield evaluate --run runs/mnist --sampler ddim --steps 10 --no-bits-per-dim
+  scorefield evaluate --run runs/mnist --no-distances
 
 Points in the plane are measured against the law that they come from: negative log-likelihood by the probability flow
 beside the entropy of the law, energy distance and sliced W2 with p-values.
@@ -41,9 +42,8 @@ def run(argv: list[str]) -> int:
         print(json.dumps(with_null(report), allow_nan=False))
         return 0
     print(f"{report['run']}, step {report['checkpoint_step']}")
-    print(
-        f"{report['sampler']} on the grid {report['grid']}, {report['nfe']} network calls, "
-        f"{report['samples_per_second']:.1f} samples/s" + (" with compilation" if report["with_compilation"] else "")
-    )
+    if "nfe" in report:
+        speed = f"{report['samples_per_second']:.1f} samples/s{' with compilation' * report['with_compilation']}"
+        print(f"{report['sampler']} on the grid {report['grid']}, {report['nfe']} network calls, {speed}")
     print("\n".join(["", *table(report)]))
     return 0

@@ -22,6 +22,7 @@ from experiments.sampling.guidance import Clip, Guidance
 from experiments.sampling.labels import WORDS, choose_classes
 from experiments.sampling.solver import build
 from experiments.sampling.throughput import Throughput
+from experiments.seeds import Seeds
 from experiments.training.stopping import tell_written
 
 DESCRIPTION = """\
@@ -91,10 +92,9 @@ def run(argv: list[str]) -> int:
     return _sample(arguments, parse_seeds(arguments.seeds), name)
 
 
-def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
+def _sample(arguments: SampleArguments, seeds: Seeds, name: str) -> int:
     model = with_counts(load_run(arguments, arguments.data))
     classes = choose_classes(model, arguments.label)
-    labels = None if classes is None else classes.of(seeds)
     if classes is not None and classes.word is None and arguments.label in WORDS:
         warn(f"--class {arguments.label} is the class of that name; for the word write --class :{arguments.label}.")
     if model.of_points:
@@ -103,7 +103,7 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
         arguments.choice(name, model.config),
         model,
         lambda: run_data(model)[0],
-        given_class=labels is not None,
+        given_class=classes is not None,
         guided=arguments.guidance is not None,
     )
     guidance = _guidance(arguments)
@@ -115,7 +115,7 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
         "guidance": arguments.guidance,
         **_beyond_defaults(arguments, guidance),
     }
-    written = output(Request(model, arguments.format, seeds, provenance, labels), arguments.outdir)
+    written = output(Request(model, arguments.format, seeds, provenance, classes), arguments.outdir)
     batch = min(arguments.batch, len(seeds))
     throughput = Throughput(batch)
     if arguments.format == "png":  # which alone writes before all are drawn
@@ -126,7 +126,7 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
             solver,
             seeds,
             batch=batch,
-            label=labels,
+            label=classes,
             guidance=guidance,
             brownian_tree=arguments.brownian_tree,
             there=written.there,
@@ -143,7 +143,7 @@ def _sample(arguments: SampleArguments, seeds: list[int], name: str) -> int:
         print(json.dumps({**report, "already_there": len(written.there), **throughput.report()}))
     else:
         calls = f"{'at most ' if guidance.limited else ''}{written.nfe} network calls each"
-        kinds = 0 if labels is None else len(set(labels.tolist()))
+        kinds = 0 if classes is None else classes.count(seeds)
         of = f" of {kinds} classes" if kinds > 1 else ""
         print(f"{len(seeds)} samples{of}, {calls}, {told(throughput, written.there)}: {place(paths)}")
     return 0

@@ -19,6 +19,7 @@ from experiments.progress import BATCHES, reporting, tracked
 from experiments.runs.load import CheckpointArguments, load_run
 from experiments.runs.provenance import origin
 from experiments.sampling.throughput import Throughput
+from experiments.seeds import Seeds
 from samplers.energy import Kernel
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def run(kernel: str, argv: list[str]) -> int:
     return _sample(arguments, name, parse_seeds(arguments.seeds))
 
 
-def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: list[int]) -> int:
+def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: Seeds) -> int:
     from experiments.runs.energy import energy_of
     from experiments.sampling.drawing import starts
     from experiments.sampling.energy import SIZES, EnergySampler, draw_energy

@@ -19,7 +19,7 @@ from experiments.config.choices import NODES
 from experiments.config.file import document, load_config
 from experiments.config.tree import Config
 from experiments.data.registry import SOURCES
-from experiments.errors import DataError, UsageError, warn
+from experiments.errors import DataError, ExhaustedError, UsageError, warn
 from experiments.names import choose
 from experiments.sampling import solver
 from experiments.training.kept import run_config, run_source
@@ -28,7 +28,7 @@ DESCRIPTION = """\
 Train a model on images. The same command again resumes the training, bit for bit.
 
   scorefield train --preset digits-ddpm --outdir runs/digits
-  scorefield train --preset mnist-edm-unet --data folder:photos --data.size 28 --no-conditional
+  scorefield train --preset photos64-edm-unet --data folder:photos
   scorefield train --run runs/digits
   scorefield train --config runs/digits/config.json --outdir runs/other --training.seed 1
 
@@ -54,7 +54,7 @@ COMMON = (
     ("--training.seed N", "seed of the run"),
     ("--optimizer.learning-rate F", "peak learning rate"),
     ("--network NAME", "unet, dit or mlp; its fields are --network.channels and so on"),
-    ("--dry-run", "print the configuration and stop"),
+    ("--dry-run", "print the configuration, and what a training takes, and stop"),
 )
 """The options that most people need, for the short help."""
 
@@ -151,7 +151,8 @@ def _start(argv: list[str]) -> tuple[dict[str, Any], Config, list[str]]:
             raise UsageError(f"--config {file} is no file; {remedy}.")
         return {"file": path}, load_config(path), argv
     preset = preset or TrainArguments.__dataclass_fields__["preset"].default
-    return {"preset": preset}, presets.load(preset), argv
+    size, _ = take_flag(argv, "--data.size")
+    return {"preset": preset}, presets.load(preset, int(size) if size and size.isdecimal() else None), argv
 
 
 def _parse(argv: list[str], config: Config, start: dict[str, Any], taken: Sequence[str]) -> TrainArguments:
@@ -202,7 +203,7 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     place = None if arguments.run is None or told else run_source(arguments.run, config)
     if arguments.dry_run:
         print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))
-        _tell_of_data(config, place)
+        _tell_what_is_expected(config, place)
         return 0
     data = open_data(config, place)
     tell(data, quiet)
@@ -225,14 +226,21 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     return result.exit_status
 
 
-def _tell_of_data(config: Config, place: str | None) -> None:
-    """Print on standard error what the data are, or why they cannot be read."""
+def _tell_what_is_expected(config: Config, place: str | None) -> None:
+    """Print on standard error what the data are, or why they cannot be read, and what a training on them takes."""
+    from experiments.training.budget import expectation
     from experiments.training.data import open_data, tell
 
     try:
-        tell(open_data(config, place), quiet=False)
+        data = open_data(config, place)
+        tell(data, quiet=False)
     except (DataError, UsageError) as error:
         warn(f"the data cannot be trained on: {error}")
+        return
+    try:
+        expectation(config, data.facts)
+    except (UsageError, ExhaustedError) as error:
+        warn(str(error))
 
 
 def _join(arguments: TrainArguments) -> None:

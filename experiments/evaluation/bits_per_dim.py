@@ -80,8 +80,8 @@ def held_out_bits_per_dim(
     chosen = reverse_variance(variance, model, times, training)
     conditional = model.num_classes > 0
     rows = some_rows(len(held_out), limit)
-    images, labels = held_out.images[rows], None if held_out.labels is None else held_out.labels[rows]
-    dims, batch = math.prod(images.shape[1:]), min(batch, len(images))
+    labels = None if held_out.labels is None else held_out.labels[rows]
+    dims, batch = math.prod(held_out.event_shape), min(batch, len(rows))
 
     @jax.jit
     def terms(denoise: Denoiser, x_0: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -90,12 +90,12 @@ def held_out_bits_per_dim(
         return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
 
     parts = []
-    for start in tracked(range(0, len(images), batch), "bits per dimension"):
-        places = np.minimum(np.arange(start, start + batch), len(images) - 1)
+    for start in tracked(range(0, len(rows), batch), "bits per dimension"):
+        places = np.minimum(np.arange(start, start + batch), len(rows) - 1)
         known = jnp.asarray(labels[places]) if conditional and labels is not None else None
         denoise = make_denoiser(model, known, with_variance=isinstance(chosen, Learned))
-        part = terms(denoise, jnp.asarray(to_model(images[places])), jnp.asarray(rows[places]))
-        parts.append(np.stack([np.asarray(p, np.float64) for p in part], axis=1)[: len(images) - start])
+        part = terms(denoise, jnp.asarray(to_model(held_out.images[rows[places]])), jnp.asarray(rows[places]))
+        parts.append(np.stack([np.asarray(p, np.float64) for p in part], axis=1)[: len(rows) - start])
     nats = np.concatenate(parts)
     bits = np.asarray(bits_per_dim(jnp.asarray(nats), dims), np.float64)
     total = bits.sum(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ from jaxtyping import Float, UInt8
 
 from experiments.evaluation.distances import Estimate, density_coverage, frechet_at, precision_recall
 from experiments.evaluation.features import FeatureSpace
+
+_PART = 64  # images of noise that are drawn at a time, a multiple of 4
 
 
 class Row(NamedTuple):
@@ -24,7 +27,8 @@ class Row(NamedTuple):
 
 def compare(
     space: FeatureSpace,
-    generated: UInt8[np.ndarray, "n height width channels"],
+    generated: Iterable[UInt8[np.ndarray, "_ height width channels"]],
+    shape: tuple[int, ...],
     train: Float[np.ndarray, "n_train d"],
     held_out: Float[np.ndarray, "n_held_out d"],
     *,
@@ -32,17 +36,19 @@ def compare(
 ) -> dict[str, Row]:
     """Three rows, "samples", "training data" and "noise", each against the held-out data at one common n.
 
-    `train` and `held_out` are features (`source_features`). n is the smallest of the three sizes. Perfect
-    samples would do as well as training data, and so would copies of it, which no column can tell apart; noise is
-    uniform in 0..255, independently in each pixel. Fréchet distance: lower is better; the others: higher is better.
+    `generated` are the samples, in parts, and `shape` is (n, height, width, channels), that of all together: of each no
+    more is kept than its features. `train` and `held_out` are features (`source_features`). n is the smallest of the
+    three sizes. Perfect samples would do as well as training data, and so would copies of it, which no column can tell
+    apart; noise is uniform in 0..255, independently in each pixel. Fréchet distance: lower is better; the others:
+    higher is better.
 
     Raises DataError when there are too few samples, or of the wrong shape.
     """
-    n = min(len(generated), len(train), len(held_out))
+    n = min(shape[0], len(train), len(held_out))
     rng = np.random.default_rng(seed)
-    noise = rng.integers(0, 256, (n, *generated.shape[1:]), np.uint8)
-    chosen = generated[np.sort(rng.permutation(len(generated))[:n])]
-    sets = {"samples": space(chosen), "training data": train, "noise": space(noise)}
+    noise = space.streamed(_noise(rng, n, shape[1:]), n)
+    chosen = np.sort(rng.permutation(shape[0])[:n])
+    sets = {"samples": space.streamed(_rows(generated, chosen), n), "training data": train, "noise": noise}
     real = held_out[np.sort(rng.permutation(len(held_out))[:n])]
     rows = {}
     for name, features in sets.items():
@@ -50,3 +56,18 @@ def compare(
         frechet = frechet_at(features, real, seed=seed)
         rows[name] = Row(frechet, *precision_recall(real, features), *density_coverage(real, features))
     return rows
+
+
+def _noise(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The bytes that one draw would give, in parts: NumPy draws them four at a time."""
+    for start in range(0, count, _PART):
+        yield rng.integers(0, 256, (min(_PART, count - start), *shape), np.uint8)
+
+
+def _rows(parts: Iterable[np.ndarray], chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows `chosen`, in rising order, of all parts together."""
+    start = 0
+    for part in parts:
+        low, high = np.searchsorted(chosen, (start, start + len(part)))
+        yield part[chosen[low:high] - start]
+        start += len(part)

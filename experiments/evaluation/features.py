@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from experiments.evaluation.classifier import Architecture, Params, Task
 KINDS: dict[Task, str] = {"labels": "cnn64", "rotation": "rotnet64"}
 """The first part of a space's name. It stands for architecture and training: a change of either needs new names."""
 BATCH_PIXELS = 2**21  # numbers in a batch of images that is passed through the network at once
+LIMIT = 50_000  # images of a source that enter at most
+_ROWS = 256  # of a source that are copied at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,19 +49,35 @@ class FeatureSpace:
 
         Raises DataError for images of another channel count than the training data's.
         """
-        count, height, width, channels = images.shape
-        if channels != self.architecture.channels:
+        return self.streamed([images], len(images))
+
+    def streamed(
+        self, parts: Iterable[UInt8[np.ndarray, "_ height width channels"]], count: int
+    ) -> Float32[np.ndarray, "count d"]:
+        """Features of `count` images that come in parts, to the bit those of all of them at once.
+
+        Beyond a part and a batch of the network, of at most 256 images, 256 bytes are kept of each image: its features.
+        Raises DataError as for all at once.
+        """
+        features, done = np.empty((count, classifier.FEATURES), np.float32), 0
+        for images in _in_batches(parts, self._batch):
+            padded = images[np.resize(np.arange(len(images)), self._batch(images.shape[1:]))]  # one compilation
+            features[done : done + len(images)] = classifier.apply(self.architecture, self.params, padded)[0][
+                : len(images)
+            ]
+            done += len(images)
+        if done != count:
+            raise ValueError(f"the parts hold {done} images, not {count}.")
+        return features
+
+    def _batch(self, shape: tuple[int, ...]) -> int:
+        """The images of this shape that are passed through the network at once. Raises DataError for wrong channels."""
+        if shape[-1] != self.architecture.channels:
             raise DataError(
-                f"images have {channels} channels, and {self.name} was trained on {self.architecture.channels}; "
+                f"images have {shape[-1]} channels, and {self.name} was trained on {self.architecture.channels}; "
                 "give images of the same data."
             )
-        batch = max(1, min(256, BATCH_PIXELS // (height * width * channels)))
-        features = np.empty((count, classifier.FEATURES), np.float32)
-        for start in range(0, count, batch):
-            rows = np.arange(start, min(start + batch, count))
-            padded = images[np.resize(rows, batch)]  # one shape, so one compilation and the same bits
-            features[rows] = classifier.apply(self.architecture, self.params, padded)[0][: len(rows)]
-        return features
+        return max(1, min(256, BATCH_PIXELS // math.prod(shape)))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -66,6 +86,23 @@ class FeatureSpace:
         for name, array in sorted(self.params.items()):
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+def _in_batches(parts: Iterable[np.ndarray], size_of: Callable[[tuple[int, ...]], int]) -> Iterator[np.ndarray]:
+    """The rows of all parts in their order, in batches of one size, of which the last may be short."""
+    kept: list[np.ndarray] = []
+    waiting = 0
+    for part in parts:
+        size, start = size_of(part.shape[1:]), 0
+        while start < len(part):
+            piece = part[start : start + size - waiting]
+            kept.append(piece)
+            waiting, start = waiting + len(piece), start + len(piece)
+            if waiting == size:
+                yield kept[0] if len(kept) == 1 else np.concatenate(kept)
+                kept, waiting = [], 0
+    if kept:
+        yield np.concatenate(kept)
 
 
 def to_stderr(line: str) -> None:
@@ -99,11 +136,16 @@ def feature_space(
     return space
 
 
+def features_kept(source: Source, limit: int = LIMIT) -> int:
+    """The number of images of `source` whose features `source_features` gives."""
+    return min(limit, len(source))
+
+
 def source_features(
     space: FeatureSpace,
     source: Source,
     *,
-    limit: int = 50_000,
+    limit: int = LIMIT,
     cache: Path | None = None,
     notice: store.Notice = to_stderr,
 ) -> Float32[np.ndarray, "n d"]:
@@ -111,12 +153,13 @@ def source_features(
 
     They are kept in `cache`. `distances.moments` gives their mean and covariance.
     """
-    count = min(limit, len(source))
+    count = features_kept(source, limit)
     stem = f"features-{space.digest[:16]}-{source.fingerprint[:16]}-{count}"
     kept = store.load(cache, stem, notice)
     if kept is not None:
         return kept["features"]
     rows = np.sort(np.random.default_rng(0).permutation(len(source))[:count])
-    features = space(source.images[rows])
+    parts = (source.images[rows[start : start + _ROWS]] for start in range(0, count, _ROWS))
+    features = space.streamed(parts, count)
     store.save(cache, stem, {"features": features}, notice)
     return features

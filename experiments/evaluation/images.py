@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.data.source import Source
-from experiments.errors import UsageError
 from experiments.evaluation.comparison import compare
 from experiments.evaluation.features import feature_space, source_features
+from experiments.names import counted
 from experiments.progress import BATCHES, stage, tracked
 from experiments.runs.model import Model
-from experiments.sampling.drawing import Sampling, draw, gather
+from experiments.sampling.drawing import Sampling, draw, timed
 from experiments.sampling.throughput import Throughput
 
 _COLUMNS = ("precision", "recall", "density", "coverage")
 FEW = 1000
 """Fewer images than these are said to be few."""
-_NEIGHBOURS = 5  # of density and coverage, the most that a distance looks at
+NEEDED = 6
+"""The images that distances need at least: each has 5 neighbours that density and coverage look at."""
 
 
 def distances(
@@ -37,41 +39,57 @@ def distances(
 
     `samples` images of the seeds from `seed` on, their classes as frequent as in training; rows as `compare` has them.
     The feature network and the features of the data are kept in `cache`.
-    Raises UsageError when there are too few images, DivergedError for a sample that is not finite.
+    Raises DataError when there are too few images, DivergedError for a sample that is not finite.
     """
-    few = min(samples, len(training), len(held_out))
-    if few <= _NEIGHBOURS:
-        raise UsageError(
-            f"only {few} images can be compared (--samples {samples}, {len(training)} trained on, {len(held_out)} "
-            f"held out) and {_NEIGHBOURS + 1} are needed; raise --samples, or train with a larger --data.held-out."
-        )
     with stage("the feature network"):
         space = feature_space(training, held_out, cache=cache)
     labels = None
     if model.num_classes:
         assert training.labels is not None  # `run_data` has seen to it
-        labels = np.random.default_rng(seed).choice(training.labels, samples).tolist()
-    batches = draw(model, solver, range(seed, seed + samples), batch=batch, label=labels)
-    drawn = gather(tracked(batches, BATCHES, -(-samples // batch)), Throughput(min(batch, samples)))
+        labels = np.random.default_rng(seed).choice(training.labels, samples)
+    with stage("features of the data"):
+        known = [source_features(space, part, cache=cache) for part in (training, held_out)]
+    throughput, calls = Throughput(min(batch, samples)), 0
+
+    def images() -> Iterator[np.ndarray]:
+        nonlocal calls
+        batches = draw(model, solver, range(seed, seed + samples), batch=batch, label=labels)
+        for drawn in timed(tracked(batches, BATCHES, -(-samples // batch)), throughput):
+            calls = drawn.nfe
+            yield drawn.images
+
     with stage("distances"):
-        rows = compare(
-            space,
-            drawn.images,
-            source_features(space, training, cache=cache),
-            source_features(space, held_out, cache=cache),
-        )
+        rows = compare(space, images(), (samples, *training.event_shape), *known)
     return {
         "feature_space": space.name,
         "feature_accuracy": space.accuracy,
         "feature_cache": str(cache),
-        "images_compared": few,
-        **drawn.report(),
+        "images_compared": min(samples, *map(len, known)),
+        "nfe": calls,
+        **throughput.rates(),
         "against_held_out": {name: {**row._asdict(), "frechet": row.frechet._asdict()} for name, row in rows.items()},
     }
 
 
 def table(report: dict[str, Any]) -> list[str]:
     """Lines for a person."""
+    lines = _distance_lines(report) if "against_held_out" in report else []
+    if "bits_per_dim" not in report:
+        return lines
+    bits = report["bits_per_dim"]
+    known = bits["images"] > 1
+    error = f" ± {bits['standard_error']:.3f}" if known else ""
+    given = (" given its class" if bits["images"] == 1 else " given their classes") if bits["given_class"] else ""
+    return [
+        *lines,
+        *([""] if lines else []),
+        f"bits/dim <= {bits['bits']:.3f}{error} (ELBO on {counted(bits['images'], 'held-out image')}{given}, "
+        f"{counted(bits['chain_steps'], 'step')}, {bits['variance']} variance{'' if known else '; no standard error'})",
+        f"  prior {bits['prior']:.4f}, steps {bits['steps']:.3f}, reconstruction {bits['reconstruction']:.3f}",
+    ]
+
+
+def _distance_lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"against {report['images_compared']} held-out images, in the features {report['feature_space']} "
         f"(accuracy {report['feature_accuracy']:.1%})",
@@ -87,13 +105,4 @@ def table(report: dict[str, Any]) -> list[str]:
             f"{report['images_compared']} images are few: precision and recall are then high for bad ones too, and the "
             f"distance is uncertain; from {FEW:,} on they can be compared."
         )
-    if "bits_per_dim" in report:
-        bits = report["bits_per_dim"]
-        lines += [
-            "",
-            f"bits/dim <= {bits['bits']:.3f} ± {bits['standard_error']:.3f} (ELBO on {bits['images']} held-out images"
-            f"{' given their classes' if bits['given_class'] else ''}, {bits['chain_steps']} steps, "
-            f"{bits['variance']} variance)",
-            f"  prior {bits['prior']:.4f}, steps {bits['steps']:.3f}, reconstruction {bits['reconstruction']:.3f}",
-        ]
     return lines

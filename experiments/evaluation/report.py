@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.data.source import Source
 from experiments.data.sources.plane import law_of
-from experiments.errors import UsageError
+from experiments.errors import UsageError, warn
 from experiments.evaluation import store
 from experiments.evaluation.bits_per_dim import held_out_bits_per_dim, require_elbo
 from experiments.runs.load import run_data
@@ -35,6 +35,8 @@ class EvaluationOptions:
     """Images or points drawn at a time."""
     seed: int = 1_000_000
     """First seed of the samples, far from those that people look at."""
+    distances: bool = True
+    """Whether samples are drawn, and compared with held-out images or points."""
     bits_per_dim: bool = True
     """Whether the ELBO is computed."""
     elbo_images: int = 500
@@ -50,6 +52,8 @@ class EvaluationOptions:
         """Raise UsageError for numbers that nothing can be measured with."""
         if self.samples < 2 or self.batch < 1 or self.elbo_images < 1 or self.elbo_draws < 1:
             raise UsageError("--samples must be at least 2, and --batch, --elbo-images and --elbo-draws at least 1.")
+        if not (self.distances or self.bits_per_dim):
+            raise UsageError("--no-distances and --no-bits-per-dim leave nothing to measure; leave one of them out.")
         if self.seed < 0 or self.seed + self.samples > 2**31:
             raise UsageError(f"--seed is {self.seed}; give 0 or more, and below 2^31 less --samples.")
 
@@ -69,15 +73,46 @@ def evaluate(model: Model, choice: SamplerChoice, options: EvaluationOptions) ->
         raise UsageError(f"this run holds no {what} out (--data.held-out 0), so there is nothing to measure against.")
     solver = build(choice, model, lambda: training, given_class=model.num_classes > 0)
     start = time.perf_counter()
+    lacking = _too_few(training, held_out, options) if options.distances else None
+    if lacking is not None:
+        options = _without_distances(options, lacking)
     measures = measure(model, solver, training, held_out, options)
     return {
         **solver.provenance,
         **origin(model),
-        "samples": options.samples,
-        "first_seed": options.seed,
+        **({"samples": options.samples, "first_seed": options.seed} if options.distances else {}),
+        **({} if lacking is None else {"no_distances": lacking}),
         **measures,
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def _too_few(training: Source, held_out: Source, options: EvaluationOptions) -> str | None:
+    """What there is too little of for distances, with the remedy; None where there is enough.
+
+    Raises UsageError where more is wanted of --samples, which the next command can give.
+    """
+    from experiments.evaluation import images
+
+    what, needed = ("point", 2) if training.of_points else ("image", images.NEEDED)
+    if options.samples < needed:
+        raise UsageError(f"distances need {needed} samples; raise --samples {options.samples}, or add --no-distances.")
+    if len(held_out) < needed:
+        return (
+            f"distances need {needed} held-out {what}s, and this run has {len(held_out)}; train with a larger "
+            "--data.held-out"
+        )
+    if len(training) < needed:
+        return f"distances need {needed} {what}s, and this run was trained on {len(training)}; train on more"
+    return None
+
+
+def _without_distances(options: EvaluationOptions, lacking: str) -> EvaluationOptions:
+    """The options for what can be measured all the same, which is said. Raises UsageError where that is nothing."""
+    if not options.bits_per_dim:
+        raise UsageError(f"{lacking}, or measure bits/dim alone by --no-distances.")
+    warn(f"{lacking}. The likelihood is measured all the same.")
+    return dataclasses.replace(options, distances=False)
 
 
 def measure(
@@ -95,16 +130,18 @@ def measure(
     if model.of_points:
         law = law_of(model.config.data.source)
         assert law is not None  # `_require_measurable` has seen to it
+        report = {}
         try:
-            report = points.distances(model, solver, training, held_out, **drawn)
+            if options.distances:
+                report = points.distances(model, solver, training, held_out, **drawn)
         except (ValueError, TypeError, NotImplementedError) as error:
             raise UsageError(str(error)) from None
         likelihood = points.likelihood(model, law, held_out, points=options.samples, seed=options.seed)
         return {**report, "likelihood": likelihood}
+    report, cache = {}, options.cache or store.default_folder()
     try:
-        report = images.distances(
-            model, solver, training, held_out, cache=options.cache or store.default_folder(), **drawn
-        )
+        if options.distances:
+            report = images.distances(model, solver, training, held_out, cache=cache, **drawn)
         if options.bits_per_dim:
             report["bits_per_dim"] = _bits(model, training, held_out, options)
     except (ValueError, TypeError, NotImplementedError) as error:

@@ -39,8 +39,13 @@ def whole(name: str, value: Any) -> int:
     return number
 
 
-def checked_seeds(seeds: Iterable[int]) -> list[int]:
-    """The seeds as a list. Raises UsageError unless they are one or more whole numbers in [0, 2^31)."""
+def checked_seeds(seeds: Iterable[int]) -> Sequence[int]:
+    """The seeds as a list, or the range that they are.
+
+    Raises UsageError unless they are one or more whole numbers in [0, 2^31).
+    """
+    if isinstance(seeds, range) and seeds and min(seeds[0], seeds[-1]) >= 0 and max(seeds[0], seeds[-1]) < 2**31:
+        return seeds
     try:
         known = [operator.index(seed) for seed in seeds]
     except TypeError:

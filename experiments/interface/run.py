@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,27 +25,24 @@ from experiments.evaluation.report import evaluate, with_null
 from experiments.interface import flow
 from experiments.interface.arguments import (
     Labels,
-    check_sampling,
     checked_guidance,
     checked_seeds,
     evaluation_options,
     label_of_each,
     whole,
 )
+from experiments.interface.chosen import SamplerLike, choice_of
+from experiments.memory import remedied
 from experiments.runs.classes import class_numbers
+from experiments.runs.counted import with_counts
 from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
-from experiments.sampling.choice import AncestralOptions, Options, SamplerChoice
 from experiments.sampling.drawing import draw, gather
 from experiments.sampling.guidance import Guidance
 from experiments.sampling.labels import require_no_class
 from experiments.sampling.solver import Solver, build
 from experiments.sampling.throughput import Throughput
 from samplers.inpainting import RePaint
-from samplers.registry import SAMPLERS
-
-SamplerLike = str | Options | None
-"""A sampler by its name in `scorefield samplers`, as an object, or None for the run's own."""
 
 
 def load(place: Path | str, *, average: int | None = 0, best: bool = False, data: str | None = None) -> Run:
@@ -82,6 +80,11 @@ class Run:
     def process(self) -> Process:
         """x_t = α x_0 + σ z."""
         return self.model.process
+
+    @functools.cached_property
+    def _counted(self) -> Model:
+        """The model, with the training images of each class where the run is from before they were noted."""
+        return with_counts(self.model)
 
     @property
     def step(self) -> int | None:
@@ -125,9 +128,10 @@ class Run:
 
         Raises UsageError for what does not go together, or not with the run.
         """
-        choice = _choice(self, sampler, steps, grid, limits)
+        choice = choice_of(self.config, self.path, sampler, steps, grid, limits)
         return build(choice, self.model, lambda: self.data()[0], given_class=given_class, guided=guided)
 
+    @remedied("give a smaller batch, or fewer seeds")
     def sample(
         self,
         seeds: Sequence[int] = range(64),
@@ -153,7 +157,7 @@ class Run:
         Raises UsageError for what does not go together, or not with the run, DivergedError for what is not finite.
         """
         seeds, guide, batch = checked_seeds(seeds), checked_guidance(guidance), whole("batch", batch)
-        labels = label_of_each(self.model, label, seeds)
+        labels = label_of_each(self._counted, label, seeds)
         solver = self.solver(
             sampler,
             steps,
@@ -174,6 +178,7 @@ class Run:
             )
             return gather(batches, Throughput(min(batch, len(seeds)))).images
 
+    @remedied("give a smaller batch, or fewer seeds")
     def inpaint(
         self,
         images: Events,
@@ -202,7 +207,7 @@ class Run:
         seen = flow.full_mask(mask, known.shape)
         if label is None:  # the image has a class, and it is not for the seed to say which
             require_no_class(self.model, "label")
-        labels = None if label is None else label_of_each(self.model, label, seeds)
+        labels = None if label is None else label_of_each(self._counted, label, seeds)
         guide = checked_guidance(guidance)
         solver = self.solver(
             sampler,
@@ -234,6 +239,7 @@ class Run:
                 made.append(next(drawn).images)
         return np.concatenate(made)[: len(seeds)]
 
+    @remedied("give a smaller batch, or fewer samples")
     def evaluate(
         self,
         sampler: SamplerLike = None,
@@ -245,14 +251,15 @@ class Run:
     ) -> dict[str, Any]:
         """The report on this run against its held-out data that `scorefield evaluate --json` prints, as a dictionary.
 
-        `options` are those of `EvaluationOptions`, the flags of the command: samples, batch, seed, bits_per_dim,
-        elbo_images, elbo_draws, variance, cache. The sampler is given as to `sample`. Numbers that are not defined are
-        None. Raises UsageError for an option that there is none of and for what cannot be measured of this run,
-        DataError when its data are not there, DivergedError for a sample that is not finite.
+        `options` are those of `EvaluationOptions`, the flags of the command: samples, batch, seed, distances,
+        bits_per_dim, elbo_images, elbo_draws, variance, cache. The sampler is given as to `sample`. Numbers that are
+        not defined are None. Raises UsageError for an option that there is none of and for what cannot be measured of
+        this run, DataError when its data are not there, DivergedError for a sample that is not finite.
         """
-        choice = _choice(self, sampler, steps, grid, limits)
+        choice = choice_of(self.config, self.path, sampler, steps, grid, limits)
         return {"run": str(self.path), **with_null(evaluate(self.model, choice, evaluation_options(options)))}
 
+    @remedied("give a smaller batch, or fewer images")
     def log_likelihood(
         self,
         images: Events,
@@ -276,6 +283,7 @@ class Run:
         """
         return flow.log_likelihood(self.model, images, labels, seed=seed, method=method, solver=solver, batch=batch)
 
+    @remedied("give a smaller batch, or fewer images")
     def latents(
         self,
         images: Events,
@@ -291,6 +299,7 @@ class Run:
         """
         return flow.transport(self.model, images, labels, backward=False, solver=solver, batch=batch)
 
+    @remedied("give a smaller batch, or fewer latents")
     def decode(
         self,
         latents: Float32[np.ndarray, "n *event"],
@@ -308,31 +317,6 @@ class Run:
     def __repr__(self) -> str:
         own = self.config.sampling
         return f"Run({self.path}, step {self.step}; sampled by {own.sampler} in {own.steps} steps)\n  {self.model!r}"
-
-
-def _choice(
-    run: Run, sampler: SamplerLike, steps: int | None, grid: str | None, limits: Mapping[str, float] | None
-) -> SamplerChoice:
-    """The choice of a sampler that is given by name, as an object, or not at all."""
-    check_sampling(sampler, grid, limits)
-    steps = None if steps is None else whole("steps", steps)
-    if sampler is None or isinstance(sampler, str):
-        return SamplerChoice.of(run.config, sampler, steps=steps, grid=grid, limits=limits, run=run.path)
-    name = _name_of(sampler)
-    if name in SAMPLERS:
-        return SamplerChoice.of(run.config, name, options=sampler, steps=steps, grid=grid, limits=limits, run=run.path)
-    return SamplerChoice(
-        name=name, options=sampler, steps=steps or 20, grid=grid or "auto", limits=limits or {}, run=run.path
-    )
-
-
-def _name_of(sampler: Options) -> str:
-    """The catalogue's name of a sampler, of just these options if there is one; without an entry that of its class."""
-    if isinstance(sampler, AncestralOptions):
-        return "ancestral"
-    names = [name for name, entry in SAMPLERS.items() if entry.make is type(sampler)]
-    exact = [name for name in names if SAMPLERS[name].default() == sampler]
-    return (exact or names or [type(sampler).__name__])[0]
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import math
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ KEY = "scorefield"
 """The PNG text chunk that holds the whole provenance as JSON."""
 
 
+_ROWS = 2**16  # of an array that become one at a time
 _END = b"\0\0\0\0IEND\xaeB`\x82"  # the last bytes of every PNG
 
 SHORTEST, SEPARATOR = 600, 64  # pixels of a contact sheet's longer side at least, and the grey between its tiles
@@ -124,6 +126,13 @@ def single(seed: int) -> str:
     return f"{seed:06d}.png"
 
 
+def seed_of(name: str) -> int | None:
+    """The seed whose picture has this name; None where it is no such name."""
+    match = re.fullmatch(r"([0-9]{6,})\.png", name)
+    seed = None if match is None else int(match[1])
+    return seed if seed is not None and single(seed) == name else None
+
+
 def save_npz(path: Path, images: Images, provenance: Mapping[str, Any], **arrays: np.ndarray) -> None:
     """Write the array `images`, and others such as `seeds` and `labels`, as `save_arrays` does.
 
@@ -148,34 +157,32 @@ def save_arrays(path: Path, provenance: Mapping[str, Any], **arrays: np.ndarray)
 class ArrayWriter:
     """An npz file with its provenance, as `save_arrays` writes it, of which one array comes in parts along its rows."""
 
-    def __init__(self, path: Path, name: str, count: int, **arrays: np.ndarray) -> None:
-        """The array `name` will have `count` rows; `arrays` are the others. Raises UsageError as `save_arrays`."""
+    def __init__(self, path: Path, name: str, count: int, **arrays: np.ndarray | Sequence[int]) -> None:
+        """The array `name` will have `count` rows; `arrays` are the others. Raises UsageError as `save_arrays`.
+
+        What is no array yet, such as a range, becomes one part by part.
+        """
         self._path, self._name, self._count, self._stack = path, name, count, contextlib.ExitStack()
         self._part: Any = None
         self._finished = False
         self._temporary = self._stack.enter_context(replacing(path))
         with self._in_a_sentence():
             self._archive = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_DEFLATED)
-            self._shapes = {name: list(array.shape) for name, array in arrays.items()}
-            for other, array in arrays.items():
-                with self._archive.open(f"{other}.npy", "w", force_zip64=True) as part:
-                    npy.write_array(part, np.asanyarray(array), allow_pickle=False)
+            self._shapes: dict[str, list[int]] = {}
+            for other, rows in arrays.items():
+                for start in range(0, max(1, len(rows)), _ROWS):
+                    self._write(other, len(rows), np.asarray(rows[start : start + _ROWS]))
+                self._end()
 
     def add(self, rows: np.ndarray) -> None:
         """Write some more rows. Raises UsageError when the disk refuses."""
         with self._in_a_sentence():
-            if self._part is None:
-                shape = (self._count, *rows.shape[1:])
-                self._shapes[self._name] = list(shape)
-                self._part = self._archive.open(f"{self._name}.npy", "w", force_zip64=True)
-                description = npy.dtype_to_descr(rows.dtype)
-                npy.write_array_header_1_0(self._part, {"descr": description, "fortran_order": False, "shape": shape})
-            self._part.write(np.ascontiguousarray(rows).data)
+            self._write(self._name, self._count, rows)
 
     def finish(self, provenance: Mapping[str, Any]) -> None:
         """Write the provenance, and move the files to their places. Raises UsageError when the disk refuses."""
         with self._in_a_sentence():
-            self._part.close()
+            self._end()
             self._archive.close()
             _describe(self._path, self._temporary, provenance, self._shapes)
         self._stack.close()
@@ -190,6 +197,20 @@ class ArrayWriter:
                 part.close()
         error = error or ValueError("not finished")
         self._stack.__exit__(type(error), error, error.__traceback__)
+
+    def _write(self, name: str, count: int, rows: np.ndarray) -> None:
+        """Write some rows of an array that will have `count` of them."""
+        if self._part is None:
+            shape = (count, *rows.shape[1:])
+            self._shapes[name] = list(shape)
+            self._part = self._archive.open(f"{name}.npy", "w", force_zip64=True)
+            description = npy.dtype_to_descr(rows.dtype)
+            npy.write_array_header_1_0(self._part, {"descr": description, "fortran_order": False, "shape": shape})
+        self._part.write(np.ascontiguousarray(rows).data)
+
+    def _end(self) -> None:
+        self._part.close()
+        self._part = None
 
     @contextlib.contextmanager
     def _in_a_sentence(self) -> Any:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +23,21 @@ import numpy as np
 
 from diffusion.pytree import short_repr
 from experiments import files as disk
+from experiments import memory
 from experiments.data.source import Events
 from experiments.data.sources.plane import law_of
-from experiments.errors import DataError, UsageError
+from experiments.errors import DataError, UsageError, reason
 from experiments.pictures import files, rows
 from experiments.runs.classes import class_name, class_names
 from experiments.runs.model import Model
+from experiments.sampling.labels import Classes
+from experiments.seeds import Seeds
 
 Form = Literal["grid", "png", "npz"]
 REQUEST = "request_sha256"
 """The key under which a file's provenance holds the digest of its request."""
 _AT_ONCE = 1024
-"""Pictures that are looked for at once: of each that is asked for a pool keeps a kilobyte or two."""
+"""Pictures whose provenance is read at a time."""
 _PLACES = ("checkpoint",)
 """What does not change a sample: where a checkpoint lies, which its SHA-256 names."""
 
@@ -46,16 +51,16 @@ class Request:
     seeds: Sequence[int]
     provenance: Mapping[str, Any]
     """All that determines the samples, as JSON values, `seeds` as they were typed among it."""
-    labels: np.ndarray | None = None
-    """The class of each sample, (n,), None for no class."""
+    classes: Classes | None = None
+    """Those of the seeds, None for no class."""
 
     __repr__ = short_repr
 
-    def facts(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """What each of these samples has in its provenance by itself: its class."""
-        if self.labels is None:
-            return [{} for _ in places]
-        numbers = self.labels[list(places)].tolist()
+    def facts(self, seeds: Sequence[int]) -> list[dict[str, Any]]:
+        """What the samples of these seeds have in their provenance each by itself: the class."""
+        if self.classes is None:
+            return [{} for _ in seeds]
+        numbers = self.classes.of(seeds).tolist()
         return [{"label": number, "class_name": class_name(self.model, number)} for number in numbers]
 
     @property
@@ -91,16 +96,17 @@ class Output:
         self._provenance = {**request.provenance, REQUEST: request.digest}
         self.nfe: int | None = None
         """Network calls for each sample, once one is known."""
-        self.there: frozenset[int] = frozenset()
+        self.there: Collection[int] = Seeds()
         """The seeds whose files are there already."""
         disk.sweep(folder, self._names())  # also where nothing is left to write
+        self._require_memory()
         self._look()
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         """Write a batch, or keep it for the file that holds all. Raises UsageError when the disk refuses."""
         self.nfe = nfe
 
-    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
+    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> Sequence[Path]:
         """Write what holds all samples, which have been added in the order of the seeds; returns the files.
 
         `measured` is what the drawing of all has shown, for the provenance of a file that holds all.
@@ -118,12 +124,26 @@ class Output:
     def _whole(self, measured: Mapping[str, Any]) -> dict[str, Any]:
         return {**self._provenance, **measured, "nfe": self.nfe}
 
-    def _names(self) -> set[str]:
+    def _names(self) -> Container[str]:
+        """The names of the files."""
         raise NotImplementedError
 
     def _look(self) -> None:
-        for name in self._names():
-            self._answers(self._folder / name)
+        """See which files are there. Raises UsageError for one that does not answer the request."""
+        raise NotImplementedError
+
+    def _bytes(self) -> float:
+        """The memory that the samples take until they are written, all together."""
+        return 0
+
+    def _require_memory(self) -> None:
+        needed, free, form = self._bytes(), memory.available(), self._request.form
+        if free is not None and needed > free:
+            count, kinds = len(self._request.seeds), "points" if self._request.model.of_points else "images"
+            raise UsageError(
+                f"--format {form} of {count:,} {kinds} takes {memory.shown(needed)} of memory, and "
+                f"{memory.shown(free)} are free; give fewer --seeds{', or --format png' if kinds == 'images' else ''}."
+            )
 
     def _answers(self, path: Path) -> dict[str, Any] | None:
         """The provenance of the file at `path` if it answers the request, None if there is none.
@@ -149,31 +169,69 @@ class Output:
 class _Singles(Output):
     """A PNG for each seed."""
 
-    def _names(self) -> set[str]:
-        return {files.single(seed) for seed in self._request.seeds}
+    def _names(self) -> Container[str]:
+        return _Named(self._request.seeds)
 
     def _look(self) -> None:
-        seeds, there = self._request.seeds, []
+        known = Seeds.of(_seeds_in(self._folder, self._request.seeds))
+        nfe = None
         with ThreadPoolExecutor(16) as pool:  # a disk that is far away answers many at once
-            for start in range(0, len(seeds), _AT_ONCE):
-                some = seeds[start : start + _AT_ONCE]
-                answers = pool.map(lambda seed: self._answers(self._folder / files.single(seed)), some)
-                known = {seed: said.get("nfe") for seed, said in zip(some, answers, strict=True) if said is not None}
-                there += known
-                self.nfe = next(iter(known.values()), self.nfe)
-        self.there = frozenset(there)
-        self._places = {seed: place for place, seed in enumerate(seeds)}
+            for start in range(0, len(known), _AT_ONCE):
+                part = known[start : start + _AT_ONCE]
+                for said in pool.map(lambda seed: self._answers(self._folder / files.single(seed)), part):
+                    nfe = (said or {}).get("nfe") if nfe is None else nfe
+        self.there, self.nfe = known, nfe
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)
         missing = [row for row, seed in enumerate(seeds) if seed not in self.there]
         provenance = {name: value for name, value in self._provenance.items() if name != "seeds"} | {"nfe": nfe}
         new = [seeds[row] for row in missing]
-        facts = self._request.facts([self._places[seed] for seed in new])
+        facts = self._request.facts(new)
         files.save_singles(self._folder, events[missing], new, provenance, facts)
 
-    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
-        return [self._folder / files.single(seed) for seed in self._request.seeds]
+    def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> Sequence[Path]:
+        return _Paths(self._folder, self._request.seeds)
+
+
+@dataclass(frozen=True)
+class _Named(Container[str]):
+    """The names of the pictures of seeds."""
+
+    seeds: Sequence[int]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and files.seed_of(name) in self.seeds
+
+
+@dataclass(frozen=True)
+class _Paths(Sequence[Path]):
+    """The pictures of seeds in a folder."""
+
+    folder: Path
+    seeds: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return _Paths(self.folder, self.seeds[place])
+        return self.folder / files.single(self.seeds[place])
+
+
+def _seeds_in(folder: Path, seeds: Sequence[int]) -> Iterator[int]:
+    """The seeds of whose pictures something is in the folder. Raises UsageError when it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                seed = files.seed_of(entry.name)
+                if seed is not None and seed in seeds:
+                    yield seed
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({reason(error)}); choose another --outdir.") from None
 
 
 class _Sheet(Output):
@@ -182,8 +240,15 @@ class _Sheet(Output):
     _all: np.ndarray | None = None
     _count = 0
 
-    def _names(self) -> set[str]:
+    def _names(self) -> Container[str]:
         return {"samples.png"}
+
+    def _look(self) -> None:
+        self._answers(self._folder / "samples.png")
+
+    def _bytes(self) -> float:
+        shape, count = self._request.model.event_shape, len(self._request.seeds)
+        return count * (4 * shape[0] if len(shape) == 1 else 2 * math.prod(shape))  # and once more in the picture
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)
@@ -193,7 +258,8 @@ class _Sheet(Output):
         self._count += len(events)
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
-        path, model, labels = self._folder / "samples.png", self._request.model, self._request.labels
+        path, model, classes = self._folder / "samples.png", self._request.model, self._request.classes
+        labels = None if classes is None else classes.of(self._request.seeds)
         provenance = {**self._whole(measured), **rows.facts(model, labels)}
         assert self._all is not None  # there is a seed at least
         if model.of_points:
@@ -212,7 +278,7 @@ class _Archive(Output):
 
     _writer: files.ArrayWriter | None = None
 
-    def _names(self) -> set[str]:
+    def _names(self) -> Container[str]:
         return {"samples.npz", "samples.json"}
 
     def _look(self) -> None:
@@ -224,9 +290,10 @@ class _Archive(Output):
         super().add(seeds, events, nfe)
         if self._writer is None:
             asked, part = self._request, "points" if self._request.model.of_points else "images"
-            arrays = {"seeds": np.asarray(asked.seeds)}
-            if asked.labels is not None:
-                arrays |= {"labels": asked.labels, "class_names": np.asarray(class_names(asked.model))}
+            arrays = {"seeds": asked.seeds}
+            if asked.classes is not None:
+                names = np.asarray(class_names(asked.model))
+                arrays |= {"labels": asked.classes.of(asked.seeds), "class_names": names}
             self._writer = files.ArrayWriter(self._folder / "samples.npz", part, len(asked.seeds), **arrays)
         self._writer.add(events)
 

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 
 from experiments.config.tree import Config
 from experiments.errors import UsageError, did_you_mean
@@ -19,17 +20,25 @@ def names() -> list[str]:
     return sorted([*(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)), *PLUGINS])
 
 
-def load(name: str) -> Config:
-    """The configuration of a preset.
+def load(name: str, size: int | None = None) -> Config:
+    """The configuration of a preset, for images of `size` × `size` pixels if that is given.
 
+    The module of a preset that follows the size has a function `at(size)`; of another only `data.size` changes.
     Raises UsageError for an unknown name.
     """
     if name in PLUGINS:
-        return PLUGINS[name]()
+        return _of_size(PLUGINS[name](), size)
     if name not in names():
         near = did_you_mean(name, names())
         raise UsageError(f"--preset {name} does not exist{near}; there are {', '.join(names())}.")
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").CONFIG
+    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    if size is not None and size > 0 and hasattr(module, "at"):
+        return module.at(size)
+    return _of_size(module.CONFIG, size)
+
+
+def _of_size(config: Config, size: int | None) -> Config:
+    return config if size is None else replace(config, data=replace(config.data, size=size))
 
 
 def describe(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -12,17 +14,22 @@ import numpy as np
 
 from diffusion.ddpm.reverse_steps import Learned
 from diffusion.pytree import short_repr
-from experiments import streams
+from experiments import memory, streams
 from experiments.data.scaling import to_uint8
 from experiments.data.source import Events
 from experiments.errors import DivergedError
 from experiments.runs.classes import require_known
 from experiments.runs.model import Model
 from experiments.sampling.guidance import UNGUIDED, Guidance
+from experiments.sampling.labels import Classes
 from experiments.sampling.throughput import Throughput
+from experiments.seeds import Seeds
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
 from samplers.sample import Sampler, sample
+
+_COPIES, _SEED = 4, 64
+"""What a sample in a batch takes at least: arrays of its size, and bytes besides."""
 
 
 @dataclass(frozen=True)
@@ -58,33 +65,54 @@ def draw(
     seeds: Sequence[int],
     *,
     batch: int = 64,
-    label: int | Sequence[int] | np.ndarray | None = None,
+    label: int | Sequence[int] | np.ndarray | Classes | None = None,
     guidance: Guidance = UNGUIDED,
     brownian_tree: bool = False,
     there: Collection[int] = (),
 ) -> Iterator[Drawn]:
     """Images or points of the seeds, batch by batch; what a seed gives does not depend on the others.
 
-    `label` is one class for all, or one for each seed; `guidance` changes the model's answers; `brownian_tree` is as in
-    `samplers.sample`; batches all of whose seeds are `there` already are left out. Every batch has the same shape, so
-    there is one compilation.
+    `label` is one class for all, one for each seed, or `Classes`; `guidance` changes the model's answers;
+    `brownian_tree` is as in `samplers.sample`; batches all of whose seeds are `there` already are left out. Every batch
+    has the same shape, so there is one compilation.
     Raises UsageError for a label that the model does not know or has seen no image of, and for guidance that does not
     go with it, DivergedError for a sample that is not finite.
     """
     guidance.check(model, paired=solver.sampler.takes_pair, given_class=label is not None)
-    labels = None if label is None else np.broadcast_to(np.asarray(label), (len(seeds),))
-    if labels is not None:
-        require_known(model, labels)
+    labels = _labels(label, seeds)
+    if label is not None:
+        require_known(model, np.asarray(label.numbers if isinstance(label, Classes) else label))
     batch = min(batch, len(seeds))
+    size = batch * (_SEED + _COPIES * 4 * math.prod(model.event_shape))
+    memory.require(size, f"a batch of {batch:,} samples", "give a smaller batch")
     return _batches(model, solver, seeds, batch, starts(seeds, batch, there), labels, guidance, brownian_tree)
 
 
-def starts(seeds: Sequence[int], batch: int, there: Collection[int] = ()) -> list[int]:
+def starts(seeds: Sequence[int], batch: int, there: Collection[int] = ()) -> Sequence[int]:
     """Where the batches of `batch` seeds begin, but for those all of whose seeds are `there`.
 
     So a seed that is drawn later than its neighbours is drawn in the same place of the same batch.
     """
-    return [start for start in range(0, len(seeds), batch) if not all(s in there for s in seeds[start : start + batch])]
+    every = range(0, len(seeds), batch)
+    if not there:
+        return every
+    known = seeds if isinstance(seeds, Seeds) else Seeds(range(seed, seed + 1) for seed in seeds)
+    counts = Counter(place // batch for place in known.places(there))
+    done = sorted(number for number, count in counts.items() if count == len(seeds[every[number] :][:batch]))
+    ends = zip([-1, *done], [*done, len(every)], strict=True)
+    return Seeds(every[before + 1 : after] for before, after in ends)
+
+
+def _labels(
+    label: int | Sequence[int] | np.ndarray | Classes | None, seeds: Sequence[int]
+) -> Callable[[int, int], np.ndarray] | None:
+    """A function: the classes of the seeds from one place to before another."""
+    if label is None:
+        return None
+    if isinstance(label, Classes):
+        return lambda low, high: label.of(seeds[low:high])
+    known = np.broadcast_to(np.asarray(label), (len(seeds),))
+    return lambda low, high: known[low:high]
 
 
 def _batches(
@@ -93,7 +121,7 @@ def _batches(
     seeds: Sequence[int],
     batch: int,
     places: Sequence[int],
-    labels: np.ndarray | None,
+    labels: Callable[[int, int], np.ndarray] | None,
     guidance: Guidance,
     brownian_tree: bool,
 ) -> Iterator[Drawn]:
@@ -102,7 +130,7 @@ def _batches(
     for start in places:
         part = list(seeds[start : start + batch])
         padded = np.asarray(part + [part[-1]] * (batch - len(part)))
-        now = None if labels is None else jnp.asarray(np.resize(labels[start : start + batch], batch), jnp.int32)
+        now = None if labels is None else jnp.asarray(np.resize(labels(start, start + batch), batch), jnp.int32)
         result = sample(
             jax.random.key(streams.SAMPLES),
             process,
@@ -122,6 +150,14 @@ def _batches(
         yield Drawn(part, made[: len(part)], guidance.calls(result.nfe, paired=paired))
 
 
+def timed(batches: Iterable[Drawn], throughput: Throughput) -> Iterator[Drawn]:
+    """The batches, each told to `throughput`, which leaves out what is done with them."""
+    for drawn in batches:
+        throughput.add(len(drawn.seeds))
+        yield drawn
+        throughput.resume()
+
+
 class Samples(NamedTuple):
     """All samples of a list of seeds."""
 
@@ -136,8 +172,7 @@ class Samples(NamedTuple):
 
     def report(self) -> dict[str, Any]:
         """The network calls and the rate, as JSON values."""
-        rate = self.throughput.report()
-        return {"nfe": self.nfe, **{key: rate[key] for key in ("samples_per_second", "with_compilation")}}
+        return {"nfe": self.nfe, **self.throughput.rates()}
 
 
 def gather(

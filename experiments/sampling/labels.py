@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,15 @@ class Classes:
         upto = np.cumsum(self.counts)
         ranks = [int(words(seed, streams.CLASS, count=1)[0] % np.uint64(upto[-1])) for seed in known]
         return np.searchsorted(upto, ranks, side="right").astype(np.int32)
+
+    def count(self, seeds: Sequence[int]) -> int:
+        """How many different classes the seeds have."""
+        seen: set[int] = set()
+        for start in range(0, len(seeds), 4096):
+            seen.update(self.of(seeds[start : start + 4096]).tolist())
+            if len(seen) == len(self.numbers):
+                break
+        return len(seen)
 
     def report(self, model: Model) -> dict[str, Any]:
         """What was asked for, as JSON values: the word, or the classes, and the name of a single one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ import jax
 import numpy as np
 
 from experiments.errors import CheckpointError, DivergedError, warn
+from experiments.memory import shown
+from experiments.progress import duration
+from experiments.training.budget import Budget, require_compiled
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.data import RunData
 from experiments.training.distributed import from_process_0
@@ -30,6 +34,9 @@ from experiments.training.programs import Programs
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Replicas
 from experiments.training.state import TrainState, to_tree
+
+_LONG = 5.0
+"""Seconds from which on a compilation is spoken of."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ class Equipment:
     data: RunData
     replicas: Replicas
     programs: Programs
+    budget: Budget | None
+    """What a step takes by its shapes, if that was asked for."""
     held_out: tuple[tuple[Any, Any], ...]
     recorder: Recorder
     writer: CheckpointWriter
@@ -92,6 +101,8 @@ class Course:
         with contextlib.closing(reading) as feed:
             for (first, length), batches in zip(dispatches(self._config, self._step), feed, strict=True):
                 signum = requests[self._with.request.signum or 0]
+                if not self._with.request.begun:
+                    self._compile(batches, signum)
                 self._state, report = self._with.programs.advance(self._state, batches, signum)
                 self._with.request.begin()
                 self._pending.append((first, report))
@@ -104,6 +115,23 @@ class Course:
                 if self._stopped:
                     break
         return self._finish()
+
+    def _compile(self, batches: Any, signum: jax.Array) -> None:
+        """Compile the step, which the first call to it would do in silence, and see whether it fits into memory.
+
+        Raises ExhaustedError where it does not, before it runs.
+        """
+        start = time.perf_counter()
+        with self._with.recorder.compiling():
+            program = self._with.programs.advance.lower(self._state, batches, signum).compile()
+        seconds, told = time.perf_counter() - start, program.memory_analysis()
+        if told is None:
+            return
+        needed = told.temp_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
+        require_compiled(needed, self._with.budget, self._config, self._with.replicas)
+        if seconds > _LONG:
+            size = shown(needed + told.argument_size_in_bytes)
+            self._with.recorder.say(f"compiled in {duration(seconds)}; as compiled a step takes {size} of memory")
 
     @property
     def _stopped(self) -> int:

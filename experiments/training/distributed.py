@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
         *found, local = clusters.ClusterEnv.auto_detect_unset_distributed_params(
             None, None, None, None, None, _START_SECONDS
         )
-        given = found[0], found[1], found[2]
+        given = cast(tuple[str | None, int | None, int | None], tuple(found))
     host, port, count, index = _checked(*given)
     address = f"{host}:{port}" if count == 1 else _meet(host, port, count, index)
     handlers = _handlers()

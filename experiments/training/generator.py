@@ -128,6 +128,13 @@ def alternating(config: Config) -> optax.GradientTransformation:
     return optax.partition(rules, _parts)
 
 
+def optimizer_of(config: Config) -> optax.GradientTransformation:
+    """The optimiser of a run: that of its one network, or of the three."""
+    if isinstance(config.objective, Generator):
+        return alternating(config)
+    return make_optimizer(config.optimizer, config.training.steps)
+
+
 def _parts(params: Params) -> Mapping[str, str]:
     return {name: name if name == GENERATOR else "estimators" for name in params}
 

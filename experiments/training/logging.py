@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,6 +17,9 @@ from experiments.config.tree import Config
 from experiments.errors import reason, warn
 from experiments.files import replacing
 from experiments.training.board import Board
+
+_EARLY = 2.0
+"""Seconds of steps after which the speed is shown for the first time, whenever the first line is due."""
 
 
 class StepRecord(NamedTuple):
@@ -27,6 +34,9 @@ class StepRecord(NamedTuple):
 class Display(Protocol):
     """Where a person sees how the run goes."""
 
+    every: float
+    """Seconds between words on what takes long."""
+
     def progress(self, step: int, text: str) -> None:
         """Show the state of the run."""
 
@@ -39,6 +49,8 @@ class Display(Protocol):
 
 class PlainDisplay:
     """One line for each message, on standard error: for files and pipes."""
+
+    every = 30.0
 
     def progress(self, step: int, text: str) -> None:
         """Print the line."""
@@ -54,6 +66,8 @@ class PlainDisplay:
 
 class RichDisplay:
     """A bar that stays on its line, for a terminal."""
+
+    every = 0.5
 
     def __init__(self, start: int, total: int) -> None:
         from rich.console import Console
@@ -78,6 +92,8 @@ class RichDisplay:
 
 class Silent:
     """A display that shows nothing, for the processes of a run that do not write."""
+
+    every = math.inf
 
     def progress(self, step: int, text: str) -> None:
         """Show nothing."""
@@ -104,9 +120,9 @@ class Recorder:
 
     def __init__(self, config: Config, outdir: Path | None, start: int, quiet: bool = False) -> None:
         """Continue the files of `outdir` from step `start`: what they hold of later steps will be written again."""
-        self._training = config.training
+        self._training, self._start = config.training, start
         self._records: list[StepRecord] = []
-        self._busy, self._timed = 0.0, 0
+        self._busy, self._timed, self._measured = 0.0, 0, False
         self._last: float | None = None
         self.loss: float | None = None
         self._file = self._board = None
@@ -129,6 +145,27 @@ class Recorder:
         self._records.append(record)
         if step % self._training.log_every == 0 or step == self._training.steps:
             self._line(step)
+        elif not self._measured and self._timed > 1 and self._busy > _EARLY:
+            self._show(step, record.loss)
+
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Tell of a compilation while it lasts, with its seconds."""
+        start, over, every = time.perf_counter(), threading.Event(), self._display.every
+
+        def tell() -> None:
+            while not over.wait(every):
+                self._display.progress(self._start, f"compiling, {time.perf_counter() - start:.0f} s")
+
+        thread = threading.Thread(target=tell, name="compiling", daemon=True)
+        if math.isfinite(every):
+            thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            if thread.ident is not None:
+                thread.join()
 
     def restart_clock(self) -> None:
         """Leave the time since the last step out of the images per second: it went into something else."""
@@ -172,17 +209,26 @@ class Recorder:
         loss, grad_norm = (
             sum(getattr(record, name) for record in self._records) / count for name in ("loss", "grad_norm")
         )
-        steps_per_second = self._timed / self._busy if self._busy else 0.0
-        rate, left = steps_per_second * self._training.batch_size, self._training.steps - step
-        learning_rate = self._records[-1].learning_rate
+        learning_rate, rate = self._records[-1].learning_rate, self._steps_per_second * self._training.batch_size
         self.write(step, loss=loss, grad_norm=grad_norm, learning_rate=learning_rate, images_per_second=rate)
+        self._show(step, loss)
+        self.loss = loss
+        self._records, self._busy, self._timed = [], 0.0, 0
+
+    @property
+    def _steps_per_second(self) -> float:
+        return self._timed / self._busy if self._busy else 0.0
+
+    def _show(self, step: int, loss: float) -> None:
+        """Show where the training is, how fast it goes and when it ends."""
+        steps_per_second = self._steps_per_second
+        rate, left = steps_per_second * self._training.batch_size, self._training.steps - step
+        self._measured = self._measured or self._timed > 0
         eta = _duration(left / steps_per_second) if steps_per_second else "?"
         speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
         self._display.progress(
             step, f"step {step}/{self._training.steps}  loss {loss:.4g}  {speed} images/s  ETA {eta}"
         )
-        self.loss = loss
-        self._records, self._busy, self._timed = [], 0.0, 0
 
 
 def truncate(path: Path, step: int) -> int:

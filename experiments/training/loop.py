@@ -22,19 +22,20 @@ import jax
 
 from experiments.config.checks import check
 from experiments.config.file import check_kinds, save_config
-from experiments.config.nodes import Generator as GeneratorObjective
 from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
+from experiments.memory import remedied
+from experiments.training import budget as budgets
 from experiments.training import distributed, peers
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
 from experiments.training.course import Course, Equipment, TrainResult
 from experiments.training.data import RunData, open_data, tell
-from experiments.training.generator import alternating
+from experiments.training.generator import optimizer_of
 from experiments.training.interrupt import Interruption, interruption
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder
+from experiments.training.model import network_of
 from experiments.training.objective import make_objective
-from experiments.training.optimizer import make_optimizer
 from experiments.training.plan import count_saves
 from experiments.training.programs import make_programs, place_held_out
 from experiments.training.progress import Setting, Step
@@ -191,7 +192,7 @@ def _steps(
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(peers.as_one())
+        stack.enter_context(_as_one(config))
         stack.enter_context(_in_one_line(outdir))
         writes, directory = jax.process_index() == 0, outdir / "checkpoints"
 
@@ -206,25 +207,25 @@ def _steps(
             data = open_data(config)
             tell(data, quiet)
         distributed.require_alike(command_of(config, data.facts))
-        if isinstance(config.objective, GeneratorObjective):
-            optimizer = alternating(config)
-        else:
-            optimizer = make_optimizer(config.optimizer, config.training.steps)
-        network, state = starting_point(config, optimizer, directory, data.facts, restart)
+        optimizer = optimizer_of(config)
+        network = network_of(config, data.facts)
+        objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
+        budget = budgets.checked(config, data.facts, network, objective, optimizer, replicas, quiet)
+        state = starting_point(config, optimizer, directory, data.facts, restart)[1]
         if writes:
             save_config(config, outdir / "config.json")
-        objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
         start, size, state = int(state.step), size_of(state), replicas.replicate(state)
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
         peers.tell_saved(lambda: _newest(directory))
-        stack.enter_context(peers.as_one())  # before the saves that wait for the others
+        stack.enter_context(_as_one(config))  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start))
         equipment = Equipment(
             setting=Setting(config, data.facts, network, outdir),
             data=data,
             replicas=replicas,
             programs=make_programs(config, objective, optimizer, replicas),
+            budget=budget,
             held_out=place_held_out(config, data, replicas),
             recorder=recorder,
             writer=writer,
@@ -233,6 +234,13 @@ def _steps(
             step_type=step_type,
         )
         return (yield from Course(equipment, state, start).steps())
+
+
+@contextlib.contextmanager
+def _as_one(config: Config) -> Iterator[None]:
+    """End all processes by an error of this one, and let it be a sentence where memory has run out."""
+    with peers.as_one(), remedied(budgets.remedy(config)):
+        yield
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from experiments.training.step import make_step, repeat
 class Programs:
     """The two functions that run on the devices."""
 
-    advance: Callable[[TrainState, Any, Any], tuple[TrainState, jax.Array]]
+    advance: Any
     """(state, batches, the signal that this process has, or 0) -> (state, a row of numbers for each step)."""
     held_out_loss: Callable[[Params, Any, Any], jax.Array]
     """(params, key data, batch) -> mean loss."""

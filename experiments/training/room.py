@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from experiments.errors import CheckpointError, reason
+from experiments.memory import shown
 
 _MARGIN, _FILES = 1.05, 2**17
 """What is asked for before a training, over the size of its arrays; and the bytes of the other files."""
@@ -51,15 +52,6 @@ def why(error: BaseException) -> str:
         return os.strerror(int(said[1]))
     first = (str(error).splitlines() or [""])[0]
     return reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {first}"
-
-
-def shown(size: float) -> str:
-    """A number of bytes for a person: 3.2 MB."""
-    units = ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        del units[0]
-    return f"{size:.0f} {units[0]}" if units[0] == "bytes" or size >= 100 else f"{size:.1f} {units[0]}"
 
 
 def _free(directory: Path) -> int | None:

@@ -48,7 +48,7 @@ SHOWN = {
     "a batch": DRAWN,
     "an energy's batch": Part(DRAWN, np.zeros(3000)),
     "the core's samples": Sampled(cast(Any, IMAGES), cast(Any, IMAGES[None]), None, 35),
-    "a request": Request(MODEL, "grid", range(256), {"class": "all", "seeds": "0-255"}, LABELS),
+    "a request": Request(MODEL, "grid", range(256), {"class": "all", "seeds": "0-255"}, Classes((0, 1), "all")),
     "classes": Classes(tuple(range(1000)), "random", tuple(range(1000))),
     "a solver": Solver("heun", Heun(), karras(Process(), 1000), {"grid": "karras"}),
     "guidance": Guidance(strength=2.0, weak=MODEL),

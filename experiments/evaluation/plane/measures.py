@@ -118,6 +118,13 @@ def _mean(values: np.ndarray) -> dict[str, float]:
 
 def table(report: dict[str, Any]) -> list[str]:
     """Lines for a person."""
+    return [
+        *(_distance_lines(report) if "against_held_out" in report else []),
+        *_likelihood_lines(report["likelihood"]),
+    ]
+
+
+def _distance_lines(report: dict[str, Any]) -> list[str]:
     lines = [
         f"against {report['points_compared']} held-out points",
         f"{'':14}{'energy distance':>16}{'p':>8}{'sliced W2':>12}{'p':>8}",
@@ -127,7 +134,7 @@ def table(report: dict[str, Any]) -> list[str]:
         lines.append(
             f"{name:14}{energy['value']:>16.5f}{energy['p_value']:>8.3f}{sliced['value']:>12.4f}{sliced['p_value']:>8.3f}"
         )
-    return [*lines, "", *_likelihood_lines(report["likelihood"])]
+    return [*lines, ""]
 
 
 def _likelihood_lines(found: dict[str, Any] | None) -> list[str]:

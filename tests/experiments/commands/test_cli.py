@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +128,44 @@ def test_dry_run_prints_what_config_json_will_hold(run_command, tiny_run, tiny_f
     assert outcome.err.startswith("digits: 1,797 images of 8×8×1 in 10 classes (0 178, 1 182")
     assert shown["config"] == json.loads((tiny_run / "config.json").read_text())
     assert load_config(tiny_run / "config.json").training.steps == 12
+
+
+def test_a_dry_run_tells_what_a_training_takes_and_compiles_none(run_command, tiny_run, tiny_flags, monkeypatch):
+    monkeypatch.setattr("experiments.training.budget._multiplication", lambda device, dtype: 1e9)
+    told = ("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags)
+    told = run_command(*told).err.splitlines()
+    params = load_run(CheckpointArguments(run=tiny_run)).params
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert told[1].startswith(f"{count:,} parameters; a step of 16 images takes up to ")
+    assert re.fullmatch(r"at most [\d,]+ images/s, so 0 s or more for 12 steps: each takes .* at 1 GFLOP/s", told[2])
+    monkeypatch.setattr("experiments.training.budget.free_on", lambda replicas: 100)
+    refused = run_command("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags)
+    assert refused.status == 0
+    assert "and each of 4 CPU devices has 100 bytes free; give a smaller --training.batch-size" in refused.err
+
+
+def test_the_size_of_photographs_is_that_of_the_network_and_flags_win(run_command, tmp_path):
+    told = ("train", "--preset", "photos64-edm-unet", "--data", f"folder:{tmp_path / 'none'}", "--dry-run")
+    network = run_command(*told, "--data.size", "128").value["config"]["network"]
+    assert (network["multipliers"], network["attention_resolutions"]) == ([1, 1, 2, 2, 2], [16, 8])
+    network = run_command(*told, "--image-size=32", "--network.attention-resolutions", "8").value["config"]["network"]
+    assert (network["multipliers"], network["attention_resolutions"]) == ([2, 2, 2], [8])
+
+
+def test_photographs_are_trained_on_at_small_width(run_command, tmp_path, monkeypatch):
+    """The preset as it is but for its width and its length, on photographs that are wider than high."""
+    for i in range(6):
+        picture = np.random.default_rng(i).integers(0, 256, (9, 12, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+    monkeypatch.setattr("experiments.training.budget.free_on", lambda replicas: None)
+    narrow = ("--network.channels", 4, "--network.head-channels", 4, "--network.blocks", 1, "--sampling.steps", 2)
+    short = ("--training.steps", 2, "--training.batch-size", 2, "--training.sample-every", 0, "--data.size", 8)
+    short = (*short, "--training.validate-every", 0)
+    told = ("train", "--preset", "photos64-edm-unet", "--data", f"folder:{tmp_path}", "--outdir", tmp_path / "run")
+    outcome = run_command(*told, *narrow, *short, "--json")
+    assert outcome.status == 0, outcome.err
+    assert outcome.value["step"] == 2
+    assert np.isfinite(outcome.value["loss"])
 
 
 def test_a_dry_run_says_why_the_data_cannot_be_read(run_command, tmp_path):

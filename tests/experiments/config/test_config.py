@@ -4,14 +4,16 @@ import dataclasses
 import json
 from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion import VP, Betas, RectifiedFlow, StudentT
-from diffusion.networks.configs import DiTConfig, MLPConfig
+from diffusion.networks import Network
+from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
 from diffusion.prediction import Preconditioning
-from diffusion.score_matching.times import UniformTime
+from diffusion.score_matching.times import LogNormalSigma, UniformTime
 from diffusion.score_matching.weightings import LikelihoodWeighting, SNRWeighting, VelocityWeighting
 from experiments import presets
 from experiments.commands import train as train_command
@@ -59,6 +61,37 @@ def test_presets_come_back_exactly_and_say_what_they_cost(name):
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     assert f"scorefield train --preset {name}" in presets.describe(name)
     assert "to be measured" not in presets.describe(name)
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "attention"),
+    [
+        (64, (1, 2, 2, 2), (16, 8)),
+        (128, (1, 1, 2, 2, 2), (16, 8)),
+        (32, (2, 2, 2), (16, 8)),
+        (28, (2, 2, 2), (14, 7)),
+        (45, (1, 2, 2, 2), (12, 6)),
+        (8, (2,), (8,)),
+        (1, (2,), (1,)),
+    ],
+)
+def test_the_preset_for_photographs_follows_their_size(size, multipliers, attention):
+    config = presets.load("photos64-edm-unet", size)
+    check(config)
+    assert isinstance(config.network, UNetConfig)
+    assert isinstance(config.times, LogNormalSigma)
+    assert (config.data.size, config.network.multipliers) == (size, multipliers)
+    assert config.network.attention_resolutions == attention
+    small = dataclasses.replace(config.network, channels=8, head_channels=8, blocks=1)
+    Network(small, (size, size, 3))  # it has those levels
+    assert presets.load("photos64-edm-unet", 64) == presets.load("photos64-edm-unet")
+    # From 64 pixels on, averaging over a pixel's share of an image leaves the same noise.
+    np.testing.assert_allclose(np.exp(config.times.mean) * 64 / max(size, 64), np.exp(-1.2), rtol=1e-12)
+
+
+def test_another_preset_keeps_all_but_the_size():
+    plain, sized = presets.load("mnist-edm-unet"), presets.load("mnist-edm-unet", 14)
+    assert sized == dataclasses.replace(plain, data=dataclasses.replace(plain.data, size=14))
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """The feature network learns, is kept on the disk to the bit, and notices when the disk was damaged."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 from experiments.data import Source, open_source, split
 from experiments.errors import DataError
 from experiments.evaluation import classifier
-from experiments.evaluation.comparison import compare
+from experiments.evaluation.comparison import _noise, _rows, compare
 from experiments.evaluation.features import feature_space, source_features
 
 PATTERNS = np.random.default_rng(42).integers(0, 2, (10, 8, 8, 1)) * 90
@@ -151,6 +153,52 @@ def test_features_of_an_image_do_not_depend_on_the_others(space):
         space(np.zeros((2, 8, 8, 3), np.uint8))
 
 
+@pytest.mark.parametrize("size", [1, 100, 300])
+def test_features_of_parts_are_those_of_the_whole_to_the_bit(space, size):
+    images = TRAIN.images[:300]
+    parts = (images[start : start + size] for start in range(0, 300, size))
+    np.testing.assert_array_equal(space.streamed(parts, 300), space(images))
+    with pytest.raises(ValueError, match="the parts hold 300 images, not 301"):
+        space.streamed([images], 301)
+
+
+def test_a_comparison_keeps_no_images(space):
+    """Of 40 parts no more than those of one batch of the network, and the next, are ever in memory."""
+    train, held_out = space(TRAIN.images[:400]), space(HELD_OUT.images)
+    given, most = [], 0
+
+    class Part(np.ndarray):
+        pass
+
+    def parts():
+        nonlocal most
+        for start in range(0, 2000, 50):
+            part = np.full((50, 8, 8, 1), start // 10, np.uint8).view(Part)
+            given.append(weakref.ref(part))
+            most = max(most, sum(reference() is not None for reference in given))
+            yield part
+            del part
+
+    compare(space, parts(), (2000, 8, 8, 1), train, held_out)
+    assert most <= 256 // 50 + 2
+
+
+def test_noise_in_parts_is_that_of_one_draw():
+    whole = np.random.default_rng(5).integers(0, 256, (150, 3, 3, 1), np.uint8)
+    rng = np.random.default_rng(5)
+    np.testing.assert_array_equal(np.concatenate(list(_noise(rng, 150, (3, 3, 1)))), whole)
+    again = np.random.default_rng(5)
+    again.integers(0, 256, (150, 3, 3, 1), np.uint8)
+    np.testing.assert_array_equal(rng.permutation(9), again.permutation(9))  # and so is what is drawn after it
+
+
+def test_the_rows_of_parts_are_those_of_the_whole():
+    whole = np.arange(20)[:, None]
+    chosen = np.asarray([0, 3, 4, 11, 19])
+    rows = list(_rows([whole[:4], whole[4:10], whole[10:]], chosen))
+    np.testing.assert_array_equal(np.concatenate(rows)[:, 0], chosen)
+
+
 def test_turns_are_quarter_turns():
     images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1), np.uint8)
     turns = np.arange(4, dtype=np.int32)
@@ -171,15 +219,15 @@ def test_samples_lie_between_data_and_noise(space):
     other = patterns(150, 9).images
     noisy = other.copy()
     noisy[::2] = np.random.default_rng(0).integers(0, 256, noisy[::2].shape, np.uint8)
-    rows = compare(space, noisy, train, held_out)
+    rows = compare(space, [noisy], noisy.shape, train, held_out)
     assert {row.frechet.n for row in rows.values()} == {150}
     data, samples, noise = (rows[name] for name in ("training data", "samples", "noise"))
     assert data.frechet.value < samples.frechet.value < noise.frechet.value
     assert data.precision > samples.precision > noise.precision
-    perfect = compare(space, other, train, held_out)["samples"]
+    perfect = compare(space, [other], other.shape, train, held_out)["samples"]
     error = np.hypot(perfect.frechet.standard_error, data.frechet.standard_error)
     assert abs(perfect.frechet.value - data.frechet.value) < 4 * error
     random = np.random.default_rng(1).integers(0, 256, noisy.shape, np.uint8)
-    as_bad = compare(space, random, train, held_out)["samples"]
+    as_bad = compare(space, [random], random.shape, train, held_out)["samples"]
     error = np.hypot(as_bad.frechet.standard_error, noise.frechet.standard_error)
     assert abs(as_bad.frechet.value - noise.frechet.value) < 4 * error

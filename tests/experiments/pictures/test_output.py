@@ -1,6 +1,7 @@
 """Samples on the disk: written as they come, gone on with, and nobody else's overwritten."""
 
 import os
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,14 +11,18 @@ import pytest
 from experiments.errors import UsageError
 from experiments.pictures import files
 from experiments.pictures.output import Request, output
+from experiments.sampling.drawing import starts
+from experiments.seeds import Seeds
 
 ASKED = {"sampler": "heun", "steps": 3, "checkpoint_step": 12, "checkpoint": "a", "class": 2, "guidance": None}
 RUN = Path("runs/tiny")
 
 
 def request(form, seeds=range(5), points=False, **changes):
-    model = SimpleNamespace(of_points=points, path=RUN / "checkpoints" / "00000012")
-    return Request(model, form, list(seeds), {**ASKED, "seeds": str(list(seeds)), **changes})
+    shape = (2,) if points else (8, 8, 1)
+    model = SimpleNamespace(of_points=points, path=RUN / "checkpoints" / "00000012", event_shape=shape)
+    seeds = seeds if isinstance(seeds, Seeds) else list(seeds)
+    return Request(model, form, seeds, {**ASKED, "seeds": str(seeds), **changes})
 
 
 def images(seeds):
@@ -32,7 +37,7 @@ def fill(folder, form, seeds=range(5), batch=2, stop=None, **changes):
             part = seeds[start : start + batch]
             if stop in part:
                 raise KeyboardInterrupt
-            if not set(part) <= writing.there:
+            if not all(seed in writing.there for seed in part):
                 writing.add(part, images(part), 7)
         return out, writing.finish()
 
@@ -50,11 +55,53 @@ def test_single_pictures_go_on_where_they_stopped_and_with_more_seeds(tmp_path):
         fill(tmp_path, "png", stop=4)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     out, paths = fill(tmp_path, "png", range(7), checkpoint="another way to the same")
-    assert (out.there, out.nfe) == ({0, 1, 2, 3}, 7)
+    assert (set(out.there), out.nfe) == ({0, 1, 2, 3}, 7)
     assert [path.name for path in paths] == [f"{seed:06d}.png" for seed in range(7)]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert files.read_provenance(paths[5])["seed"] == 5
-    assert output(request("png"), tmp_path).there == set(range(5))
+    assert set(output(request("png"), tmp_path).there) == set(range(5))
+
+
+def test_a_million_seeds_take_little_memory(tmp_path):
+    """What is kept of them, and of what is in the folder, and what is done to find it."""
+    fill(tmp_path, "png", range(3))
+    for name in ("1000000.png", "theirs.png", "12.png", "0000001.png"):  # none of them is a seed's
+        (tmp_path / name).write_text("")
+    tracemalloc.start()
+    out = output(request("png", Seeds([range(1_000_000)])), tmp_path)
+    places = starts(range(1_000_000), 64, ()), starts(range(2_000_000_000), 1, ())
+    paths = out.finish()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2e6
+    assert (set(out.there), len(paths), paths[-1].name) == ({0, 1, 2}, 1_000_000, "999999.png")
+    assert [path.name for path in paths[1:3]] == ["000001.png", "000002.png"]
+    assert list(map(len, places)) == [15_625, 2_000_000_000]
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_refused(tmp_path):
+    seeds = Seeds([range(2**45)])
+    with pytest.raises(UsageError, match=r"^--format grid of 35,.* images takes .*B of memory, and .*B are free; "):
+        output(request("grid", seeds), tmp_path)
+    output(request("npz", seeds), tmp_path)
+
+
+def test_the_seeds_of_an_archive_are_written_in_parts(tmp_path):
+    """Of half a million, not one array; a class that all share is none either."""
+    count = 500_000
+    tracemalloc.start()
+    seeds, label = Seeds([range(7, count), range(7)]), np.broadcast_to(3, count)
+    writer = files.ArrayWriter(tmp_path / "a.npz", "images", count, seeds=seeds, labels=label)
+    for _ in range(0, count, 50_000):
+        writer.add(np.zeros((50_000, 1), np.uint8))
+    writer.finish({})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3e6
+    with np.load(tmp_path / "a.npz") as kept:
+        np.testing.assert_array_equal(kept["seeds"], np.roll(np.arange(count), -7))
+        assert kept["labels"].shape == (count,)
+        assert np.all(kept["labels"] == 3)
 
 
 def test_a_picture_that_is_cut_short_or_foreign_is_not_taken_for_one(tmp_path):

@@ -194,7 +194,7 @@ def tensorboard(monkeypatch):
     def log(status):
         return status
 
-    log.START = "start"
+    vars(log)["START"] = "start"
     parts = {
         "": {},
         ".proto": {},
