@@ -15,7 +15,6 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config.file import save_config
 from experiments.errors import BusyError, UsageError
 from experiments.training import distributed, peers
 from experiments.training.checkpoint import find_checkpoints, load
@@ -121,11 +120,10 @@ def test_two_processes_with_different_commands_refuse_in_a_line_each(tmp_path, b
 
 def test_what_process_0_refuses_all_say(straight, tmp_path, both):
     """A run of another seed is in the folder, which process 0 alone looks into."""
-    save_config(tiny_config(training={"seed": 5}), tmp_path / "config.json")
-    shutil.copytree(straight / "checkpoints", tmp_path / "checkpoints")
-    errors = [process.communicate(timeout=200)[1].splitlines()[-1] for process in both()]
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    errors = [process.communicate(timeout=200)[1].splitlines()[-1] for process in both(training={"seed": 5})]
     assert errors[0] == errors[1]
-    assert "holds a run with --training.seed 5, and this command says 0" in errors[0]
+    assert "holds a run with --training.seed 0, and this command says 5" in errors[0]
 
 
 def test_two_processes_are_one_run_and_stop_as_one(straight, tmp_path, start, both):
