@@ -116,10 +116,8 @@ MIDPOINTS = (
 )
 WRAPPED = (
     Restart(Midpoint(), (Interval(0.3, 1.0, 2, 2),)),
-    *(
-        RePaint(sampler, np.zeros(2), np.zeros(2, bool), resamplings=3, jump=2)
-        for sampler in (Midpoint(), MIDPOINTS[3])
-    ),
+    RePaint(Midpoint(), np.zeros(2), np.zeros(2, bool), resamplings=3, jump=2),
+    RePaint(MIDPOINTS[3], np.zeros(2), np.zeros(2, bool), resamplings=3, jump=1),
 )
 
 
