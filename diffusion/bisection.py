@@ -13,23 +13,27 @@ from jaxtyping import Array, ArrayLike, Float
 def falling_inverse(function: Callable[[Array], Array], value: ArrayLike, high: ArrayLike) -> Float[Array, "..."]:
     """t in [0, `high`] with function(t) = `value`, for an elementwise function that falls; an end beyond its range.
 
-    By bisection, to the last digits. The derivative by `value` is that of the inverse function, 1/f'(t).
+    By bisection, to 2⁻⁶⁰ of `high` in float32 and 2⁻¹¹⁰ in float64. The derivative, of first order, is that of the
+    implicit function: 1/f'(t) by `value`, −∂f/∂p / f'(t) by a parameter p of the function; and that of the end beyond.
     """
     value = jnp.asarray(value, jnp.result_type(float, value))
     end = jnp.broadcast_to(jnp.asarray(high, value.dtype), value.shape)
+    last, wanted = jax.lax.stop_gradient((end, value))
 
     def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
-        before = function(middle) > value
+        before = function(middle) > wanted
         return jnp.where(before, middle, low), jnp.where(before, high, middle)
 
     halvings = 60 if value.dtype == jnp.float32 else 110
-    low, top = jax.lax.fori_loop(0, halvings, halve, (jnp.zeros_like(end), end))
-    inside = jnp.where(value <= function(end), end, 0.5 * (low + top))
-    t = jax.lax.stop_gradient(jnp.where(value >= function(jnp.zeros_like(end)), 0.0, inside))
-    slope = jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
-    usable = jnp.isfinite(value) & jnp.isfinite(slope) & (slope < 0)
-    factor = jax.lax.stop_gradient(jnp.where(usable, 1 / jnp.where(usable, slope, -1.0), 0.0))
-    known = jnp.where(usable, value, 0.0)
-    return t + factor * (known - jax.lax.stop_gradient(known))
+    low, top = jax.lax.fori_loop(0, halvings, halve, (jnp.zeros_like(last), last))
+    least = jax.lax.stop_gradient(function(last))
+    inside = jnp.where(wanted <= least, last, 0.5 * (low + top))
+    t = jax.lax.stop_gradient(jnp.where(wanted >= function(jnp.zeros_like(last)), 0.0, inside))
+    slope = jax.lax.stop_gradient(jax.jvp(function, (t,), (jnp.ones_like(t),))[1])
+    usable = jnp.isfinite(wanted) & jnp.isfinite(slope) & (slope < 0)
+    factor = jnp.where(usable, 1 / jnp.where(usable, slope, -1.0), 0.0)
+    # Newton's step from t, which is 0 but for its derivative. Where none is taken f may be infinite at t.
+    gap = jnp.where(usable, value, 0.0) - jnp.where(usable, function(jnp.where(usable, t, 0.5 * last)), 0.0)
+    return jnp.where(wanted < least, end, t + factor * (gap - jax.lax.stop_gradient(gap)))

@@ -325,7 +325,7 @@ class RectifiedFlow(Schedule):
 
     @property
     def t_min(self) -> int | float | Array:
-        """1e-3: the interpolant's noise there is a quarter of an 8-bit grey level."""
+        """1e-3: the interpolant's noise there is an eighth of an 8-bit grey level, 2/255 for images in [−1, 1]."""
         return 1e-3
 
     @property

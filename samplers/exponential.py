@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
+from diffusion.arguments import is_traced
 from diffusion.arrays import safe_sqrt
 from diffusion.prediction import Denoiser, eps_from_x0
 from diffusion.process import Process
@@ -33,6 +34,13 @@ _POINTS, _MASSES = np.polynomial.legendre.leggauss(16)
 def half_log_snr(process: Process, t: ArrayLike) -> Float[Array, "..."]:
     """λ = ln(α/σ)."""
     return 0.5 * process.schedule.log_snr(t)
+
+
+def starts_in_noise(process: Process, t: ArrayLike) -> bool:
+    """Whether λ = −∞ at t as a step sees it, in the default type; False for a process that is traced."""
+    if is_traced(process) or not process.schedule.ends_in_noise:
+        return False
+    return not bool(jnp.isfinite(half_log_snr(process, jnp.asarray(t, jnp.result_type(float)))))
 
 
 def time_between(process: Process, t: ArrayLike, s: ArrayLike, fraction: float) -> Float[Array, ""]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from diffusion.arrays import expand
+from diffusion.arrays import expand, safe_sqrt
 from diffusion.ddpm.reverse_steps import Denoised, joined, split_denoised
 from diffusion.noises import require_gaussian
 from diffusion.prediction import Denoiser
@@ -84,7 +84,8 @@ def rescaled_guidance(
 
     Strong guidance widens the range of an answer, which shows as too much contrast; s_c is that of the conditional
     model (Lin et al. 2024, arXiv:2305.08891, section 3.4, on the network's answer; here on x̂_0). φ = `rescale` is 0
-    for no change to 1, a scalar or (b,). Raises ValueError for a φ outside [0, 1].
+    for no change to 1, a scalar or (b,). Where either answer is flat to rounding, as an event of one number always is,
+    there is no contrast to restore, and the answer is D_w. Raises ValueError for a φ outside [0, 1].
     """
     if is_concrete(rescale) and not 0 <= rescale <= 1:  # pyright: ignore[reportOperatorIssue]
         raise ValueError(f"rescale = {rescale}; give 0 for none to 1 for all of it, such as 0.7.")
@@ -95,11 +96,21 @@ def _rescaled(
     conditional: Denoiser, unconditional: Denoiser, scale: ArrayLike, rescale: ArrayLike, x: Array, t: ArrayLike
 ) -> Denoised:
     free, (answer, v) = split_denoised(unconditional(x, t))[0], split_denoised(conditional(x, t))
-    guided = free + expand(scale, x) * (answer - free)
-    wanted, has = (jnp.std(y.reshape(y.shape[0], -1), axis=1) for y in (answer, guided))
-    # An event of one number, or a flat answer, has no spread to restore.
-    factor = jnp.where(has > 0, wanted / jnp.where(has > 0, has, 1.0), 1.0)
+    added = expand(scale, x) * (answer - free)
+    guided = free + added
+    wanted, has = _spread(answer, jnp.abs(answer)), _spread(guided, jnp.abs(free) + jnp.abs(added))
+    known = (wanted > 0) & (has > 0)
+    factor = jnp.where(known, wanted / jnp.where(known, has, 1.0), 1.0)
     return joined((1 + expand(rescale, x) * (expand(factor, x) - 1)) * guided, v)
+
+
+def _spread(y: Float[Array, "b *event"], terms: Array) -> Float[Array, " b"]:
+    """The standard deviation over the event; 0 where it may be rounding, `terms` being the size of what was added."""
+    flat = y.reshape(y.shape[0], -1)
+    # Less its first number, an answer that is flat is 0 exactly, whatever the rounding of a mean.
+    variance = jnp.var(flat - flat[:, :1], axis=1)
+    rounding = 8 * jnp.finfo(y.dtype).eps * jnp.max(terms.reshape(flat.shape), axis=1)
+    return safe_sqrt(jnp.where(variance > rounding**2, variance, 0.0))
 
 
 def interval_guidance(

@@ -99,9 +99,18 @@ class RePaint(Replacement):
 
     def nfe(self, steps: int, to_data: bool) -> int:
         """Every stretch that does not end at the data costs `resamplings` times."""
-        stretches = steps // self.jump - int(to_data and steps % self.jump == 0)
-        again = (self.resamplings - 1) * stretches
+        again = (self.resamplings - 1) * self._stretches(steps, to_data)
         return self.sampler.nfe(steps, to_data) + again * self.sampler.nfe(self.jump, False)
+
+    def calls(self, process: Process, grid: np.ndarray) -> int:
+        """The same, on this grid: a first stretch from α = 0 may cost fewer, each time."""
+        starts = self.jump * np.arange(self._stretches(len(grid) - 1, bool(grid[-1] == 0)))
+        again = sum(self.sampler.calls(process, grid[i : i + self.jump + 1]) for i in starts)
+        return super().calls(process, grid) + (self.resamplings - 1) * again
+
+    def _stretches(self, steps: int, to_data: bool) -> int:
+        """How many do not end at the data."""
+        return steps // self.jump - int(to_data and steps % self.jump == 0)
 
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for a jump longer than the grid."""

@@ -97,12 +97,12 @@ def dps_guidance(
 
     (arXiv:2209.14687, section 3.) A may be any differentiable function; w = `scale` is a scalar or (b,). `normalised`
     has the paper's step size: |y − A x̂_0| in the place of σ_y², which may then be 0, so that the shift is bounded
-    however far y is off; it is a rule of thumb, and w has the unit of y.
+    however far y is off; it is a rule of thumb, and w has the unit of 1/y.
 
     p(y|x_0) at the point x̂_0 stands for its mean over p(x_0|x_t), so y is trusted too much, too early: on unit
-    Gaussian data with A = 1 the samples have the variance e^{−1/σ_y²} in place of σ_y²/(1 + σ_y²), and their mean
-    overshoots. The shift is stiff, of order 1/σ_y²: with few steps take a larger σ_y, a smaller w, `normalised`, or
-    `pseudoinverse_guidance`.
+    Gaussian data with A = 1 samples have the variance e^{−1/σ_y²} by the probability-flow ODE and
+    ½ σ_y² (1 − e^{−2/σ_y²}) by the reverse SDE, in place of σ_y²/(1 + σ_y²), and their mean overshoots. The shift is
+    stiff, of order 1/σ_y²: with few steps take a larger σ_y, a smaller w, `normalised`, or `pseudoinverse_guidance`.
     Raises TypeError when the noise is not Gaussian, ValueError for σ_y = 0, and a y or A that does not fit.
     """
     require_gaussian(process.noise, "diffusion posterior sampling")
@@ -224,7 +224,7 @@ def _tweedie(process: Process, denoise: Denoiser, x: Array, t: ArrayLike) -> Arr
 
     def along(direction: Array) -> Array:
         tangent = jnp.broadcast_to(direction, x.shape)
-        slope = jax.jvp(lambda y: denoise(y, t).astype(y.dtype), (x,), (tangent,))[1]
+        slope = jax.jvp(lambda y: split_denoised(denoise(y, t))[0].astype(y.dtype), (x,), (tangent,))[1]
         return slope.reshape(x.shape[0], -1)
 
     jacobian = jax.vmap(along, out_axes=-1)(directions)

@@ -73,6 +73,11 @@ class Multistep(Sampler):
         """`order`, or 2 at most when it starts by the lower orders."""
         return self.order if self.start == "single-step" else min(self.order, 2)
 
+    @property
+    def one_call_from_noise(self) -> bool:
+        """True: the start is made at the first finite λ."""
+        return True
+
     def nfe(self, steps: int, to_data: bool) -> int:
         """One call a step, and those of the start unless the only step is the one onto the data."""
         return steps + (self.extra if steps - int(to_data) > 0 else 0)

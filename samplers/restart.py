@@ -64,8 +64,15 @@ class Restart(Wrapped):
 
     def nfe(self, steps: int, to_data: bool) -> int:
         """The calls of the sampler inside, and of every restart."""
-        again = sum(interval.repeats * self.sampler.nfe(interval.steps, False) for interval in self.intervals)
-        return super().nfe(steps, to_data) + again
+        return super().nfe(steps, to_data) + self._again_calls
+
+    def calls(self, process: Process, grid: np.ndarray) -> int:
+        """The same, on this grid: restarts are between finite σ/α."""
+        return super().calls(process, grid) + self._again_calls
+
+    @property
+    def _again_calls(self) -> int:
+        return sum(interval.repeats * self.sampler.nfe(interval.steps, False) for interval in self.intervals)
 
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise ValueError for an interval that the grid does not reach, TypeError on a discrete chain."""

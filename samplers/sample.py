@@ -39,6 +39,7 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_traced, pytree, static
 from samplers import streams
+from samplers.exponential import starts_in_noise
 from samplers.grids import as_times, check_grid
 
 
@@ -79,9 +80,21 @@ class Sampler:
         return False
 
     def nfe(self, steps: int, to_data: bool) -> int:
-        """Denoiser calls for a grid of `steps` steps; `to_data` says whether the last one ends at the data."""
+        """Denoiser calls for `steps` steps between finite σ/α; `to_data` says whether the last one ends at the data."""
         del to_data
         return steps
+
+    @property
+    def one_call_from_noise(self) -> bool:
+        """Whether a step from α = 0, where σ/α is infinite, is one of first order with a single denoiser call."""
+        return False
+
+    def calls(self, process: Process, grid: np.ndarray) -> int:
+        """Denoiser calls on this grid: `nfe`, but for a first step from α = 0, which may cost fewer."""
+        steps, to_data = len(grid) - 1, bool(grid[-1] == 0)
+        if not (self.one_call_from_noise and starts_in_noise(process, grid[0])):
+            return self.nfe(steps, to_data)
+        return 1 + (self.nfe(steps - 1, to_data) if steps > 1 else 0)
 
     def check_noise(self, process: Process) -> None:
         """Raise TypeError when the sampler does not exist for the process's noise; also called under a trace."""
@@ -119,7 +132,7 @@ class Sampled:
     times: Float[Array, " k"] | None
     """The times of the trajectory."""
     nfe: int = static()
-    """Denoiser calls for each sample."""
+    """Denoiser calls for each sample; where the grid or the process is traced, as many as there are at most."""
 
 
 def sample(
@@ -168,8 +181,7 @@ def sample(
         brownian_tree=brownian_tree,
     )
     # On a traced grid the last time is unknown here; count as if it were the data's.
-    to_data = True if is_traced(grid) else bool(as_times(grid)[-1] == 0)
-    nfe = sampler.nfe(times.shape[0] - 1, to_data)
+    nfe = sampler.nfe(times.shape[0] - 1, True) if is_traced(grid) else sampler.calls(process, as_times(grid))
     return Sampled(x, states, kept, nfe)
 
 

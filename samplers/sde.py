@@ -115,6 +115,11 @@ class StochasticHeun(ReverseSDE):
 
     order: ClassVar[float] = 2
 
+    @property
+    def one_call_from_noise(self) -> bool:
+        """True."""
+        return True
+
     def nfe(self, steps: int, to_data: bool) -> int:
         """Two calls a step, but one for the step onto the data."""
         return 2 * steps - int(to_data)

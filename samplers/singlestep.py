@@ -15,7 +15,15 @@ from diffusion.keys import Draws
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import pytree, static
-from samplers.exponential import Form, exponential_step, half_log_snr, in_form, single_step, time_between
+from samplers.exponential import (
+    Form,
+    exponential_step,
+    half_log_snr,
+    in_form,
+    single_step,
+    starts_in_noise,
+    time_between,
+)
 from samplers.sample import Sampler
 
 
@@ -24,6 +32,11 @@ class _SingleStep(Sampler):
 
     prediction: Form
     """The prediction that is integrated."""
+
+    @property
+    def one_call_from_noise(self) -> bool:
+        """True."""
+        return True
 
     def nfe(self, steps: int, to_data: bool) -> int:
         """`order` calls a step, but one for the step onto the data."""
@@ -35,6 +48,8 @@ class _SingleStep(Sampler):
             return
         with host_float64():
             for t, s in itertools.pairwise(grid[grid > 0]):
+                if starts_in_noise(process, t):  # a step without stages
+                    continue
                 between = {float(time_between(process, t, s, k / self.order)) for k in range(1, self.order)}
                 if len(between | {float(t), float(s)}) < self.order + 1:
                     raise ValueError(

@@ -45,6 +45,10 @@ class Wrapped(Sampler):
         """The calls of the sampler inside."""
         return self.sampler.nfe(steps, to_data)
 
+    def calls(self, process: Process, grid: np.ndarray) -> int:
+        """The calls of the sampler inside."""
+        return self.sampler.calls(process, grid)
+
     def check_noise(self, process: Process) -> None:
         """Raise TypeError when the noise is not Gaussian, or as the sampler inside does."""
         require_gaussian(process.noise, type(self).__name__)

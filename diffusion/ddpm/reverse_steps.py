@@ -22,7 +22,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from diffusion.arrays import expand
+from diffusion.arrays import expand, safe_sqrt
 from diffusion.distributions import Normal
 from diffusion.prediction import Denoiser, Preconditioning, eps_from_x0, network_input, network_x0
 from diffusion.process import Process, posterior, posterior_coefficients, transition_coefficients
@@ -145,7 +145,7 @@ def step(
     x_0, v = split_denoised(denoised)
     noisy = expand(process.sigma(s), x_t) > 0
     spread = jnp.where(noisy, expand(variance.variance(process, s, t, v), x_t), 0.0)
-    return Normal(posterior(process, x_t, x_0, s, t).mean, jnp.sqrt(spread))
+    return Normal(posterior(process, x_t, x_0, s, t).mean, safe_sqrt(spread))
 
 
 def optimal_variance(
@@ -188,7 +188,7 @@ def _kept_std(process: Process, s: ArrayLike, std: ArrayLike) -> Array:
             "there is at time s; choose a smaller std, or the posterior's own."
         )
     left = jnp.where(excess > 0, jnp.nan, process.schedule.variance(s) - jnp.asarray(std) ** 2)
-    return jnp.sqrt(jnp.maximum(left, 0.0))
+    return jnp.where(jnp.isnan(left), jnp.nan, safe_sqrt(left))
 
 
 def learned_denoiser(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion import VP, Betas, Process
+from diffusion.prediction import combination
 from experiments.config.nodes import Chain
 
 SHAPES = {
@@ -55,6 +56,39 @@ def test_a_rescaled_chain_ends_in_noise_and_begins_as_before(shape, x64):
     np.testing.assert_allclose(after / after[0], before / before[0], rtol=1e-9)
     assert Chain(shape=shape, steps=100, zero_terminal_snr=True).build().ends_in_noise
     np.testing.assert_array_equal(Chain(shape=shape, steps=100).build().log_alphas, chain.log_alphas)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 1000])
+def test_the_noisiest_of_all_ratios_is_at_the_end_of_a_chain(steps):
+    """Beyond λ_T, and at −∞, the nearest time is T; on the other side it is 1, and 0 at +∞. In float32."""
+    levels = np.asarray([-np.inf, -1e30, -100.0, 100.0, 1e30, np.inf], np.float32)
+    for chain in (Betas.linear(steps), *([] if steps < 2 else [Betas.linear(steps).zero_terminal_snr()])):
+        last = chain.steps - 1 if chain.ends_in_noise else chain.steps  # λ_T = −∞ is infinitely far from all numbers
+        expected = [chain.steps, last, last, 1, 1, 0]
+        np.testing.assert_array_equal(chain.time_from_log_snr(levels), expected)
+        np.testing.assert_array_equal(
+            chain.time_from_log_snr(chain.log_snr(np.arange(steps + 1))), np.arange(steps + 1)
+        )
+
+
+def test_a_chain_s_rate_ends_near_vp_s_prior(x64):
+    """The figures of `linear_rate`, and the second order of ln(1 − β): −¼ Σ β²."""
+    ends = {steps: np.exp(Betas.linear_rate(steps).log_alphas[-1]) for steps in (30, 100, 1000)}
+    assert [f"{end:.2g}" for end in ends.values()] == ["0.0011", "0.0045", "0.0064"]
+    vp = float(Process(VP()).alpha(1.0))
+    assert f"{vp:.2g}" == "0.0066"
+    betas = np.linspace(0.1, 20.0, 1000) / 1000
+    assert np.log(ends[1000] / vp) == pytest.approx(-0.25 * np.sum(betas**2), rel=0.02)
+
+
+def test_a_rescaled_chain_takes_what_is_advised(x64):
+    """ "v" and "x0" determine x̂_0 at T; a velocity does not exist on a chain."""
+    process = Process(Betas.linear(10).zero_terminal_snr())
+    for kind in ("v", "x0"):
+        p, q = combination(process, 10, kind)
+        assert float(process.alpha(10) * q - process.sigma(10) * p) != 0
+    with pytest.raises(TypeError, match="no derivative in t"):
+        combination(process, 10, "velocity")
 
 
 def test_the_last_variance_alone_may_be_one():

@@ -47,6 +47,17 @@ def test_an_input_may_be_scaled(x64):
     )
 
 
+def test_a_prediction_from_a_scaled_input_is_of_the_unscaled_state(x64):
+    """x̂_0 = (x − σ ε̂)/α, with the x that was not scaled, for a network that sees c x."""
+    process = Process(VP())
+    network = lambda y, t: jnp.sin(y) + expand(t, y)  # noqa: E731
+    x, t = np.asarray([[0.3, -0.2], [10.0, 2.0]]), np.asarray([0.3, 0.8])
+    alpha, sigma = (np.asarray(f(t))[:, None] for f in (process.alpha, process.sigma))
+    eps = np.sin((1 + t[:, None]) * x) + t[:, None]
+    found = foreign_denoiser(process, network, "eps", input_scale=lambda t: 1 + t)(jnp.asarray(x), jnp.asarray(t))
+    np.testing.assert_allclose(found, (x - sigma * eps) / alpha, rtol=1e-12)
+
+
 @pytest.mark.usefixtures("as_users_call_it")
 def test_an_unknown_prediction_is_named():
     with pytest.raises(ValueError, match="kind = 'noise' is not a prediction; choose one of x0, eps"):

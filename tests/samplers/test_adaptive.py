@@ -8,6 +8,7 @@ import pytest
 from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process, RectifiedFlow, StudentT
+from diffusion.arrays import expand
 from diffusion.oracles import GaussianLaw, flow_map_1d
 from diffusion.oracles.examples import line
 from samplers import Euler, sample
@@ -110,6 +111,36 @@ def test_steps_may_be_given():
     )
     np.testing.assert_allclose(theirs.x, ours.x, rtol=1e-5)
     assert list(np.asarray(theirs.nfe)) == [ours.nfe, ours.nfe]
+
+
+def test_a_step_of_the_reverse_sde_has_the_noise_of_its_level(x64):
+    """Euler-Maruyama by hand, under EDM with x̂_0 = 0: the drift is (1 + level²) x/t, the noise level √(2t) ΔW.
+
+    ΔW is the same for both levels, so the noise at 2 is four times that at ½.
+    """
+    x, start, end = np.asarray([[1.0, -0.5]]), 2.0, 1.9
+    nothing = Partial(shrink, jnp.zeros(1))
+
+    def noise_of(level):
+        result = sample_adaptive(
+            *(KEY, Process(EDM()), nothing, diffrax.Euler(), (1, 2)),
+            **{"controller": CONSTANT, "first_step": 0.1, "level": level, "x_init": jax.device_put(x)},
+            **{"t_start": start, "t_end": end, "to_data": False},
+        )
+        return np.asarray(result.x) - x - (end - start) * (1 + level**2) * x / start
+
+    least, most = noise_of(0.5), noise_of(2.0)
+    assert np.abs(least).min() > 1e-3
+    np.testing.assert_allclose(most, 4 * least, rtol=1e-9)
+
+
+def test_the_last_answer_is_that_at_the_last_time():
+    """A denoiser that answers with the time it is asked at."""
+    result = sample_adaptive(
+        *(KEY, Process(EDM()), lambda x, t: 0 * x + expand(t, x), diffrax.Euler(), (2, 1)),
+        **{"controller": CONSTANT, "first_step": 0.5, "t_start": 2.0, "t_end": 0.25},
+    )
+    np.testing.assert_array_equal(result.x, np.full((2, 1), 0.25, np.float32))
 
 
 def test_an_implicit_solver_is_not_counted(x64):

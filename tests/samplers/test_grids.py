@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -70,6 +71,44 @@ def test_uniform_and_quadratic_times():
     np.testing.assert_allclose(shifted / (3 - 2 * shifted), [1, 0.75, 0.5, 0.25, 0], atol=1e-12)
 
 
+@pytest.mark.parametrize("shift", [0.2, 1.0, 3.0])
+def test_a_shifted_grid_from_a_start_is_the_part_of_the_line_below_it(shift):
+    """u/t_max = c v/(1 + (c − 1) v): undone, the v are even from the one that the start is at."""
+    process, start = Process(EDM()), 30.0
+    u = uniform_time(process, 6, t_start=start, shift=shift) / 80
+    even = u / (shift - (shift - 1) * u)
+    assert u[0] == start / 80
+    np.testing.assert_allclose(even, np.linspace(even[0], 0, 7), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("shift", [1e-6, 1e6])
+def test_the_furthest_shifts_have_times_of_their_own(shift):
+    grid = uniform_time(Process(RectifiedFlow()), 100, shift=shift)
+    assert np.all(np.diff(grid) < 0)
+    v = np.linspace(1, 0, 101)
+    np.testing.assert_allclose(grid, shift * v / (1 + (shift - 1) * v), rtol=1e-9)
+
+
+def test_times_that_are_one_number_in_the_type_of_the_run_are_refused(x64):
+    grid = np.asarray([1.0, 1 - 1e-9, 0.5, 0.0])
+    check_grid(Process(VP()), grid)
+    with jax.enable_x64(False), pytest.raises(ValueError, match="the time 1 more than once in float32; use fewer"):
+        check_grid(Process(VP()), grid)
+
+
+def test_levels_on_a_chain_end_above_the_least_that_was_asked_for():
+    """Crowded at the end, times are pushed up, and none but the data's is below σ_min's."""
+    process = Process(Betas.linear(100))
+    least = 40
+    level = float(sigmas(process, [least])[0])
+    for build in (karras, uniform_log_snr, uniform_sigma, cosine):
+        grid = build(process, 55, sigma_min=level)
+        assert grid[-2] == least
+        check_grid(process, grid)
+        with pytest.raises(ValueError, match="this chain has 61 times from 100 to 40"):
+            build(process, 62, sigma_min=level)
+
+
 CROWDED = [functools.partial(uniform_time, shift=shift) for shift in (30.0, 1 / 30)]
 
 
@@ -106,6 +145,13 @@ def test_a_full_chain_grid_is_every_integer(build):
         (lambda: karras(Process(EDM()), 5, sigma_min=90.0), "sigma_min = 90"),
         (lambda: uniform_time(Process(EDM()), 5, t_start=100.0), "t_start = 100"),
         (lambda: uniform_time(Process(EDM()), 5, shift=0.0), "shift = 0"),
+        (lambda: uniform_time(Process(EDM()), 5, shift=np.inf), "shift = inf; give a number from 1e-6 to 1e6"),
+        (lambda: uniform_time(Process(EDM()), 5, shift=1e300), "shift = 1e"),
+        (lambda: uniform_time(Process(EDM()), 5, shift=np.nan), "shift = nan"),
+        (lambda: beta_quantiles(Process(RectifiedFlow()), 10, 0.02, 3.0), "more than once"),
+        (lambda: beta_quantiles(Process(RectifiedFlow()), 10, 3.0, 0.02), "the time 1 more than once"),
+        (lambda: karras(Process(EDM()), 3, sigma_min=2.0, sigma_max=2.0), "the time 2 more than once; use fewer steps"),
+        (lambda: cosine(Process(VP()), 2, 2.0, 2.0), "more than once"),
     ],
 )
 def test_bad_grids_are_refused_in_a_sentence(make, words):
@@ -184,6 +230,9 @@ def test_a_beta_grid_lies_at_the_quantiles_of_its_law():
     levels = np.linspace(1, 0, 9)
     np.testing.assert_allclose(beta_quantiles(process, 8, 0.5, 0.5), np.sin(np.pi / 2 * levels) ** 2, atol=1e-12)
     np.testing.assert_allclose(beta_quantiles(process, 8, 1.0, 1.0), levels, atol=1e-12)
+    # Where one is 1, F = u^a or 1 − (1 − u)^b.
+    np.testing.assert_allclose(beta_quantiles(process, 8, 3.0, 1.0), levels ** (1 / 3), atol=1e-12)
+    np.testing.assert_allclose(beta_quantiles(process, 8, 1.0, 3.0), 1 - (1 - levels) ** (1 / 3), atol=1e-12)
     np.testing.assert_array_equal(beta_quantiles(Process(Betas.linear(9)), 9), np.arange(9, -1, -1))
     with pytest.raises(ValueError, match=r"beta: b = 0\.0; give a positive number"):
         beta_quantiles(process, 8, 0.5, 0.0)

@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Cosine, Process, RectifiedFlow, StudentT
 from diffusion.oracles import GaussianLaw, GaussianMixture
+from diffusion.process import posterior_coefficients
 from samplers import (
     DDIM,
     Ancestral,
@@ -130,6 +131,34 @@ def test_a_wrong_covariance_is_biased_as_it_must_be(x64):
     for r_squared in (0.0, 0.1, true, 0.5):
         guided = pseudoinverse_guidance(process, law.denoiser(process), measurement, Partial(given, r_squared))
         np.testing.assert_allclose(answer(guided, x, t), true / (r_squared + NOISE**2), rtol=1e-12)
+
+
+def test_tweedies_covariance_is_symmetrised_and_takes_a_learned_variance(x):
+    """(σ²/α) ½(J + Jᵀ), for a network whose Jacobian J is not symmetric; a pair's variance is no part of it."""
+    process, jacobian = Process(VP()), np.arange(float(D * D)).reshape(D, D)
+    for denoise in (lambda x, t: x @ jacobian.T, lambda x, t: (x @ jacobian.T, x**2)):
+        found = answer(tweedie_covariance(process, denoise), x, 0.4)
+        alpha, sigma = map(float, coefficients(process, 0.4))
+        expected = np.broadcast_to(sigma**2 / alpha * 0.5 * (jacobian + jacobian.T), found.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-11)
+    pair = pseudoinverse_guidance(process, denoise, Measurement(MATRIX, Y, NOISE), tweedie_covariance(process, denoise))
+    np.testing.assert_array_equal(answer(pair, x, 0.4)[1], x**2)
+
+
+def test_a_measurement_of_many_scales_is_explained_to_float32():
+    """Aᵀ (A Aᵀ r² + σ_y² I)⁻¹ r, solved in float64 here; the slope of the denoiser is 1, and σ = α r = 1."""
+    size = 12
+    scales = np.geomspace(0.05, 1.0, size)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(size, size)))[0]
+    matrix, y = scales[:, None] * turn, np.linspace(-1, 1, size)
+    covariance = Partial(given, 1.0)
+    guided = pseudoinverse_guidance(Process(EDM()), _itself, Measurement(matrix, y, 0.3), covariance)
+    expected = matrix.T @ np.linalg.solve(matrix @ matrix.T + 0.09 * np.eye(size), y)
+    np.testing.assert_allclose(answer(guided, jnp.zeros((1, size)), 1.0)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def _itself(x, t):
+    return x
 
 
 def test_an_operator_may_be_a_function_or_a_matrix(x):
@@ -278,6 +307,29 @@ def test_the_bias_of_dps_is_known(x64):
     mean, std = ends(dps_guidance(process, denoise, measurement))
     np.testing.assert_allclose([mean, std**2], [np.mean(k * np.exp(k * (v**2 - 1) / 2)), np.exp(-k)], rtol=1e-2)
     assert mean > 1
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0])
+def test_the_bias_of_dps_by_the_reverse_sde_is_another(noise, x64):
+    """½ σ_y² (1 − e^{−2/σ_y²}): with u = α², W = u V follows dW/du = 1 − 2W/σ_y² from 0.
+
+    Here by the variance of ancestral steps, each of which is linear: V_s = (c_t + c_0 a)² V_t + β̃, with the slope a of
+    the guided denoiser.
+    """
+    process, law = Process(VP()), GaussianLaw.isotropic(np.zeros(1), 1.0)
+    guided = dps_guidance(process, law.denoiser(process), Measurement(np.eye(1), np.ones(1), noise))
+    times = np.linspace(1.0, 0.0, 4001)
+
+    @jax.jit
+    def steps(t, s):
+        slope = guided(jnp.ones((len(t), 1)), t) - guided(jnp.zeros((len(t), 1)), t)
+        return slope[:, 0], posterior_coefficients(process, s, t)
+
+    slope, (c_t, c_0, spread) = jax.tree.map(np.asarray, steps(times[:-1], times[1:]))
+    variance = 1.0
+    for factor, added in zip((c_t + c_0 * slope) ** 2, spread, strict=True):
+        variance = factor * variance + added
+    assert variance == pytest.approx(noise**2 / 2 * (1 - np.exp(-2 / noise**2)), rel=1e-2)
 
 
 # Replacement and RePaint

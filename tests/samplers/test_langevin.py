@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
-from diffusion import EDM, VP, Process, score
+from diffusion import EDM, VP, Process, RectifiedFlow
 from diffusion import keys as keys_lib
-from diffusion.oracles import GaussianLaw, GaussianMixture
-from samplers import AnnealedLangevin, PredictorCorrector, langevin_step, mala_step, sample, uniform_time
-from tests.samplers.programs import marginal
+from diffusion.oracles import GaussianLaw
+from diffusion.pytree import as_partial
+from samplers import AnnealedLangevin, PredictorCorrector, karras, langevin_step, mala_step, sample, uniform_time
+from tests.samplers.programs import coefficients, marginal
 
 COUNT = 40_000
 
@@ -99,40 +101,96 @@ def test_a_level_of_annealed_langevin_ends_in_its_biased_law():
 
 
 @pytest.mark.parametrize("schedule", [EDM(), VP()], ids=repr)
-def test_the_corrector_is_the_papers_with_norms_of_its_own(schedule, x64):
-    """One Langevin step written out: ε = 2 α (r|n|/|g|)², x + ε g + √(2ε) n, α = 1 − β of the step (1 for EDM).
-
-    For each sample by itself, and no longer than twice the step that noise alone would take.
-    """
+def test_a_step_of_the_predictor_and_one_of_the_corrector_written_out(schedule, x64):
+    """(2 − α_{t|s}) x + σ_{t|s}² g + σ_{t|s} n, then x + ½η g + √η n with η = 4 (snr σ_s)², on one draw each."""
     process, snr, t, s = Process(schedule), 0.16, 0.42, 0.4
     law = GaussianLaw.isotropic(np.zeros(3), 0.5)
-    denoise, x = law.denoiser(process), jax.device_put(np.linspace(-2, 2, 12).reshape(4, 3))
-    grid = np.asarray([t, s])
+    denoise, x = law.denoiser(process), np.linspace(-2, 2, 12).reshape(4, 3)
+    (a_t, s_t), (a_s, s_s) = ([float(v) for v in coefficients(process, jnp.asarray(u))] for u in (t, s))
 
     def run(corrections):
         sampler = PredictorCorrector(corrections=corrections, snr=snr)
-        return sample(jax.random.key(0), process, denoise, sampler, grid, x.shape, x_init=x).x
+        start = jax.device_put(x)
+        return sample(jax.random.key(0), process, denoise, sampler, np.asarray([t, s]), x.shape, x_init=start).x
 
-    predicted = run(0)
     keys = keys_lib.fold(keys_lib.sample_keys(jax.random.key(0), jnp.arange(4)), 1)
-    noise = np.asarray(keys_lib.normal(keys_lib.fold(keys_lib.fold(keys, 1_000_081), 0), (3,)))
-    g = np.asarray(score(process, denoise)(predicted, jnp.asarray(s)))
-    alpha, most = float(process.alpha(t) / process.alpha(s)) ** 2, 4 * (snr * float(process.sigma(s))) ** 2
-    epsilon = 2 * alpha * (snr * np.linalg.norm(noise, axis=1) / np.linalg.norm(g, axis=1)) ** 2
-    assert (epsilon > most).any(), "the bound is met"
-    assert (epsilon < most).any(), "and not by all"
-    epsilon = np.minimum(epsilon, most)[:, None]
-    np.testing.assert_allclose(run(1), predicted + epsilon * g + np.sqrt(2 * epsilon) * noise, rtol=1e-11)
+    first = np.asarray(keys_lib.normal(keys, (3,)))
+    second = np.asarray(keys_lib.normal(keys_lib.fold(keys_lib.fold(keys, 1_000_081), 0), (3,)))
+    kept, spread = a_t / a_s, s_t**2 - (a_t / a_s * s_s) ** 2
+    predicted = (2 - kept) * x - spread * x / (0.25 * a_t**2 + s_t**2) + np.sqrt(spread) * first
+    np.testing.assert_allclose(run(0), predicted, rtol=1e-10)
+    eta = 4 * (snr * s_s) ** 2
+    corrected = predicted - 0.5 * eta * predicted / (0.25 * a_s**2 + s_s**2) + np.sqrt(eta) * second
+    np.testing.assert_allclose(run(1), corrected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("snr", [0.3, 0.6])
+def test_corrections_leave_a_line_and_a_plane_with_the_variance_that_is_derived(snr):
+    """V/(1 − (snr σ)²/V), in every dimension: what starts in that law is in it after three corrections."""
+    sampler, variance = PredictorCorrector("ancestral", corrections=3, snr=snr), 1 + 0.3**2
+    biased = variance / (1 - snr**2 / variance)
+    for size in (1, 2):
+        law = GaussianLaw.isotropic(np.zeros(size), 0.3)
+        process, step = Process(EDM()), jax.jit(sampler._correct)
+        start = jnp.sqrt(biased) * keys_lib.normal(draws(size), (size,))
+        end = step(draws(size + 7), start, jnp.float32(1.0), process, as_partial(law.denoiser(process)))
+        squares = np.asarray(end).ravel() ** 2
+        assert abs(standardised(squares, biased)) < 4
+        assert abs(standardised(squares, variance)) > 4
 
 
 @pytest.mark.parametrize("predictor", ["ancestral", "reverse-diffusion"])
-def test_in_the_plane_a_step_is_bounded(predictor):
-    """Where the gradient vanishes the paper's step is infinite: 100 steps on VP ended three times too wide."""
-    process = Process(VP())
-    law = GaussianMixture.isotropic(np.asarray([[-1.0, 0.0], [1.0, 0.0]]), 0.3)
-    grid = uniform_time(process, 100)
-    x = sample(jax.random.key(0), process, law.denoiser(process), PredictorCorrector(predictor), grid, (2000, 2)).x
-    np.testing.assert_allclose(np.std(x, axis=0), np.sqrt([1.09, 0.09]), atol=0.06)
+def test_corrections_keep_a_narrow_law_on_the_line(predictor):
+    """N(0, 0.3²) of one number, in the relative variance: by steps of norms of its own it ended 1.4 times as wide."""
+    process, law = Process(EDM()), GaussianLaw.isotropic(np.zeros(1), 0.3)
+    sampler, grid = PredictorCorrector(predictor, corrections=3), karras(process, 150)
+    end = sample(jax.random.key(0), process, law.denoiser(process), sampler, grid, (8000, 1)).x
+    error = np.sqrt(2 / 8000)
+    assert abs(np.var(end) / 0.09 - 1) < 4 * error + 0.03
+
+
+@pytest.mark.parametrize("predictor", ["ancestral", "reverse-diffusion"])
+def test_a_gradient_from_no_signal_is_that_of_differences(predictor, x64):
+    """From α = 0, where α_{t|s} = 0 and no square root may meet its infinite slope."""
+    process = Process(RectifiedFlow())
+
+    @jax.jit
+    def value(w):
+        grid, start = uniform_time(process, 4), np.ones((2, 1))
+        denoise = Partial(lambda w, x, t: w * jnp.tanh(x), w)
+        return sample(
+            jax.random.key(0), process, denoise, PredictorCorrector(predictor), grid, (2, 1), x_init=start
+        ).x.sum()
+
+    slope = (value(0.7 + 1e-5) - value(0.7 - 1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.jit(jax.grad(value))(0.7), slope, rtol=1e-7)
+
+
+def test_a_step_of_no_size_has_a_gradient():
+    size = jax.grad(lambda eta: langevin_step(draws(0)[:2], jnp.ones((2, 1)), jnp.ones((2, 1)), eta).sum())(0.0)
+    assert size == 1.0
+
+
+def test_annealed_langevin_carries_x_down_by_the_ratio_of_alphas(x64):
+    """(α_s/α_t) times what the steps at t leave; at α = 0 there is nothing to scale."""
+    sampler, x = AnnealedLangevin(repeats=2, size=0.3), np.linspace(-1, 2, 6).reshape(3, 2)
+    for schedule, t, s in ((VP(), 0.5, 0.3), (RectifiedFlow(), 1.0, 0.6)):
+        process = Process(schedule)
+        (a_t, s_t), (a_s, _) = ([float(v) for v in coefficients(process, jnp.asarray(u))] for u in (t, s))
+        keys = keys_lib.fold(keys_lib.sample_keys(jax.random.key(0), jnp.arange(3)), 1)
+        expected = x
+        for i in range(2):
+            noise = np.asarray(keys_lib.normal(keys_lib.fold(keys, i), (2,)))
+            slope = (a_t * 0.5 - expected) / s_t**2
+            expected = expected + 0.15 * s_t**2 * slope + np.sqrt(0.3) * s_t * noise
+        expected = expected * (a_s / a_t if a_t > 0 else 1.0)
+        found = sample(jax.random.key(0), process, _half, sampler, np.asarray([t, s]), x.shape, x_init=jnp.asarray(x)).x
+        np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+def _half(x, t):
+    """A denoiser that says ½, whatever it sees."""
+    return 0 * x + 0.5
 
 
 @pytest.mark.parametrize(

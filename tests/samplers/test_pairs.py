@@ -100,3 +100,24 @@ def test_normalised_dps_shifts_by_the_gradient_of_the_distance(at):
         dps_guidance(PROCESS, MODEL, exact)
     met = Measurement(np.eye(2), MODEL(*at), 0.0)
     np.testing.assert_array_equal(dps_guidance(PROCESS, MODEL, met, normalised=True)(*at), MODEL(*at))
+
+
+@pytest.mark.parametrize("size", [1, 3, 48, 3072])
+def test_a_flat_answer_has_no_spread_to_restore(size):
+    """From α = 0 a denoiser may answer with one number everywhere: there the spreads are rounding, and so is their
+    quotient. Nearly flat answers, which differ by rounding alone, and one flat answer of the two, are treated alike."""
+    x, t = np.zeros((2, size), np.float32), 0.5
+    rounded = np.float32(0.3) * (1 + np.finfo(np.float32).eps * (np.arange(2 * size).reshape(2, size) % 2))
+    flat, free = (lambda x, t: 0 * x + 0.3), (lambda x, t: 0 * x - 0.17)
+    rough, uneven = (lambda x, t: jnp.asarray(rounded, x.dtype)), (lambda x, t: jnp.linspace(0.1, 0.9, size) + 0 * x)
+    for model, weak in ((flat, free), (rough, free), (free, rough), (flat, uneven)):
+        plain = np.asarray(model(x, t), np.float64), np.asarray(weak(x, t), np.float64)
+        expected = plain[1] + 7.5 * (plain[0] - plain[1])
+        found = rescaled_guidance(model, weak, 7.5, 1.0)(jnp.asarray(x), t)
+        np.testing.assert_allclose(found, expected, rtol=3e-6, atol=3e-6)
+
+
+def test_an_event_of_one_number_has_the_gradient_of_plain_guidance():
+    """0.2 x + 3 (0.5 − 0.2) x: the square root of a variance that is 0 has no part in it."""
+    guided = rescaled_guidance(lambda x, t: 0.5 * x, lambda x, t: 0.2 * x, 3.0)
+    np.testing.assert_allclose(jax.grad(lambda x: guided(x, 0.5).sum())(jnp.ones((2, 1))), 1.1, rtol=1e-6)

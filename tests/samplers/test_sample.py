@@ -37,6 +37,7 @@ from samplers import (
     uniform_log_snr,
     uniform_time,
 )
+from samplers.inpainting import RePaint
 from tests.samplers.programs import chosen
 
 CHURNED = Heun(S_churn=5.0, S_min=0.01, S_max=50.0)
@@ -105,6 +106,49 @@ def expected_calls(sampler, to_data):
     if isinstance(sampler, Restart):  # one interval of two steps, two calls each
         calls_a_step, start = 2, 4
     return calls_a_step * STEPS - (calls_a_step - 1) * to_data + start
+
+
+MIDPOINTS = (
+    Midpoint(),
+    DPMSolverSinglestep(order=3),
+    StochasticHeun(),
+    DPMSolverMultistep(order=4, start="single-step"),
+)
+WRAPPED = (
+    Restart(Midpoint(), (Interval(0.3, 1.0, 2, 2),)),
+    RePaint(Midpoint(), np.zeros(2), np.zeros(2, bool), resamplings=3, jump=2),
+    RePaint(MIDPOINTS[3], np.zeros(2), np.zeros(2, bool), resamplings=3, jump=1),
+)
+
+
+def test_a_chain_needs_times_at_the_thirds_for_order_three():
+    """Of 5 -> 2 both are there, 4 and 3; of 5 -> 3 only one, which is enough for order two. From no signal none is
+    asked for."""
+    chain = Process(Betas.linear(20))
+    DPMSolverSinglestep(order=3).check(chain, np.asarray([5.0, 2.0, 0.0]))
+    DPMSolverSinglestep(order=2).check(chain, np.asarray([5.0, 3.0, 0.0]))
+    with pytest.raises(ValueError, match=r"no 2 time\(s\) between 5 and 3 for a method of order 3"):
+        DPMSolverSinglestep(order=3).check(chain, np.asarray([5.0, 3.0, 0.0]))
+    endless = Process(Betas.linear(20).zero_terminal_snr())
+    DPMSolverSinglestep(order=3).check(endless, np.asarray([20.0, 19.0, 0.0]))
+
+
+@pytest.mark.parametrize("sampler", MIDPOINTS + WRAPPED + (Heun(), PredictorCorrector()), ids=name)
+def test_calls_from_no_signal_are_counted(sampler):
+    """A step from α = 0 is of first order, and costs one call where others cost more; so do they in a chain."""
+    flow, chain = Process(RectifiedFlow()), Process(Betas.linear(60).zero_terminal_snr())
+    kinds = [(flow, uniform_time(flow, 6)), (flow, uniform_time(flow, 6)[:-1]), (flow, uniform_time(flow, 6)[1:])]
+    if sampler in MIDPOINTS:
+        kinds += [(chain, uniform_time(chain, 6))]
+    if sampler in MIDPOINTS[:3]:
+        kinds += [(flow, np.asarray([1.0, 0.0])), (flow, np.asarray([1.0, 0.5]))]
+    for process, grid in kinds:
+        CALLED.clear()
+        result = sample(KEY, process, Partial(counted, jnp.float32(0.5)), sampler, grid, (1, 2))
+        result.x.block_until_ready()
+        jax.effects_barrier()
+        assert len(CALLED) == result.nfe
+        assert result.nfe <= sampler.nfe(len(grid) - 1, bool(grid[-1] == 0))
 
 
 @pytest.mark.parametrize("sampler", ODE + SDE, ids=name)

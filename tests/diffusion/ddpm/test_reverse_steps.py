@@ -348,3 +348,13 @@ def test_a_network_of_two_outputs_learns_the_variance():
     wrong = learned_denoiser(lambda *a: a[1], 0.5, process, preconditioning)
     with pytest.raises(ValueError, match="outputs=2"):
         jax.eval_shape(wrong, x, t)
+
+
+def test_a_gradient_passes_where_a_deviation_is_zero(x64):
+    """d/dt of a step onto the data, x_s = x̂_0, and d/dstd of a posterior at std = σ_s, x_s = α_s x_0 + std n."""
+    process, x = Process(EDM()), jnp.ones((1, 1))
+    drawn = lambda t: step(process, FixedSmall(), 0.3 * x, x, 0.0, t).std.sum()  # noqa: E731
+    assert jax.grad(drawn)(2.0) == jax.jacfwd(drawn)(2.0) == 0
+    with_std = lambda std: ddim_posterior(process, x, 0.3 * x, 0.5, 2.0, std)  # noqa: E731
+    assert jax.grad(lambda std: with_std(std).mean.sum())(0.5) == 0
+    assert np.isnan(jax.jit(lambda std: with_std(std).mean)(0.6)).all()
