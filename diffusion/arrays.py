@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
@@ -15,6 +18,12 @@ def expand(t: ArrayLike, x: Array) -> Array:
 def safe_sqrt(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """√x with the derivative 0 at 0, where the true one is infinite and would turn every chain rule into 0 · ∞."""
     return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+
+
+def slope(function: Callable[[Array], Array], t: ArrayLike) -> Array:
+    """The derivative of an elementwise function at t."""
+    t = jnp.asarray(t, jnp.result_type(float, t))
+    return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
 
 
 def sum_event(x: Float[Array, "b *event"]) -> Float[Array, " b"]:

@@ -35,6 +35,10 @@ class Process:
     """The law of z."""
 
     def __post_init__(self) -> None:
+        for name, part, right in (("schedule", self.schedule, "VP()"), ("noise", self.noise, "Gaussian()")):
+            if isinstance(part, (str, type)):
+                kind = f"the class {part.__name__}" if isinstance(part, type) else f"the text {part!r:.42}"
+                raise TypeError(f"{name} is {kind}; give an object, such as {right}.")
         for part in (self.schedule, self.noise):
             if isinstance(part, (Schedule, Noise)) and jax.tree_util.all_leaves([part]):
                 name = type(part).__name__

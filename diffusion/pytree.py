@@ -131,7 +131,17 @@ class ShortPartial(Partial):
 
 
 def as_partial(function: Callable[..., Any]) -> Partial:
-    """`function` as a pytree, so that it can be passed to a jitted function; a Partial is returned as it is."""
+    """`function` as a pytree, so that it can be passed to a jitted function; a Partial is returned as it is.
+
+    Raises TypeError for what cannot be called.
+    """
+    if not callable(function):
+        kind = (
+            f"the text {function!r:.42}"
+            if isinstance(function, str)
+            else f"an object of type {type(function).__name__}"
+        )
+        raise TypeError(f"{kind} stands where a function belongs, such as the denoiser law.denoiser(process).")
     return function if isinstance(function, Partial) else Partial(function)
 
 

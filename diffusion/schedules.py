@@ -13,14 +13,14 @@ arXiv:2206.00364, appendix B). A new schedule is one class with α, σ² and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from diffusion.arrays import safe_sqrt
+from diffusion.arrays import safe_sqrt, slope
 from diffusion.bisection import falling_inverse
 from diffusion.host import host_float64
 from diffusion.pytree import is_concrete, pytree
@@ -28,14 +28,14 @@ from diffusion.pytree import is_concrete, pytree
 Times = ArrayLike
 
 
-def _slope(function: Callable[[Array], Array], t: Times) -> Array:
-    """Derivative of an elementwise function of time."""
-    t = jnp.asarray(t, jnp.result_type(float, t))
-    return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
-
-
 class Schedule:
     """α(t), σ(t) and all that follows from them; `t` may have any shape."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Only what is missing is looked for here: a schedule in the place of a process lacks these two."""
+        kind, wanted = type(self).__name__, name in ("schedule", "noise")
+        what = f"is a schedule, and a Process is needed; give Process({kind}(...))" if wanted else f"has no {name!r}"
+        raise AttributeError(f"{kind} {what}.")
 
     @property
     def t_max(self) -> int | float | Array:
@@ -111,21 +111,21 @@ class Schedule:
 
     def alpha_dot(self, t: Times) -> Float[Array, "..."]:
         """α'(t)."""
-        return _slope(self.alpha, t)
+        return slope(self.alpha, t)
 
     def sigma_dot(self, t: Times) -> Float[Array, "..."]:
         """σ'(t), infinite at t = 0 where σ grows like √t."""
         if type(self).sigma is not Schedule.sigma:
-            return _slope(self.sigma, t)
-        return _slope(self.variance, t) / (2 * self.sigma(t))
+            return slope(self.sigma, t)
+        return slope(self.variance, t) / (2 * self.sigma(t))
 
     def drift(self, t: Times) -> Float[Array, "..."]:
         """f(t) = α'(t)/α(t)."""
-        return _slope(self.log_alpha, t)
+        return slope(self.log_alpha, t)
 
     def diffusion_squared(self, t: Times) -> Float[Array, "..."]:
         """g²(t) = d(σ²)/dt − 2 f σ²."""
-        return _slope(self.variance, t) - 2 * self.drift(t) * self.variance(t)
+        return slope(self.variance, t) - 2 * self.drift(t) * self.variance(t)
 
 
 class _LinearBeta(Schedule):

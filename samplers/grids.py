@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import betainc
 
-from diffusion.arguments import kind_of
+from diffusion.arguments import kind_of, require_process
 from diffusion.host import host_float64
 from diffusion.process import Process
 
@@ -213,6 +213,9 @@ def _ramp(steps: int) -> np.ndarray:
 
 
 def _check_steps(process: Process, steps: int) -> None:
+    require_process(process)
+    if not hasattr(steps, "__index__"):
+        raise TypeError(f"steps is {kind_of(steps)}; give a whole number.")
     if steps < 1:
         raise ValueError(f"steps = {steps}; a grid needs at least one step.")
     if process.schedule.discrete and steps > _length(process):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from diffusion.noises import require_gaussian
 from diffusion.process import Process
-from samplers.sample import Sampler
+from samplers.sample import Sampler, require_sampler
 
 
 class Wrapped(Sampler):
@@ -52,7 +52,7 @@ class Wrapped(Sampler):
     def check_noise(self, process: Process) -> None:
         """Raise TypeError when the noise is not Gaussian, or as the sampler inside does."""
         require_gaussian(process.noise, type(self).__name__)
-        self.sampler.check_noise(process)
+        require_sampler(self.sampler, process)
 
     def check(self, process: Process, grid: np.ndarray) -> None:
         """Raise as the sampler inside does."""

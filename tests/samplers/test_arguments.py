@@ -12,7 +12,24 @@ from diffusion import VP, Betas, Process, RectifiedFlow
 from diffusion.arguments import as_ids
 from diffusion.likelihood import FixedStep, Hutchinson, decode, encode, even_grid, log_likelihood
 from diffusion.oracles import GaussianMixture
-from samplers import DDIM, Heun, Measurement, Replacement, invert, optimised_grid, sample, sample_parallel, uniform_time
+from diffusion.prediction import score
+from samplers import (
+    DDIM,
+    Heun,
+    Measurement,
+    Replacement,
+    Restart,
+    classifier_free_guidance,
+    clipped,
+    dps_guidance,
+    invert,
+    karras,
+    optimised_grid,
+    sample,
+    sample_parallel,
+    uniform_log_snr,
+    uniform_time,
+)
 from samplers.adaptive import sample_adaptive
 
 KEY, PROCESS, LAW = jax.random.key(0), Process(VP()), GaussianMixture.isotropic(np.zeros((1, 2)), 0.5)
@@ -147,3 +164,55 @@ def test_a_bent_grid_starts_where_it_is_told_to_and_is_the_end_of_the_whole_line
         assert grid[-1] == 0
         bent = grid / (shift - (shift - 1) * grid)  # straightened: u from c u/(1 + (c − 1) u)
         np.testing.assert_allclose(np.diff(bent), np.diff(bent)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("inside", "words"), [("heun", "sampler is the text 'heun'"), (DDIM, "sampler is the class DDIM; give DDIM()")]
+)
+@pytest.mark.parametrize(
+    "around", [lambda inside: Replacement(inside, X[0], [True, False]), Restart], ids=["replacement", "restart"]
+)
+def test_a_sampler_inside_another_is_one_too(around, inside, words):
+    with pytest.raises(TypeError, match=words):
+        call("sample", sampler=around(inside))
+
+
+@pytest.mark.parametrize("grid", [uniform_time, karras, uniform_log_snr])
+@pytest.mark.parametrize(
+    ("process", "steps", "words"),
+    [
+        (VP(), 4, r"process is a schedule; give Process\(VP"),
+        (Process, 4, "process is the class Process"),
+        (PROCESS, "4", "steps is the text '4'; give a whole number"),
+        (PROCESS, 4.0, "steps is of type float"),
+    ],
+)
+def test_a_grid_is_of_a_process_and_a_number_of_steps(grid, process, steps, words):
+    with pytest.raises(TypeError, match=words):
+        grid(process, steps)
+
+
+@pytest.mark.parametrize(("part", "words"), [("vp", "schedule is the text 'vp'"), (VP, "schedule is the class VP")])
+def test_a_process_is_made_of_objects(part, words):
+    with pytest.raises(TypeError, match=f"{words}; give an object, such as VP"):
+        Process(part)
+
+
+@pytest.mark.parametrize("use", [lambda p: LAW.denoiser(p)(X, 0.5), lambda p: score(p, DENOISE)(X, 0.5)])
+def test_a_schedule_in_the_place_of_a_process_says_so_wherever_it_stands(use):
+    with pytest.raises(AttributeError, match=r"VP is a schedule, and a Process is needed; give Process\(VP\(...\)\)"):
+        use(VP())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda wrong: classifier_free_guidance(wrong, DENOISE, 2.0),
+        clipped,
+        lambda wrong: dps_guidance(PROCESS, wrong, Measurement(np.eye(2), X, 0.1)),
+    ],
+)
+@pytest.mark.parametrize(("wrong", "words"), [(DDIM(), "an object of type DDIM"), ("heun", "the text 'heun'")])
+def test_what_is_no_denoiser_is_named(use, wrong, words):
+    with pytest.raises(TypeError, match=f"{words} stands where a function belongs"):
+        use(wrong)
