@@ -46,9 +46,9 @@ class TrainResult:
     step: int
     """Updates done."""
     loss: float | None
-    """The loss of the last line of metrics; None when there is none."""
+    """The loss of the last line of metrics, by whichever command; None when there is none."""
     held_out_loss: float | None
-    """The last held-out loss, if one was measured."""
+    """The last held-out loss, by whichever command, if one was measured."""
     checkpoint: Path | None
     """The newest checkpoint."""
     signum: int | None
@@ -87,7 +87,7 @@ class Course:
         self._with, self._config = equipment, equipment.setting.config
         self._state, self._step = state, step
         self._pending: deque[tuple[int, jax.Array]] = deque()
-        self._signum, self._held_out_loss = 0, None
+        self._signum, self._held_out_loss = 0, equipment.recorder.held_out_loss
         self._divergence: DivergedError | None = None
 
     def steps(self) -> Generator[Step, None, TrainResult]:

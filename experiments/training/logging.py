@@ -125,6 +125,7 @@ class Recorder:
         self._busy, self._timed, self._measured = 0.0, 0, False
         self._last: float | None = None
         self.loss: float | None = None
+        self.held_out_loss: float | None = None
         self._file = self._board = None
         self._cut_short = False
         if outdir is not None:
@@ -132,6 +133,7 @@ class Recorder:
             damaged = truncate(path := outdir / "metrics.jsonl", start)
             if damaged:
                 warn(f"{path} had {damaged} damaged {'line' if damaged == 1 else 'lines'}, now left out.")
+            self.loss, self.held_out_loss = newest(path, "loss"), newest(path, "held_out_loss")
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
             self._file = open(os.open(path, flags, 0o666), "ab", buffering=0)  # noqa: SIM115
         self._display = make_display(start, config.training.steps, quiet or outdir is None)
@@ -250,6 +252,17 @@ def truncate(path: Path, step: int) -> int:
         with replacing(path) as temporary:
             temporary.write_bytes(b"".join(kept))
     return steps.count(None)
+
+
+def newest(path: Path, name: str) -> float | None:
+    """The number of that name in the last line of a metrics file that has it; None without one."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return None
+    found = (line for line in reversed(lines) if f'"{name}"'.encode() in line)
+    value = json.loads(next(found, b"{}")).get(name)
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _step_of(line: bytes) -> float | None:

@@ -189,6 +189,8 @@ def test_the_same_command_again_has_nothing_left_to_do(run_command, tiny_run, ti
     outcome = run_command("train", "--preset", "digits-ddpm", "--outdir", tiny_run, "--json", *tiny_flags)
     assert outcome.status == 0
     assert outcome.value["step"] == 12
+    lines = map(json.loads, (tiny_run / "metrics.jsonl").read_text().splitlines())
+    assert outcome.value["loss"] == [line["loss"] for line in lines if "loss" in line][-1]
 
 
 def test_seeds_give_the_same_images_in_any_batch(run_command, tiny_run, tmp_path):

@@ -83,7 +83,7 @@ def test_resumed_run_is_the_straight_run_to_the_bit(straight, tmp_path):
     assert values[0] == values[1]
     assert [line["step"] for line in lines(tmp_path)] == [5, 10, 10, 15, 20, 20]
     done = train(tiny_config(), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
-    assert (done.step, done.loss, done.exit_status) == (20, None, 0)
+    assert (done.step, done.loss, done.held_out_loss, done.exit_status) == (20, second.loss, second.held_out_loss, 0)
 
 
 def test_run_of_four_devices_goes_on_with_one(straight, tmp_path):
