@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffusion import keys as keys_lib
+from diffusion.arrays import safe_sqrt
 from diffusion.dynamics import velocity, velocity_from_x0
 from diffusion.keys import Draws
 from diffusion.noises import Gaussian, require_gaussian
@@ -178,6 +179,6 @@ class Heun(Sampler):
             up = schedule.time_from_log_snr(schedule.log_snr(t) - 2 * jnp.log1p(gamma)).astype(t.dtype)
             scale, variance = transition_coefficients(process, t, up)
             noise = keys_lib.normal(keys, x.shape[1:], x.dtype)
-            return scale * x + jnp.sqrt(variance) * self.S_noise * noise, up
+            return scale * x + safe_sqrt(variance) * self.S_noise * noise, up
 
         return jax.lax.cond(churned, add_noise, lambda: (x, t))

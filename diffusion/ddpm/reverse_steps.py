@@ -145,7 +145,7 @@ def step(
     x_0, v = split_denoised(denoised)
     noisy = expand(process.sigma(s), x_t) > 0
     spread = jnp.where(noisy, expand(variance.variance(process, s, t, v), x_t), 0.0)
-    return Normal(posterior(process, x_t, x_0, s, t).mean, safe_sqrt(spread))
+    return Normal(posterior(process, x_t, x_0, s, t).mean, _root(spread))
 
 
 def optimal_variance(
@@ -188,7 +188,12 @@ def _kept_std(process: Process, s: ArrayLike, std: ArrayLike) -> Array:
             "there is at time s; choose a smaller std, or the posterior's own."
         )
     left = jnp.where(excess > 0, jnp.nan, process.schedule.variance(s) - jnp.asarray(std) ** 2)
-    return jnp.where(jnp.isnan(left), jnp.nan, safe_sqrt(left))
+    return _root(left)
+
+
+def _root(variance: Array) -> Array:
+    """√ with the derivative 0 at 0, and NaN of NaN: what a network got wrong must be seen."""
+    return jnp.where(jnp.isnan(variance), jnp.nan, safe_sqrt(variance))
 
 
 def learned_denoiser(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import EDM, VE, VP, Cosine, Process, RectifiedFlow, Schedule, SubVP
+from diffusion import keys as keys_lib
 from diffusion.bisection import falling_inverse
 from diffusion.oracles.examples import line
 from diffusion.pytree import pytree
@@ -67,6 +68,13 @@ def test_its_derivative_by_a_parameter_is_that_of_the_implicit_function(x64):
     endless = lambda k, value: falling_inverse(lambda t: k * jnp.log((1 - t) / t), value, 1.0)  # noqa: E731
     for value in (np.inf, -np.inf):
         assert jax.grad(endless)(2.0, value) == 0
+
+
+def test_churn_at_the_end_of_a_schedule_has_a_derivative(x64):
+    """There is no time above t_max to churn to: the noise that is added is √0 n, in forward mode too."""
+    process, keys = Process(Bell(0.2, 3.0)), keys_lib.sample_keys(jax.random.key(0), jnp.arange(2))
+    churned = lambda gamma: Heun()._churn(keys, jnp.ones((2, 1)), gamma, jnp.asarray(3.0), process)[0]  # noqa: E731
+    np.testing.assert_array_equal(jax.jacfwd(churned)(0.2), 0)
 
 
 def test_small_times_have_all_their_digits_in_float32():

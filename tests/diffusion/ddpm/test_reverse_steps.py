@@ -355,6 +355,7 @@ def test_a_gradient_passes_where_a_deviation_is_zero(x64):
     process, x = Process(EDM()), jnp.ones((1, 1))
     drawn = lambda t: step(process, FixedSmall(), 0.3 * x, x, 0.0, t).std.sum()  # noqa: E731
     assert jax.grad(drawn)(2.0) == jax.jacfwd(drawn)(2.0) == 0
+    assert np.isnan(step(process, Learned(), (x, jnp.nan * x), x, 1.0, 2.0).std)
     with_std = lambda std: ddim_posterior(process, x, 0.3 * x, 0.5, 2.0, std)  # noqa: E731
     assert jax.grad(lambda std: with_std(std).mean.sum())(0.5) == 0
     assert np.isnan(jax.jit(lambda std: with_std(std).mean)(0.6)).all()
