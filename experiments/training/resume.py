@@ -35,6 +35,7 @@ def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
     for: any that are not those of new runs, and where the person is known to have `told` them, these too.
     """
     if not find_checkpoints(outdir / "checkpoints"):
+        _require_new_seed(config)
         return config
     try:
         rules = run_config(outdir, free=False).data.rules
@@ -58,8 +59,7 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
     is nothing to compare with.
     """
     if not has_checkpoints:
-        if config.training.seed > LAST_SEED:
-            raise UsageError(f"--training.seed is {config.training.seed}; give 0 to {LAST_SEED}.")
+        _require_new_seed(config)
         if (outdir / "config.json").exists():  # nothing was trained by the configuration, and it is written anew
             _set_samples_aside(outdir / "samples")
         return
@@ -79,6 +79,11 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
             f"{outdir} holds a run with --{flag_of(name)} {old}, and this command says {new}{others}; "
             "repeat the run's own values, or give another --outdir."
         )
+
+
+def _require_new_seed(config: Config) -> None:
+    if config.training.seed > LAST_SEED:
+        raise UsageError(f"--training.seed is {config.training.seed}; give 0 to {LAST_SEED}.")
 
 
 def _set_samples_aside(folder: Path) -> None:

@@ -84,7 +84,7 @@ DENOISE = Partial(shrink, jnp.float32(0.5))
 
 
 DRAWING = (Ancestral, Restart, PredictorCorrector, AnnealedLangevin)
-"""The ways to draw noise: one draw a step, as in all that are not here, with numbers of its own, or with norms."""
+"""The ways to draw noise: one draw a step, as in all that are not here, or with numbers of its own."""
 OTHER_OPTIONS = {
     DDIM: DDIM(eta=0.3),
     EulerMaruyama: EulerMaruyama(level=0.5),

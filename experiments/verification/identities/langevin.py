@@ -308,7 +308,7 @@ def _with_batch_means(key: Array, process: Process, denoise: Denoiser, x: Array,
     latex=r"\epsilon = 2\,(r\,\overline{|z|}\,/\,\overline{|\nabla\ln p_t|})^2\quad"
     r"\mathrm{leaves\ each\ sample\ a\ function\ of\ its\ own\ seed}",
     compared="the step of sample 0 with its step beside neighbours three times as far out: with means over the batch "
-    "it changes; with norms of its own, as in `PredictorCorrector`, it does not change by a single bit",
+    "it changes; with a step that is fixed, as in `PredictorCorrector`, it does not change by a single bit",
     oracle="the same sample, x and noise alike, in another batch",
     source="Song et al. 2021, arXiv:2011.13456, algorithms 4 and 5",
     bound=OffBy(0.1, "a mean over four samples moves with three of them; the corrector here does not, or this fails"),
