@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Container, Iterator
 from pathlib import Path
 
@@ -43,6 +45,18 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UsageError where nothing can be written in a folder, which need not be there yet. Leaves nothing behind."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be written ({error.strerror or error}); choose another place.") from None
 
 
 def write_text(path: Path, text: str) -> None:

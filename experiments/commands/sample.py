@@ -12,7 +12,8 @@ from experiments.commands.options import take_flag
 from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
-from experiments.pictures.output import Request, output
+from experiments.pictures.output import output
+from experiments.pictures.request import Request
 from experiments.progress import BATCHES, reporting, tracked
 from experiments.runs.counted import with_counts
 from experiments.runs.load import load_model, load_run, run_data
@@ -118,8 +119,10 @@ def _sample(arguments: SampleArguments, seeds: Seeds, name: str) -> int:
     written = output(Request(model, arguments.format, seeds, provenance, classes), arguments.outdir)
     batch = min(arguments.batch, len(seeds))
     throughput = Throughput(batch)
-    if arguments.format == "png":  # which alone writes before all are drawn
+    if arguments.format == "png":
         tell_written(lambda: f"{len(written.there) + throughput.count} of {len(seeds)} samples are written")
+    else:
+        tell_written(lambda: "nothing was written; --format png keeps what is drawn")
     try:
         batches = draw(
             model,

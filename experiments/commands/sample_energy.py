@@ -14,7 +14,8 @@ from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
 from experiments.names import choose
-from experiments.pictures.output import Request, output
+from experiments.pictures.output import output
+from experiments.pictures.request import Request
 from experiments.progress import BATCHES, reporting, tracked
 from experiments.runs.load import CheckpointArguments, load_run
 from experiments.runs.provenance import origin

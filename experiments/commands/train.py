@@ -19,7 +19,7 @@ from experiments.config.choices import NODES
 from experiments.config.file import document, load_config
 from experiments.config.tree import Config
 from experiments.data.registry import SOURCES
-from experiments.errors import DataError, ExhaustedError, UsageError, warn
+from experiments.errors import UsageError
 from experiments.names import choose
 from experiments.sampling import solver
 from experiments.training.kept import run_config, run_source
@@ -202,9 +202,7 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     told = not words.isdisjoint(("--data", "--data.source"))
     place = None if arguments.run is None or told else run_source(arguments.run, config)
     if arguments.dry_run:
-        print(json.dumps({"outdir": str(outdir), "config": document(config)}, indent=2))
-        _tell_what_is_expected(config, place)
-        return 0
+        return _show(config, outdir, place)
     data = open_data(config, place)
     tell(data, quiet)
     on_sample = None
@@ -226,21 +224,19 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     return result.exit_status
 
 
-def _tell_what_is_expected(config: Config, place: str | None) -> None:
-    """Print on standard error what the data are, or why they cannot be read, and what a training on them takes."""
+def _show(config: Config, outdir: Path, place: str | None) -> int:
+    """Print the configuration, and what the data are and a training on them takes, or raise what it would raise."""
     from experiments.training.budget import expectation
     from experiments.training.data import open_data, tell
 
+    expected = None
     try:
         data = open_data(config, place)
         tell(data, quiet=False)
-    except (DataError, UsageError) as error:
-        warn(f"the data cannot be trained on: {error}")
-        return
-    try:
-        expectation(config, data.facts)
-    except (UsageError, ExhaustedError) as error:
-        warn(str(error))
+        expected = expectation(config, data.facts)
+    finally:
+        print(json.dumps({"outdir": str(outdir), "config": document(config), "expected": expected}, indent=2))
+    return 0
 
 
 def _join(arguments: TrainArguments) -> None:

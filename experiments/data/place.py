@@ -58,6 +58,12 @@ def find(typed: str, place: Place | None) -> tuple[str, str | None]:
     return place.uri, None
 
 
+def data_folder(typed: str, place: Place | None) -> Path | None:
+    """The folder of a run's data where they are one, None where they are something else."""
+    path = _path(typed if place is None else place.uri)
+    return path if path is not None and path.is_dir() else None
+
+
 def _path(uri: str) -> Path | None:
     """The path in a URI from the root; None where it has none."""
     scheme, _, where = uri.partition(":")

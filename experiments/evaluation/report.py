@@ -95,7 +95,7 @@ def _too_few(training: Source, held_out: Source, options: EvaluationOptions) -> 
     from experiments.evaluation import images
 
     what, needed = ("point", 2) if training.of_points else ("image", images.NEEDED)
-    if options.samples < needed:
+    if options.samples < needed <= min(len(training), len(held_out)):
         raise UsageError(f"distances need {needed} samples; raise --samples {options.samples}, or add --no-distances.")
     if len(held_out) < needed:
         return (

@@ -7,84 +7,33 @@ somebody else, is never overwritten.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from diffusion.pytree import short_repr
 from experiments import files as disk
 from experiments import memory
 from experiments.data.source import Events
 from experiments.data.sources.plane import law_of
 from experiments.errors import DataError, UsageError, reason
 from experiments.pictures import files, rows
-from experiments.runs.classes import class_name, class_names
-from experiments.runs.model import Model
+from experiments.pictures.request import Form, Request, require_apart, without_places
+from experiments.runs.classes import class_names
 from experiments.sampling.labels import Classes
 from experiments.seeds import Seeds
 
-Form = Literal["grid", "png", "npz"]
 REQUEST = "request_sha256"
 """The key under which a file's provenance holds the digest of its request."""
 _AT_ONCE = 1024
 """Pictures whose provenance is read at a time."""
-_PLACES = ("checkpoint",)
-"""What does not change a sample: where a checkpoint lies, which its SHA-256 names."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked for, before anything is drawn."""
-
-    model: Model
-    form: Form
-    seeds: Sequence[int]
-    provenance: Mapping[str, Any]
-    """All that determines the samples, as JSON values, `seeds` as they were typed among it."""
-    classes: Classes | None = None
-    """Those of the seeds, None for no class."""
-
-    __repr__ = short_repr
-
-    def facts(self, seeds: Sequence[int]) -> list[dict[str, Any]]:
-        """What the samples of these seeds have in their provenance each by itself: the class."""
-        if self.classes is None:
-            return [{} for _ in seeds]
-        numbers = self.classes.of(seeds).tolist()
-        return [{"label": number, "class_name": class_name(self.model, number)} for number in numbers]
-
-    @property
-    def determining(self) -> dict[str, Any]:
-        """What a file must share to answer this request; single pictures may be of any list of seeds."""
-        asked = _without_places(json.loads(json.dumps(self.provenance)))
-        return {name: value for name, value in asked.items() if name != "seeds" or self.form != "png"}
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what determines the files."""
-        return hashlib.sha256(json.dumps(self.determining, sort_keys=True).encode()).hexdigest()
-
-    def folder(self) -> Path:
-        """The folder for the files unless another is asked for: in the run, named from what determines them.
-
-        A checkpoint that was copied out of its run stays as it is: there it is a folder in ./samples.
-        """
-        said, path = self.provenance, self.model.path
-        words = [f"step-{said['checkpoint_step']:07d}", said["sampler"], said.get("steps")]
-        words += [f"{name}-{_said_short(said[name])}" for name in ("class", "guidance") if said.get(name) is not None]
-        name = "-".join([re.sub(r"[^\w.]+", "-", str(word))[:40] for word in words] + [self.digest[:8]])
-        home = path.parent.parent if path is not None and path.parent.name == "checkpoints" else Path()
-        return home / "samples" / name
 
 
 class Output:
@@ -98,6 +47,8 @@ class Output:
         """Network calls for each sample, once one is known."""
         self.there: Collection[int] = Seeds()
         """The seeds whose files are there already."""
+        require_apart(request.model, folder)
+        disk.require_writable(folder)
         disk.sweep(folder, self._names())  # also where nothing is left to write
         self._require_memory()
         self._look()
@@ -132,6 +83,11 @@ class Output:
         """See which files are there. Raises UsageError for one that does not answer the request."""
         raise NotImplementedError
 
+    def _take(self, said: Mapping[str, Any] | None) -> None:
+        """Take a file that holds all, of this provenance, for what would be drawn."""
+        if said is not None:
+            self.there, self.nfe = Seeds.of(self._request.seeds), said.get("nfe")
+
     def _bytes(self) -> float:
         """The memory that the samples take until they are written, all together."""
         return 0
@@ -160,8 +116,10 @@ class Output:
             raise UsageError(f"{self._folder} holds {what}; {remedy}; nothing was overwritten.") from None
         if said.get(REQUEST) == self._provenance[REQUEST]:
             return said
-        here, there = self._request.determining, _without_places(said)
+        here, there = self._request.determining, without_places(said)
         differing = next((name for name in here if here[name] != there.get(name)), None)
+        if differing == "class":
+            here, there = ({"class": said.get("class_name", said.get("class"))} for said in (here, there))
         why = f" ({differing} {there.get(differing)}, not {here[differing]})" if differing else ""
         raise UsageError(f"{self._folder} holds samples of another command{why}; {remedy}; nothing was overwritten.")
 
@@ -220,6 +178,22 @@ class _Paths(Sequence[Path]):
         return self.folder / files.single(self.seeds[place])
 
 
+@dataclass(frozen=True)
+class _Labels(Sequence[int]):
+    """The classes of seeds, each part of which is computed when it is asked for."""
+
+    classes: Classes
+    seeds: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return self.classes.of(self.seeds[place])
+        return int(self.classes.of([self.seeds[place]])[0])
+
+
 def _seeds_in(folder: Path, seeds: Sequence[int]) -> Iterator[int]:
     """The seeds of whose pictures something is in the folder. Raises UsageError when it cannot be read."""
     try:
@@ -244,7 +218,7 @@ class _Sheet(Output):
         return {"samples.png"}
 
     def _look(self) -> None:
-        self._answers(self._folder / "samples.png")
+        self._take(self._answers(self._folder / "samples.png"))
 
     def _bytes(self) -> float:
         shape, count = self._request.model.event_shape, len(self._request.seeds)
@@ -259,6 +233,8 @@ class _Sheet(Output):
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
         path, model, classes = self._folder / "samples.png", self._request.model, self._request.classes
+        if self.there:
+            return [path]
         labels = None if classes is None else classes.of(self._request.seeds)
         provenance = {**self._whole(measured), **rows.facts(model, labels)}
         assert self._all is not None  # there is a seed at least
@@ -283,23 +259,27 @@ class _Archive(Output):
 
     def _look(self) -> None:
         # The archive's provenance is written first, so that a process that is killed between the two goes on.
-        if self._answers(self._folder / "samples.json") is None:
+        said = self._answers(self._folder / "samples.json")
+        if said is None:
             self._answers(self._folder / "samples.npz")
+        else:
+            with contextlib.suppress(DataError):  # a file that is not whole is written anew
+                self._take(files.read_provenance(self._folder / "samples.npz"))
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)
         if self._writer is None:
             asked, part = self._request, "points" if self._request.model.of_points else "images"
-            arrays = {"seeds": asked.seeds}
+            arrays: dict[str, Sequence[int] | np.ndarray] = {"seeds": asked.seeds}
             if asked.classes is not None:
                 names = np.asarray(class_names(asked.model))
-                arrays |= {"labels": asked.classes.of(asked.seeds), "class_names": names}
+                arrays |= {"labels": _Labels(asked.classes, asked.seeds), "class_names": names}
             self._writer = files.ArrayWriter(self._folder / "samples.npz", part, len(asked.seeds), **arrays)
         self._writer.add(events)
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> list[Path]:
-        assert self._writer is not None  # there is a seed at least
-        self._writer.finish(self._whole(measured))
+        if self._writer is not None:
+            self._writer.finish(self._whole(measured))
         return [self._folder / "samples.npz"]
 
     def __exit__(
@@ -329,13 +309,3 @@ def _said(path: Path) -> dict[str, Any]:
         if isinstance(said, dict) and path.suffix == ".json":
             return said
     raise DataError(f"{path} carries no readable provenance; give a file that scorefield wrote.")
-
-
-def _said_short(value: Any) -> str:
-    """A value in the name of a folder."""
-    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _without_places(said: Mapping[str, Any]) -> dict[str, Any]:
-    parts = {name: _without_places(value) if isinstance(value, dict) else value for name, value in said.items()}
-    return {name: value for name, value in parts.items() if name not in _PLACES}

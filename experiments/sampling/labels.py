@@ -99,8 +99,11 @@ def require_no_class(model: Model, name: str = "--class") -> None:
         )
 
 
-def _parts(text: str, names: Iterable[str]) -> Iterable[str]:
-    """The classes of "cat,dog,3-5", one by one."""
+def _parts(text: str, names: Sequence[str]) -> Iterable[str | int]:
+    """The classes of "cat,dog,3-5", one by one.
+
+    A range is of names where all of these are numbers, or it begins and ends with one, and else of numbers.
+    """
     for part in text.split(","):
         part = part.strip()
         ends = None if part in names else re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", part)
@@ -110,4 +113,7 @@ def _parts(text: str, names: Iterable[str]) -> Iterable[str]:
         low, high = map(int, ends.groups())
         if high < low:
             raise UsageError(f"--class {part} ends before it begins; write {high}-{low}.")
-        yield from (str(i).zfill(len(ends[1])) for i in range(low, high + 1))
+        if all(name.isdecimal() for name in names) or (ends[1] in names and ends[2] in names):
+            yield from [name for name in names if name.isdecimal() and low <= int(name) <= high] or [part]
+        else:
+            yield from range(low, high + 1)

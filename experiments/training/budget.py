@@ -215,13 +215,17 @@ def accumulation(budget: Budget, free: int, config: Config, replicas: Replicas) 
     return None
 
 
-def forecast(budget: Budget, config: Config, replicas: Replicas) -> str | None:
-    """How fast a training can be at most, in words; None where XLA does not count."""
+def ceiling(budget: Budget, config: Config, replicas: Replicas) -> tuple[float, float, float] | None:
+    """(Images/s at most, FLOP an image, FLOP/s of matrix products here); None where XLA does not count."""
     flops = budget.flops()
     if flops is None:
         return None
     rate = _multiplication(replicas.local[0], getattr(config.network, "compute_dtype", "float32"))
-    images = replicas.count * rate / flops
+    return replicas.count * rate / flops, flops, rate
+
+
+def forecast(images: float, flops: float, rate: float, config: Config, replicas: Replicas) -> str:
+    """How fast a training can be at most, in words, by what `ceiling` says."""
     seconds = config.training.steps * config.training.batch_size / images
     return (
         f"at most {_brief(images)} images/s, so {duration(seconds)} or more for {config.training.steps:,} steps: each "
@@ -229,8 +233,8 @@ def forecast(budget: Budget, config: Config, replicas: Replicas) -> str | None:
     )
 
 
-def expectation(config: Config, facts: Facts) -> None:
-    """Print on standard error what a training of `config` would take on this machine.
+def expectation(config: Config, facts: Facts) -> dict[str, Any]:
+    """What a training of `config` would take on this machine, as JSON values, and printed on standard error.
 
     Raises UsageError for a network that does not fit the data, ExhaustedError for a step that does not fit into memory.
     """
@@ -238,10 +242,15 @@ def expectation(config: Config, facts: Facts) -> None:
     objective = make_objective(config, network, facts.num_classes, config.network.dropout > 0)
     budget = budget_of(config, facts, network, objective, optimizer_of(config), replicas)
     tell(budget, config, replicas)
-    speed = forecast(budget, config, replicas)
-    if speed is not None:
-        print(speed, file=sys.stderr)
     require(budget, config, replicas)
+    rate = ceiling(budget, config, replicas)
+    if rate is not None:
+        print(forecast(*rate, config, replicas), file=sys.stderr)
+    return {
+        "parameters": budget.parameters,
+        "memory_bytes": budget.memory,
+        "images_per_second_at_most": None if rate is None else rate[0],
+    }
 
 
 def _multiplication(device: Device, dtype: str) -> float:

@@ -77,8 +77,15 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
         )
         raise UsageError(
             f"{outdir} holds a run with --{flag_of(name)} {old}, and this command says {new}{others}; "
-            "repeat the run's own values, or give another --outdir."
+            f"{_why_not(name, config)}repeat the run's own values, or give another --outdir."
         )
+
+
+def _why_not(name: str, config: Config) -> str:
+    """The reason where it is not plain to see."""
+    if name != "training.steps":
+        return ""
+    return f"its learning rate falls to its end (--optimizer.decay {config.optimizer.decay}), so that no step follows; "
 
 
 def _require_new_seed(config: Config) -> None:

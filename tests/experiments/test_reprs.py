@@ -23,7 +23,7 @@ from experiments.config.tree import Config
 from experiments.data.config import DataConfig
 from experiments.data.source import Source
 from experiments.evaluation.anomalies import Scored
-from experiments.pictures.output import Request
+from experiments.pictures.request import Request
 from experiments.runs.model import Model
 from experiments.sampling.drawing import Drawn, Samples
 from experiments.sampling.energy import Part

@@ -133,14 +133,17 @@ def test_dry_run_prints_what_config_json_will_hold(run_command, tiny_run, tiny_f
 def test_a_dry_run_tells_what_a_training_takes_and_compiles_none(run_command, tiny_run, tiny_flags, monkeypatch):
     monkeypatch.setattr("experiments.training.budget._multiplication", lambda device, dtype: 1e9)
     told = ("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags)
-    told = run_command(*told).err.splitlines()
+    outcome = run_command(*told)
+    told, expected = outcome.err.splitlines(), outcome.value["expected"]
     params = load_run(CheckpointArguments(run=tiny_run)).params
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert told[1].startswith(f"{count:,} parameters; a step of 16 images takes up to ")
+    assert (expected["parameters"], expected["memory_bytes"] > 4 * count) == (count, True)
+    assert f"at most {expected['images_per_second_at_most']:,.0f} images/s" in told[2]
     assert re.fullmatch(r"at most [\d,]+ images/s, so 0 s or more for 12 steps: each takes .* at 1 GFLOP/s", told[2])
     monkeypatch.setattr("experiments.training.budget.free_on", lambda replicas: 100)
     refused = run_command("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags)
-    assert refused.status == 0
+    assert (refused.status, refused.value["expected"]) == (8, None)
     assert "and each of 4 CPU devices has 100 bytes free; give a smaller --training.batch-size" in refused.err
 
 
@@ -170,9 +173,10 @@ def test_photographs_are_trained_on_at_small_width(run_command, tmp_path, monkey
 
 def test_a_dry_run_says_why_the_data_cannot_be_read(run_command, tmp_path):
     outcome = run_command("train", "--data", f"folder:{tmp_path / 'none'}", "--dry-run", "--outdir", tmp_path)
-    assert (outcome.status, outcome.err.count("\n")) == (0, 1)
-    assert "the data cannot be trained on:" in outcome.err
+    assert (outcome.status, outcome.err.count("\n")) == (3, 1)
+    assert "none does not exist" in outcome.err
     assert outcome.value["config"]["data"]["rules"] == 2
+    assert outcome.value["expected"] is None
 
 
 def test_a_training_says_what_it_reads_and_what_is_nearly_black(run_command, tmp_path, tiny_flags):
@@ -608,9 +612,9 @@ def test_a_run_that_is_to_be_resumed_finds_its_data_from_any_folder(run_command,
     outcome = run_command("resume", run, "--dry-run")
     assert outcome.status == 0
     assert "12 images" in outcome.err
-    assert "cannot be trained on" not in outcome.err
     outcome = run_command("resume", run, "--dry-run", "--data", f"folder:{tmp_path / 'nowhere'}")
-    assert "cannot be trained on" in outcome.err
+    assert outcome.status == 3
+    assert "nowhere does not exist" in outcome.err
 
 
 def test_data_that_have_moved_are_told_by_a_flag_and_must_be_the_same(run_command, photo_run, tmp_path):

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from experiments.data.place import Place
 from experiments.errors import UsageError
 from experiments.pictures import files
-from experiments.pictures.output import Request, output
+from experiments.pictures.output import output
+from experiments.pictures.request import Request
 from experiments.sampling.drawing import starts
 from experiments.seeds import Seeds
 
@@ -18,9 +20,15 @@ ASKED = {"sampler": "heun", "steps": 3, "checkpoint_step": 12, "checkpoint": "a"
 RUN = Path("runs/tiny")
 
 
-def request(form, seeds=range(5), points=False, **changes):
+def request(form, seeds=range(5), points=False, place=None, **changes):
     shape = (2,) if points else (8, 8, 1)
-    model = SimpleNamespace(of_points=points, path=RUN / "checkpoints" / "00000012", event_shape=shape)
+    model = SimpleNamespace(
+        of_points=points,
+        path=RUN / "checkpoints" / "00000012",
+        event_shape=shape,
+        config=SimpleNamespace(data=SimpleNamespace(source="digits")),
+        facts=SimpleNamespace(place=place),
+    )
     seeds = seeds if isinstance(seeds, Seeds) else list(seeds)
     return Request(model, form, seeds, {**ASKED, "seeds": str(seeds), **changes})
 
@@ -159,3 +167,40 @@ def test_leftovers_of_the_same_command_are_removed(tmp_path):
         (tmp_path / name).write_text("")
     fill(tmp_path, "png")
     assert sorted(os.listdir(tmp_path)) == [".000009.png.0123456789abcdef.tmp", *(f"00000{i}.png" for i in range(5))]
+
+
+@pytest.mark.parametrize("form", ["grid", "npz"])
+def test_a_file_of_all_that_is_there_is_not_drawn_again(tmp_path, form):
+    fill(tmp_path, form)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    out, paths = fill(tmp_path, form)
+    assert (set(out.there), out.nfe) == (set(range(5)), 7)
+    assert {path: path.stat().st_mtime_ns for path in [*paths, *before]} == before
+
+
+def test_an_archive_that_is_not_whole_is_drawn_again(tmp_path):
+    _, (path,) = fill(tmp_path, "npz")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    out, _ = fill(tmp_path, "npz")
+    assert not out.there
+    with np.load(path) as kept:
+        np.testing.assert_array_equal(kept["images"][:, 0, 0, 0], range(5))
+
+
+@pytest.mark.parametrize("form", ["png", "grid", "npz"])
+def test_where_nothing_can_be_written_is_said_before_anything_is_drawn(tmp_path, form):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file/x cannot be written \(Not a directory\); choose another place"):
+        output(request(form), tmp_path / "file" / "x")
+    output(request(form), tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_samples_are_not_written_among_the_data_of_the_run(tmp_path):
+    (tmp_path / "cats").mkdir()
+    place = Place(f"folder:{tmp_path}", "here")
+    for folder in (tmp_path, tmp_path / "cats", tmp_path / "new"):
+        with pytest.raises(UsageError, match=r"is in .*, among the data of the run; give another"):
+            output(request("png", place=place), folder)
+    output(request("png", place=place), tmp_path.parent / "elsewhere")

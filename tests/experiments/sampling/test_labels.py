@@ -40,6 +40,8 @@ def of(asked, text, seeds=range(12)):
         (("1-2", "a,b", "c"), "a,b", [1]),
         (("5", "6", "7"), "6-7", [1, 2]),  # as the folders are called
         (("05", "06", "17"), "05-06", [0, 1]),
+        (("0", "5", "9", "37"), "1-9", [1, 2]),  # those that there are
+        (("x", "2", "0-1", "y"), "0-3", [0, 1, 2, 3]),  # by number, for 0 and 3 are no names
     ],
 )
 def test_classes_come_in_turn_by_the_seed(names, text, cycle):

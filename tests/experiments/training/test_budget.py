@@ -13,7 +13,16 @@ from diffusion.networks.configs import MLPConfig
 from experiments.errors import ExhaustedError
 from experiments.training import budget as budgets
 from experiments.training import course, logging
-from experiments.training.budget import Budget, accumulation, budget_of, forecast, require, require_compiled, tell
+from experiments.training.budget import (
+    Budget,
+    accumulation,
+    budget_of,
+    ceiling,
+    forecast,
+    require,
+    require_compiled,
+    tell,
+)
 from experiments.training.checkpoint import find_checkpoints
 from experiments.training.generator import optimizer_of
 from experiments.training.logging import Recorder, StepRecord
@@ -134,12 +143,14 @@ def test_the_speed_is_that_of_matrices_over_the_arithmetic_of_an_image(monkeypat
     assert budget.flops() == pytest.approx(1024, rel=0.15)
     monkeypatch.setattr(Budget, "flops", lambda self: 1024.0)
     config = tiny_config(training={"batch_size": 512, "steps": 10_000})
-    assert forecast(budget, config, accelerator(count=2)) == (
+    rate = ceiling(budget, config, two := accelerator(count=2))
+    assert rate == (2e6, 1024.0, 1024e6)
+    assert forecast(*rate, config, two) == (
         "at most 2,000,000 images/s, so 3 s or more for 10,000 steps: each takes 1e-06 GFLOP, and the H200 multiplies "
         "matrices at 1 GFLOP/s"
     )
     monkeypatch.setattr(Budget, "flops", lambda self: None)
-    assert forecast(budget, config, accelerator()) is None
+    assert ceiling(budget, config, accelerator()) is None
 
 
 def test_a_product_of_matrices_is_timed(monkeypatch):

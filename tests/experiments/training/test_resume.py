@@ -76,3 +76,15 @@ def test_a_run_goes_on_by_what_it_was_trained_by_whatever_its_file_says(tmp_path
     (folder / "config.json").write_text("{}")  # no copy that is intact
     assert kept.run_config(tmp_path) == changed(steps=7)
     assert len(said) == 3
+
+
+def test_a_longer_training_is_refused_with_the_reason(tmp_path):
+    optimizer = dataclasses.replace(Config().optimizer, decay="cosine")
+    before = dataclasses.replace(changed(steps=20), optimizer=optimizer)
+    save_config(before, tmp_path / "config.json")
+    with pytest.raises(
+        UsageError, match=r"learning rate falls to its end \(--optimizer.decay cosine\), so that no step"
+    ):
+        check_config(dataclasses.replace(changed(steps=25), optimizer=optimizer), tmp_path, True)
+    save_config(changed(steps=20), tmp_path / "config.json")
+    check_config(changed(steps=25), tmp_path, True)
