@@ -134,7 +134,9 @@ def require_alike(said: Mapping[str, Any]) -> None:
         )
     if differ.any():
         which = ", ".join(map(str, np.flatnonzero(differ)))
-        raise UsageError(f"process {which} was started otherwise than process 0, and says how; start all alike.")
+        raise UsageError(
+            f"process {which} was started with something else than process 0, and its own line says what; start all alike."
+        )
 
 
 def _text_of_process_0(text: str) -> str:

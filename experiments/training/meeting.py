@@ -40,7 +40,7 @@ def gather(host: str, port: int, count: int, service: int, seconds: float) -> Pe
                 _admit(Link(listener.accept()[0]), links, count)
             if time.monotonic() > end and len(links) < count - 1:
                 missing = ", ".join(str(i) for i in range(1, count) if i not in links)
-                line = f"process {missing} of {count} did not come within {seconds:g} s; start all at the same time."
+                line = f"process {missing} of {count} did not connect within {seconds:g} s; start all at the same time."
                 for link in links.values():
                     link.say(status=UsageError.exit_status, line=line)
                     link.hang_up()

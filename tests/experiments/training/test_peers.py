@@ -256,14 +256,14 @@ def test_the_port_leads_to_the_service_once_it_is_there(port):
 
 def test_who_does_not_come_is_named_to_all(port):
     first, second = together(lambda: gather("localhost", port, 4, 1, 0.3), lambda: join("127.0.0.1", port, 2, 4, 5))
-    assert first.startswith("process 1, 3 of 4 did not come within 0.3 s;")
+    assert first.startswith("process 1, 3 of 4 did not connect within 0.3 s;")
     assert second == f"process 0: {first}"
 
 
 def test_processes_of_another_number_are_refused(port):
     first, second = together(lambda: gather("localhost", port, 2, 1, 0.3), lambda: join("127.0.0.1", port, 1, 3, 5))
     assert second == "process 0: it was started with --num-processes 2, and this process with 3; start all alike."
-    assert first.startswith("process 1 of 2 did not come")
+    assert first.startswith("process 1 of 2 did not connect")
 
 
 def test_somebody_else_at_the_port_is_not_process_0(port):

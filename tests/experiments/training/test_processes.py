@@ -113,7 +113,9 @@ def test_two_processes_with_different_commands_refuse_in_a_line_each(tmp_path, b
     processes = both(other={"optimizer": {"learning_rate": 0.5}})
     errors = [process.communicate(timeout=200)[1].splitlines() for process in processes]
     assert [process.returncode for process in processes] == [2, 2], errors
-    assert errors[0][-1] == "process 1 was started otherwise than process 0, and says how; start all alike."
+    assert errors[0][-1] == (
+        "process 1 was started with something else than process 0, and its own line says what; start all alike."
+    )
     assert errors[1][-1].startswith("process 1 has --optimizer.learning-rate 0.5, and process 0 0.003;")
     assert not list((tmp_path / "checkpoints").glob("*"))
 
