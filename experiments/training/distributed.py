@@ -135,7 +135,8 @@ def require_alike(said: Mapping[str, Any]) -> None:
     if differ.any():
         which = ", ".join(map(str, np.flatnonzero(differ)))
         raise UsageError(
-            f"process {which} was started with something else than process 0, and its own line says what; start all alike."
+            f"process {which} was started with something else than process 0, and its own line says what; "
+            "start all alike."
         )
 
 
