@@ -18,6 +18,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from typing import Any
 from scorefield.shadows import shadowed
 
 if _shadowed := shadowed(Path(__file__).parent.parent):
+    # Python imports the package before `__main__.py`, with this in the place of the program's name.
+    if sys.argv[:1] == ["-m"] and ["-m", "scorefield"] in ([*pair] for pair in itertools.pairwise(sys.orig_argv)):
+        print(f"scorefield: error: {_shadowed}", file=sys.stderr)
+        raise SystemExit(2)
     raise ImportError(_shadowed)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,16 @@ def test_what_shadows_a_package_is_named_in_one_sentence(tmp_path, place):
         f"ImportError: {tmp_path / name} shadows scorefield's own package {package}, for Python finds it first; "
         "rename it, or start Python where it is not on the path."
     )
+
+
+def test_the_command_as_a_module_says_so_in_a_line(tmp_path):
+    (tmp_path / "diffusion.py").write_text("")
+    command = [sys.executable, "-m", "scorefield", "presets"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"scorefield: error: {tmp_path / 'diffusion.py'} shadows")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_folder_that_is_no_package_shadows_nothing(tmp_path):
