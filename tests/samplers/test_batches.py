@@ -32,6 +32,7 @@ from samplers import (
     uniform_time,
 )
 from samplers.adaptive import sample_adaptive
+from samplers.one_by_one import one_by_one
 
 PROCESS = Process(VP())
 LAW = GaussianMixture.isotropic(np.asarray([[-2.0], [0.0], [2.0]]), 0.3)
@@ -123,6 +124,33 @@ def test_an_implicit_solver_too_asks_each_sample_about_its_own(name):
     )
     np.testing.assert_allclose(implicit, explicit, atol=2e-3)
     np.testing.assert_allclose(implicit[:, 0], CENTRES, atol=0.6)
+
+
+def test_an_implicit_solver_asks_about_one_row_however_wide_the_events_are():
+    """Its derivatives are one direction at a time, a map within that over samples: a number has one direction only.
+
+    Guidance of N(c, s²) against N(0, s²) by w is the denoiser of N(wc, s²), whose flow keeps (x − αwc)/√(α²s² + σ²)."""
+    rows, scale = np.arange(3), np.asarray([0.0, 1.0, 3.0], np.float32)
+    denoise = classifier_free_guidance(classes(rows), classes(np.ones(3, int)), jnp.asarray(scale))
+    x = np.asarray([[1.0, -0.5], [0.3, 2.0], [-1.0, 0.7]], np.float32)
+    found = sample_adaptive(
+        KEY, PROCESS, denoise, diffrax.Kvaerno3(), (3, 2), ids=rows, x_init=x, rtol=1e-3, atol=1e-3, to_data=False
+    ).x
+    means = (scale * CENTRES)[:, None]
+    (a_1, s_1), (a_0, s_0) = ((PROCESS.alpha(t), PROCESS.sigma(t)) for t in (PROCESS.t_max, PROCESS.t_min))
+    slope = np.sqrt((0.09 * a_0**2 + s_0**2) / (0.09 * a_1**2 + s_1**2))
+    np.testing.assert_allclose(found, a_0 * means + slope * (x - a_1 * means), atol=1e-2)
+
+
+def test_a_map_within_that_over_samples_asks_about_one_row_at_a_time():
+    """Of c_i x² the Jacobian is 2 c_i diag(x), a direction after another, also where there are as many as samples."""
+    factors, x, t = jnp.asarray([[1.0], [2.0], [5.0]]), jnp.arange(9.0).reshape(3, 3), jnp.asarray(0.5)
+    ask = one_by_one(Partial(lambda factors, x, t: factors * x**2, factors), 3)
+    slope = jax.vmap(lambda i, row: jax.jacfwd(lambda y: ask(i, y, t))(row))(jnp.arange(3), x)
+    np.testing.assert_array_equal(slope, 2 * factors[..., None] * x[..., None] * np.eye(3))
+    times = jnp.asarray([1.0, 2.0, -1.0])[:, None]
+    value = jax.vmap(lambda i, row: jax.vmap(lambda y: ask(i, y, t))(times * row))(jnp.arange(3), x)
+    np.testing.assert_array_equal(value, (factors * x**2)[:, None] * times**2)
 
 
 def test_a_wrapper_around_a_sampler_keeps_the_rows_apart_as_well():

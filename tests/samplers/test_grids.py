@@ -110,6 +110,20 @@ def test_levels_on_a_chain_end_above_the_least_that_was_asked_for():
 
 
 CROWDED = [functools.partial(uniform_time, shift=shift) for shift in (30.0, 1 / 30)]
+STEEP = functools.partial(karras, rho=0.1)
+
+
+@pytest.mark.parametrize("build", [karras, STEEP, uniform_log_snr, uniform_sigma, cosine, uniform_time, quadratic])
+def test_a_chain_with_a_limit_starts_at_it_however_crowded(build):
+    """Times that are pushed up from the data stop below the first, and the others keep theirs."""
+    process, first = Process(Betas.linear(100)), 10
+    timed = build in (uniform_time, quadratic)
+    limit = {"t_start": float(first)} if timed else {"sigma_max": float(sigmas(process, [first])[0])}
+    np.testing.assert_array_equal(build(process, first, **limit), np.arange(first, -1, -1))
+    for steps in (1, 4, first - 1):
+        grid = build(process, steps, **limit)
+        assert (grid[0], len(grid)) == (first, steps + 1)
+        check_grid(process, grid)
 
 
 @pytest.mark.parametrize("length", range(1, 31))
