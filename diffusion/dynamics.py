@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
 from diffusion.noises import require_gaussian
-from diffusion.prediction import Denoiser, eps_from_x0
+from diffusion.prediction import Denoiser, eps_from_x0, x0_alone
 from diffusion.process import Process
 from diffusion.pytree import bound, pytree
 
@@ -57,7 +57,7 @@ def velocity(process: Process, denoise: Denoiser) -> Drift:
 
 
 def _velocity(process: Process, denoise: Denoiser, x: Array, t: ArrayLike) -> Array:
-    x_0 = denoise(x, t)
+    x_0 = x0_alone(denoise(x, t), "the probability-flow velocity")
     return velocity_from_x0(process, x, x_0, t)
 
 
@@ -90,7 +90,7 @@ def reverse_drift_from_x0(
 
 
 def _reverse_drift(process: Process, denoise: Denoiser, level: float | Array, x: Array, t: ArrayLike) -> Array:
-    return reverse_drift_from_x0(process, x, denoise(x, t), t, level)
+    return reverse_drift_from_x0(process, x, x0_alone(denoise(x, t), "the reverse SDE"), t, level)
 
 
 def _reverse_diffusion(process: Process, level: float | Array, t: ArrayLike) -> Float[Array, "..."]:

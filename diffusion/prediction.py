@@ -34,6 +34,19 @@ Denoiser = Callable[[Array, ArrayLike], Array]
 Kind = Literal["x0", "eps", "score", "v", "velocity"]
 
 
+def x0_alone(answer: Any, asker: str) -> Any:
+    """A denoiser's `answer`, an array. Raises TypeError for the pair (x̂_0, v) of one that learns its variance.
+
+    `asker` is what takes no v, as a sentence names it.
+    """
+    if isinstance(answer, tuple):
+        raise TypeError(
+            f"the denoiser answers with a pair, a learned variance beside x̂_0, and {asker} takes x̂_0 alone; "
+            "give mean_denoiser(denoise), or sample by Ancestral(Learned()), which takes both."
+        )
+    return answer
+
+
 def combination(process: Process, t: ArrayLike, kind: str) -> tuple[Array, Array]:
     """(p, q) of the prediction y = p x_0 + q z.
 
@@ -118,7 +131,7 @@ def score(process: Process, denoise: Denoiser) -> Denoiser:
 
 
 def _score(process: Process, denoise: Denoiser, x: Array, t: ArrayLike) -> Array:
-    return -eps_from_x0(process, x, denoise(x, t), t) / expand(process.sigma(t), x)
+    return -eps_from_x0(process, x, x0_alone(denoise(x, t), "the score"), t) / expand(process.sigma(t), x)
 
 
 @pytree

@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from diffusion.arrays import expand
 from diffusion.likelihood.divergence import Divergence, DivergenceEstimate, divergence
 from diffusion.noises import require_gaussian
-from diffusion.prediction import Denoiser
+from diffusion.prediction import Denoiser, x0_alone
 from diffusion.process import Process
 
 
@@ -31,7 +31,7 @@ def posterior_covariance(
     Raises TypeError when the noise is not Gaussian. Source: Meng et al. 2021, theorem 1.
     """
     require_gaussian(process.noise, "the posterior covariance as a derivative of the denoiser")
-    jacobian = _jacobian(lambda y: denoise(y, t), x)
+    jacobian = _jacobian(lambda y: x0_alone(denoise(y, t), "the posterior covariance"), x)
     return expand(process.schedule.variance(t) / process.alpha(t), jacobian) * jacobian
 
 
@@ -67,7 +67,9 @@ def posterior_trace(
     """
     require_gaussian(process.noise, "the posterior variance as a derivative of the denoiser")
     scale = process.schedule.variance(t) / process.alpha(t)
-    return divergence(lambda y: expand(scale, y) * denoise(y, t), x, method, key=key, ids=ids)
+    return divergence(
+        lambda y: expand(scale, y) * x0_alone(denoise(y, t), "the posterior variance"), x, method, key=key, ids=ids
+    )
 
 
 def _jacobian(field: Callable[[Array], Array], x: Float[Array, "b *event"]) -> Float[Array, "b d d"]:

@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.keys import Draws
-from diffusion.prediction import Denoiser, eps_from_x0
+from diffusion.prediction import Denoiser, eps_from_x0, x0_alone
 from diffusion.process import Process
 from diffusion.pytree import as_partial, is_concrete, pytree
 from samplers.sample import Sampler
@@ -28,13 +28,14 @@ class ConditionalPair:
 def conditional_pair(conditional: Denoiser, unconditional: Denoiser) -> Callable[[Array, ArrayLike], ConditionalPair]:
     """(x, t) -> ConditionalPair: what `CFGPP` takes in place of a denoiser. Two network evaluations a call.
 
-    Clip or threshold the two denoisers, not the pair.
+    Clip or threshold the two denoisers, not the pair. Either raises TypeError when it learns a variance.
     """
     return Partial(_pair, as_partial(conditional), as_partial(unconditional))
 
 
 def _pair(conditional: Denoiser, unconditional: Denoiser, x: Array, t: ArrayLike) -> ConditionalPair:
-    return ConditionalPair(conditional(x, t), unconditional(x, t))
+    answers = (x0_alone(denoise(x, t), "CFGPP") for denoise in (conditional, unconditional))
+    return ConditionalPair(*answers)
 
 
 @pytree

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array
 
-from diffusion.prediction import Denoiser
+from diffusion.prediction import Denoiser, x0_alone
 
 
 def one_by_one(denoise: Denoiser, size: int) -> Callable[[Array, Array, Array], Array]:
@@ -23,7 +23,7 @@ def one_by_one(denoise: Denoiser, size: int) -> Callable[[Array, Array, Array], 
     leaves, tree = jax.tree.flatten(denoise)
 
     def of_all(leaves: list[Any], x: Array, t: Array) -> Array:
-        return jax.tree.unflatten(tree, leaves)(x, t).astype(x.dtype)
+        return x0_alone(jax.tree.unflatten(tree, leaves)(x, t), "an adaptive solver").astype(x.dtype)
 
     value = _for_one(lambda leaves, point: of_all(leaves, *point), size)
     slope = _for_one(lambda leaves, both: jax.jvp(lambda *point: of_all(leaves, *point), *both)[1], size)

@@ -35,7 +35,7 @@ from diffusion.arguments import (
 from diffusion.brownian import DEPTH, BrownianIncrement
 from diffusion.host import host_float64
 from diffusion.keys import Draws
-from diffusion.prediction import Denoiser
+from diffusion.prediction import Denoiser, x0_alone
 from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_traced, pytree, static
 from samplers import streams
@@ -245,11 +245,8 @@ def in_type_of(x: Array, denoise: Denoiser, sampler: Sampler) -> Denoiser:
 
     def answer(y: Array, time: ArrayLike) -> Any:
         answers = denoise(y, time)
-        if isinstance(answers, tuple) and not sampler.takes_variance:
-            raise TypeError(
-                f"the denoiser answers with a pair, a learned variance beside x̂_0, and {type(sampler).__name__} takes "
-                "x̂_0 alone; give mean_denoiser(denoise), or sample by Ancestral(Learned())."
-            )
+        if not sampler.takes_variance:
+            x0_alone(answers, type(sampler).__name__)
         return jax.tree.map(lambda each: each.astype(x.dtype), answers)
 
     return answer

@@ -19,7 +19,7 @@ from diffusion.arrays import expand
 from diffusion.noises import StudentT
 from diffusion.oracles.law import Law
 from diffusion.poisson.field import sigma_from_radius
-from diffusion.prediction import Denoiser
+from diffusion.prediction import Denoiser, x0_alone
 from diffusion.process import Process
 from diffusion.pytree import bound, short_repr
 from diffusion.schedules import EDM
@@ -44,7 +44,7 @@ def denoiser_flow(denoise: Denoiser, df: float = 1.0) -> Flow:
 
 
 def _denoiser_flow(denoise: Denoiser, x: Array, r: ArrayLike, df: float) -> Array:
-    return x - denoise(x, sigma_from_radius(jnp.asarray(r, x.dtype), df))
+    return x - x0_alone(denoise(x, sigma_from_radius(jnp.asarray(r, x.dtype), df)), "the flow")
 
 
 def velocity_in_r(flow: Flow) -> Flow:

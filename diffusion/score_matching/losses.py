@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from diffusion import keys as keys_lib
 from diffusion.arrays import mean_event, sum_event
-from diffusion.prediction import Denoiser
+from diffusion.prediction import Denoiser, x0_alone
 from diffusion.process import Process, perturb
 from diffusion.pytree import is_concrete, short_repr
 from diffusion.score_matching.times import Draw, TimeDistribution, UniformTime, draw_uniforms
@@ -75,7 +75,7 @@ def denoising_terms(
     z = process.noise.sample(keys_lib.sample_keys(jax.random.fold_in(key, 1), ids), x_0.shape, x_0.dtype)
     x_t = perturb(process, x_0, z, t)
     wanted = x_0 if reference is None else stable_target(process, x_0, x_t, t, reference)
-    error = wanted - denoise(x_t, t)
+    error = wanted - x0_alone(denoise(x_t, t), "denoising score matching")
     # An integral over t is a mean over u times dt/du, which already holds the correction of importance sampling.
     correction = times.slope(process, u) if weighting.per_unit_time else times.correction(u)
     loss = correction * weighting.weight_at(process, x_t, t) * mean_event(error**2)

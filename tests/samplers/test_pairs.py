@@ -1,5 +1,6 @@
 """Guidance of models that learn a variance, and guidance that is rescaled or normalised."""
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,22 +9,34 @@ import pytest
 from diffusion import VP, Process
 from diffusion.arrays import expand
 from diffusion.ddpm import Learned, mean_denoiser
+from diffusion.dynamics import reverse_sde, velocity
+from diffusion.likelihood import FixedStep, decode, encode, even_grid, log_likelihood
 from diffusion.oracles import GaussianMixture
+from diffusion.poisson import denoiser_flow
+from diffusion.prediction import score
+from diffusion.score_matching import denoising_terms
+from diffusion.tweedie import posterior_covariance, posterior_trace
 from samplers import (
+    CFGPP,
     DDIM,
     Ancestral,
+    Heun,
     Measurement,
     Replacement,
     autoguidance,
     classifier_free_guidance,
     classifier_guidance,
+    conditional_pair,
     dps_guidance,
     interval_guidance,
+    invert,
     pseudoinverse_guidance,
     rescaled_guidance,
     sample,
+    sample_parallel,
     uniform_time,
 )
+from samplers.adaptive import sample_adaptive
 
 PROCESS = Process(VP())
 MODEL, FREE = (
@@ -72,6 +85,40 @@ def test_a_pair_is_for_samplers_that_take_it():
         sample(jax.random.key(0), PROCESS, mean_denoiser(pair), DDIM(), grid, (2, 2)).x, alone
     )
     assert sample(jax.random.key(0), PROCESS, pair, Ancestral(Learned()), grid, (2, 2)).x.shape == (2, 2)
+
+
+X, T, GRID = jnp.asarray([[0.3, -0.2], [1.0, 2.0]]), jnp.asarray([0.4, 0.4]), uniform_time(PROCESS, 3)
+SPAN, KEY = FixedStep(even_grid(PROCESS, 2)), jax.random.key(0)
+PLACES = [
+    ("CFGPP", lambda d: sample(KEY, PROCESS, conditional_pair(d, MODEL), CFGPP(0.5), GRID, (2, 2))),
+    ("CFGPP", lambda d: sample(KEY, PROCESS, conditional_pair(MODEL, d), CFGPP(0.5), GRID, (2, 2))),
+    ("DDIM", lambda d: sample_parallel(KEY, PROCESS, d, DDIM(), GRID, (2, 2))),
+    ("Heun", lambda d: invert(PROCESS, d, X, Heun(), GRID[:-1])),
+    ("an adaptive solver", lambda d: sample_adaptive(KEY, PROCESS, d, diffrax.Tsit5(), (2, 2))),
+    ("an adaptive solver", lambda d: sample_adaptive(KEY, PROCESS, d, diffrax.Kvaerno3(), (2, 2))),
+    ("the probability-flow velocity", lambda d: velocity(PROCESS, d)(X, T)),
+    ("the probability-flow velocity", lambda d: log_likelihood(PROCESS, d, X, solver=SPAN)),
+    ("the probability-flow velocity", lambda d: encode(PROCESS, d, X, solver=SPAN)),
+    ("the probability-flow velocity", lambda d: decode(PROCESS, d, X, solver=SPAN)),
+    ("the score", lambda d: score(PROCESS, d)(X, T)),
+    ("the reverse SDE", lambda d: reverse_sde(PROCESS, d).drift(X, T)),
+    ("the posterior covariance", lambda d: posterior_covariance(PROCESS, d, X, T)),
+    ("the posterior variance", lambda d: posterior_trace(PROCESS, d, X, T)),
+    ("the flow", lambda d: denoiser_flow(d)(X, 1.0)),
+    ("denoising score matching", lambda d: denoising_terms(KEY, PROCESS, d, X)),
+]
+"""What takes no variance, as the sentence calls it."""
+
+
+@pytest.mark.parametrize(("who", "use"), PLACES)
+def test_a_learned_variance_is_refused_in_one_sentence_wherever_it_is_not_taken(who, use, as_users_call_it):
+    del as_users_call_it
+    with pytest.raises(TypeError) as raised:
+        use(with_variance(MODEL, 0.5))
+    assert str(raised.value) == (
+        f"the denoiser answers with a pair, a learned variance beside x̂_0, and {who} takes x̂_0 alone; "
+        "give mean_denoiser(denoise), or sample by Ancestral(Learned()), which takes both."
+    )
 
 
 def test_rescaled_guidance_restores_the_spread_of_each_answer(at):
