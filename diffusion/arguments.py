@@ -6,6 +6,7 @@ Values under a trace pass by their types alone.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import jax
@@ -48,7 +49,25 @@ def as_denoiser(denoise: Any, name: str = "denoise") -> Partial:
         raise TypeError(
             f"{name} is {kind_of(denoise)}; give a function (x, t) -> E[x_0 | x_t = x], such as law.denoiser(process)."
         )
+    _require_two(denoise, name)
     return as_partial(denoise)
+
+
+def _require_two(denoise: Any, name: str) -> None:
+    """Raise TypeError for a function that cannot be called with (x, t), such as the method that makes a denoiser."""
+    try:
+        taken = inspect.signature(denoise)
+    except (TypeError, ValueError):  # a function of C, which has none to show
+        return
+    try:
+        taken.bind(None, None)
+    except TypeError:
+        names = f"({', '.join(taken.parameters)})"
+        names = names if len(names) <= 60 else f"{len(taken.parameters)} arguments"
+        raise TypeError(
+            f"{name} takes {names} and is called with (x, t); give a function (x, t) -> E[x_0 | x_t = x], such as "
+            "law.denoiser(process), and not law.denoiser."
+        ) from None
 
 
 def as_key(key: Any) -> Array:

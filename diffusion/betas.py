@@ -85,14 +85,20 @@ class Betas(Schedule):
 
     @classmethod
     def scaled_linear(cls, steps: int = 1000, beta_min: float = 0.00085, beta_max: float = 0.012) -> Betas:
-        """√β_t linear from √`beta_min` to √`beta_max`: latent diffusion (Rombach et al. 2022, arXiv:2112.10752)."""
+        """√β_t linear from √`beta_min` to √`beta_max`: latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+
+        The values are those of a chain of 1000 steps, which ends at α_T = 0.07, and do not change with `steps`: 100 of
+        them end at α_T = 0.76, so that N(0, 1) is no prior of theirs. For other lengths take `linear_rate` or `cosine`.
+        """
         return cls.from_betas(np.linspace(np.sqrt(beta_min), np.sqrt(beta_max), _count(steps)) ** 2)
 
     @classmethod
     def sigmoid(cls, steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, reach: float = 6.0) -> Betas:
         """β_t = β_min + (β_max − β_min) s(u), s the logistic function, u evenly from −`reach` to `reach`.
 
-        (Xu et al. 2022, GeoDiff, arXiv:2203.02923.)
+        (Xu et al. 2022, GeoDiff, arXiv:2203.02923.) The values are those of a chain of 1000 steps, and do not change
+        with `steps`: 100 of them end at α_T = 0.60, so that N(0, 1) is no prior of theirs. For other lengths take
+        `linear_rate` or `cosine`.
         """
         u = np.linspace(-reach, reach, _count(steps))
         return cls.from_betas(beta_min + (beta_max - beta_min) / (1 + np.exp(-u)))
@@ -106,9 +112,11 @@ class Betas(Schedule):
 
     @classmethod
     def ramp(cls, steps: int = 1000, beta_max: float = 0.02) -> Betas:
-        """a_t = √(1 − β_max t/T), b_t = √(β_max t/T): linear from zero, so that a short chain is a fair one too.
+        """a_t = √(1 − β_max t/T), b_t = √(β_max t/T): linear from zero.
 
-        The chain of Su (2022), «generative diffusion models» posts, with β_max = 0.02 and T = 1000.
+        The chain of Su (2022), «generative diffusion models» posts, with β_max = 0.02 and T = 1000. `beta_max` does not
+        change with `steps`: 100 of them end at α_T = 0.60, so that N(0, 1) is no prior of theirs. For other lengths
+        take a `beta_max` of 20/T, or `linear_rate`.
         """
         return cls.from_betas(beta_max * np.arange(1, _count(steps) + 1) / steps)
 

@@ -83,8 +83,8 @@ def uniform_time(process: Process, steps: int, t_start: float | None = None, shi
 
     `shift` c bends the grid, u -> c u/(1 + (c − 1) u) with u = t/t_max: more steps near the prior for c > 1
     (Esser et al. 2024, arXiv:2403.03206, eq. 23). A grid from `t_start` is the part below it of the whole line, bent.
-    Raises ValueError for a start outside (0, t_max], a shift outside [1e-6, 1e6], and for more steps than a chain has
-    times below the start.
+    Raises ValueError for a start outside (0, t_max], or below 1 on the chain, a shift outside [1e-6, 1e6], and for more
+    steps than a chain has times below the start.
     """
     return _powers(process, steps, t_start, 1.0, shift)
 
@@ -257,6 +257,13 @@ def _noise_range(
             f"{name}: σ/α is infinite at the prior of {type(process.schedule).__name__}; "
             "pass sigma_max, such as 80, or use uniform_time."
         )
+    if process.schedule.discrete and sigma_max is not None:
+        with host_float64():
+            least = _noise_to_signal(process, process.t_min)
+        if high < least * (1 - 1e-6):
+            raise ValueError(
+                f"{name}: sigma_max = {high:g} is below {least:g}, σ/α at the chain's first time; give a larger one."
+            )
     if not 0 < low <= high:
         raise ValueError(
             f"{name}: sigma_min = {low:g} and sigma_max = {high:g} do not satisfy 0 < sigma_min <= sigma_max."
@@ -292,6 +299,8 @@ def _powers(process: Process, steps: int, t_start: float | None, power: float, s
     start = (t_max if t_start is None else float(t_start)) / t_max
     if not 0 < start <= 1:
         raise ValueError(f"t_start = {t_start}; give a time in (0, {t_max:g}].")
+    if process.schedule.discrete and start * t_max < 1:
+        raise ValueError(f"t_start = {t_start} is below 1, the first noisy time of the chain; start at 1 or above.")
     u = start / (shift - (shift - 1) * start) * np.linspace(1.0, 0.0, steps + 1) ** power
     times = t_max * (shift * u / (1 + (shift - 1) * u))
     times[0] = t_max * start
@@ -308,11 +317,10 @@ def _on_chain(process: Process, times: np.ndarray, lowest: float = 1.0) -> Grid:
         _check_distinct(times)
         return times
     steps, first, last = len(times) - 1, max(1, int(np.rint(times[0]))), max(1, int(np.rint(lowest)))
-    if steps > first - last + 1:
-        raise ValueError(
-            f"steps = {steps}, and this chain has {first - last + 1} times from {first} to {last}; "
-            "use at most as many, or other limits."
-        )
+    count = first - last + 1
+    if steps > count:
+        has = f"{count} times from {first} to {last}" if count > 1 else f"1 time, {first}, within the limits"
+        raise ValueError(f"steps = {steps}, and this chain has {has}; use at most as many, or other limits.")
     rising = np.rint(times[::-1])
     rising[0] = 0
     for i in range(1, steps + 1):  # push crowded times up, then back below the first

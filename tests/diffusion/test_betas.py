@@ -32,6 +32,17 @@ def test_sigmoid_is_the_logistic_curve_between_its_ends():
     np.testing.assert_allclose(np.log(betas / (1 - betas)), np.linspace(-6, 6, 41), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("build", [Betas.linear, Betas.scaled_linear, Betas.sigmoid, Betas.ramp])
+def test_a_chain_that_does_not_end_in_noise_when_it_is_short_says_so(build):
+    """Where 100 steps end, and what to take instead, which does."""
+    end = np.exp(build(100).log_alphas[-1])
+    assert end > 0.5
+    assert f"100 of them end at α_T = {end:.2f}, so that N(0, 1) is no prior" in " ".join(build.__doc__.split())
+    assert "`linear_rate`" in build.__doc__
+    for instead in (Betas.linear_rate(100), Betas.cosine(100), Betas.ramp(100, 20 / 100)):
+        assert np.exp(instead.log_alphas[-1]) < 0.01
+
+
 @pytest.mark.parametrize("steps", [40, 100, 1000])
 def test_a_rate_is_the_same_for_chains_of_every_length(steps, x64):
     """With 1000 steps it is Ho et al.'s; its limit is VP, from which T steps differ by about 1/T."""

@@ -21,13 +21,16 @@ from samplers import (
     Restart,
     classifier_free_guidance,
     clipped,
+    cosine,
     dps_guidance,
     invert,
     karras,
     optimised_grid,
+    quadratic,
     sample,
     sample_parallel,
     uniform_log_snr,
+    uniform_sigma,
     uniform_time,
 )
 from samplers.adaptive import sample_adaptive
@@ -119,6 +122,27 @@ def test_what_cannot_be_meant_is_named_in_a_sentence(name, table, error):
             assert len(said) < 300
 
 
+@pytest.mark.parametrize("name", WAYS)
+def test_a_function_that_takes_no_x_and_t_is_no_denoiser(name):
+    """The method that makes a denoiser, not called; what takes more by default, or any number, is one."""
+    for value, words in (
+        (LAW.denoiser, "takes (process) and is called with (x, t)"),
+        (lambda: X, "takes () and is called with (x, t)"),
+        (lambda x, t, *, labels: x, "takes (x, t, labels) and"),
+        (lambda *, a, **rest: X, "takes (a, rest) and"),
+    ):
+        with pytest.raises(TypeError) as raised:
+            call(name, denoise=value)
+        assert words in str(raised.value)
+        assert "such as law.denoiser(process)" in str(raised.value)
+        assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("denoise", [lambda x, t, scale=0.5: scale * x, lambda *both: both[0], jax.jit(lambda x, t: x)])
+def test_a_function_that_takes_x_and_t_is_a_denoiser_whatever_else_it_takes(denoise):
+    assert call("sample", denoise=denoise).shape == (2, 2)
+
+
 @pytest.mark.parametrize("name", ["invert", "encode", "decode", "log_likelihood"])
 def test_integers_lists_and_narrow_floats_are_the_numbers_that_they_are(name):
     expected = call(name)
@@ -152,8 +176,27 @@ def test_a_chain_starts_where_it_is_told_to(start):
     """More steps than times below it were counted upwards, to a noise that the state did not have."""
     chain = Process(Betas.linear(100))
     np.testing.assert_array_equal(uniform_time(chain, start, t_start=start), np.arange(start, -1, -1))
-    with pytest.raises(ValueError, match=f"steps = {start + 1}, and this chain has {start} times from {start} to 1"):
+    has = "20 times from 20 to 1" if start == 20 else "1 time, 1, within the limits"
+    with pytest.raises(ValueError, match=f"steps = {start + 1}, and this chain has {has}; use at most as many"):
         uniform_time(chain, start + 1, t_start=start)
+
+
+@pytest.mark.parametrize("grid", [uniform_time, quadratic])
+def test_a_chain_starts_at_no_time_that_it_does_not_have(grid):
+    """A start below its first was rounded up to it."""
+    chain = Process(Betas.linear(100))
+    np.testing.assert_array_equal(grid(chain, 1, t_start=1.0), [1, 0])
+    for start in (0.3, 0.99):
+        with pytest.raises(ValueError, match=f"t_start = {start} is below 1, the first noisy time of the chain"):
+            grid(chain, 1, t_start=start)
+
+
+@pytest.mark.parametrize("build", [karras, uniform_log_snr, uniform_sigma, cosine])
+def test_a_chain_starts_at_no_level_that_it_does_not_have(build):
+    chain = Process(Betas.linear(100))
+    np.testing.assert_array_equal(build(chain, 1, sigma_min=0.01, sigma_max=0.010001), [1, 0])
+    with pytest.raises(ValueError, match=r"sigma_max = 0\.005 is below 0\.0100005, σ/α at the chain's first"):
+        build(chain, 1, sigma_min=1e-3, sigma_max=0.005)
 
 
 def test_a_bent_grid_starts_where_it_is_told_to_and_is_the_end_of_the_whole_line():
