@@ -66,7 +66,7 @@ def _require_two(denoise: Any, name: str) -> None:
         names = names if len(names) <= 60 else f"{len(taken.parameters)} arguments"
         raise TypeError(
             f"{name} takes {names} and is called with (x, t); give a function (x, t) -> E[x_0 | x_t = x], such as "
-            "law.denoiser(process), and not law.denoiser."
+            "law.denoiser(process)."
         ) from None
 
 
