@@ -152,5 +152,7 @@ def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoin
     if use_best and found is not None and found.sound and found.held_out_loss is None:
         warn(f"no held-out loss was measured in {run}; --best takes the newest checkpoint.")
     if found is None:
+        if not run.exists():
+            raise CheckpointError(f"{run} does not exist; give the folder that `scorefield train` wrote.")
         raise CheckpointError(f"{run} holds no checkpoint that can be trusted; train it, or give another folder.")
     return found

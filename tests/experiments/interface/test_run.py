@@ -159,9 +159,41 @@ def test_inpainting_keeps_what_is_known(run, images):
         run.inpaint(images, mask, batch=0)
 
 
+def test_one_seed_may_be_sampled_in_two_classes(run):
+    both = run.sample([3, 3], "ddim", 2, label=[1, 2], batch=1)
+    np.testing.assert_array_equal(both[1:], run.sample([3], "ddim", 2, label=2))
+
+
+@pytest.mark.parametrize(("value", "what"), [(200.0, "reach 200 in absolute value"), (np.nan, "are not all finite")])
+def test_floats_in_other_units_than_the_networks_are_refused(run, value, what):
+    wrong, mask = np.full((1, 8, 8, 1), value), np.ones((8, 8), bool)
+    for ask in (run.log_likelihood, run.latents, lambda images: run.inpaint(images, mask)):
+        with pytest.raises(
+            UsageError, match=rf"floats that {what}.*the network, \[-1, 1\]; give uint8, or pixels / 127"
+        ):
+            ask(wrong)
+
+
+def test_what_a_mask_leaves_out_may_be_in_any_units(run, images):
+    mask, known = np.ones((8, 8), bool), to_model(images[:1])
+    mask[0] = False
+    known[:, 0] = np.nan
+    made = run.inpaint(known, mask, sampler="ddim", steps=2, resamplings=1)
+    np.testing.assert_array_equal(made[:, 1:], images[:1, 1:])
+
+
+def test_latents_are_decoded_from_any_range(run):
+    assert np.all(np.isfinite(run.decode(np.full((1, 8, 8, 1), 200.0))))
+
+
 def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint that can be trusted"):
         load(tmp_path)
+    with pytest.raises(CheckpointError, match="nope does not exist; give the folder that `scorefield train` wrote"):
+        load(tmp_path / "nope")
+    for place in (None, 3, ""):
+        with pytest.raises(UsageError, match=f"the place of a run is {place!r}; give the folder"):
+            load(place)
     with pytest.raises(UsageError, match="average is 'raw'; give its number, counted from 0, or None for the raw"):
         load(run.path, average="raw")
     for seeds in ([], [-1], [2**31]):
@@ -191,8 +223,17 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
         ({"label": [1, 2, 3]}, r"label is \[1, 2, 3\] for 2 seeds; give one class for all"),
         ({"label": "three"}, "the class three in label does not exist; this model knows the classes 0 to 9"),
         ({"label": ["3"] * 3}, r"label is \['3', '3', '3'\] for 2 seeds"),
-        ({"label": 2.5}, "label is 2.5 for 2 seeds"),
+        ({"label": 2.5}, "label is 2.5 where a class is wanted; give one by number or by name"),
+        ({"label": True}, "label is True where a class is wanted; give one by number or by name"),
+        ({"label": [1, True]}, "label is True where a class is wanted; give one by number or by name"),
+        ({"label": ["3", None]}, "label has None for the seed 1; .* by themselves, with label='none'"),
         ({"guidance": "x"}, "guidance is 'x'; give a number"),
+        ({"guidance": "2"}, "guidance is '2'; give a number"),
+        ({"guidance": True}, "guidance is True; give a number"),
+        ({"seeds": [True]}, "seeds are one or more whole numbers"),
+        ({"seeds": [4, 1, 4]}, "seeds has 4 twice, and the same image would be drawn again"),
+        ({"seeds": [1, 1], "label": [2, 2]}, "seeds has 1 twice"),
+        ({"steps": True}, "steps is True; give a whole number"),
         ({"sampler": 3}, "sampler is 3; give a name of `scorefield samplers`, or a sampler"),
         ({"sampler": Heun}, r"a sampler, such as Heun\(\)"),
         ({"grid": np.linspace(1, 0, 5)}, "grid is of type ndarray; give a name, such as 'karras'"),
@@ -224,6 +265,7 @@ def test_what_measures_a_run_is_checked(run, images):
     for options, sentence in (
         ({"sample": 3}, "evaluate has no option sample; did you mean 'samples'"),
         ({"samples": "a"}, "samples is 'a'; give a whole number"),
+        ({"samples": True}, "samples is True; give a whole number"),
         ({"variance": "smal"}, "variance is 'smal'; choose auto, small"),
     ):
         with pytest.raises(UsageError, match=sentence):
