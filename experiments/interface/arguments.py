@@ -80,8 +80,8 @@ def label_of_each(model: Model, label: Labels | None, seeds: Sequence[int]) -> I
         for seed, one in zip(seeds, label, strict=False):
             if one is None:
                 raise UsageError(
-                    f"label has None for the seed {seed}; a list has a class for each seed: sample those without one by "
-                    "themselves, with label='none'."
+                    f"label has None for the seed {seed}; a list has a class for each seed: sample those without one "
+                    "by themselves, with label='none'."
                 )
             _require_class(one)
     known, count = np.asarray(label), len(seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,6 +85,17 @@ def run_data(model: Model) -> tuple[Source, Source | None]:
         raise DataError(f"{uri} here {other}, which was on {elsewhere}; {REMEDY}.")
     warn(f"{uri} has changed since this run was trained; the figures are those of what it is now.")
     return training, held_out
+
+
+def training_part(model: Model) -> Callable[[], Source]:
+    """What reads the training part of the run's data when it is asked, once; at once where a person says their place.
+
+    So a place that is wrong is refused by commands too that need no data. Raises as `run_data` does.
+    """
+    read = functools.cache(lambda: run_data(model)[0])
+    if model.data is not None:
+        read()
+    return read
 
 
 def load_model(
