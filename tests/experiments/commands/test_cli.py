@@ -404,6 +404,7 @@ def test_a_training_starts_from_a_file(run_command, tiny_run, tmp_path):
         (["--config", "nowhere", "--outdir", "x"], 2, "is no file; give a file, such as the config.json of a run"),
         (["--config", "BAD", "--outdir", "x"], 4, "bad.json is not valid JSON"),
         (["--config"], 2, "--config needs a value"),
+        (["--preset", "RUN"], 2, "is a run; go on with it by --run"),
         (["--runn", "RUN"], 2, "did you mean --run?"),
     ],
 )

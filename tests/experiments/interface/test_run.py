@@ -12,6 +12,7 @@ from diffusion.likelihood import Adaptive, Exact, Hutchinson, log_likelihood
 from diffusion.prediction import network_denoiser
 from diffusion.pytree import pytree
 from experiments.config.file import load_config
+from experiments.config.tree import Config
 from experiments.data.scaling import to_model, to_uint8
 from experiments.errors import CheckpointError, UsageError
 from experiments.interface.run import load
@@ -126,7 +127,7 @@ def test_the_report_is_the_commands(run, conditional_run, run_command, feature_c
     assert {key: value for key, value in ours.items() if key not in clock} == {
         key: value for key, value in outcome.value.items() if key not in clock
     }
-    with pytest.raises(UsageError, match="evaluate has no option smaples; did you mean 'samples'"):
+    with pytest.raises(UsageError, match=r"evaluate has no option smaples \(did you mean 'samples'"):
         run.evaluate(smaples=3)
 
 
@@ -201,7 +202,7 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
             run.sample(seeds)
     with pytest.raises(UsageError, match="steps is 0; give at least 1"):
         run.sample(steps=0)
-    with pytest.raises(UsageError, match="--sampler hevn does not exist; did you mean 'heun'"):
+    with pytest.raises(UsageError, match=r"--sampler hevn does not exist \(did you mean 'heun'"):
         run.sample(sampler="hevn")
     with pytest.raises(UsageError, match=r"images are int64 \(5, 8, 8\); give uint8, or floats"):
         run.latents(images[..., 0].astype(int))
@@ -238,12 +239,18 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
         ({"sampler": Heun}, r"a sampler, such as Heun\(\)"),
         ({"grid": np.linspace(1, 0, 5)}, "grid is of type ndarray; give a name, such as 'karras'"),
         ({"limits": 3}, "limits is 3; give a dictionary"),
-        ({"limits": {"sigma_mx": 3}}, "limits has no 'sigma_mx'; did you mean 'sigma_max'"),
+        ({"limits": {"sigma_mx": 3}}, r"limits has no 'sigma_mx' \(did you mean 'sigma_max'"),
     ],
 )
 def test_an_argument_of_the_wrong_kind_is_named(run, arguments, sentence):
     with pytest.raises(UsageError, match=sentence):
         run.sample(**{"seeds": [0, 1], **arguments})
+
+
+def test_a_training_is_told_where_it_writes():
+    for outdir in ("", None):
+        with pytest.raises(UsageError, match=f"outdir is {outdir!r}; give a folder to write in"):
+            training(Config(), outdir)
 
 
 @pytest.mark.parametrize("wrong", [-1, 99])
@@ -263,7 +270,7 @@ def test_a_class_that_the_model_does_not_know_is_refused_wherever_one_is_given(r
 
 def test_what_measures_a_run_is_checked(run, images):
     for options, sentence in (
-        ({"sample": 3}, "evaluate has no option sample; did you mean 'samples'"),
+        ({"sample": 3}, r"evaluate has no option sample \(did you mean 'samples'"),
         ({"samples": "a"}, "samples is 'a'; give a whole number"),
         ({"samples": True}, "samples is True; give a whole number"),
         ({"variance": "smal"}, "variance is 'smal'; choose auto, small"),
