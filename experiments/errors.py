@@ -79,7 +79,7 @@ def reason(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the choice nearest to `word`, or the empty string when none is near.
+    """` (did you mean 'x'?)` for the choice nearest to `word`, or the empty string when none is near.
 
     Where several begin with the word, such as mnist, all of them are meant.
     """
@@ -87,7 +87,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     near = [choice for choice in known if word and choice.startswith(word)]
     near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     *others, last = map(repr, near) if near else ("",)
-    return f"; did you mean {', '.join(others)}{' or ' * bool(others)}{last}?" if near else ""
+    return f" (did you mean {', '.join(others)}{' or ' * bool(others)}{last}?)" if near else ""
 
 
 def one_line(text: str, limit: int = LIMIT) -> str:

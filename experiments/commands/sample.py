@@ -16,7 +16,7 @@ from experiments.pictures.output import output
 from experiments.pictures.request import Request
 from experiments.progress import BATCHES, reporting, tracked
 from experiments.runs.counted import with_counts
-from experiments.runs.load import load_model, load_run, run_data
+from experiments.runs.load import load_model, load_run, training_part
 from experiments.runs.provenance import checkpoint, origin
 from experiments.sampling.drawing import draw, starts
 from experiments.sampling.guidance import Clip, Guidance
@@ -103,7 +103,7 @@ def _sample(arguments: SampleArguments, seeds: Seeds, name: str) -> int:
     solver = build(
         arguments.choice(name, model.config),
         model,
-        lambda: run_data(model)[0],
+        training_part(model),
         given_class=classes is not None,
         guided=arguments.guidance is not None,
     )

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -39,7 +40,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "--model": ("--run",),
 }
 """Names that others have for a flag; the first flag that the command has is meant."""
-COUNTS = ("--num", "--num-samples", "--num-images", "--n-samples", "-n")
+COUNTS = ("--num", "--num-samples", "--num-images", "--n-samples", "--samples", "--images", "--count", "--n", "-n")
 """Names for a number of samples: so many seeds from 0 on."""
 WORDS = ""
 """The key of what stands without a flag."""
@@ -136,6 +137,8 @@ def _named(flag: str, values: list[str], flags: Mapping[str, Any]) -> tuple[str,
 def _written(flag: str, hint: Any, values: list[str]) -> list[str]:
     """A flag and its values as tyro reads them."""
     kinds = [kind for kind in _kinds(hint) if kind is not NoneType]
+    if kinds == [Path] and "" in values:  # which would be the current folder
+        raise UsageError(f"{flag} is empty; give a path, or . for the current folder.")
     if kinds == [bool]:
         return [_switch(flag, values)]
     if values == ["None"] and NoneType in _kinds(hint):

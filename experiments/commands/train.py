@@ -148,6 +148,7 @@ def _start(argv: list[str]) -> tuple[dict[str, Any], Config, list[str]]:
         if not path.is_file():
             inside = path / "config.json"
             remedy = f"give {inside}" if inside.is_file() else "give a file, such as the config.json of a run"
+            remedy = f"give --preset {file}" if file in presets.names() else remedy
             raise UsageError(f"--config {file} is no file; {remedy}.")
         return {"file": path}, load_config(path), argv
     preset = preset or TrainArguments.__dataclass_fields__["preset"].default

@@ -73,6 +73,12 @@ def as_uint8(images: np.ndarray, where: str, rules: int = 2) -> UInt8[np.ndarray
         raise DataError(f"{where} holds {images.dtype} values; give uint8, or floats in [0, 1].")
     low, high, kind = images.min(), images.max(), images.dtype
     if not (low >= 0 and high <= 255):  # also when either is not a number
+        if bad := np.count_nonzero(~np.isfinite(images)):
+            first = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+            raise DataError(
+                f"{where} holds {bad:,} values that are not finite numbers, the first in image {first}; leave such "
+                "images out, or mend them."
+            )
         near = kind.kind == "f" and low > -0.5 and high < 1.5
         remedy = "clip them to [0, 1]" if near else "scale them to 0..255 or [0, 1]"
         raise DataError(f"{where} holds {kind} values from {low:.5g} to {high:.5g}; {remedy}.")

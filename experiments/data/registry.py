@@ -95,4 +95,4 @@ def _suggestion(uri: str) -> str:
         return f"; write {'idx' if any(path.glob('*-idx3-ubyte*')) else 'folder'}:{uri}"
     if path.is_file() and path.suffix.lower() in (".zip", ".npz"):
         return f"; write {path.suffix.lower()[1:]}:{uri}"
-    return did_you_mean(uri.partition(":")[0], SOURCES) or f"; the forms are {forms}"
+    return f"{did_you_mean(uri.partition(':')[0], SOURCES)}; the forms are {forms}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import jax
 import numpy as np
 from jaxtyping import ArrayLike, Int32
 
@@ -31,7 +32,7 @@ _LIMITS = ("sigma_min", "sigma_max", "rho")
 def whole(name: str, value: Any) -> int:
     """A whole number of at least 1. Raises UsageError, naming the argument, for anything else."""
     try:
-        number = operator.index(value)
+        number = _index(value)
     except TypeError:
         raise UsageError(f"{name} is {value!r}; give a whole number.") from None
     if number < 1:
@@ -47,12 +48,23 @@ def checked_seeds(seeds: Iterable[int]) -> Sequence[int]:
     if isinstance(seeds, range) and seeds and min(seeds[0], seeds[-1]) >= 0 and max(seeds[0], seeds[-1]) < 2**31:
         return seeds
     try:
-        known = [operator.index(seed) for seed in seeds]
+        known = [_index(seed) for seed in seeds]
     except TypeError:
         known = []
     if not known or min(known) < 0 or max(known) >= 2**31:
         raise UsageError("seeds are one or more whole numbers from 0 on, below 2^31; give range(64), or [3, 5].")
     return known
+
+
+def check_distinct(seeds: Sequence[int], labels: Int32[np.ndarray, " n"] | None) -> None:
+    """Raise UsageError for a seed that is given twice, unless with two classes: both images would be one."""
+    if isinstance(seeds, range):
+        return
+    seen: set[tuple[int, int]] = set()
+    for pair in zip(seeds, [-1] * len(seeds) if labels is None else labels.tolist(), strict=True):
+        if pair in seen:
+            raise UsageError(f"seeds has {pair[0]} twice, and the same image would be drawn again; give it once.")
+        seen.add(pair)
 
 
 def label_of_each(model: Model, label: Labels | None, seeds: Sequence[int]) -> Int32[np.ndarray, " n"] | None:
@@ -64,7 +76,17 @@ def label_of_each(model: Model, label: Labels | None, seeds: Sequence[int]) -> I
     if label is None or isinstance(label, str):
         classes = choose_classes(model, label, "label")
         return None if classes is None else classes.of(seeds)
+    if isinstance(label, list | tuple):
+        for seed, one in zip(seeds, label, strict=False):
+            if one is None:
+                raise UsageError(
+                    f"label has None for the seed {seed}; a list has a class for each seed: sample those without one "
+                    "by themselves, with label='none'."
+                )
+            _require_class(one)
     known, count = np.asarray(label), len(seeds)
+    if known.ndim == 0:
+        _require_class(known.item())
     if known.dtype.kind not in "iuU" or known.shape not in ((), (count,)):
         raise UsageError(f"label is {label!r} for {count} seeds; give one class for all, or a list of one for each.")
     return np.broadcast_to(class_numbers(model, known, "label"), (count,))
@@ -76,10 +98,24 @@ def checked_guidance(given: float | Guidance | None) -> Guidance:
         return UNGUIDED
     if isinstance(given, Guidance):
         return given
-    try:
-        return Guidance(strength=float(given))
-    except (TypeError, ValueError):
-        raise UsageError(f"guidance is {given!r}; give a number, 1 for the model itself, or a Guidance.") from None
+    strength = np.asarray(given)
+    if strength.ndim or strength.dtype.kind not in "iuf":
+        raise UsageError(f"guidance is {given!r}; give a number, 1 for the model itself, or a Guidance.")
+    return Guidance(strength=float(strength))
+
+
+def _index(value: Any) -> int:
+    """A whole number, of which True is none. Raises TypeError for anything else."""
+    if isinstance(value, bool):
+        raise TypeError
+    return operator.index(value)
+
+
+def _require_class(one: Any) -> None:
+    if isinstance(one, bool | np.bool_) or not isinstance(one, str | int | np.integer | np.ndarray | jax.Array):
+        raise UsageError(
+            f"label is {one!r} where a class is wanted; give one by number or by name, or a list of one for each seed."
+        )
 
 
 def check_sampling(sampler: Any, grid: Any, limits: Mapping[str, float] | None) -> None:
@@ -102,7 +138,8 @@ def evaluation_options(options: Mapping[str, Any]) -> EvaluationOptions:
     for name, value in options.items():
         if name not in known:
             raise UsageError(f"evaluate has no option {name}{did_you_mean(name, known)}; choose {', '.join(known)}.")
-        if name in ("samples", "batch", "seed", "elbo_images", "elbo_draws") and not hasattr(value, "__index__"):
+        counted = name in ("samples", "batch", "seed", "elbo_images", "elbo_draws")
+        if counted and (isinstance(value, bool) or not hasattr(value, "__index__")):
             raise UsageError(f"{name} is {value!r}; give a whole number.")
     variances, variance = get_args(VarianceName), options.get("variance", "auto")
     if variance not in variances:

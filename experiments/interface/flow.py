@@ -23,6 +23,8 @@ from experiments.sampling.labels import require_no_class
 
 _EXACT = 256
 """Dimensions up to which the divergence is exact unless told otherwise."""
+_FARTHEST = 4.0
+"""Absolute value that no image reaches in the units of the network, [-1, 1], however far a model may overshoot."""
 
 
 def log_likelihood(
@@ -38,7 +40,7 @@ def log_likelihood(
     """ln p in nats, as `Run.log_likelihood` says. Raises UsageError for a model without an ODE."""
     _require_flow(model)
     check_flow(method, solver)
-    images = _events(model, images)
+    images = _in_units(model, _events(model, images))
     solver = Adaptive() if solver is None else solver
     if method is None:
         method = Exact() if images[0].size <= _EXACT else Hutchinson()
@@ -65,6 +67,8 @@ def transport(
     _require_flow(model)
     check_flow(None, solver)
     images, move = _events(model, images), likelihood.decode if backward else likelihood.encode
+    if not backward:  # latents have any range
+        images = _in_units(model, images)
     found = []
     for rows, count in _rows(len(images), batch):
         denoise = make_denoiser(model, _labels(model, labels, rows, len(images)))
@@ -90,19 +94,26 @@ def completions(
     return known, seeds
 
 
-def full_mask(mask: Bool[np.ndarray, "..."], shape: tuple[int, ...]) -> Bool[np.ndarray, "n *event"]:
-    """The mask for every image. Raises UsageError for one that is not of booleans, or does not fit."""
-    mask = np.asarray(mask)
+def full_mask(
+    model: Model, mask: Bool[np.ndarray, "..."], images: Float32[np.ndarray, "n *event"]
+) -> Bool[np.ndarray, "n *event"]:
+    """The mask for every image.
+
+    Raises UsageError for one that is not of booleans, or does not fit, and for known values that are in other units.
+    """
+    mask, shape = np.asarray(mask), images.shape
     if mask.dtype != np.bool_:
         raise UsageError(f"mask is an array of {mask.dtype}; give booleans, True where a pixel is known.")
     if len(shape) == 4 and mask.shape == shape[1:3]:
         mask = mask[..., None]
     try:
-        return np.broadcast_to(mask, shape)
+        full = np.broadcast_to(mask, shape)
     except ValueError:
         raise UsageError(
             f"mask has shape {mask.shape} and the images {shape}; give (height, width), or the shape of the images."
         ) from None
+    _in_units(model, images, full)
+    return full
 
 
 def _require_flow(model: Model) -> None:
@@ -116,13 +127,27 @@ def _require_flow(model: Model) -> None:
 
 
 def _events(model: Model, images: Events) -> Events:
-    """`images` as they are, once they are seen to be the model's."""
+    """`images` as they are, once they are seen to be of the model's shape, and uint8 or floats."""
     images = np.asarray(images)
     known = images.dtype == np.uint8 or images.dtype.kind == "f"
     if images.shape[1:] != model.event_shape or len(images) == 0 or not known:
         raise UsageError(
             f"images are {images.dtype} {images.shape}; give uint8, or floats in the units of the network, "
             f"of shape (n, {', '.join(map(str, model.event_shape))})."
+        )
+    return images
+
+
+def _in_units(model: Model, images: Events, where: Bool[np.ndarray, "n *event"] | bool = True) -> Events:
+    """`images` as they are, once floats are seen to be in the units of the network `where` they matter."""
+    if model.of_points or images.dtype == np.uint8 or not np.any(where):
+        return images
+    largest = float(np.max(np.abs(images), where=where, initial=0.0))
+    if not largest <= _FARTHEST:
+        what = f"reach {largest:.4g} in absolute value" if np.isfinite(largest) else "are not all finite"
+        raise UsageError(
+            f"images are floats that {what}, and floats are in the units of the network, [-1, 1]; give uint8, or "
+            "pixels / 127.5 - 1 of pixels in 0..255."
         )
     return images
 

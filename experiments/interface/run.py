@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from experiments.evaluation.report import evaluate, with_null
 from experiments.interface import flow
 from experiments.interface.arguments import (
     Labels,
+    check_distinct,
     checked_guidance,
     checked_seeds,
     evaluation_options,
@@ -51,9 +53,11 @@ def load(place: Path | str, *, average: int | None = 0, best: bool = False, data
     Of a run it is the newest checkpoint that can be trusted, with a line on standard error for each that is passed
     over, or with `best` the one of the lowest held-out loss. `average` is the number of the averaged parameters, None
     for the raw ones; `data` is the URI of the run's data, where they have moved. Raises CheckpointError when there is
-    no checkpoint or it is damaged, UsageError for an average that it has not.
+    no such folder, no checkpoint or it is damaged, UsageError for an average that it has not.
     """
-    if not (average is None or hasattr(average, "__index__")):
+    if not isinstance(place, str | os.PathLike) or not os.fspath(place):
+        raise UsageError(f"the place of a run is {place!r}; give the folder that `scorefield train` wrote.")
+    if not (average is None or (hasattr(average, "__index__") and not isinstance(average, bool))):
         raise UsageError(f"average is {average!r}; give its number, counted from 0, or None for the raw parameters.")
     model = load_model(Path(place), average, use_best=best, warn=warn)
     folder = model.path
@@ -153,11 +157,12 @@ class Run:
         one class for all seeds or a list of one for each, by number or by name, or a text as after --class, such as
         "random" or "none"; unless given, the classes come in turn. `guidance` is a strength or a `Guidance`;
         `brownian_tree` is as in `samplers.sample`. A seed's image depends on no other seed, nor on `batch`, the number
-        drawn at a time.
+        drawn at a time; a seed is given once, or once for each class.
         Raises UsageError for what does not go together, or not with the run, DivergedError for what is not finite.
         """
         seeds, guide, batch = checked_seeds(seeds), checked_guidance(guidance), whole("batch", batch)
         labels = label_of_each(self._counted, label, seeds)
+        check_distinct(seeds, labels)
         solver = self.solver(
             sampler,
             steps,
@@ -204,7 +209,7 @@ class Run:
         for a mask or seeds that do not fit.
         """
         known, seeds = flow.completions(self.model, images, seeds)
-        seen = flow.full_mask(mask, known.shape)
+        seen = flow.full_mask(self.model, mask, known)
         if label is None:  # the image has a class, and it is not for the seed to say which
             require_no_class(self.model, "label")
         labels = None if label is None else label_of_each(self._counted, label, seeds)

@@ -51,4 +51,4 @@ def training(
     the loop early saves the step that the body saw last, and the same call goes on from there. All else is as in
     `experiments.training.loop.training`, errors included.
     """
-    return loop.training_with(Step, config, Path(outdir), data, devices, quiet, signals, restart)
+    return loop.training_with(Step, config, outdir, data, devices, quiet, signals, restart)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,12 @@ def load(name: str, size: int | None = None) -> Config:
     if name in PLUGINS:
         return _of_size(PLUGINS[name](), size)
     if name not in names():
+        if os.path.isfile(name) or name.endswith(".json"):
+            raise UsageError(f"--preset {name} is no name of a preset; a file is given by --config {name}.")
+        if os.path.isfile(file := os.path.join(name, "config.json")):
+            raise UsageError(
+                f"--preset {name} is a run; go on with it by --run {name}, or begin anew by --config {file}."
+            )
         near = did_you_mean(name, names())
         raise UsageError(f"--preset {name} does not exist{near}; there are {', '.join(names())}.")
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

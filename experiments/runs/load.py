@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,6 +87,17 @@ def run_data(model: Model) -> tuple[Source, Source | None]:
     return training, held_out
 
 
+def training_part(model: Model) -> Callable[[], Source]:
+    """What reads the training part of the run's data when it is asked, once; at once where a person says their place.
+
+    So a place that is wrong is refused by commands too that need no data. Raises as `run_data` does.
+    """
+    read = functools.cache(lambda: run_data(model)[0])
+    if model.data is not None:
+        read()
+    return read
+
+
 def load_model(
     place: Path, average: int | None = 0, *, use_best: bool = False, warn: Callable[[str], None] = print
 ) -> Model:
@@ -152,5 +164,7 @@ def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoin
     if use_best and found is not None and found.sound and found.held_out_loss is None:
         warn(f"no held-out loss was measured in {run}; --best takes the newest checkpoint.")
     if found is None:
+        if not run.exists():
+            raise CheckpointError(f"{run} does not exist; give the folder that `scorefield train` wrote.")
         raise CheckpointError(f"{run} holds no checkpoint that can be trusted; train it, or give another folder.")
     return found

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import streams
 from experiments.errors import UsageError
-from experiments.runs.load import run_data
+from experiments.runs.load import training_part
 from experiments.runs.model import Model, make_denoiser
 from experiments.runs.provenance import versions
 from experiments.sampling.choice import SamplerChoice
@@ -57,7 +57,7 @@ def fit_grid(model: Model, choice: SamplerChoice, options: FitOptions) -> dict[s
     if isinstance(choice.options, Sampler) and choice.options.takes_pair:
         raise UsageError(f"--sampler {name} follows no flow that a grid could be fitted to; fit one for ddim.")
     choice = dataclasses.replace(choice, grid="auto")
-    solver = build(choice, model, lambda: run_data(model)[0], given_class=model.num_classes > 0)
+    solver = build(choice, model, training_part(model), given_class=model.num_classes > 0)
     labels = jnp.asarray(np.resize(model.trained_classes, options.images), jnp.int32) if model.num_classes else None
     try:
         fitted = optimised_grid(

@@ -162,8 +162,10 @@ def _checked(coordinator: str | None, num_processes: int | None, process_id: int
     if num_processes < 1 or not 0 <= process_id < num_processes:
         raise UsageError(f"--process-id is {process_id} of --num-processes {num_processes}; they count from 0.")
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not (port.isascii() and port.isdecimal()):
         raise UsageError(f"--coordinator is {coordinator!r}; give host:port of process 0.")
+    if len(port) > 5 or not 0 < int(port) < 65536:
+        raise UsageError(f"--coordinator is {coordinator!r}; give a port from 1 to 65535.")
     return host, int(port), num_processes, process_id
 
 

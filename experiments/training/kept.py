@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from pathlib import Path
 
 from experiments.config.file import load_config, to_json
@@ -36,7 +35,8 @@ def run_config(run: Path, *, free: bool = True) -> Config:
         trusted = trusted_config(run / "checkpoints")
         if trusted is None:
             raise
-        _say(f"{error} The copy in {trusted[1]} is used.")
+        what = str(error).rpartition("; ")[0] or str(error).rstrip(".")  # without a remedy, which is not needed
+        _say(run, f"{what}; the copy in {trusted[1]} is used.")
         return trusted[0]
     copy = _newest_copy(run / "checkpoints")
     if copy is None:
@@ -44,13 +44,14 @@ def run_config(run: Path, *, free: bool = True) -> Config:
     kept = load_config(copy)
     if trained := differences(kept, config):
         name, before, now = trained[0]
-        _say(f"{path} says --{flag_of(name)} {now}, and the run was trained with {before}; the copy in {copy} is used.")
+        told = f"{path} says --{flag_of(name)} {now}, and the run was trained with {before}"
+        _say(run, f"{told}; the copy in {copy} is used.")
         return kept
     old, new = flat(to_json(kept)), flat(to_json(config))
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if changed and free:
         name = changed[0]
-        _say(f"{path} says --{flag_of(name)} {new.get(name)}, which holds; {copy} says {old.get(name)}.")
+        _say(run, f"{path} says --{flag_of(name)} {new.get(name)}, which holds; {copy} says {old.get(name)}.")
     return config
 
 
@@ -66,7 +67,15 @@ def _newest_copy(directory: Path) -> Path | None:
     return None
 
 
-_say = functools.cache(warn)  # once, however often a command asks
+def _say(run: Path, line: str) -> None:
+    """Warn once, however often a command asks, and by whatever path."""
+    key = (run.resolve(), line.replace(str(run), ""))
+    if key not in _said:
+        _said.add(key)
+        warn(line)
+
+
+_said: set[tuple[Path, str]] = set()
 
 
 def run_source(run: Path, config: Config) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401 (its exit function is registered first, and so called last)
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -135,13 +136,13 @@ def training(
     CheckpointError when a checkpoint cannot be read or written, and DivergedError when a loss or a gradient is not
     finite; the last good checkpoint is then untouched.
     """
-    return training_with(Step, config, Path(outdir), data, devices, quiet, signals, restart)
+    return training_with(Step, config, outdir, data, devices, quiet, signals, restart)
 
 
 def training_with(
     step_type: type[S],
     config: Config,
-    outdir: Path,
+    outdir: Path | str,
     data: RunData | None,
     devices: tuple[Device, ...] | None,
     quiet: bool,
@@ -152,8 +153,11 @@ def training_with(
     if not isinstance(config, Config):
         raise UsageError(f"config is {config!r}; give a Config, such as scorefield.preset('digits-ddpm').")
     check_kinds(config)
-    steps = _steps(step_type, config, outdir, data, devices, quiet, signals, restart)
-    return Training(config, outdir, cast(Generator[S, None, TrainResult], steps))
+    if not isinstance(outdir, str | os.PathLike) or not os.fspath(outdir):
+        raise UsageError(f"outdir is {outdir!r}; give a folder to write in.")
+    folder = Path(outdir)
+    steps = _steps(step_type, config, folder, data, devices, quiet, signals, restart)
+    return Training(config, folder, cast(Generator[S, None, TrainResult], steps))
 
 
 def train(

@@ -29,6 +29,8 @@ _SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 _MORE = r"([ _-]?(set|images?|imgs?|data|split|[0-9]+))*"
 _TRAIN = re.compile("(train|training)" + _MORE)
 _TEST = re.compile("(test|testing|val|valid|validation|eval|dev)" + _MORE)
+_CALLED = re.compile("(train|training|test|testing|val|valid|validation|eval|evaluation|dev|h[oe]ld[ _-]?out)" + _MORE)
+"""What splits are called; a class of such a name that is not refused is mentioned."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, k
     hint = hint if manifest is None else f"; {manifest} has null for labels"
     taken = {*names, manifest}
     others = [path for name, path in everything if name not in taken]
-    return Layout(names, labels, class_names, _notes(others, known), hint)
+    doubtful = _doubtful(class_names) if rules > 1 and manifest is None else ()
+    return Layout(names, labels, class_names, (*doubtful, *_notes(others, known)), hint)
 
 
 def is_picture(path: str, known: Iterable[str]) -> bool:
@@ -129,9 +132,10 @@ def _hidden(path: str) -> bool:
 def _refuse_unreadable(files: list[tuple[str, str]], where: str, known: frozenset[str]) -> None:
     found = [name for name, path in files if is_picture(path, UNREADABLE - known)]
     if found:
-        kinds, more = sorted({_ending(name) for name in found}), f" and {len(found) - 1:,} more"
+        kinds = sorted({_ending(name) for name in found})
+        more = f" and {len(found) - 1:,} more are" if len(found) > 1 else " is"
         raise DataError(
-            f"{listed([f'{where}/{found[0]}'], 160)}{more if len(found) > 1 else ''} cannot be read here "
+            f"{listed([f'{where}/{found[0]}'], 160)}{more} of a kind that scorefield does not read "
             f"({listed(kinds, 40)}); convert to PNG or JPEG, or move away."
         )
 
@@ -168,6 +172,14 @@ def _folder_labels(
         raise DataError(f"{root} holds the splits {', '.join(splits)} and not classes; {remedy}.")
     numbers = {name: i for i, name in enumerate(classes)}
     return np.array([numbers[top] for top in tops], np.int32), tuple(classes)
+
+
+def _doubtful(classes: Iterable[str]) -> tuple[str, ...]:
+    """What is said of classes that are called as splits are: runs go on with them, and so they are not refused."""
+    found = [name for name in classes if _CALLED.fullmatch(name.lower())]
+    if len(found) > 1:
+        return (f"the folders {listed(found)} are classes, though called like splits (if they are, give one of them)",)
+    return (f"the folder {listed(found)} is a class, though called like a split (if it is, move it away)",) * len(found)
 
 
 def _notes(others: list[str], known: frozenset[str]) -> tuple[str, ...]:

@@ -368,6 +368,19 @@ def test_a_run_goes_on_with_its_data_from_any_folder(run_command, photo_run, tmp
     assert "are not those that this run was trained on" in other.err
 
 
+@pytest.mark.parametrize("command", ["grid", "sample"])
+def test_data_that_are_given_are_read_though_nothing_is_drawn_from_them(
+    run_command, conditional_run, tmp_path, command
+):
+    told = (command, "--run", conditional_run, "--sampler", "ddim", "--steps", "2", "--data")
+    missing = run_command(*told, f"folder:{tmp_path / 'none'}")
+    assert (missing.status, missing.err.count("\n")) == (3, 1)
+    assert "none does not exist" in missing.err
+    other = run_command(*told, "plane:moons")
+    assert (other.status, other.err.count("\n")) == (3, 1)
+    assert "plane:moons has images of (2,) in 0 classes now, and this run was trained on (8, 8, 1)" in other.err
+
+
 def test_a_training_starts_from_a_file(run_command, tiny_run, tmp_path):
     told = ("train", "--config", tiny_run / "config.json", "--dry-run")
     shown = run_command(*told, "--weighting", "edm", "--training.seed", "7", "--outdir", tmp_path).value
@@ -391,6 +404,7 @@ def test_a_training_starts_from_a_file(run_command, tiny_run, tmp_path):
         (["--config", "nowhere", "--outdir", "x"], 2, "is no file; give a file, such as the config.json of a run"),
         (["--config", "BAD", "--outdir", "x"], 4, "bad.json is not valid JSON"),
         (["--config"], 2, "--config needs a value"),
+        (["--preset", "RUN"], 2, "is a run; go on with it by --run"),
         (["--runn", "RUN"], 2, "did you mean --run?"),
     ],
 )

@@ -92,6 +92,18 @@ def test_a_number_of_samples_is_a_number():
         respelt(["--num", "0-3"], SAMPLE)
 
 
+@pytest.mark.parametrize("flag", ["--samples", "--n", "--images", "-n"])
+def test_a_number_of_samples_has_many_names(flag):
+    assert respelt([flag, "4"], SAMPLE) == ["--seeds", "0-3"]
+
+
+def test_an_empty_path_is_refused():
+    for typed, flags in ((["--outdir", ""], SAMPLE), (["--outdir="], TRAIN), (["--weak", ""], SAMPLE)):
+        with pytest.raises(UsageError, match=r" is empty; give a path, or \. for the current folder"):
+            respelt(typed, flags)
+    assert respelt(["--outdir", "."], SAMPLE) == ["--outdir", "."]
+
+
 def test_every_alias_stands_for_a_flag_that_some_command_has():
     known = {*TRAIN, *SAMPLE}
     assert all(any(flag in known for flag in flags) for flags in ALIASES.values())
@@ -111,8 +123,14 @@ def said(capsys, *argv):
         ("train --frobnicate 3", "--frobnicate is no option of scorefield train; see scorefield train --help."),
         ("train --preset mnist", "did you mean 'mnist-edm-unet', 'mnist-flow-dit', 'mnist-pfgmpp' or 'mnist-vp-unet'?"),
         ("sample nowhere/run", "nowhere/run/config.json does not exist"),
-        ("presets digits", "preset digits does not exist; did you mean"),
-        ("samplers hen", "sampler hen does not exist; did you mean 'heun'?"),
+        (
+            "train --preset runs/ten/config.json",
+            "is no name of a preset; a file is given by --config runs/ten/config.json.",
+        ),
+        ("train --config digits-ddpm --outdir x", "--config digits-ddpm is no file; give --preset digits-ddpm."),
+        ("verify --only foker-planck", "is no identity (did you mean 'fokker-planck'?); the topics are"),
+        ("presets digits", "preset digits does not exist (did you mean"),
+        ("samplers hen", "sampler hen does not exist (did you mean 'heun'?"),
     ],
 )
 def test_a_command_says_what_is_meant(argv, words, capsys):

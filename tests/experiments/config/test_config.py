@@ -224,7 +224,7 @@ def test_the_hints_are_the_one_list_of_types():
         (("training",), 5, r"\.training is 5, which is not a valid training"),
         (("training", "seed"), True, r"\.training\.seed is True, which is no int"),
         (("training", "steps"), 0, r": --training\.steps is 0; give at least 1"),
-        (("sampling", "sampler"), "huen", r": --sampling\.sampler huen does not exist; did you mean 'heun'\?"),
+        (("sampling", "sampler"), "huen", r": --sampling\.sampler huen does not exist \(did you mean 'heun'\?"),
     ],
 )
 def test_a_damaged_value_is_refused_in_a_sentence(tmp_path, path, value, words):

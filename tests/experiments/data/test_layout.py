@@ -115,6 +115,25 @@ def test_a_train_among_other_vehicles_is_a_class(placed):
     )
 
 
+@pytest.mark.parametrize(
+    ("folders", "note"),
+    [
+        (("train", "holdout"), "the folders holdout, train are classes, though called like splits"),
+        (("dev", "eval"), "the folders dev, eval are classes, though called like splits"),
+        (("Held-Out", "x"), "the folder Held-Out is a class, though called like a split (if it is, move it away)"),
+        (("cat", "dog", "test"), "the folder test is a class, though called like a split"),
+        (("cat", "evaluation_set"), "the folder evaluation_set is a class, though called like a split"),
+        (("cat", "test tube", "trains", "developer"), None),
+    ],
+)
+def test_a_class_that_is_called_like_a_split_is_mentioned(placed, folders, note):
+    uri = placed(*(f"{folder}/{i}.png" for i, folder in enumerate(folders)))
+    source = open_source(uri)
+    assert set(source.class_names) == set(folders)  # as they were read before it was mentioned
+    assert [said.startswith(note or "-") for said in source.notes] == [True] * (note is not None)
+    assert open_source(uri, rules=1).notes == ()
+
+
 def test_what_is_passed_over_is_counted(placed):
     texts = {"a/x.txt": b"", "notes.TXT": b"", "LICENSE": b"", ".hidden.png": b"", "._a.png": b"", ".DS_Store": b""}
     source = open_source(placed("a/0.png", "b/1.png", **texts))
@@ -125,7 +144,9 @@ def test_what_is_passed_over_is_counted(placed):
 @pytest.mark.parametrize("ending", ["heic", "JXL", "tga", "psd", "cr2", "dng", "exr"])
 def test_pictures_that_cannot_be_read_are_refused(placed, refused, ending):
     uri = placed("0.png", **{f"p{i}.{ending}": b"?" for i in range(3)})
-    refused(uri, f"p0.{ending} and 2 more cannot be read here (.{ending.lower()})", "convert to PNG")
+    refused(
+        uri, f"p0.{ending} and 2 more are of a kind that scorefield does not read (.{ending.lower()})", "convert to PNG"
+    )
     assert len(open_source(uri, rules=1)) == 1
 
 
@@ -145,7 +166,7 @@ def test_newer_formats_are_read_where_pillow_can(tmp_path, refused, ending, feat
         refused(uri, path)
     else:
         (tmp_path / f"a.{ending}").write_bytes(b"?")
-        refused(uri, f"a.{ending} cannot be read here")
+        refused(uri, f"a.{ending} is of a kind that scorefield does not read")
     Image.new("L", (3, 2)).save(tmp_path / "b.png")
     assert len(open_source(uri, rules=1)) == 1
 

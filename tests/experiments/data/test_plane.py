@@ -104,7 +104,8 @@ def test_what_goes_with_images_is_refused(sources, refused):
 
 
 def test_a_law_that_does_not_exist_is_refused_with_the_nearest(refused):
-    refused("plane:moon", "plane:moon does not exist", "did you mean 'moons'?")
+    refused("plane:moon", "plane:moon does not exist (did you mean 'moons'?); there are")
+    refused("plan:moons", "'plan:moons' is no data source (did you mean 'plane'?); the forms are digits")
     refused("plane:", "write plane:NAME")
     assert plane.law_of("digits") is None
     assert plane.law_of("plane:gaussians") is not None

@@ -12,6 +12,7 @@ from diffusion.likelihood import Adaptive, Exact, Hutchinson, log_likelihood
 from diffusion.prediction import network_denoiser
 from diffusion.pytree import pytree
 from experiments.config.file import load_config
+from experiments.config.tree import Config
 from experiments.data.scaling import to_model, to_uint8
 from experiments.errors import CheckpointError, UsageError
 from experiments.interface.run import load
@@ -126,7 +127,7 @@ def test_the_report_is_the_commands(run, conditional_run, run_command, feature_c
     assert {key: value for key, value in ours.items() if key not in clock} == {
         key: value for key, value in outcome.value.items() if key not in clock
     }
-    with pytest.raises(UsageError, match="evaluate has no option smaples; did you mean 'samples'"):
+    with pytest.raises(UsageError, match=r"evaluate has no option smaples \(did you mean 'samples'"):
         run.evaluate(smaples=3)
 
 
@@ -159,9 +160,41 @@ def test_inpainting_keeps_what_is_known(run, images):
         run.inpaint(images, mask, batch=0)
 
 
+def test_one_seed_may_be_sampled_in_two_classes(run):
+    both = run.sample([3, 3], "ddim", 2, label=[1, 2], batch=1)
+    np.testing.assert_array_equal(both[1:], run.sample([3], "ddim", 2, label=2))
+
+
+@pytest.mark.parametrize(("value", "what"), [(200.0, "reach 200 in absolute value"), (np.nan, "are not all finite")])
+def test_floats_in_other_units_than_the_networks_are_refused(run, value, what):
+    wrong, mask = np.full((1, 8, 8, 1), value), np.ones((8, 8), bool)
+    for ask in (run.log_likelihood, run.latents, lambda images: run.inpaint(images, mask)):
+        with pytest.raises(
+            UsageError, match=rf"floats that {what}.*the network, \[-1, 1\]; give uint8, or pixels / 127"
+        ):
+            ask(wrong)
+
+
+def test_what_a_mask_leaves_out_may_be_in_any_units(run, images):
+    mask, known = np.ones((8, 8), bool), to_model(images[:1])
+    mask[0] = False
+    known[:, 0] = np.nan
+    made = run.inpaint(known, mask, sampler="ddim", steps=2, resamplings=1)
+    np.testing.assert_array_equal(made[:, 1:], images[:1, 1:])
+
+
+def test_latents_are_decoded_from_any_range(run):
+    assert np.all(np.isfinite(run.decode(np.full((1, 8, 8, 1), 200.0))))
+
+
 def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint that can be trusted"):
         load(tmp_path)
+    with pytest.raises(CheckpointError, match="nope does not exist; give the folder that `scorefield train` wrote"):
+        load(tmp_path / "nope")
+    for place in (None, 3, ""):
+        with pytest.raises(UsageError, match=f"the place of a run is {place!r}; give the folder"):
+            load(place)
     with pytest.raises(UsageError, match="average is 'raw'; give its number, counted from 0, or None for the raw"):
         load(run.path, average="raw")
     for seeds in ([], [-1], [2**31]):
@@ -169,7 +202,7 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
             run.sample(seeds)
     with pytest.raises(UsageError, match="steps is 0; give at least 1"):
         run.sample(steps=0)
-    with pytest.raises(UsageError, match="--sampler hevn does not exist; did you mean 'heun'"):
+    with pytest.raises(UsageError, match=r"--sampler hevn does not exist \(did you mean 'heun'"):
         run.sample(sampler="hevn")
     with pytest.raises(UsageError, match=r"images are int64 \(5, 8, 8\); give uint8, or floats"):
         run.latents(images[..., 0].astype(int))
@@ -191,18 +224,33 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
         ({"label": [1, 2, 3]}, r"label is \[1, 2, 3\] for 2 seeds; give one class for all"),
         ({"label": "three"}, "the class three in label does not exist; this model knows the classes 0 to 9"),
         ({"label": ["3"] * 3}, r"label is \['3', '3', '3'\] for 2 seeds"),
-        ({"label": 2.5}, "label is 2.5 for 2 seeds"),
+        ({"label": 2.5}, "label is 2.5 where a class is wanted; give one by number or by name"),
+        ({"label": True}, "label is True where a class is wanted; give one by number or by name"),
+        ({"label": [1, True]}, "label is True where a class is wanted; give one by number or by name"),
+        ({"label": ["3", None]}, "label has None for the seed 1; .* by themselves, with label='none'"),
         ({"guidance": "x"}, "guidance is 'x'; give a number"),
+        ({"guidance": "2"}, "guidance is '2'; give a number"),
+        ({"guidance": True}, "guidance is True; give a number"),
+        ({"seeds": [True]}, "seeds are one or more whole numbers"),
+        ({"seeds": [4, 1, 4]}, "seeds has 4 twice, and the same image would be drawn again"),
+        ({"seeds": [1, 1], "label": [2, 2]}, "seeds has 1 twice"),
+        ({"steps": True}, "steps is True; give a whole number"),
         ({"sampler": 3}, "sampler is 3; give a name of `scorefield samplers`, or a sampler"),
         ({"sampler": Heun}, r"a sampler, such as Heun\(\)"),
         ({"grid": np.linspace(1, 0, 5)}, "grid is of type ndarray; give a name, such as 'karras'"),
         ({"limits": 3}, "limits is 3; give a dictionary"),
-        ({"limits": {"sigma_mx": 3}}, "limits has no 'sigma_mx'; did you mean 'sigma_max'"),
+        ({"limits": {"sigma_mx": 3}}, r"limits has no 'sigma_mx' \(did you mean 'sigma_max'"),
     ],
 )
 def test_an_argument_of_the_wrong_kind_is_named(run, arguments, sentence):
     with pytest.raises(UsageError, match=sentence):
         run.sample(**{"seeds": [0, 1], **arguments})
+
+
+def test_a_training_is_told_where_it_writes():
+    for outdir in ("", None):
+        with pytest.raises(UsageError, match=f"outdir is {outdir!r}; give a folder to write in"):
+            training(Config(), outdir)
 
 
 @pytest.mark.parametrize("wrong", [-1, 99])
@@ -222,8 +270,9 @@ def test_a_class_that_the_model_does_not_know_is_refused_wherever_one_is_given(r
 
 def test_what_measures_a_run_is_checked(run, images):
     for options, sentence in (
-        ({"sample": 3}, "evaluate has no option sample; did you mean 'samples'"),
+        ({"sample": 3}, r"evaluate has no option sample \(did you mean 'samples'"),
         ({"samples": "a"}, "samples is 'a'; give a whole number"),
+        ({"samples": True}, "samples is True; give a whole number"),
         ({"variance": "smal"}, "variance is 'smal'; choose auto, small"),
     ):
         with pytest.raises(UsageError, match=sentence):

@@ -52,7 +52,7 @@ def test_a_text_is_a_name_or_else_a_number(names, rules, text, number):
         (
             ("cat", "dog"),
             "Dog",
-            "--class Dog does not exist; did you mean 'dog'?; this model knows the classes cat, dog.",
+            "--class Dog does not exist (did you mean 'dog'?); this model knows the classes cat, dog.",
         ),
         (("cat", "dog"), "2", "--class 2 does not exist; this model knows the classes cat, dog."),
         (("1", "2", "3"), "0", "--class 0 does not exist; this model knows the classes 1, 2, 3."),

@@ -80,7 +80,7 @@ def test_random_classes_are_as_frequent_as_in_training_and_the_seed_s_own():
         ("3-1", "--class 3-1 ends before it begins; write 1-3"),
         ("1,dog", "--class 1,dog names the class dog twice; give it once"),
         ("cat,", "--class '' does not exist"),
-        (":dog", "--class :dog does not exist; did you mean 'dog'?"),
+        (":dog", "--class :dog does not exist (did you mean 'dog'?"),
         ("everything", "--class everything does not exist"),
         ("owl,cat", "--class owl had no training image; choose one of the classes cat, dog, rat"),
         ("0-3", "--class owl had no training image"),

@@ -208,6 +208,9 @@ def test_flags_of_several_processes_are_refused_before_they_crash(monkeypatch):
         initialize("localhost:1234", 2, 2)
     with pytest.raises(UsageError, match="give host:port of process 0"):
         initialize("localhost", 2, 0)
+    for none in ("99999", "0", "123456789"):
+        with pytest.raises(UsageError, match=f"--coordinator is 'localhost:{none}'; give a port from 1 to 65535"):
+            initialize(f"localhost:{none}", 2, 0)
     monkeypatch.setattr(distributed, "_START_SECONDS", 0.3)
     with pytest.raises(UsageError, match=rf"localhost:{port} does not answer \(.*\); start process 0"):
         initialize(f"localhost:{port}", 2, 1)

@@ -1,6 +1,7 @@
 """What a command is told when it is not that of the run in its folder."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_run_that_was_begun_with_such_a_seed_goes_on(tmp_path):
 def test_a_run_goes_on_by_what_it_was_trained_by_whatever_its_file_says(tmp_path, monkeypatch):
     """A digit of config.json that had changed once went on with another learning rate by --run, and said nothing."""
     said, folder = [], tmp_path / "checkpoints" / "00000010"
-    monkeypatch.setattr(kept, "_say", said.append)
+    monkeypatch.setattr(kept, "warn", said.append)
     folder.mkdir(parents=True)
     save_config(Config(), folder / "config.json")
     write_manifest(folder)
@@ -67,15 +68,32 @@ def test_a_run_goes_on_by_what_it_was_trained_by_whatever_its_file_says(tmp_path
     assert kept.run_config(tmp_path) == Config()
     check_config(Config(), tmp_path, has_checkpoints=True)
     sentence = "config.json says --training.seed 3, and the run was trained with 0; the copy in"
-    assert [sentence in line for line in said] == [True, True]
+    assert [sentence in line for line in said] == [True]  # though two have asked
     save_config(changed(steps=7), tmp_path / "config.json")
     assert kept.run_config(tmp_path, free=False) == changed(steps=7)
-    assert len(said) == 2
+    assert len(said) == 1
     assert kept.run_config(tmp_path) == changed(steps=7)
-    assert "config.json says --training.steps 7, which holds;" in said[2]
+    assert "config.json says --training.steps 7, which holds;" in said[1]
     (folder / "config.json").write_text("{}")  # no copy that is intact
     assert kept.run_config(tmp_path) == changed(steps=7)
-    assert len(said) == 3
+    assert len(said) == 2
+
+
+def test_a_configuration_that_is_gone_is_said_in_one_line_once(tmp_path, monkeypatch):
+    said, folder = [], tmp_path / "run" / "checkpoints" / "00000010"
+    monkeypatch.setattr(kept, "warn", said.append)
+    folder.mkdir(parents=True)
+    save_config(Config(), folder / "config.json")
+    write_manifest(folder)
+    monkeypatch.chdir(tmp_path)
+    for place in (Path("run"), tmp_path / "run", Path("run")):
+        assert kept.run_config(place) == Config()
+    assert said == ["run/config.json does not exist; the copy in run/checkpoints/00000010/config.json is used."]
+    (tmp_path / "run" / "config.json").write_text("{")
+    assert kept.run_config(Path("run")) == Config()
+    assert "is not valid JSON" in said[1]
+    assert said[1].endswith("; the copy in run/checkpoints/00000010/config.json is used.")
+    assert said[1].count(";") == 1
 
 
 def test_a_longer_training_is_refused_with_the_reason(tmp_path):
