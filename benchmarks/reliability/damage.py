@@ -118,7 +118,7 @@ def _read(run: Path, sound: set[str], newest: dict[str, Any]) -> tuple[list[str]
         said: list[str] = []
         try:
             # `run_config` says a line once in a command.
-            with mock.patch.object(kept, "_say", said.append):
+            with mock.patch.object(kept, "_say", lambda run, line, said=said: said.append(line)):
                 found = reading(run, said.append)
         except ScorefieldError as error:
             fates.add("refused")
