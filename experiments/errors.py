@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from experiments.progress import make_way
 
@@ -113,3 +115,15 @@ def warn(line: str) -> None:
     """Print one line on standard error."""
     make_way()
     print(f"scorefield: {one_line(line)}", file=sys.stderr, flush=True)
+
+
+def end_process(status: int, line: str = "") -> NoReturn:
+    """End the process at once, from any thread, with a line on standard error, whatever has been put in its place."""
+    with contextlib.suppress(OSError, ValueError):
+        if line:
+            make_way()
+            print(f"scorefield: {one_line(line)}", file=sys.__stderr__ or sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
+from experiments.errors import end_process
 from experiments.training import peers
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -73,38 +73,45 @@ def leaving() -> Iterator[None]:
     It does so at once, also while a program is compiled, in which Python hears of no signal for minutes: there is
     nothing to save yet, and nothing that is half written takes the place of a file.
     """
-    global _whole
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ear, mouth = os.pipe()
-    os.set_blocking(mouth, False)
+    global _whole
     with interruption() as request:
-        before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-        threading.Thread(target=_listen, args=(ear, request), daemon=True).start()
+
+        def answer(signum: int) -> None:
+            if not request.begun:
+                line = f"stopped by {signal.Signals(signum).name} before the first step; there was nothing to save."
+                peers.leave(NOTHING_SAVED, line)
+                end_process(NOTHING_SAVED, line)
+
         _whole = request
         try:
-            yield
+            with hearing(answer):
+                yield
         finally:
             _whole = None
-            signal.set_wakeup_fd(before)
-            os.close(mouth)
 
 
-def _terminal() -> TextIO:
-    """Standard error, whatever has been put in its place; Python has none where it was started without."""
-    return sys.__stderr__ or sys.stderr
+@contextmanager
+def hearing(answer: Callable[[int], None]) -> Iterator[None]:
+    """Call `answer` with the number of each of `SIGNALS` that arrives, in a thread, whatever the main thread is at.
 
+    Python writes the numbers of signals that it has a handler for. To be entered in the main thread.
+    """
+    ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
 
-def _listen(ear: int, request: Interruption) -> None:
-    """Wait for the numbers of signals, which arrive whatever the main thread is at."""
-    while heard := os.read(ear, 1):
-        if heard[0] in SIGNALS and not request.begun:
-            name = signal.Signals(heard[0]).name
-            line = f"stopped by {name} before the first step; there was nothing to save."
-            # Not to `sys.stderr`, which stands for something else while the command line is read.
-            print(f"scorefield: {line}", file=_terminal())
-            _terminal().flush()
-            peers.leave(NOTHING_SAVED, line)
-            os._exit(NOTHING_SAVED)
-    os.close(ear)
+    def listen() -> None:
+        while heard := os.read(ear, 1):
+            if heard[0] in SIGNALS:
+                answer(heard[0])
+        os.close(ear)
+
+    before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(mouth)

@@ -15,15 +15,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
-import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.errors import ScorefieldError, reason, warn
+from experiments.errors import ScorefieldError, end_process, reason
 
 LOST = 9
 """The exit status of a process that another one of its run has left without a word."""
@@ -141,11 +139,11 @@ class Peers:
         if self._ending:
             time.sleep(HURRY)  # another's end is just being told
         self._tell(status if told is None else told, f"process {self._index} of this run: {line}")
-        atexit.register(_end, status)
+        atexit.register(end_process, status)
 
         def hurry() -> None:
             time.sleep(HURRY)
-            _end(status, line)
+            end_process(status, f"error: {line}")
 
         threading.Thread(target=hurry, daemon=True).start()
 
@@ -203,7 +201,7 @@ class Peers:
             self._ending = not self.over.is_set()
         if self._ending:
             self._tell(status, line)
-            _end(status, line)
+            end_process(status, f"error: {line}")
 
     def _tell(self, status: int, line: str) -> None:
         for link in self._links.values():
@@ -212,16 +210,6 @@ class Peers:
         end = time.monotonic() + GRACE
         for link in self._links.values():
             link.heard.wait(max(0.0, end - time.monotonic()))
-
-
-def _end(status: int, line: str = "") -> None:
-    if line:
-        with contextlib.suppress(OSError, ValueError):
-            warn(f"error: {line}")
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
 
 
 _peers: Peers | None = None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
-from experiments.errors import warn
-from experiments.training.interrupt import SIGNALS
+from experiments.errors import end_process
+from experiments.training.interrupt import SIGNALS, hearing
 
 
 def _nothing() -> str:
@@ -39,28 +37,17 @@ def stopping() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    def answer(signum: int) -> None:
+        end_process(128 + signum, f"stopped by {signal.Signals(signum).name}; {_written()}.")
+
     before: dict[int, Any] = {}
-    ear, mouth = os.pipe()
-    os.set_blocking(mouth, False)
-    for signum in SIGNALS:
-        if signal.getsignal(signum) != signal.SIG_IGN:
-            before[signum] = signal.signal(signum, lambda *_: None)  # whose number is written to the pipe
-    wakeup = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    threading.Thread(target=_listen, args=(ear,), name="signals", daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(wakeup)
-        for signum, handler in before.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        os.close(mouth)
-
-
-def _listen(ear: int) -> None:
-    while heard := os.read(ear, 1):
-        if heard[0] in SIGNALS:
-            with suppress(OSError, ValueError):
-                warn(f"stopped by {signal.Signals(heard[0]).name}; {_written()}.")
-                sys.stdout.flush()
-            os._exit(128 + heard[0])
-    os.close(ear)
+    with hearing(answer):
+        for signum in SIGNALS:
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                before[signum] = signal.signal(signum, lambda *_: None)  # without a handler none is heard
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, signal.SIG_DFL if handler is None else handler)

@@ -25,10 +25,10 @@ def ends(monkeypatch):
     seen = []
 
     def end(status, line=""):
-        seen.append((status, line))
+        seen.append((status, line.removeprefix("error: ")))
         raise Ended
 
-    monkeypatch.setattr(peers, "_end", end)
+    monkeypatch.setattr(peers, "end_process", end)
     monkeypatch.setattr(peers, "GRACE", 0.1)
     monkeypatch.setattr(peers, "HURRY", 0.2)
     monkeypatch.setattr(peers.atexit, "register", lambda *_: None)

@@ -25,7 +25,11 @@ with stopping():
 @pytest.mark.parametrize("signum", SIGNALS)
 @pytest.mark.parametrize(
     ("before", "words"),
-    [("pass", "nothing was written"), ("tell_written(lambda: '3 of 4 are written')", "3 of 4 are written")],
+    [
+        ("pass", "nothing was written"),
+        ("tell_written(lambda: '3 of 4 are written')", "3 of 4 are written"),
+        ("import io, sys; sys.stderr = io.StringIO()", "nothing was written"),  # as while the command line is read
+    ],
 )
 def test_a_signal_ends_a_command_whatever_it_is_at_and_says_what_was_written(signum, before, words):
     program = PROGRAM.format(signum=signum, before=before)
