@@ -11,12 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = {"diffusion": 0, "samplers": 1, "experiments": 2, "scorefield": 3}
-GROUND_FLOOR = {"__init__", "cli", "errors", "names", "files", "compilation", "streams", "progress", "memory", "seeds"}
+GROUND_FLOOR = {"__init__", "cli", "errors", "names", "files", "compilation", "streams", "progress", "memory"}
 """The files of `experiments/` that belong to none of its packages."""
 FLOORS = (
     {"progress"},  # an error wipes its line
     {"errors"},
-    {"names", "files", "compilation", "streams", "memory", "seeds"},
+    {"names", "files", "compilation", "streams", "memory"},
     {"data"},
     {"config"},
     {"presets"},

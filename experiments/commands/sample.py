@@ -21,9 +21,9 @@ from experiments.runs.provenance import checkpoint, origin
 from experiments.sampling.drawing import draw, starts
 from experiments.sampling.guidance import Clip, Guidance
 from experiments.sampling.labels import WORDS, choose_classes
+from experiments.sampling.seeds import Seeds
 from experiments.sampling.solver import build
 from experiments.sampling.throughput import Throughput
-from experiments.seeds import Seeds
 from experiments.training.stopping import tell_written
 
 DESCRIPTION = """\

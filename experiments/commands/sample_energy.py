@@ -19,8 +19,8 @@ from experiments.pictures.request import Request
 from experiments.progress import BATCHES, reporting, tracked
 from experiments.runs.load import CheckpointArguments, load_run
 from experiments.runs.provenance import origin
+from experiments.sampling.seeds import Seeds
 from experiments.sampling.throughput import Throughput
-from experiments.seeds import Seeds
 from samplers.energy import Kernel
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.errors import UsageError, warn
-from experiments.seeds import Seeds
+from experiments.sampling.seeds import Seeds
 
 
 def parse_seeds(text: str) -> Seeds:

@@ -28,7 +28,7 @@ from experiments.pictures import files, rows
 from experiments.pictures.request import Form, Request, require_apart, without_places
 from experiments.runs.classes import class_names
 from experiments.sampling.labels import Classes
-from experiments.seeds import Seeds
+from experiments.sampling.seeds import Seeds
 
 REQUEST = "request_sha256"
 """The key under which a file's provenance holds the digest of its request."""

@@ -22,8 +22,8 @@ from experiments.runs.classes import require_known
 from experiments.runs.model import Model
 from experiments.sampling.guidance import UNGUIDED, Guidance
 from experiments.sampling.labels import Classes
+from experiments.sampling.seeds import Seeds
 from experiments.sampling.throughput import Throughput
-from experiments.seeds import Seeds
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
 from samplers.sample import Sampler, sample

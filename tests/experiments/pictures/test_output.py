@@ -14,7 +14,7 @@ from experiments.pictures import files
 from experiments.pictures.output import output
 from experiments.pictures.request import Request
 from experiments.sampling.drawing import starts
-from experiments.seeds import Seeds
+from experiments.sampling.seeds import Seeds
 
 ASKED = {"sampler": "heun", "steps": 3, "checkpoint_step": 12, "checkpoint": "a", "class": 2, "guidance": None}
 RUN = Path("runs/tiny")

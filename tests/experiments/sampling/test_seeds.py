@@ -6,7 +6,7 @@ import pytest
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError
 from experiments.sampling.drawing import starts
-from experiments.seeds import Seeds
+from experiments.sampling.seeds import Seeds
 
 RANGES = [range(5, 9), range(3), range(20, 21), range(9, 12)]
 LIST = [5, 6, 7, 8, 0, 1, 2, 20, 9, 10, 11]
