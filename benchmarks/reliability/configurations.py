@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import random
 import sys
-import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 from benchmarks.reliability.mutators import values
 from benchmarks.reliability.rows import Row, refusal, untidy
 from benchmarks.reliability.setting import Bench
+from benchmarks.reliability.workers import supervise
 from experiments import cli
 from experiments.config.file import to_json
 from experiments.config.tree import Config
@@ -53,35 +52,10 @@ def configurations(bench: Bench, count: int) -> Iterator[Row]:
             "used where they make sense, else refused in one line of at most 300 characters; nothing is executed",
             "`configurations`; tests/experiments/test_damage.py, config/test_config.py",
         )
-        _judge(bench, kind, known, count - count // 2 if kind == "flags" else count // 2, row)
+        share = count - count // 2 if kind == "flags" else count // 2
+        supervise(_work, (kind, (bench.folder, bench.data, known), bench.seed * 10**6), share, SECONDS, row)
         bench.log(f"{row.trials} configurations")
         yield row
-
-
-def _judge(bench: Bench, kind: str, known: Path, count: int, row: Row) -> None:
-    context, done, slowest = multiprocessing.get_context("forkserver"), 0, 0.0
-    while done < count:
-        ours, theirs = context.Pipe(duplex=False)
-        place = (bench.folder, bench.data, known)
-        process = context.Process(target=_work, args=(kind, place, bench.seed * 10**6, done, count, theirs))
-        process.start()
-        theirs.close()
-        ours.poll(120)  # until it has imported what it needs
-        while done < count:
-            start = time.monotonic()
-            try:
-                fate, wrong = ours.recv() if ours.poll(SECONDS) else ("", [f"took more than {SECONDS} s"])
-            except EOFError:
-                process.join()
-                fate, wrong = "", [f"ended the process with status {process.exitcode}"]
-            slowest = max(slowest, time.monotonic() - start)
-            row.judge(fate, [f"{line} (seed {done})" for line in wrong])
-            done += 1
-            if wrong and not fate:
-                break
-        process.kill()
-        process.join()
-    row.figure = f"slowest {slowest:.1f} s"
 
 
 def _work(kind: str, place: tuple[Path, Path, Path], seed: int, first: int, count: int, answers: Connection) -> None:

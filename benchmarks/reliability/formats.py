@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import resource
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 from benchmarks.reliability import mutators
 from benchmarks.reliability.rows import Row, untidy
 from benchmarks.reliability.setting import Bench
+from benchmarks.reliability.workers import supervise
 from experiments.data import open_source
 from experiments.errors import LIMIT, ScorefieldError
 
@@ -117,48 +116,18 @@ def formats(bench: Bench, count: int) -> Iterator[Row]:
             f"read, or refused in one line, within {SECONDS} s and {MEMORY >> 30} GiB",
             f"`formats`; {SUITE}",
         )
-        _judge(kind, folder, bench.seed, count, row)
+        errors = folder.with_name(f"{folder.name}.errors")
+        supervise(_work, (kind, folder, errors, bench.seed * 10**6), count, SECONDS, row)
+        row.wrong += untidy(errors.read_text(errors="replace"))
         bench.log(f"{row.trials} {kind} files")
         yield row
 
 
-def _judge(kind: str, folder: Path, seed: int, count: int, row: Row) -> None:
-    """All files in a process of its own; another one goes on after a file that has ended it, or takes too long."""
-    context, done, slowest = multiprocessing.get_context("forkserver"), 0, 0.0
-    while done < count:
-        ours, theirs = context.Pipe(duplex=False)
-        errors = folder.with_name(f"{folder.name}.errors")
-        process = context.Process(target=_work, args=(kind, folder, errors, seed * 10**6 + done, count - done, theirs))
-        process.start()
-        theirs.close()
-        ours.poll(120)  # until it has imported what it needs
-        while done < count:
-            start = time.monotonic()
-            try:
-                fate = ours.recv() if ours.poll(SECONDS) else f"seed {done}: took more than {SECONDS} s"
-            except EOFError:
-                process.join()
-                fate = f"seed {done}: ended the process with status {process.exitcode}"
-            slowest = max(slowest, time.monotonic() - start)
-            done += 1
-            if fate in ("read", "refused"):
-                row.count(fate)
-                continue
-            row.judge("", [fate])
-            if fate.startswith("seed"):
-                break
-        process.join(0 if done < count else 60)
-        process.kill()
-        process.join()
-        row.wrong += untidy(errors.read_text(errors="replace"))
-    row.figure = f"slowest {slowest:.1f} s"
-
-
-def _work(kind: str, folder: Path, errors: Path, first: int, count: int, answers: Connection) -> None:
+def _work(kind: str, folder: Path, errors: Path, seed: int, first: int, count: int, answers: Connection) -> None:
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     warm = 2**32 if kind == "checkpoint" else 0  # Orbax's threads take addresses, not memory
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY + warm, held + MEMORY + warm))
-    for seed in range(first, first + count):
-        fate = one(kind, folder, seed)
-        answers.send(fate if fate in ("read", "refused") else f"{fate} (seed {seed})")
+    for number in range(first, count):
+        fate = one(kind, folder, seed + number)
+        answers.send((fate, []) if fate in ("read", "refused") else ("", [fate]))

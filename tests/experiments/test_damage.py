@@ -3,7 +3,6 @@
 Every mutation is drawn by a seed; a failure names it.
 """
 
-import copy
 import io
 import json
 import os
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.reliability.mutators import changed, values
 from experiments.config.file import load_config
 from experiments.data import open_source
 from experiments.errors import LIMIT, CheckpointError, DataError, ScorefieldError, UsageError
@@ -26,70 +26,6 @@ from experiments.runs.load import load_model
 from experiments.training import checkpoint
 from experiments.training.manifest import write_manifest
 from samplers.ddim import DDIM
-
-ODD = (
-    *(None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", "vp", "a\nb", "\ud800", "x" * 4000),
-    *(
-        [],
-        {},
-        [[]],
-        ["a"],
-        [0, -1],
-        {"type": "VP"},
-        {"type": ["VP"]},
-        {"type": {}},
-        {"type": "os:system"},
-        2**31,
-        "1e3",
-    ),
-)
-
-
-def places(value, path=()):
-    """Every place in a JSON value."""
-    yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in items:
-        yield from places(item, (*path, key))
-
-
-def mutated(value, rng):
-    """`value` with one to three of its parts replaced, removed, renamed or nested."""
-    whole = {"": copy.deepcopy(value)}
-    for _ in range(rng.randint(1, 3)):
-        path = rng.choice(list(places(whole))[1:])
-        parent = whole
-        for key in path[:-1]:
-            parent = parent[key]
-        key, way = path[-1], rng.choice("rrrrrdnk")
-        if way == "r" or path == ("",):
-            parent[key] = copy.deepcopy(rng.choice(ODD))
-        elif way == "n":
-            parent[key] = [parent[key]]
-        elif way == "k" and isinstance(parent, dict):
-            parent[rng.choice(["type", "steps", "more", "\n"])] = parent.pop(key)
-        else:
-            del parent[key]
-    return whole.get("", {})
-
-
-def bytes_mutated(good, rng):
-    """Bytes of which some were flipped, cut, doubled, or replaced by nonsense."""
-    bad = bytearray(good)
-    for _ in range(rng.randint(1, 4)):
-        place, end = sorted(rng.randrange(len(bad) + 1) for _ in range(2))
-        way = rng.choice("ffffcdnb")
-        if way == "f" and place < len(bad):
-            bad[place] ^= 1 << rng.randrange(8)
-        elif way == "c":
-            del bad[place : min(end, place + 40)]
-        elif way == "d":
-            bad[place:place] = bad[place : min(end, place + 40)]
-        elif way == "b":
-            bad[place:place] = bytes(rng.randrange(256) for _ in range(8))
-        else:
-            bad[place:place] = rng.choice([b"[" * 3000, b"\xff\xfe", b"\0" * 9, b"9" * 5000, b"\n"])
-    return bytes(bad)
 
 
 def refused_or_read(read, what):
@@ -109,7 +45,7 @@ def refused_or_read(read, what):
 def text_of(value, rng):
     """JSON, at times as bytes that something has happened to."""
     text = json.dumps(value).encode()
-    return bytes_mutated(text, rng) if rng.random() < 0.3 else text
+    return changed(text, rng) if rng.random() < 0.3 else text
 
 
 def test_a_configuration(tiny_run, tmp_path):
@@ -117,7 +53,7 @@ def test_a_configuration(tiny_run, tmp_path):
     refused = 0
     for seed in range(120):
         rng = random.Random(seed)
-        path.write_bytes(text_of(mutated(good, rng), rng))
+        path.write_bytes(text_of(values(good, rng), rng))
         refused += refused_or_read(lambda: load_config(path), f"seed {seed}")
     assert refused > 70
     path.write_text("[" * 5000 + "]" * 5000)
@@ -135,7 +71,7 @@ def test_a_file_of_a_checkpoint_whose_digests_were_made_anew(tiny_run, tmp_path,
     with mock.patch.object(checkpoint, "read", return_value=tree):
         for seed in range(30):
             rng = random.Random(seed)
-            (place / name).write_bytes(text_of(mutated(good, rng), rng))
+            (place / name).write_bytes(text_of(values(good, rng), rng))
             write_manifest(place)
             for where in (place, tmp_path / "run"):
                 refused += refused_or_read(lambda where=where: load_model(where), f"seed {seed}")
@@ -150,7 +86,7 @@ def test_a_fitted_grid(tmp_path):
     refused = 0
     for seed in range(60):
         rng = random.Random(seed)
-        path.write_bytes(text_of(mutated(kept, rng), rng))
+        path.write_bytes(text_of(values(kept, rng), rng))
         with mock.patch.object(fitted_grids, "_file", return_value=path):
             refused += refused_or_read(lambda: fitted_grids.load(tmp_path, "ddim", DDIM(), 2), f"seed {seed}")
     assert refused > 15
@@ -186,7 +122,7 @@ def test_the_provenance_of_a_picture(tmp_path):
     save_png(path, np.zeros((8, 8, 1), np.uint8), {"seed": 1, "steps": 4})
     good = path.read_bytes()
     for seed in range(60):
-        path.write_bytes(bytes_mutated(good, random.Random(seed)))
+        path.write_bytes(changed(good, random.Random(seed)))
         refused_or_read(lambda: read_provenance(path), f"seed {seed}")
 
 
@@ -219,7 +155,7 @@ def test_an_archive(kind, tmp_path):
             for _ in range(3):
                 bad[rng.randrange(start, len(bad))] = rng.randrange(256)
         else:
-            bad = bytes_mutated(good, rng)
+            bad = changed(good, rng)
         path.write_bytes(bad)
         refused += refused_or_read(lambda: open_source(f"{kind}:{path}"), f"seed {seed}")
     assert refused > 100
