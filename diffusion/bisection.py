@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from diffusion.arrays import slope
+
 
 def falling_inverse(function: Callable[[Array], Array], value: ArrayLike, high: ArrayLike) -> Float[Array, "..."]:
     """t in [0, `high`] with function(t) = `value`, for an elementwise function that falls; an end beyond its range.
@@ -31,9 +33,9 @@ def falling_inverse(function: Callable[[Array], Array], value: ArrayLike, high: 
     least = jax.lax.stop_gradient(function(last))
     inside = jnp.where(wanted <= least, last, 0.5 * (low + top))
     t = jax.lax.stop_gradient(jnp.where(wanted >= function(jnp.zeros_like(last)), 0.0, inside))
-    slope = jax.lax.stop_gradient(jax.jvp(function, (t,), (jnp.ones_like(t),))[1])
-    usable = jnp.isfinite(wanted) & jnp.isfinite(slope) & (slope < 0)
-    factor = jnp.where(usable, 1 / jnp.where(usable, slope, -1.0), 0.0)
+    fall = jax.lax.stop_gradient(slope(function, t))
+    usable = jnp.isfinite(wanted) & jnp.isfinite(fall) & (fall < 0)
+    factor = jnp.where(usable, 1 / jnp.where(usable, fall, -1.0), 0.0)
     # Newton's step from t, which is 0 but for its derivative. Where none is taken f may be infinite at t.
     gap = jnp.where(usable, value, 0.0) - jnp.where(usable, function(jnp.where(usable, t, 0.5 * last)), 0.0)
     return jnp.where(wanted < least, end, t + factor * (gap - jax.lax.stop_gradient(gap)))

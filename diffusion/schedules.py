@@ -33,9 +33,9 @@ class Schedule:
 
     def __getattr__(self, name: str) -> Any:
         """Only what is missing is looked for here: a schedule in the place of a process lacks these two."""
-        kind, wanted = type(self).__name__, name in ("schedule", "noise")
-        what = f"is a schedule, and a Process is needed; give Process({kind}(...))" if wanted else f"has no {name!r}"
-        raise AttributeError(f"{kind} {what}.")
+        if name not in ("schedule", "noise"):
+            return object.__getattribute__(self, name)  # raises what it has raised
+        raise AttributeError(f"{self} is a schedule, and a Process is needed; give Process({self}).")
 
     @property
     def t_max(self) -> int | float | Array:

@@ -10,11 +10,13 @@ import re
 import secrets
 import stat
 import tempfile
+import threading
 from collections.abc import Container, Iterator
 from pathlib import Path
 
 from experiments.errors import UsageError
 
+_written, _counting = 0, threading.Lock()
 _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}|[0-9a-f]{16})\.tmp")
 """The name of a temporary file, and in it that of the file that it was to become."""
 
@@ -30,6 +32,7 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
     if not swept:
         sweep(path.parent, {path.name})
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    global _written
     descriptor = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +41,8 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
         yield temporary
         os.fsync(descriptor)
         temporary.replace(path)
+        with _counting:
+            _written += 1
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
     finally:
@@ -57,6 +62,11 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({error.strerror or error}); choose another place.") from None
+
+
+def written() -> int:
+    """How many files this process has written until now, each whole."""
+    return _written
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from experiments.data.source import Source
 from experiments.errors import UsageError, warn
 from experiments.evaluation.report import with_null
 from experiments.pictures import files
+from experiments.pictures.request import require_apart
 from experiments.progress import reporting, stage
 from experiments.runs.load import CheckpointArguments, load_model, load_run, run_data
 from experiments.runs.provenance import checkpoint, origin
@@ -86,6 +87,7 @@ def run(argv: list[str]) -> int:
 
     start, model = time.perf_counter(), load_run(arguments, arguments.run_data)
     if arguments.outdir is not None:
+        require_apart(model, arguments.outdir)
         files.require_own(arguments.outdir / "scores.npz", arguments.outdir / "anomalies.png")
     energy, other, report = energy_of(model), None, {"run": str(arguments.run), **origin(model)}
     if arguments.against_run is not None:

@@ -119,10 +119,7 @@ def _sample(arguments: SampleArguments, seeds: Seeds, name: str) -> int:
     written = output(Request(model, arguments.format, seeds, provenance, classes), arguments.outdir)
     batch = min(arguments.batch, len(seeds))
     throughput = Throughput(batch)
-    if arguments.format == "png":
-        tell_written(lambda: f"{len(written.there) + throughput.count} of {len(seeds)} samples are written")
-    else:
-        tell_written(lambda: "nothing was written; --format png keeps what is drawn")
+    tell_written(written.told)
     try:
         batches = draw(
             model,

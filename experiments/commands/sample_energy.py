@@ -21,6 +21,7 @@ from experiments.runs.load import CheckpointArguments, load_run
 from experiments.runs.provenance import origin
 from experiments.sampling.seeds import Seeds
 from experiments.sampling.throughput import Throughput
+from experiments.training.stopping import tell_written
 from samplers.energy import Kernel
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: Seeds) -> i
         "seeds": arguments.seeds,
     }
     written = output(Request(model, arguments.format, seeds, provenance), arguments.outdir)
+    tell_written(written.told)
     batch, rates = min(arguments.batch, len(seeds)), []
     throughput = Throughput(batch)
     batches = draw_energy(energy, sampler, seeds, batch=batch, there=written.there)

@@ -183,9 +183,10 @@ def run(argv: list[str]) -> int:
     if arguments.dry_run:
         return _train(arguments, argv)
     _join(arguments)
-    from experiments.training import peers
+    from experiments.memory import remedied
+    from experiments.training import budget, peers
 
-    with peers.as_one():
+    with peers.as_one(), remedied(budget.remedy(arguments.config)):
         return _train(arguments, argv)
 
 

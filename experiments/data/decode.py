@@ -32,6 +32,7 @@ from experiments.data.depth import is_wide, narrowed, read_wide
 from experiments.data.formats import formats
 from experiments.data.shapes import fit, in_threads, pixels_of, require_memory
 from experiments.errors import DataError, reason
+from experiments.names import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -105,7 +106,7 @@ def _notes(profiles: Counter[Treatment]) -> Iterator[str]:
     }
     for treatment, how in said.items():
         if count := profiles[treatment]:
-            yield f"{count:,} colour profile{'s' * (count > 1)} {how}"
+            yield f"{counted(count, 'colour profile')} {how}"
 
 
 def _decoded(

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.data.config import DataConfig
 from experiments.data.source import Source, split
-from experiments.errors import DataError, UsageError, did_you_mean, reason, refuse
+from experiments.errors import DataError, ExhaustedError, UsageError, did_you_mean, reason, refuse
 
 Reader = Callable[[str, DataConfig], Source]
 """From what follows the colon of a URI to the data set."""
@@ -77,7 +77,7 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
     except (UnicodeError, RecursionError) as error:  # of names that are no text, and of nests without end
         raise DataError(f"{config.source} cannot be read ({reason(error)}); restore it, or write it anew.") from None
     except MemoryError:
-        raise DataError(f"{config.source} does not fit into memory; choose a smaller --data.size.") from None
+        raise ExhaustedError(f"{config.source} does not fit into memory; choose a smaller --data.size.") from None
 
 
 def divided(config: DataConfig) -> tuple[Source, Source | None]:

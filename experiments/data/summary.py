@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments.data.source import Source
-from experiments.names import listed
+from experiments.names import counted, listed
 
 DARK = 64
 """Brightest value of a data set up to which it is taken for one that was never scaled: masks of 0 and 1, numbers of
@@ -19,9 +19,9 @@ def summary(training: Source, held_out: Source | None) -> str:
     parts = [part for part in (training, held_out) if part is not None]
     count, shape = sum(map(len, parts)), "×".join(map(str, training.event_shape))
     if training.of_points:
-        said = [f"{count:,} point{'s' * (count > 1)} in {shape} dimensions"]
+        said = [f"{counted(count, 'point')} in {shape} dimensions"]
     else:
-        said = [f"{count:,} image{'s' * (count > 1)} of {shape}"]
+        said = [f"{counted(count, 'image')} of {shape}"]
     if training.labels is not None:
         counts = np.sum([part.class_counts for part in parts if part.labels is not None], axis=0)
         pairs = [f"{name} {many}" for name, many in zip(training.class_names, counts, strict=True) if many]

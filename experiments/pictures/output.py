@@ -24,6 +24,7 @@ from experiments import memory
 from experiments.data.source import Events
 from experiments.data.sources.plane import law_of
 from experiments.errors import DataError, UsageError, reason
+from experiments.names import counted
 from experiments.pictures import files, rows
 from experiments.pictures.request import Form, Request, require_apart, without_places
 from experiments.runs.classes import class_names
@@ -64,6 +65,13 @@ class Output:
         """
         raise NotImplementedError
 
+    def told(self, count: int) -> str:
+        """What a command that is stopped has written, after `count` files."""
+        if self.there or count:
+            return "the samples are written"
+        keeping = "" if self._request.model.of_points else "; --format png keeps what is drawn"
+        return f"nothing was written{keeping}"
+
     def __enter__(self) -> Output:
         return self
 
@@ -93,13 +101,9 @@ class Output:
         return 0
 
     def _require_memory(self) -> None:
-        needed, free, form = self._bytes(), memory.available(), self._request.form
-        if free is not None and needed > free:
-            count, kinds = len(self._request.seeds), "points" if self._request.model.of_points else "images"
-            raise UsageError(
-                f"--format {form} of {count:,} {kinds} takes {memory.shown(needed)} of memory, and "
-                f"{memory.shown(free)} are free; give fewer --seeds{', or --format png' if kinds == 'images' else ''}."
-            )
+        kind = "point" if self._request.model.of_points else "image"
+        what = f"--format {self._request.form} of {counted(len(self._request.seeds), kind)}"
+        memory.require(self._bytes(), what, f"give fewer --seeds{', or --format png' * (kind == 'image')}")
 
     def _answers(self, path: Path) -> dict[str, Any] | None:
         """The provenance of the file at `path` if it answers the request, None if there is none.
@@ -126,6 +130,10 @@ class Output:
 
 class _Singles(Output):
     """A PNG for each seed."""
+
+    def told(self, count: int) -> str:
+        """What a command that is stopped has written, after `count` pictures."""
+        return f"{len(self.there) + count} of {counted(len(self._request.seeds), 'sample')} are written"
 
     def _names(self) -> Container[str]:
         return _Named(self._request.seeds)

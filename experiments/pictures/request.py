@@ -70,7 +70,7 @@ class Request:
 
 def require_apart(model: Model, folder: Path) -> None:
     """Raise UsageError for a folder among the run's own data, where pictures would be taken for them."""
-    of = data_folder(model.config.data.source, model.facts.place)
+    of = data_folder(model.data or model.config.data.source, None if model.data else model.facts.place)
     if of is not None and folder.resolve().is_relative_to(of.resolve()):
         raise UsageError(f"--outdir {folder} is in {of}, among the data of the run; give another.")
 

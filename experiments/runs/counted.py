@@ -28,7 +28,7 @@ def with_counts(model: Model) -> Model:
             if training.fingerprint == facts.fingerprint:
                 return dataclasses.replace(model, facts=dataclasses.replace(facts, class_counts=training.class_counts))
             why = f"{uri} holds other images now"
-        except ScorefieldError:
-            why = "its data are not there"
+        except ScorefieldError as error:
+            why = f"its data cannot be read ({str(error).rstrip('.')})"
     warn(f"nobody has counted this run's training images by class, and {why}; a class without any is drawn too.")
     return model

@@ -84,7 +84,9 @@ def choose_classes(model: Model, text: str | None = None, name: str = "--class")
     if word == "random":
         return Classes(model.trained_classes, word, model.facts.class_counts or run_data(model)[0].class_counts)
     assert text is not None
-    numbers = [int(class_numbers(model, part, name)) for part in ([text] if text in names else _parts(text, names))]
+    numbers = [
+        int(class_numbers(model, part, name)) for part in ([text] if text in names else _parts(text, names, name))
+    ]
     twice = next((number for i, number in enumerate(numbers) if number in numbers[:i]), None)
     if twice is not None:
         raise UsageError(f"{name} {listed([text])} names the class {listed([names[twice]])} twice; give it once.")
@@ -99,7 +101,7 @@ def require_no_class(model: Model, name: str = "--class") -> None:
         )
 
 
-def _parts(text: str, names: Sequence[str]) -> Iterable[str | int]:
+def _parts(text: str, names: Sequence[str], flag: str) -> Iterable[str | int]:
     """The classes of "cat,dog,3-5", one by one.
 
     A range is of names where all of these are numbers, or it begins and ends with one, and else of numbers.
@@ -112,7 +114,7 @@ def _parts(text: str, names: Sequence[str]) -> Iterable[str | int]:
             continue
         low, high = map(int, ends.groups())
         if high < low:
-            raise UsageError(f"--class {part} ends before it begins; write {high}-{low}.")
+            raise UsageError(f"{flag} {part} ends before it begins; write {high}-{low}.")
         if all(name.isdecimal() for name in names) or (ends[1] in names and ends[2] in names):
             yield from [name for name in names if name.isdecimal() and low <= int(name) <= high] or [part]
         else:

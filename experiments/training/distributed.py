@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
@@ -54,10 +53,10 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
 def _meet(host: str, port: int, count: int, index: int) -> str:
     """Wait until all processes are there, and watch them; returns the address of JAX's service."""
     if index == 0:
-        with socket.create_server(("", 0)) as probe:
-            service = probe.getsockname()[1]
-        peers.begin(meeting.gather(host, port, count, service, _START_SECONDS))
+        others, service = meeting.gather(host, port, count, _START_SECONDS)
+        peers.begin(others)
         return f"127.0.0.1:{service}"
+    host = host.strip("[]")  # of an address of IPv6
     others = meeting.join(host, port, index, count, _START_SECONDS)
     peers.begin(others)
     return f"127.0.0.1:{relay(lambda: meeting.tunnel(host, port), others.done)}"

@@ -196,8 +196,7 @@ def _steps(
     replicas = make_replicas(config, devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_as_one(config))
-        stack.enter_context(_in_one_line(outdir))
+        stack.enter_context(_as_one(config, outdir))
         writes, directory = jax.process_index() == 0, outdir / "checkpoints"
 
         def claim() -> None:
@@ -222,7 +221,7 @@ def _steps(
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
         peers.tell_saved(lambda: _newest(directory))
-        stack.enter_context(_as_one(config))  # before the saves that wait for the others
+        stack.enter_context(_as_one(config, outdir))  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start))
         equipment = Equipment(
             setting=Setting(config, data.facts, network, outdir),
@@ -241,9 +240,9 @@ def _steps(
 
 
 @contextlib.contextmanager
-def _as_one(config: Config) -> Iterator[None]:
-    """End all processes by an error of this one, and let it be a sentence where memory has run out."""
-    with peers.as_one(), remedied(budgets.remedy(config)):
+def _as_one(config: Config, outdir: Path) -> Iterator[None]:
+    """End all processes by an error of this one, and let it be a sentence where the disk or memory refuses."""
+    with peers.as_one(), _in_one_line(outdir), remedied(budgets.remedy(config)):
         yield
 
 

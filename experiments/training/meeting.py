@@ -20,8 +20,10 @@ _TO_SERVICE = b'{"to": "service"}\n'
 """What a connection begins with that leads to JAX's service."""
 
 
-def gather(host: str, port: int, count: int, service: int, seconds: float) -> Peers:
-    """Wait on process 0, at `host`, for the `count` − 1 others, and lead their `tunnel`s to JAX's port `service` here.
+def gather(host: str, port: int, count: int, seconds: float) -> tuple[Peers, int]:
+    """(The others, the port for JAX's service here, to which their `tunnel`s lead), when all `count` − 1 have come.
+
+    On process 0, which is at `host`.
 
     Raises UsageError where the port is taken, and naming who has not come after so many seconds.
     """
@@ -48,10 +50,12 @@ def gather(host: str, port: int, count: int, service: int, seconds: float) -> Pe
             for index in [index for index, link in links.items() if link.gone]:
                 links.pop(index).hang_up()  # it may be started anew
         stack.pop_all()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        service = probe.getsockname()[1]
     threading.Thread(target=_lead, args=(listener, service), name="tunnels", daemon=True).start()
     for link in links.values():
         link.say(all=True)
-    return Peers(0, links)
+    return Peers(0, links), service
 
 
 def _admit(link: Link, links: dict[int, Link], count: int) -> None:
@@ -81,7 +85,7 @@ def join(host: str, port: int, index: int, count: int, seconds: float) -> Peers:
     end = time.monotonic() + seconds
     while True:
         try:
-            link = Link(socket.create_connection((host.strip("[]"), port), timeout=seconds))
+            link = Link(socket.create_connection((host, port), timeout=seconds))
             break
         except OSError as error:
             if time.monotonic() > end:
@@ -103,7 +107,7 @@ def join(host: str, port: int, index: int, count: int, seconds: float) -> Peers:
 
 def tunnel(host: str, port: int) -> socket.socket:
     """A connection that leads through process 0's port to JAX's service there. Raises OSError."""
-    connection = socket.create_connection((host.strip("[]"), port), timeout=10)
+    connection = socket.create_connection((host, port), timeout=10)
     connection.sendall(_TO_SERVICE)
     connection.settimeout(None)
     return connection
@@ -111,9 +115,12 @@ def tunnel(host: str, port: int) -> socket.socket:
 
 def _lead(listener: socket.socket, service: int) -> None:
     listener.settimeout(None)
-    with contextlib.suppress(OSError), listener:  # the process ends
-        while True:
+    while listener.fileno() >= 0:
+        try:
             here = listener.accept()[0]
+        except OSError:  # of one connection: the next may come
+            time.sleep(0.05)
+        else:
             threading.Thread(target=_lead_one, args=(here, service), name="tunnels", daemon=True).start()
 
 
@@ -122,7 +129,7 @@ def _lead_one(here: socket.socket, service: int) -> None:
         here.settimeout(10)
         if all(here.recv(1) == bytes([byte]) for byte in _TO_SERVICE):
             here.settimeout(None)
-            there = connected(lambda: socket.create_connection(("127.0.0.1", service)), threading.Event())
+            there = connected(lambda: socket.create_connection(("127.0.0.1", service)), seconds=60)
             join_both(here, there)
 
 

@@ -240,6 +240,8 @@ def tell_saved(saved: Callable[[], str]) -> None:
 def as_one() -> Iterator[None]:
     """What ends this process within the block by an error ends all of the run; each says why, with one status.
 
+    After an error that is none of scorefield's own, which nobody foresaw, the others end with `LOST`.
+
     An error that comes of another process's end, such as a broken connection between devices, waits for word of it.
     """
     peers = _peers

@@ -7,10 +7,12 @@ anybody could say why. Here it is connected to a port of its own machine, which 
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 _BYTES = 1 << 16
 
@@ -25,11 +27,15 @@ def relay(connect: Callable[[], socket.socket], over: threading.Event) -> int:
     return listener.getsockname()[1]
 
 
-def join_both(one: socket.socket, other: socket.socket) -> None:
-    """Hand on the bytes of each connection to the other until either breaks, and close both."""
+def join_both(one: socket.socket, other: socket.socket, wait: Callable[[], Any] = lambda: None) -> None:
+    """Hand on the bytes of each connection to the other until either breaks, and close both.
+
+    When `other` has broken, `one` is closed after `wait()`.
+    """
 
     def back() -> None:
         _pump(other, one)
+        wait()
         _close(one)
 
     thread = threading.Thread(target=back, name="relay", daemon=True)
@@ -39,9 +45,12 @@ def join_both(one: socket.socket, other: socket.socket) -> None:
     thread.join()
 
 
-def connected(connect: Callable[[], socket.socket], over: threading.Event) -> socket.socket:
-    """The connection that `connect` makes, which is tried until it succeeds. Raises OSError when it is `over`."""
-    while not over.is_set():
+def connected(
+    connect: Callable[[], socket.socket], over: threading.Event | None = None, seconds: float = math.inf
+) -> socket.socket:
+    """The connection that `connect` makes, tried until it succeeds. Raises OSError when it is `over`, or too late."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not (over is not None and over.is_set()):
         with contextlib.suppress(OSError):
             connection = connect()
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -58,16 +67,7 @@ def _accept(listener: socket.socket, connect: Callable[[], socket.socket], over:
 
 def _serve(here: socket.socket, connect: Callable[[], socket.socket], over: threading.Event) -> None:
     with contextlib.suppress(OSError):
-        there = connected(connect, over)  # process 0 may only be starting
-        threading.Thread(target=_answer, args=(there, here, over), name="relay", daemon=True).start()
-        _pump(here, there)
-        _close(there)
-
-
-def _answer(there: socket.socket, here: socket.socket, over: threading.Event) -> None:
-    _pump(there, here)
-    over.wait()
-    _close(here)
+        join_both(here, connected(connect, over), over.wait)  # process 0 may only be starting
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:

@@ -8,21 +8,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from experiments import files
 from experiments.errors import end_process
+from experiments.names import counted
 from experiments.training.interrupt import SIGNALS, hearing
 
-
-def _nothing() -> str:
-    return "nothing was written"
-
-
-_written: Callable[[], str] = _nothing
+Words = Callable[[int], str]
+"""What to say of so many files that a command has written."""
 
 
-def tell_written(words: Callable[[], str]) -> None:
-    """Let the line of a stopped command end in `words()`, such as "128 of 1000 samples are written"."""
-    global _written
-    _written = words
+def _said(count: int) -> str:
+    return f"{counted(count, 'file')} {'was' if count == 1 else 'were'} written" if count else "nothing was written"
+
+
+_words: Words = _said
+
+
+def tell_written(words: Words) -> None:
+    """Let the line of a stopped command end in `words(n)` after n files, such as "128 of 1000 samples are written"."""
+    global _words
+    _words = words
 
 
 @contextmanager
@@ -33,13 +38,14 @@ def stopping() -> Iterator[None]:
     is half written takes the place of no file. A signal that is ignored stays so, such as SIGHUP under `nohup`. Outside
     the main thread this does nothing.
     """
-    tell_written(_nothing)
+    tell_written(_said)
+    begun = files.written()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def answer(signum: int) -> None:
-        end_process(128 + signum, f"stopped by {signal.Signals(signum).name}; {_written()}.")
+        end_process(128 + signum, f"stopped by {signal.Signals(signum).name}; {_words(files.written() - begun)}.")
 
     before: dict[int, Any] = {}
     with hearing(answer):

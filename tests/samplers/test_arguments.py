@@ -243,7 +243,7 @@ def test_a_process_is_made_of_objects(part, words):
 
 @pytest.mark.parametrize("use", [lambda p: LAW.denoiser(p)(X, 0.5), lambda p: score(p, DENOISE)(X, 0.5)])
 def test_a_schedule_in_the_place_of_a_process_says_so_wherever_it_stands(use):
-    with pytest.raises(AttributeError, match=r"VP is a schedule, and a Process is needed; give Process\(VP\(...\)\)"):
+    with pytest.raises(AttributeError, match=r"VP\(.*\) is a schedule, and a Process is needed; give Process\(VP"):
         use(VP())
 
 

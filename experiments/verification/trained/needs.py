@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from experiments.names import counted
 from experiments.verification.trained.finding import NOT_APPLICABLE, Finding
 from experiments.verification.trained.subject import Subject
 
@@ -46,7 +47,7 @@ def too_few(subject: Subject, name: str) -> Finding | None:
         counts.append(("held-out", held_out, needs.held_out))
     for part, count, least in counts:
         if count < least:
-            few = f"{count} {part} image{'s' * (count != 1)}, {least} are needed"
+            few = f"{counted(count, f'{part} image')}, {least} are needed"
             why = "no images are held out" if part == "held-out" and not count else few
             return Finding(name, needs.title, "", "", f"{NOT_APPLICABLE}: {why}", "")
     return None

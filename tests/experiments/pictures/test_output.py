@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.data.place import Place
-from experiments.errors import UsageError
+from experiments.errors import ExhaustedError, UsageError
 from experiments.pictures import files
 from experiments.pictures.output import output
 from experiments.pictures.request import Request
@@ -20,7 +20,7 @@ ASKED = {"sampler": "heun", "steps": 3, "checkpoint_step": 12, "checkpoint": "a"
 RUN = Path("runs/tiny")
 
 
-def request(form, seeds=range(5), points=False, place=None, **changes):
+def request(form, seeds=range(5), points=False, place=None, data=None, **changes):
     shape = (2,) if points else (8, 8, 1)
     model = SimpleNamespace(
         of_points=points,
@@ -28,6 +28,7 @@ def request(form, seeds=range(5), points=False, place=None, **changes):
         event_shape=shape,
         config=SimpleNamespace(data=SimpleNamespace(source="digits")),
         facts=SimpleNamespace(place=place),
+        data=data,
     )
     seeds = seeds if isinstance(seeds, Seeds) else list(seeds)
     return Request(model, form, seeds, {**ASKED, "seeds": str(seeds), **changes})
@@ -89,7 +90,9 @@ def test_a_million_seeds_take_little_memory(tmp_path):
 
 def test_a_picture_that_does_not_fit_into_memory_is_refused(tmp_path):
     seeds = Seeds([range(2**45)])
-    with pytest.raises(UsageError, match=r"^--format grid of 35,.* images takes .*B of memory, and .*B are free; "):
+    with pytest.raises(
+        ExhaustedError, match=r"^--format grid of 35,.* images takes at least .*B of memory, and .*B is free; "
+    ):
         output(request("grid", seeds), tmp_path)
     output(request("npz", seeds), tmp_path)
 
@@ -203,4 +206,22 @@ def test_samples_are_not_written_among_the_data_of_the_run(tmp_path):
     for folder in (tmp_path, tmp_path / "cats", tmp_path / "new"):
         with pytest.raises(UsageError, match=r"is in .*, among the data of the run; give another"):
             output(request("png", place=place), folder)
+    with pytest.raises(UsageError, match="among the data of the run"):  # where they have moved
+        output(request("png", data=f"folder:{tmp_path}"), tmp_path)
+    output(request("png", place=place, data="folder:elsewhere"), tmp_path)
     output(request("png", place=place), tmp_path.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("form", "before", "after"),
+    [
+        ("png", "2 of 5 samples are written", "4 of 5 samples are written"),
+        ("grid", "nothing was written; --format png keeps what is drawn", "the samples are written"),
+    ],
+)
+def test_what_is_written_is_told_while_it_is_drawn(tmp_path, form, before, after):
+    """Of a batch that is partly there, the rest counts."""
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path, form, stop=2)
+    out = output(request(form), tmp_path)
+    assert (out.told(0), out.told(2)) == (before, after)

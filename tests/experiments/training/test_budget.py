@@ -154,7 +154,7 @@ def test_the_speed_is_that_of_matrices_over_the_arithmetic_of_an_image(monkeypat
 
 
 def test_a_product_of_matrices_is_timed(monkeypatch):
-    monkeypatch.setitem(budgets._SIDES, "cpu", 64)
+    monkeypatch.setattr(budgets, "_SIDE_ON_CPU", 64)
     assert 1e5 < budgets._multiplication(jax.local_devices()[0], "float32") < 1e15
 
 

@@ -228,7 +228,7 @@ def test_processes_meet_whoever_comes_first_and_whoever_else_comes(port):
         return join("127.0.0.1", port, 2, 3, 5)
 
     left = threading.Event()
-    first, second, third, _ = together(lambda: gather("localhost", port, 3, 4321, 5), again, other, stranger)
+    (first, _), second, third, _ = together(lambda: gather("localhost", port, 3, 5), again, other, stranger)
     assert sorted(first._links) == [1, 2]
     first._links[1].say(bye=True)
     assert second._links[0].next(5) == {"bye": True}
@@ -236,9 +236,9 @@ def test_processes_meet_whoever_comes_first_and_whoever_else_comes(port):
 
 
 def test_the_port_leads_to_the_service_once_it_is_there(port):
-    with socket.create_server(("127.0.0.1", 0)) as service:
-        number = service.getsockname()[1]
-    first, second = together(lambda: gather("localhost", port, 2, number, 5), lambda: join("127.0.0.1", port, 1, 2, 5))
+    (first, number), second = together(
+        lambda: gather("localhost", port, 2, 5), lambda: join("127.0.0.1", port, 1, 2, 5)
+    )
     with tunnel("127.0.0.1", port) as here:
         here.sendall(b"question")
         with socket.create_server(("127.0.0.1", number)) as service:
@@ -255,13 +255,13 @@ def test_the_port_leads_to_the_service_once_it_is_there(port):
 
 
 def test_who_does_not_come_is_named_to_all(port):
-    first, second = together(lambda: gather("localhost", port, 4, 1, 0.3), lambda: join("127.0.0.1", port, 2, 4, 5))
+    first, second = together(lambda: gather("localhost", port, 4, 0.3), lambda: join("127.0.0.1", port, 2, 4, 5))
     assert first.startswith("process 1, 3 of 4 did not connect within 0.3 s;")
     assert second == f"process 0: {first}"
 
 
 def test_processes_of_another_number_are_refused(port):
-    first, second = together(lambda: gather("localhost", port, 2, 1, 0.3), lambda: join("127.0.0.1", port, 1, 3, 5))
+    first, second = together(lambda: gather("localhost", port, 2, 0.3), lambda: join("127.0.0.1", port, 1, 3, 5))
     assert second == "process 0: it was started with --num-processes 2, and this process with 3; start all alike."
     assert first.startswith("process 1 of 2 did not connect")
 

@@ -10,7 +10,8 @@ from experiments.training.interrupt import SIGNALS
 from experiments.training.stopping import stopping
 
 PROGRAM = """
-import hashlib, os, signal, threading
+import hashlib, os, pathlib, signal, tempfile, threading
+from experiments import files
 from experiments.training.stopping import stopping, tell_written
 for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(one, signal.SIG_DFL)  # as a terminal has it
@@ -27,7 +28,8 @@ with stopping():
     ("before", "words"),
     [
         ("pass", "nothing was written"),
-        ("tell_written(lambda: '3 of 4 are written')", "3 of 4 are written"),
+        ("tell_written(lambda count: f'{3 + count} of 4 are written')", "3 of 4 are written"),
+        ("files.write_text(pathlib.Path(tempfile.mkdtemp(), 'a'), 'b')", "1 file was written"),
         ("import io, sys; sys.stderr = io.StringIO()", "nothing was written"),  # as while the command line is read
     ],
 )
