@@ -14,7 +14,7 @@ FREE = frozenset(
     (
         *("training.steps", "training.steps_per_dispatch", "training.log_every", "training.validate_every"),
         *("training.checkpoint_every", "training.keep_last", "training.keep_best", "training.sample_every"),
-        *("training.tensorboard", "data.source", "data.memory_gib"),
+        *("training.tensorboard", "data.source", "data.memory_gib", "ema.snapshot_precision"),
     )
 )
 FREE_GROUPS = ("sampling.",)
@@ -26,7 +26,9 @@ def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
     Where a node is of another type, such as the network, that is the difference, and not the fields that only one has.
     """
     old, new = flat(to_json(before)), flat(to_json(after))
-    free = FREE if after.optimizer.decay == "constant" else FREE - {"training.steps"}
+    free = FREE - {"training.steps"} if after.optimizer.falls_to_the_end else FREE
+    if before.ema.widths == after.ema.widths:
+        free |= {"ema.snapshot_every", "ema.sigma_rel"}
     names = [
         name
         for name in sorted(old.keys() | new.keys(), key=lambda name: (not name.endswith(".type"), name))

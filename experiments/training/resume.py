@@ -85,7 +85,9 @@ def _why_not(name: str, config: Config) -> str:
     """The reason where it is not plain to see."""
     if name != "training.steps":
         return ""
-    return f"its learning rate falls to its end (--optimizer.decay {config.optimizer.decay}), so that no step follows; "
+    rule = config.optimizer
+    how = f"cooldown-steps {rule.cooldown_steps}" if rule.cooldown_steps else f"decay {rule.decay}"
+    return f"its learning rate falls to its end (--optimizer.{how}), so that no step follows; "
 
 
 def _require_new_seed(config: Config) -> None:
