@@ -123,7 +123,7 @@ def read_snapshot(snapshot: Snapshot, config: Config) -> dict[float, Path]:
     Raises CheckpointError for one that is damaged, or of another training than that of `config`.
     """
     verify(snapshot.path)
-    if differences(load_config(snapshot.path / "config.json"), config):
+    if differences(load_config(snapshot.path / "config.json"), config, snapshot.step):
         raise CheckpointError(f"{snapshot.path} is of another training; remove it.")
     return {width: snapshot.path / f"{width}.npz" for width in config.ema.widths}
 

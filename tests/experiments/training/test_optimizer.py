@@ -17,6 +17,7 @@ from experiments.config.nodes import WIDEST, OptimizerConfig
 from experiments.errors import UsageError
 from experiments.training import ema, loop
 from experiments.training.checkpoint import CheckpointWriter, load
+from experiments.training.differences import differences
 from experiments.training.optimizer import (
     cooldown,
     gradient_point,
@@ -297,3 +298,35 @@ def test_the_parameters_of_a_schedule_free_training_are_those_that_are_evaluated
     shutil.rmtree(tmp_path / "other" / "checkpoints" / "00000006")
     loop.train(config, tmp_path / "other", data=tiny_data(), devices=tuple(jax.devices()[:1]), quiet=True)
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "other" / "checkpoints" / "00000006")[0], tree)
+
+
+def test_a_cooldown_can_be_added_while_it_has_not_begun_and_the_run_is_as_if_it_had_it_from_the_start(tmp_path):
+    train = {"data": tiny_data(), "devices": tuple(jax.devices()[:1]), "quiet": True}
+    plain = tiny_config(training={"steps": 6, "checkpoint_every": 6, "validate_every": 0})
+    cooled = tiny_config(
+        optimizer={"cooldown_steps": 6}, training={"steps": 12, "checkpoint_every": 6, "validate_every": 0}
+    )
+    loop.train(plain, tmp_path / "added", **train)
+    loop.train(cooled, tmp_path / "added", **train)
+    loop.train(cooled, tmp_path / "whole", **train)
+    ends = [load(tmp_path / name / "checkpoints" / "00000012")[0] for name in ("added", "whole")]
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    for later in (plain, dataclasses.replace(cooled, training=dataclasses.replace(cooled.training, steps=20))):
+        with pytest.raises(UsageError, match="added holds a run with --(optimizer.cooldown-steps 6|training.steps 12)"):
+            loop.train(later, tmp_path / "added", **train)
+
+
+@pytest.mark.parametrize(
+    ("decay", "done", "free"), [("constant", 14, True), ("constant", 15, False), ("cosine", 0, False)]
+)
+def test_a_cooldown_is_free_until_it_begins(decay, done, free):
+    before = tiny_config(optimizer={"decay": decay, "cooldown_steps": 6})
+    after = tiny_config(optimizer={"decay": decay, "cooldown_steps": 2, "cooldown": "1-sqrt"}, training={"steps": 30})
+    assert (differences(before, after, done) == []) == free
+    assert differences(before, after)
+
+
+@pytest.mark.parametrize(("decay", "free"), [("constant", True), ("inverse-sqrt", True), ("linear", False)])
+def test_the_length_is_free_where_the_learning_rate_does_not_fall_to_it(decay, free):
+    before, after = (tiny_config(optimizer={"decay": decay}, training={"steps": steps}) for steps in (20, 30))
+    assert (differences(before, after) == []) == free
