@@ -69,7 +69,7 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
         if restart:
             return
         raise CheckpointError(_nothing_sound(f"neither {outdir / 'config.json'} nor a checkpoint beside it")) from None
-    done = max(checkpoint.step for checkpoint in find_checkpoints(outdir / "checkpoints"))
+    done = max((checkpoint.step for checkpoint in find_checkpoints(outdir / "checkpoints")), default=0)
     differing = differences(before, config, done)
     if differing:
         name, old, new = differing[0]

@@ -312,7 +312,7 @@ def test_a_cooldown_can_be_added_while_it_has_not_begun_and_the_run_is_as_if_it_
     ends = [load(tmp_path / name / "checkpoints" / "00000012")[0] for name in ("added", "whole")]
     jax.tree.map(np.testing.assert_array_equal, *ends)
     for later in (plain, dataclasses.replace(cooled, training=dataclasses.replace(cooled.training, steps=20))):
-        with pytest.raises(UsageError, match="added holds a run with --(optimizer.cooldown-steps 6|training.steps 12)"):
+        with pytest.raises(UsageError, match=r"added holds a run with --(optimizer|training)\..*steps (6|12), and"):
             loop.train(later, tmp_path / "added", **train)
 
 
