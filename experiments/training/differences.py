@@ -25,8 +25,8 @@ FREE_GROUPS = ("sampling.",)
 def differences(before: Config, after: Config, done: int | None = None) -> list[tuple[str, Any, Any]]:
     """(name, before, after) of every field that differs and takes part in what a step computes.
 
-    With `done`, in what any of the first `done` steps computes: a cool-down that begins later takes no part in it. Where
-    a node is of another type, such as the network, that is the difference, and not the fields that only one has.
+    With `done`, in what any of the first `done` steps computes: a cool-down that begins later takes no part in it.
+    Where a node is of another type, such as the network, that is the difference, and not the fields that only one has.
     """
     old, new = flat(to_json(before)), flat(to_json(after))
     free = FREE - {"training.steps"} if after.optimizer.falls_to_the_end else FREE
