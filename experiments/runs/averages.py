@@ -127,10 +127,11 @@ def _unreached(run: Path, width: float, distance: float, profiles: Sequence[Prof
     grid = np.round(np.arange(0.005, WIDEST, 0.005), 3).tolist()
     near = [other for other in grid if synthesis(profiles, Profile(other, step))[1] <= FARTHEST]
     count = len({profile.step for profile in profiles})
-    within = f"give a width from {near[0]:g} to {near[-1]:g}, or train" if near else "train"
+    nearest = min(near, key=lambda other: abs(other - width), default=None)
+    instead = f"give {nearest:g}, the nearest width that is, or train" if nearest is not None else "train"
     return (
         f"--sigma-rel {width:g} is not reached from the {count} snapshots of {run}: the nearest profile is "
-        f"{100 * distance:.0f}% away; {within} with a smaller --ema.snapshot-every."
+        f"{100 * distance:.0f}% away; {instead} with a smaller --ema.snapshot-every."
     )
 
 
