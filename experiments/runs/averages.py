@@ -21,7 +21,7 @@ from experiments.config.file import load_config
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, UsageError, reason
 from experiments.training.checkpoint import Checkpoint, load
-from experiments.training.manifest import verify
+from experiments.training.manifest import held, verify
 from experiments.training.power import WIDEST, Profile, synthesis
 from experiments.training.snapshots import (
     find_snapshots,
@@ -73,8 +73,9 @@ def make_averages(found: Checkpoint, widths: Sequence[float], warn: Callable[[st
             raise UsageError(
                 f"--sigma-rel {width:g} is no width of an average; give one above 0 and up to {WIDEST:.4f}."
             )
-    tree, digest = load(found.path)
-    config, step = load_config(found.path / "config.json"), int(tree["step"])
+    with held(found.path):  # or its training may remove it meanwhile
+        tree, digest = load(found.path)
+        config, step = load_config(found.path / "config.json"), int(tree["step"])
     run = run_of(found.path)
     files = _files(run, config, step, warn)
     own = {

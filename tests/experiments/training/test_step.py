@@ -53,6 +53,8 @@ def close(a, b, tolerance=2e-6):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), a, b)
 
 
+DEVICES = tuple(jax.devices()[:2])
+
 # Plain gradient descent: Adam divides rounding errors by themselves where a gradient is nearly zero.
 SGD = optax.sgd(0.1)
 
@@ -104,6 +106,9 @@ def test_a_loop_over_micro_batches_is_the_mean_written_out_to_the_bit():
     for count in (2, 3, 4):
         written, looped = (_mean_over_micro_batches(gradient, batch, count, unroll) for unroll in (True, False))
         jax.tree.map(np.testing.assert_array_equal, looped, written)
+        spread = jax.pmap(partial(_mean_over_micro_batches, gradient, count=count, unroll=False), devices=DEVICES)
+        both = spread(jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), batch))
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, jnp.stack([b, b])), both, written)
         parts = [
             gradient({**batch, **{name: batch[name][i::count] for name in ("image", "slot")}}) for i in range(count)
         ]
