@@ -142,13 +142,13 @@ def _names(path: Any) -> list[str]:
 def _is_fused(path: Any, leaf: Any) -> bool:
     """Whether a kernel holds queries, keys and values side by side, (in, 3·out)."""
     names = _names(path)
-    return len(names) > 1 and "qkv" in names[-2] and leaf.shape[-1] % 3 == 0
+    return len(names) > 1 and "qkv" in names[-2] and leaf.ndim == 2 and leaf.shape[1] % 3 == 0
 
 
 def _dimensions(path: Any, leaf: Any) -> Any:
     """Which axes of a parameter are a matrix's rows and columns, after `_split_apart`; the third of qkv is neither."""
     names = _names(path)
-    if "qkv" in names[-2] and leaf.ndim == 3:
+    if "qkv" in names[-2] and leaf.ndim == 3 and leaf.shape[1] == 3:
         return optax.contrib.MuonDimensionNumbers(0, 2)
     return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
 
