@@ -2,7 +2,7 @@
 
     python benchmarks/averages.py --steps 650 --snapshots 20
 
-A short training on the digits keeps snapshots of two widths, and in the loop's body the averages of the widths that are
+A short training on the digits, digits-ddpm with a perceptron or its own U-Net, keeps snapshots of two widths, and in the loop's body the averages of the widths that are
 asked for are updated in every step. The distance is ‖made − kept‖/‖kept‖ over all parameters; beside it stands how far
 the parameters move at all, the same distance of the raw parameters at the end.
 """
@@ -37,9 +37,11 @@ def distance(a: Any, b: Any) -> float:
     return norm(jax.tree.map(lambda x, y: np.asarray(x, np.float64) - y, a, b)) / norm(b)
 
 
-def measure(preset: str, steps: int, snapshots: int, precision: Any, folder: Path) -> list[tuple[float, float, float]]:
+def measure(network: str, steps: int, snapshots: int, precision: Any, folder: Path) -> list[tuple[float, float, float]]:
     """(Width, distance of the average made, distance of the raw parameters) for each width that can be made."""
-    config = scorefield.preset(preset)
+    config = scorefield.preset("digits-ddpm")
+    if network == "mlp":
+        config = dataclasses.replace(config, network=scorefield.MLPConfig(hidden=256, layers=4, embedding=64))
     config = dataclasses.replace(
         config,
         ema=dataclasses.replace(config.ema, snapshot_every=steps // snapshots, snapshot_precision=precision),
@@ -71,13 +73,13 @@ def measure(preset: str, steps: int, snapshots: int, precision: Any, folder: Pat
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="digits-ddpm")
+    parser.add_argument("--network", choices=("mlp", "unet"), default="mlp")
     parser.add_argument("--steps", type=int, default=650)
     parser.add_argument("--snapshots", type=int, default=20)
     parser.add_argument("--precision", choices=("float16", "float32"), default="float16")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measure(arguments.preset, arguments.steps, arguments.snapshots, arguments.precision, Path(folder) / "run")
+        measure(arguments.network, arguments.steps, arguments.snapshots, arguments.precision, Path(folder) / "run")
 
 
 if __name__ == "__main__":
