@@ -2,9 +2,9 @@
 
     python benchmarks/averages.py --steps 640 --snapshots 20
 
-A short training on the digits, digits-ddpm with a perceptron or its own U-Net, keeps snapshots of two widths, and in the
-loop's body the averages of the widths that are asked for are updated in every step. The distance is ‖made − kept‖/‖kept‖
-over all parameters; beside it stands how far the parameters move at all, the same distance of the raw parameters.
+A short training on the digits, digits-ddpm with a perceptron or its own U-Net, keeps snapshots of two widths, and in
+the loop's body the averages of the widths that are asked for are updated in every step. The distance is
+‖made − kept‖/‖kept‖ over all parameters; beside it stands that of the raw parameters, how far they move at all.
 """
 
 from __future__ import annotations
