@@ -24,10 +24,11 @@ COMMANDS = {
     "anomaly": "say how strange images are to a trained model with an energy",
     "verify": "measure the equations against exact answers, or a trained model against the equations",
     "grid": "fit a sampler's time grid to a trained model",
+    "ema": "make averages of other widths from a run's snapshots",
     "samplers": "list the samplers",
     "presets": "list the presets",
 }
-OF_A_RUN = ("sample", "evaluate", "anomaly", "verify", "grid")
+OF_A_RUN = ("sample", "evaluate", "anomaly", "verify", "grid", "ema")
 """Commands that take a run, by --run or as the first word."""
 
 REMEDIES = {
@@ -37,6 +38,7 @@ REMEDIES = {
     "anomaly": "give fewer --images",
     "verify": "give a smaller --batch with --run, or fewer --samples",
     "grid": "give fewer --images",
+    "ema": "give fewer --sigma-rel at a time",
 }
 """What to do where a command runs out of memory."""
 

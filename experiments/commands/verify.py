@@ -46,7 +46,7 @@ class VerifyArguments:
     run: Path | None = None
     """The folder of a trained run, or of one of its checkpoints: check this model instead."""
     ema: str = "0"
-    """With --run, the parameters to check: the number of an average, counted from 0, or raw."""
+    """With --run, the parameters to check: the number of an average, counted from 0, its relative width, or raw."""
     data: str | None = None
     """With --run, the URI of its data, where they have moved; they must be the same. [where the run has read them]"""
     best: bool = False

@@ -24,6 +24,7 @@ def check(config: Config) -> None:
         if hasattr(part, "refusals"):  # the core's nouns refuse bad values when they are made
             refuse(part.refusals())
     refuse(_refused_batches(config))
+    refuse(_refused_courses(config))
     refuse(_refused_combinations(config))
 
 
@@ -34,6 +35,17 @@ def _refused_batches(config: Config) -> Refusals:
             batch % parts != 0,
             f"--training.batch-size {batch} is not a multiple of --optimizer.accumulate {parts}; choose one that "
             "divides the other.",
+        )
+    ]
+
+
+def _refused_courses(config: Config) -> Refusals:
+    rule, steps = config.optimizer, config.training.steps
+    return [
+        (
+            rule.cooldown_steps > 0 and rule.warmup_steps + rule.cooldown_steps > steps,
+            f"--optimizer.cooldown-steps {rule.cooldown_steps} begins before the {rule.warmup_steps} steps of the "
+            f"warm-up are over, for --training.steps is {steps}; give fewer, or train longer.",
         )
     ]
 

@@ -17,6 +17,8 @@ from samplers.registry import GRIDS, SAMPLERS
 
 LAST_SEED = 2**32 - 1
 """The largest seed that a new run may have: a larger one has the first weights and the noise of one of these."""
+WIDEST = 12**-0.5
+"""The largest relative width of a power-function average, 0.2887: that of the plain mean of all parameters so far."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,27 +97,46 @@ class Generator:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with warm-up and decay, on gradients clipped by their global norm."""
+    """An optimiser by its name, with warm-up and decay, on gradients clipped by their global norm."""
 
+    name: Literal["adamw", "muon", "schedule-free"] = "adamw"
+    """AdamW; Muon for the matrices of the hidden layers, with AdamW for all else; or schedule-free AdamW, which
+    averages instead of a decay."""
     learning_rate: float = 3e-4
     """Peak learning rate."""
     warmup_steps: int = 200
     """Steps of linear warm-up from 0."""
-    decay: Literal["constant", "cosine", "linear"] = "constant"
-    """Course of the learning rate after the warm-up; cosine and linear reach 0 at the last step."""
+    decay: Literal["constant", "cosine", "linear", "inverse-sqrt"] = "constant"
+    """Course of the learning rate after the warm-up: cosine and linear reach 0 at the last step, inverse-sqrt is
+    1/√(n/reference) from step n = reference on."""
+    reference_steps: int = 1000
+    """Steps after which an inverse-sqrt decay begins."""
+    cooldown_steps: int = 0
+    """Last steps, in which the learning rate falls to 0 whatever its decay; 0 turns the cool-down off."""
+    cooldown: Literal["linear", "1-sqrt"] = "linear"
+    """Shape of the cool-down: 1 − s or 1 − √s, s the part of it that is over."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     b1: float = 0.9
-    """Adam's β₁."""
+    """Adam's β₁; of schedule-free, how far the gradient's point is towards the average."""
     b2: float = 0.99
     """Adam's β₂."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of Muon's matrices; `learning_rate` is that of all else."""
+    muon_momentum: float = 0.95
+    """Muon's momentum, Nesterov's."""
     clip_norm: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     accumulate: int = 1
     """Micro-batches whose gradients are averaged for one update; it must divide each device's share of the batch."""
 
+    @property
+    def falls_to_the_end(self) -> bool:
+        """Whether the learning rate depends on the number of steps of the training."""
+        return self.decay in ("cosine", "linear") or self.cooldown_steps > 0
+
     def refusals(self) -> Refusals:
-        """Values that no optimiser has."""
+        """Values that no optimiser has, and values that would have no effect."""
         return [
             (self.accumulate < 1, f"--optimizer.accumulate is {self.accumulate}; give at least 1."),
             (
@@ -131,25 +152,96 @@ class OptimizerConfig:
                 "--optimizer.clip-norm and --optimizer.weight-decay must be 0 (off) or more.",
             ),
             (self.warmup_steps < 0, f"--optimizer.warmup-steps is {self.warmup_steps}; give 0 or more."),
+            *self._refused_courses(),
+            *self._refused_by_name(),
+        ]
+
+    def _refused_courses(self) -> Refusals:
+        return [
+            (self.reference_steps < 1, f"--optimizer.reference-steps is {self.reference_steps}; give at least 1."),
+            (
+                self.decay != "inverse-sqrt" and self.reference_steps != type(self).reference_steps,
+                f"--optimizer.reference-steps {self.reference_steps} goes with --optimizer.decay inverse-sqrt, and the "
+                f"decay is {self.decay}; leave it out.",
+            ),
+            (self.cooldown_steps < 0, f"--optimizer.cooldown-steps is {self.cooldown_steps}; give 0 (off) or more."),
+            (
+                self.cooldown_steps == 0 and self.cooldown != type(self).cooldown,
+                f"--optimizer.cooldown {self.cooldown} does nothing by itself; add --optimizer.cooldown-steps.",
+            ),
+        ]
+
+    def _refused_by_name(self) -> Refusals:
+        free, muon = self.name == "schedule-free", self.name == "muon"
+        named = [(field, getattr(self, field)) for field in ("muon_learning_rate", "muon_momentum")]
+        return [
+            *(
+                (
+                    not muon and value != getattr(type(self), field),
+                    f"--optimizer.{field.replace('_', '-')} {value} goes with --optimizer.name muon, and the name is "
+                    f"{self.name}; leave it out.",
+                )
+                for field, value in named
+            ),
+            (
+                not 0 < self.muon_learning_rate < math.inf,
+                f"--optimizer.muon-learning-rate is {self.muon_learning_rate}; give a positive number.",
+            ),
+            (
+                not 0 <= self.muon_momentum < 1,
+                f"--optimizer.muon-momentum is {self.muon_momentum}; give a number in [0, 1).",
+            ),
+            (
+                free and (self.decay != "constant" or self.cooldown_steps > 0),
+                "--optimizer.name schedule-free averages instead of a decay; give --optimizer.decay constant and "
+                "--optimizer.cooldown-steps 0.",
+            ),
+            (
+                free and self.b1 == 0,
+                "--optimizer.b1 is 0, with which schedule-free cannot tell its average; give 0.9, say.",
+            ),
         ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EMAConfig:
-    """Exponential moving averages of the parameters, one for each decay."""
+    """Averages of the parameters: exponential ones, one for each decay, and then power-function ones."""
 
     decays: tuple[float, ...] = (0.999,)
     """Decay of each average; samples are drawn with the first."""
     warmup: bool = True
     """Plain averaging at the start: the decay at update n is min(decay, (1 + n)/(10 + n))."""
+    sigma_rel: tuple[float, ...] = ()
+    """Relative width of each power-function average, kept beside the others. [0.05, 0.10 with snapshots, else none]"""
+    snapshot_every: int = 0
+    """Steps between snapshots of these averages, from which `scorefield ema` makes those of other widths; 0 is off."""
+    snapshot_precision: Literal["float16", "float32"] = "float16"
+    """Type of the numbers in a snapshot."""
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """The relative widths of the power-function averages that are kept."""
+        return self.sigma_rel or ((0.05, 0.10) if self.snapshot_every > 0 else ())
 
     def refusals(self) -> Refusals:
-        """Decays that no average has."""
+        """Decays and widths that no average has, and values that would have no effect."""
         return [
             (
                 not self.decays or not all(0 <= decay < 1 for decay in self.decays),
                 f"--ema.decays is {self.decays}; give one or more decays in [0, 1), such as 0.999.",
-            )
+            ),
+            (
+                not all(0 < width <= WIDEST for width in self.sigma_rel)
+                or len({*self.sigma_rel}) < len(self.sigma_rel),
+                f"--ema.sigma-rel is {self.sigma_rel}; give different widths above 0 and up to {WIDEST:.4f}, such as "
+                "0.05,0.10.",
+            ),
+            (self.snapshot_every < 0, f"--ema.snapshot-every is {self.snapshot_every}; give 0 (off) or more."),
+            (
+                self.snapshot_every == 0 and self.snapshot_precision != type(self).snapshot_precision,
+                f"--ema.snapshot-precision {self.snapshot_precision} does nothing without snapshots; add "
+                "--ema.snapshot-every.",
+            ),
         ]
 
 

@@ -47,18 +47,23 @@ from experiments.sampling.throughput import Throughput
 from samplers.inpainting import RePaint
 
 
-def load(place: Path | str, *, average: int | None = 0, best: bool = False, data: str | None = None) -> Run:
+def load(place: Path | str, *, average: int | float | None = 0, best: bool = False, data: str | None = None) -> Run:
     """The trained run in the folder `place`, or of the one checkpoint whose folder it is.
 
     Of a run it is the newest checkpoint that can be trusted, with a line on standard error for each that is passed
     over, or with `best` the one of the lowest held-out loss. `average` is the number of the averaged parameters, None
-    for the raw ones; `data` is the URI of the run's data, where they have moved. Raises CheckpointError when there is
+    for the raw ones, or a float, the relative width of an average that was kept while training or made by
+    `scorefield ema`; `data` is the URI of the run's data, where they have moved. Raises CheckpointError when there is
     no such folder, no checkpoint or it is damaged, UsageError for an average that it has not.
     """
     if not isinstance(place, str | os.PathLike) or not os.fspath(place):
         raise UsageError(f"the place of a run is {place!r}; give the folder that `scorefield train` wrote.")
-    if not (average is None or (hasattr(average, "__index__") and not isinstance(average, bool))):
-        raise UsageError(f"average is {average!r}; give its number, counted from 0, or None for the raw parameters.")
+    numbered = hasattr(average, "__index__") and not isinstance(average, bool)
+    if not (average is None or numbered or isinstance(average, float)):
+        raise UsageError(
+            f"average is {average!r}; give its number, counted from 0, its relative width, or None for the raw "
+            "parameters."
+        )
     model = load_model(Path(place), average, use_best=best, warn=warn)
     folder = model.path
     assert folder is not None

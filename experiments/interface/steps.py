@@ -10,6 +10,7 @@ from experiments.interface.run import Run
 from experiments.runs.model import Model
 from experiments.training import loop, progress
 from experiments.training.data import RunData
+from experiments.training.ema import place_of
 
 Training = loop.Training
 
@@ -17,16 +18,19 @@ Training = loop.Training
 class Step(progress.Step):
     """A step of a training, with the model that it has come to."""
 
-    def model(self, average: int | None = 0) -> Model:
-        """The network with the averaged parameters of this number, or with the raw ones for None.
+    def model(self, average: int | float | None = 0) -> Model:
+        """The network with the averaged parameters of this number or relative width, or with the raw ones for None.
 
         Raises IndexError for an average that there is none of, RuntimeError once the next step has begun.
         """
         setting = self.setting
-        params = self.params if average is None else self.ema[average]
+        number = place_of(setting.config.ema, average) if isinstance(average, float) else average
+        if average is not None and number is None:
+            raise IndexError(f"no average of relative width {average} is kept; there are {setting.config.ema.widths}.")
+        params = self.params if number is None else self.ema[number]
         return Model(setting.config, setting.facts, setting.network, params, step=self.step, average=average)
 
-    def run(self, average: int | None = 0) -> Run:
+    def run(self, average: int | float | None = 0) -> Run:
         """This step as a run that can be sampled and measured: `step.run().sample(range(16))`. Raises as `model`."""
         return Run(self.model(average), self.setting.outdir)
 

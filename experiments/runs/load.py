@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ class CheckpointArguments:
     run: Path
     """Folder of a run, or of one of its checkpoints."""
     ema: str = "0"
-    """Which parameters: the number of an average, counted from 0, or raw."""
+    """Which parameters: the number of an average, counted from 0, the relative width of one, such as 0.1, or raw."""
     best: bool = False
     """Take the checkpoint of the lowest held-out loss, not the newest."""
 
@@ -42,12 +43,21 @@ def load_run(arguments: CheckpointArguments, data: str | None = None) -> Model:
 
     `data` is the URI of the run's data, None for where the run has read them.
     """
-    if arguments.ema != "raw" and not (arguments.ema.isascii() and arguments.ema.isdecimal()):
-        raise UsageError(f"--ema {arguments.ema!r} is neither raw nor the number of an average, counted from 0.")
-    model = load_model(
-        arguments.run, None if arguments.ema == "raw" else int(arguments.ema), use_best=arguments.best, warn=warn
-    )
+    model = load_model(arguments.run, _average(arguments.ema), use_best=arguments.best, warn=warn)
     return dataclasses.replace(model, data=data)
+
+
+def _average(word: str) -> int | float | None:
+    """The average that `--ema` names: a number of digits alone counts them, one with a point is a width."""
+    if word == "raw":
+        return None
+    if word.isascii() and word.isdecimal():
+        return int(word)
+    if re.fullmatch(r"[0-9]*\.[0-9]+", word, re.ASCII):
+        return float(word)
+    raise UsageError(
+        f"--ema {word!r} is neither raw nor the number of an average, counted from 0, nor a relative width such as 0.1."
+    )
 
 
 def run_data(model: Model) -> tuple[Source, Source | None]:
@@ -99,28 +109,22 @@ def training_part(model: Model) -> Callable[[], Source]:
 
 
 def load_model(
-    place: Path, average: int | None = 0, *, use_best: bool = False, warn: Callable[[str], None] = print
+    place: Path, average: int | float | None = 0, *, use_best: bool = False, warn: Callable[[str], None] = print
 ) -> Model:
     """The model of a run's folder, or of one checkpoint's folder.
 
     For a run it is that of the newest checkpoint that can be trusted (`warn` is given a line for each that cannot), or
     with `use_best` that of the lowest held-out loss; a checkpoint that is asked for by name is refused when damaged.
-    `average` is the index of the averaged parameters, None the raw ones.
+    `average` is the index of the averaged parameters, None the raw ones; a float is the relative width of one that was
+    kept while training, or made by `scorefield ema`.
 
     Raises CheckpointError when there is no checkpoint, or it is damaged, and UsageError when it has no such average.
     """
     # Not above: reading arguments needs this module, and answers a mistyped one without the libraries of training.
-    from experiments.training import checkpoint as checkpoints
     from experiments.training.checkpoint import PATIENCE
-    from experiments.training.manifest import NAME as MANIFEST
 
-    is_checkpoint = (place / MANIFEST).exists()
-    if is_checkpoint and use_best:
-        raise UsageError(
-            f"--best chooses among a run's checkpoints, and {place} is a single one; give the run's folder."
-        )
-    for _ in range(1 if is_checkpoint else PATIENCE):
-        found = checkpoints.describe(place) if is_checkpoint else _choose(place, use_best, warn)
+    for _ in range(1 if _is_checkpoint(place) else PATIENCE):
+        found = choose(place, use_best, warn)
         try:
             return _load(found, average)
         except CheckpointError:
@@ -131,9 +135,11 @@ def load_model(
     )
 
 
-def _load(found: Checkpoint, average: int | None) -> Model:
+def _load(found: Checkpoint, average: int | float | None) -> Model:
     """The model of a checkpoint. Raises CheckpointError for whatever is wrong with it, UsageError for the average."""
+    from experiments.runs.averages import load_average
     from experiments.training import checkpoint as checkpoints
+    from experiments.training.ema import place_of
     from experiments.training.model import network_of
 
     path = found.path
@@ -144,7 +150,8 @@ def _load(found: Checkpoint, average: int | None) -> Model:
         count = len(averages)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} lacks arrays of a run ({reason(error)}); restore it, or use another.") from None
-    if average is not None and str(average) not in averages:
+    number = place_of(config.ema, average) if isinstance(average, float) else average
+    if number is not None and str(number) not in averages:
         raise UsageError(f"--ema {average} does not exist; {path} has {count} average(s), counted from 0, and raw.")
     try:
         network = network_of(config, facts)
@@ -152,19 +159,38 @@ def _load(found: Checkpoint, average: int | None) -> Model:
         raise
     except Exception as error:  # whatever numbers that no network was ever trained with may do
         raise CheckpointError(f"{path} holds no network that can be made ({reason(error)}); restore it.") from None
-    params = raw if average is None else averages[str(average)]
+    if isinstance(average, float) and number is None:
+        params, digest = load_average(path, digest, average, raw)
+    else:
+        params = raw if number is None else averages[str(number)]
     return Model(config, facts, network, params, path, step, digest, average)
 
 
-def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoint:
+def _is_checkpoint(place: Path) -> bool:
+    from experiments.training.manifest import NAME
+
+    return (place / NAME).exists()
+
+
+def choose(place: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoint:
+    """The checkpoint of a run's folder, or the one whose folder it is, as `load_model` chooses it, not read yet.
+
+    Raises CheckpointError when there is none that can be trusted, UsageError for the best of one.
+    """
     from experiments.training import checkpoint as checkpoints
 
-    directory = run / "checkpoints"
+    if _is_checkpoint(place):
+        if use_best:
+            raise UsageError(
+                f"--best chooses among a run's checkpoints, and {place} is a single one; give the run's folder."
+            )
+        return checkpoints.describe(place)
+    directory = place / "checkpoints"
     found = checkpoints.best(directory, warn) if use_best else checkpoints.newest_trusted(directory, warn)
     if use_best and found is not None and found.sound and found.held_out_loss is None:
-        warn(f"no held-out loss was measured in {run}; --best takes the newest checkpoint.")
+        warn(f"no held-out loss was measured in {place}; --best takes the newest checkpoint.")
     if found is None:
-        if not run.exists():
-            raise CheckpointError(f"{run} does not exist; give the folder that `scorefield train` wrote.")
-        raise CheckpointError(f"{run} holds no checkpoint that can be trusted; train it, or give another folder.")
+        if not place.exists():
+            raise CheckpointError(f"{place} does not exist; give the folder that `scorefield train` wrote.")
+        raise CheckpointError(f"{place} holds no checkpoint that can be trusted; train it, or give another folder.")
     return found

@@ -35,9 +35,10 @@ class Model:
     step: int | None = None
     """The number of updates behind the checkpoint."""
     digest: str | None = None
-    """SHA-256 of the checkpoint's manifest, and so of every byte in it."""
-    average: int | None = 0
-    """Which average the parameters are, counted from 0; None for the raw ones."""
+    """SHA-256 of the checkpoint's manifest, and so of every byte in it; of an average that was made after training, of
+    its own, which names the checkpoint's."""
+    average: int | float | None = 0
+    """Which average the parameters are: its number, counted from 0, or its relative width; None for the raw ones."""
     data: str | None = None
     """The URI of the run's data, given by the person; None for where the run has read them."""
 
@@ -69,13 +70,14 @@ class Model:
 
     @property
     def ema(self) -> str:
-        """Which parameters these are, as `--ema` names them: "raw", "0"."""
+        """Which parameters these are, as `--ema` names them: "raw", "0", "0.15"."""
         return "raw" if self.average is None else str(self.average)
 
     @property
     def parameters(self) -> str:
-        """Which parameters these are, in words: "raw", "average 0"."""
-        return "raw" if self.average is None else f"average {self.average}"
+        """Which parameters these are, in words: "raw", "average 0", "average of relative width 0.15"."""
+        of_width = isinstance(self.average, float)
+        return "raw" if self.average is None else f"average {'of relative width ' * of_width}{self.average}"
 
     def __repr__(self) -> str:
         """One line: where it comes from, what it makes, how large it is."""

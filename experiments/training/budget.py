@@ -30,7 +30,9 @@ from experiments.training.data import REFERENCE, Facts
 from experiments.training.generator import optimizer_of
 from experiments.training.model import network_of
 from experiments.training.objective import Objective, make_objective
+from experiments.training.plan import count_snapshots
 from experiments.training.replicas import Device, Replicas, make_replicas
+from experiments.training.snapshots import bytes_of
 from experiments.training.state import PRNG, initial_state
 
 _SURELY = 3
@@ -246,9 +248,16 @@ def expectation(config: Config, facts: Facts) -> dict[str, Any]:
     rate = ceiling(budget, config, replicas)
     if rate is not None:
         print(forecast(*rate, config, replicas), file=sys.stderr)
+    snapshots, each = count_snapshots(config, 0), bytes_of(config, budget.parameters)
+    if snapshots:
+        precision = config.ema.snapshot_precision
+        print(
+            f"{snapshots} snapshots of {shown(each)} in {precision}: {shown(snapshots * each)} of disk", file=sys.stderr
+        )
     return {
         "parameters": budget.parameters,
         "memory_bytes": budget.memory,
+        "snapshot_bytes": snapshots * each,
         "images_per_second_at_most": None if rate is None else rate[0],
     }
 

@@ -247,15 +247,16 @@ class CheckpointWriter:
         """Whether a save in the background has failed, as the next call will say."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
-    def require_room(self, size: int, saves: int) -> None:
+    def require_room(self, size: int, saves: int, besides: int = 0) -> None:
         """Raise CheckpointError where the disk cannot hold what `saves` checkpoints of `size` bytes will leave on it.
 
-        There are at most one more than are kept, while the oldest waits for the newest to be complete.
+        There are at most one more than are kept, while the oldest waits for the newest to be complete, and snapshots of
+        `besides` bytes.
         """
         there = len(find_checkpoints(self._directory))
         if self._writes and saves:
             most = min(there + saves, self._config.training.keep_last + 1)
-            require_room(self._directory, size, max(1, most - there))
+            require_room(self._directory, size, max(1, most - there), besides)
 
     def settle(self) -> None:
         """Wait for the save in progress, however it ends."""

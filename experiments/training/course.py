@@ -33,6 +33,7 @@ from experiments.training.prefetch import prefetch
 from experiments.training.programs import Programs
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Replicas
+from experiments.training.snapshots import SnapshotWriter
 from experiments.training.state import TrainState, to_tree
 
 _LONG = 5.0
@@ -73,6 +74,7 @@ class Equipment:
     held_out: tuple[tuple[Any, Any], ...]
     recorder: Recorder
     writer: CheckpointWriter
+    snapshots: SnapshotWriter
     directory: Path
     """Folder of the checkpoints."""
     request: Interruption
@@ -144,6 +146,8 @@ class Course:
         attended = bool(self._stopped) or now.anything
         if attended:
             self._collect(0)
+        if now.snapshot:  # before the checkpoint of this step, or a kill between the two would lose it
+            self._with.snapshots.save(self._step, self._state.ema)
         loss = self._validate() if now.validate and not self._stopped else None
         step = self._with.step_type(
             self._step,

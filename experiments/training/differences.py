@@ -14,19 +14,26 @@ FREE = frozenset(
     (
         *("training.steps", "training.steps_per_dispatch", "training.log_every", "training.validate_every"),
         *("training.checkpoint_every", "training.keep_last", "training.keep_best", "training.sample_every"),
-        *("training.tensorboard", "data.source", "data.memory_gib"),
+        *("training.tensorboard", "data.source", "data.memory_gib", "ema.snapshot_precision"),
     )
 )
+COOLDOWN = frozenset(("training.steps", "optimizer.cooldown_steps", "optimizer.cooldown"))
+"""What may change too while no step of the cool-down is done."""
 FREE_GROUPS = ("sampling.",)
 
 
-def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
+def differences(before: Config, after: Config, done: int | None = None) -> list[tuple[str, Any, Any]]:
     """(name, before, after) of every field that differs and takes part in what a step computes.
 
+    With `done`, in what any of the first `done` steps computes: a cool-down that begins later takes no part in it.
     Where a node is of another type, such as the network, that is the difference, and not the fields that only one has.
     """
     old, new = flat(to_json(before)), flat(to_json(after))
-    free = FREE if after.optimizer.decay == "constant" else FREE - {"training.steps"}
+    free = FREE - {"training.steps"} if after.optimizer.falls_to_the_end else FREE
+    if done is not None and all(_is_before_cooldown(config, done) for config in (before, after)):
+        free |= COOLDOWN
+    if before.ema.widths == after.ema.widths:
+        free |= {"ema.snapshot_every", "ema.sigma_rel"}
     names = [
         name
         for name in sorted(old.keys() | new.keys(), key=lambda name: (not name.endswith(".type"), name))
@@ -35,6 +42,12 @@ def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:
     nodes = tuple(name.removesuffix("type") for name in names if name.endswith(".type"))
     told = [name for name in names if name.endswith(".type") or not name.startswith(nodes)]
     return [(name.removesuffix(".type"), _shown(name, old), _shown(name, new)) for name in told]
+
+
+def _is_before_cooldown(config: Config, done: int) -> bool:
+    """Whether the learning rate of the first `done` steps does not depend on where the training ends."""
+    rule = config.optimizer
+    return rule.decay not in ("cosine", "linear") and done <= config.training.steps - rule.cooldown_steps
 
 
 def _shown(name: str, values: dict[str, Any]) -> Any:

@@ -40,7 +40,7 @@ from diffusion.score_matching.weightings import EDMWeighting
 from experiments import streams
 from experiments.config.nodes import Generator
 from experiments.config.tree import Config
-from experiments.training.optimizer import make_optimizer
+from experiments.training.optimizer import averaging, make_optimizer, make_rule
 from experiments.training.potential import level_potential
 
 DATA, SAMPLES, GENERATOR = "data", "samples", "generator"
@@ -114,18 +114,29 @@ def game_losses(
 
 
 def alternating(config: Config) -> optax.GradientTransformation:
-    """The optimiser: the estimators move in every step, the generator in one of `every`, each with its own clipping."""
+    """The optimiser: the estimators move in every step, the generator in one of `every`, each with its own clipping.
+
+    The generator's learning rate has the same course over its own steps, and Muon's is lower by the same factor. A
+    schedule-free one averages all three alike.
+    """
     rule, steps = config.objective, config.training.steps
     assert isinstance(rule, Generator)
-    warmup = config.optimizer.warmup_steps // rule.every
-    ours = replace(config.optimizer, learning_rate=rule.learning_rate, warmup_steps=warmup)
+    theirs, often = config.optimizer, max(1, steps // rule.every)
+    ours = replace(
+        theirs,
+        learning_rate=rule.learning_rate,
+        muon_learning_rate=theirs.muon_learning_rate * rule.learning_rate / theirs.learning_rate,
+        warmup_steps=theirs.warmup_steps // rule.every,
+        cooldown_steps=theirs.cooldown_steps // rule.every,
+        reference_steps=max(1, theirs.reference_steps // rule.every),
+    )
 
     def due(step: Any, **_: Any) -> Any:
         return (step + 1) % rule.every == 0
 
-    seldom = optax.conditionally_mask(make_optimizer(ours, max(1, steps // rule.every)), should_transform_fn=due)
-    rules: dict[Hashable, Any] = {"estimators": make_optimizer(config.optimizer, steps), GENERATOR: seldom}
-    return optax.partition(rules, _parts)
+    seldom = optax.conditionally_mask(make_rule(ours, often), should_transform_fn=due)
+    rules: dict[Hashable, Any] = {"estimators": make_rule(theirs, steps), GENERATOR: seldom}
+    return averaging(theirs, steps, optax.partition(rules, _parts))
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformation:

@@ -42,7 +42,7 @@ def run_config(run: Path, *, free: bool = True) -> Config:
     if copy is None:
         return config
     kept = load_config(copy)
-    if trained := differences(kept, config):
+    if trained := differences(kept, config, int(copy.parent.name)):
         name, before, now = trained[0]
         told = f"{path} says --{flag_of(name)} {now}, and the run was trained with {before}"
         _say(run, f"{told}; the copy in {copy} is used.")

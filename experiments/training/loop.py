@@ -43,6 +43,7 @@ from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device, make_replicas
 from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
 from experiments.training.room import size_of
+from experiments.training.snapshots import SnapshotWriter, bytes_to_come, snapshots_of
 from experiments.training.state import Params
 
 OnSample = Callable[[int, Params], None]
@@ -217,12 +218,14 @@ def _steps(
         state = starting_point(config, optimizer, directory, data.facts, restart)[1]
         if writes:
             save_config(config, outdir / "config.json")
-        start, size, state = int(state.step), size_of(state), replicas.replicate(state)
+        start, size = int(state.step), size_of(state)
+        besides = bytes_to_come(config, sum(leaf.size for leaf in jax.tree.leaves(state.params)), start)
+        state = replicas.replicate(state)
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
         peers.tell_saved(lambda: _newest(directory))
         stack.enter_context(_as_one(config, outdir))  # before the saves that wait for the others
-        writer.require_room(size, count_saves(config, start))
+        writer.require_room(size, count_saves(config, start), besides)
         equipment = Equipment(
             setting=Setting(config, data.facts, network, outdir),
             data=data,
@@ -232,6 +235,7 @@ def _steps(
             held_out=place_held_out(config, data, replicas),
             recorder=recorder,
             writer=writer,
+            snapshots=SnapshotWriter(snapshots_of(outdir), config, start),
             directory=directory,
             request=request,
             step_type=step_type,

@@ -14,7 +14,8 @@ def dispatches(config: Config, start: int) -> Iterator[tuple[int, int]]:
     A call makes `steps_per_dispatch` steps, or a single one where more would run past something that is due.
     """
     training, step = config.training, start
-    periods = [n for n in (training.checkpoint_every, training.validate_every, training.sample_every) if n > 0]
+    every = (training.checkpoint_every, training.validate_every, training.sample_every, config.ema.snapshot_every)
+    periods = [n for n in every if n > 0]
     while step < training.steps:
         room = min(training.steps - step, *(period - step % period for period in periods))
         length = training.steps_per_dispatch if training.steps_per_dispatch <= room else 1
@@ -28,12 +29,19 @@ def count_saves(config: Config, start: int) -> int:
     return -(-steps // every) - start // every if start < steps else 0
 
 
+def count_snapshots(config: Config, start: int) -> int:
+    """How many snapshots of the averages are due after step `start`."""
+    every = config.ema.snapshot_every
+    return max(0, config.training.steps // every - start // every) if every else 0
+
+
 class Due(NamedTuple):
     """What is due after a step."""
 
     save: bool
     validate: bool
     sample: bool
+    snapshot: bool
 
     @property
     def anything(self) -> bool:
@@ -51,4 +59,4 @@ def due(config: Config, step: int, *, has_held_out: bool) -> Due:
     save = step == training.steps or every(training.checkpoint_every)
     # Every checkpoint of a validated run has its loss, or the best of them could not be told.
     validate = has_held_out and (every(training.validate_every) or (save and training.validate_every > 0))
-    return Due(save, validate, every(training.sample_every))
+    return Due(save, validate, every(training.sample_every), every(config.ema.snapshot_every))

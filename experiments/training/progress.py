@@ -91,7 +91,10 @@ class Step:
 
     @cached_property
     def ema(self) -> tuple[Params, ...]:
-        """The averages of the parameters, one for each decay. Raises RuntimeError once the next step has begun."""
+        """The averages of the parameters, one for each decay, then one for each width.
+
+        Raises RuntimeError once the next step has begun.
+        """
         return self._copy("ema", lambda state: state.ema)
 
     def save(self) -> None:

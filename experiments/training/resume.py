@@ -69,7 +69,8 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
         if restart:
             return
         raise CheckpointError(_nothing_sound(f"neither {outdir / 'config.json'} nor a checkpoint beside it")) from None
-    differing = differences(before, config)
+    done = max((checkpoint.step for checkpoint in find_checkpoints(outdir / "checkpoints")), default=0)
+    differing = differences(before, config, done)
     if differing:
         name, old, new = differing[0]
         others = (
@@ -85,7 +86,9 @@ def _why_not(name: str, config: Config) -> str:
     """The reason where it is not plain to see."""
     if name != "training.steps":
         return ""
-    return f"its learning rate falls to its end (--optimizer.decay {config.optimizer.decay}), so that no step follows; "
+    rule = config.optimizer
+    how = f"cooldown-steps {rule.cooldown_steps}" if rule.cooldown_steps else f"decay {rule.decay}"
+    return f"its learning rate falls to its end (--optimizer.{how}), so that no step follows; "
 
 
 def _require_new_seed(config: Config) -> None:

@@ -24,16 +24,17 @@ def size_of(tree: Any) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def require_room(directory: Path, size: int, count: int) -> None:
+def require_room(directory: Path, size: int, count: int, besides: int = 0) -> None:
     """Raise CheckpointError unless there is room for `count` more checkpoints of `size` bytes, before any is written.
 
-    Nothing is asked where the disk does not tell.
+    `besides` are the bytes of what else will be written. Nothing is asked where the disk does not tell.
     """
-    needed, free = count * (_MARGIN * size + _FILES), _free(directory)
+    needed, free = count * (_MARGIN * size + _FILES) + _MARGIN * besides, _free(directory)
     if free is not None and free < needed:
+        and_more = f" and {shown(besides)} of snapshots" if besides else ""
         raise CheckpointError(
             f"{directory} has {shown(free)} free, and this run needs {shown(needed)} for {count} more "
-            f"checkpoints of {shown(size)}; make room, or give another --outdir."
+            f"checkpoints of {shown(size)}{and_more}; make room, or give another --outdir."
         )
 
 

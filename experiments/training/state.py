@@ -17,6 +17,7 @@ from experiments import streams
 from experiments.config.nodes import ImportanceConfig
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError
+from experiments.training import ema
 
 Params = dict[str, Any]
 
@@ -30,8 +31,9 @@ class TrainState:
 
     step: Int[Array, ""]
     params: Params
+    """The parameters that are evaluated and averaged."""
     ema: tuple[Params, ...]
-    """An exponential moving average of the parameters for each decay of the configuration."""
+    """A moving average of the parameters for each decay of the configuration, and then for each width."""
     opt_state: Any
     second_moments: Float[Array, " bins"]
     """Running E[loss²] by bins of u, for times drawn by importance; one bin when they are not."""
@@ -56,7 +58,7 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, confi
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        ema=tuple(jax.tree.map(jnp.copy, params) for _ in config.ema.decays),
+        ema=tuple(jax.tree.map(jnp.copy, params) for _ in range(ema.count(config.ema))),
         opt_state=optimizer.init(params),
         second_moments=jnp.ones(bins, jnp.float32),
         diverged_at=jnp.full((), -1, jnp.int32),

@@ -23,7 +23,7 @@ from experiments.config.tree import Config
 from experiments.training import ema
 from experiments.training.data import REFERENCE
 from experiments.training.objective import Objective
-from experiments.training.optimizer import learning_rate
+from experiments.training.optimizer import gradient_point, learning_rate, parameters_at
 from experiments.training.state import PRNG, Params, TrainState
 
 Batch = dict[str, Array]
@@ -59,34 +59,34 @@ def make_step(
     Reference images, if there are any, are the same for every micro-batch.
 
     `reduce` takes a tree to its mean over devices. `unroll` writes the micro-batches out, which a CPU needs (there
-    the gradient of a convolution inside a loop is some forty times slower); otherwise they are a scan.
+    the gradient of a convolution inside a loop is some forty times slower); otherwise `optax.microbatch` loops over
+    them.
+
+    The state's parameters are those that are evaluated; a schedule-free optimiser takes the gradient beside them.
     """
     schedule = learning_rate(config.optimizer, config.training.steps)
-    accumulate, importance = config.optimizer.accumulate, isinstance(config.times, ImportanceConfig)
+    rule, importance = config.optimizer, isinstance(config.times, ImportanceConfig)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=PRNG), state.step)
+        point = gradient_point(rule, state.params, state.opt_state)
 
         def gradient(micro_batch: Batch) -> Any:
             def mean_loss(params: Params) -> tuple[Array, Any]:
                 losses, sums = objective(params, key, micro_batch, state.second_moments, True)
                 return jnp.mean(losses), sums
 
-            return jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+            return jax.value_and_grad(mean_loss, has_aux=True)(point)
 
-        (loss, sums), grads = reduce(_mean_over_micro_batches(gradient, batch, accumulate, unroll))
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        (loss, sums), grads = reduce(_mean_over_micro_batches(gradient, batch, rule.accumulate, unroll))
+        updates, opt_state = optimizer.update(grads, state.opt_state, point)
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
-        params = optax.apply_updates(state.params, updates)
-        averages = zip(state.ema, config.ema.decays, strict=True)
+        params = parameters_at(rule, optax.apply_updates(point, updates), opt_state)
         after = TrainState(
             step=state.step + 1,
             params=params,  # type: ignore[arg-type]
-            ema=tuple(
-                ema.update(average, params, ema.decay_at(decay, state.step, config.ema.warmup))
-                for average, decay in averages
-            ),
+            ema=ema.update_all(state.ema, params, config.ema, state.step),
             opt_state=opt_state,
             second_moments=updated_second_moments(state.second_moments, *sums) if importance else state.second_moments,
             diverged_at=state.diverged_at,
@@ -113,22 +113,23 @@ def repeat(step: Update, unroll: bool = True) -> Update:
 
 
 def _mean_over_micro_batches(gradient: Callable[[Batch], Any], batch: Batch, count: int, unroll: bool) -> Any:
+    """The mean of `gradient` over `count` micro-batches; number i takes every count-th element from i on.
+
+    So each covers the low-discrepancy draws of t evenly. `optax.microbatch` divides a batch in the same way, and takes
+    them one after the other in a loop.
+    """
     if count == 1:
         return gradient(batch)
-    # Micro-batch i takes every count-th element, so that each covers the low-discrepancy draws of t evenly.
-    split = {
-        name: jnp.broadcast_to(leaf, (count, *leaf.shape))
-        if name == REFERENCE
-        else jnp.moveaxis(leaf.reshape(-1, count, *leaf.shape[1:]), 1, 0)
-        for name, leaf in batch.items()
-    }
-    total = gradient(jax.tree.map(lambda leaf: leaf[0], split))
-    rest = jax.tree.map(lambda leaf: leaf[1:], split)
-    if unroll:
-        for i in range(count - 1):
-            total = jax.tree.map(jnp.add, total, gradient(jax.tree.map(lambda leaf, i=i: leaf[i], rest)))
-    else:
-        total, _ = jax.lax.scan(lambda sums, one: (jax.tree.map(jnp.add, sums, gradient(one)), None), total, rest)
+    shared = {name: leaf for name, leaf in batch.items() if name == REFERENCE}
+    divided = {name: leaf for name, leaf in batch.items() if name != REFERENCE}
+    if not unroll:
+        size = divided["slot"].shape[0] // count
+        mean = optax.microbatching.AccumulationType.MEAN
+        return optax.microbatch(lambda part: gradient({**part, **shared}), 0, size, mean)(divided)
+    total = None
+    for i in range(count):
+        one = gradient({**{name: leaf[i::count] for name, leaf in divided.items()}, **shared})
+        total = one if total is None else jax.tree.map(jnp.add, total, one)
     return jax.tree.map(lambda leaf: leaf / count, total)
 
 

@@ -132,7 +132,7 @@ def test_dry_run_prints_what_config_json_will_hold(run_command, tiny_run, tiny_f
 
 def test_a_dry_run_tells_what_a_training_takes_and_compiles_none(run_command, tiny_run, tiny_flags, monkeypatch):
     monkeypatch.setattr("experiments.training.budget._multiplication", lambda device, dtype: 1e9)
-    told = ("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags)
+    told = ("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags, "--ema.snapshot-every", "5")
     outcome = run_command(*told)
     told, expected = outcome.err.splitlines(), outcome.value["expected"]
     params = load_run(CheckpointArguments(run=tiny_run)).params
@@ -141,6 +141,9 @@ def test_a_dry_run_tells_what_a_training_takes_and_compiles_none(run_command, ti
     assert (expected["parameters"], expected["memory_bytes"] > 4 * count) == (count, True)
     assert f"at most {expected['images_per_second_at_most']:,.0f} images/s" in told[2]
     assert re.fullmatch(r"at most [\d,]+ images/s, so 0 s or more for 12 steps: each takes .* at 1 GFLOP/s", told[2])
+    # Two snapshots of two averages of half precision.
+    assert expected["snapshot_bytes"] == 2 * 2 * 2 * count
+    assert re.fullmatch(r"2 snapshots of .* in float16: .* of disk", told[3])
     monkeypatch.setattr("experiments.training.budget.free_on", lambda replicas: 100)
     refused = run_command("train", "--preset", "digits-ddpm", "--dry-run", *tiny_flags)
     assert (refused.status, refused.value["expected"]) == (8, None)

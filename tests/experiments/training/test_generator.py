@@ -25,7 +25,15 @@ from experiments.runs.load import load_model
 from experiments.sampling import solver
 from experiments.sampling.drawing import draw
 from experiments.training.data import REFERENCE, _WithReference, open_data
-from experiments.training.generator import DATA, GENERATOR, SAMPLES, alternating, data_potential, game_losses
+from experiments.training.generator import (
+    DATA,
+    GENERATOR,
+    SAMPLES,
+    alternating,
+    data_potential,
+    game_losses,
+    optimizer_of,
+)
 from experiments.training.loop import training
 from experiments.training.model import make_network
 from experiments.training.objective import make_objective
@@ -211,6 +219,27 @@ def test_the_generator_warms_up_and_decays_over_its_own_updates():
         np.testing.assert_allclose([move[name] for move in moves], 1e-2 * rates, rtol=1e-4, atol=1e-9)
     peak, own = config.objective.learning_rate, np.where(steps % 3 == 2, rates[steps - 2], 0.0)
     np.testing.assert_allclose([move[GENERATOR] for move in moves], peak * own, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["muon", "schedule-free"])
+def test_the_game_goes_with_any_optimiser(name):
+    """The generator's matrices move with every third step alone, by its own learning rate in Muon's too."""
+    rule = {"name": name, "warmup_steps": 0, "learning_rate": 1e-2, "clip_norm": 0.0, "weight_decay": 0.0}
+    config = game_config(every=3, optimizer=rule, training={"steps": 30})
+    assert isinstance(config.objective, Generator)
+    matrix = np.float32(np.random.default_rng(0).standard_normal((4, 3)))
+    params = {part: {"blocks": {"0": {"linear": {"kernel": matrix}}}} for part in (DATA, SAMPLES, GENERATOR)}
+    optimizer = optimizer_of(config)
+    step = jax.jit(lambda state, params: optimizer.update(jax.tree.map(jnp.ones_like, params), state, params))
+    state, moves = optimizer.init(params), []
+    for _ in range(6):
+        before = state
+        updates, state = step(state, params)
+        changes = updates if name == "muon" else jax.tree.map(jnp.subtract, state.z, before.z)
+        moves.append({part: np.linalg.norm(np.concatenate(jax.tree.leaves(changes[part]))) for part in changes})
+    assert [move[GENERATOR] > 0 for move in moves] == [False, False, True] * 2
+    assert all(move[DATA] > 0 for move in moves)
+    np.testing.assert_allclose(moves[2][GENERATOR] / moves[2][DATA], config.objective.learning_rate / 1e-2, rtol=1e-3)
 
 
 def test_a_generator_run_trains_resumes_and_samples_in_one_call(game_run):

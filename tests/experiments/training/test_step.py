@@ -18,7 +18,7 @@ from experiments.training import ema
 from experiments.training.objective import make_objective
 from experiments.training.optimizer import learning_rate, make_optimizer
 from experiments.training.state import PRNG, initial_state
-from experiments.training.step import make_step, repeat
+from experiments.training.step import _mean_over_micro_batches, make_step, repeat
 from tests.experiments.training.tiny_run import BATCH, SHAPE, TinyBatches, tiny_config
 
 
@@ -53,6 +53,8 @@ def close(a, b, tolerance=2e-6):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), a, b)
 
 
+DEVICES = tuple(jax.devices()[:2])
+
 # Plain gradient descent: Adam divides rounding errors by themselves where a gradient is nearly zero.
 SGD = optax.sgd(0.1)
 
@@ -85,6 +87,33 @@ def test_micro_batches_make_the_same_update(whole, unroll):
     assert np.abs(np.subtract(after.params["kernel"], state.params["kernel"])).max() > 1e-5
     close(accumulated, after)
     close(its_metrics, metrics)
+
+
+def test_a_loop_over_micro_batches_is_the_mean_written_out_to_the_bit():
+    """`optax.microbatch` divides a batch as we do; of small whole numbers the sums are exact, so a bit would show."""
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": jnp.asarray(rng.integers(0, 9, (12, 2)), jnp.float32),
+        "slot": jnp.arange(12),
+        "reference": jnp.asarray(rng.integers(0, 9, (3, 2)), jnp.float32),
+    }
+
+    def gradient(part):
+        # The order within a micro-batch tells which elements it has.
+        places = 2.0 ** jnp.arange(part["slot"].shape[0])
+        return (places @ part["image"], (part["reference"].sum(0), places @ part["slot"].astype(jnp.float32)))
+
+    for count in (2, 3, 4):
+        written, looped = (_mean_over_micro_batches(gradient, batch, count, unroll) for unroll in (True, False))
+        jax.tree.map(np.testing.assert_array_equal, looped, written)
+        spread = jax.pmap(partial(_mean_over_micro_batches, gradient, count=count, unroll=False), devices=DEVICES)
+        both = spread(jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), batch))
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, jnp.stack([b, b])), both, written)
+        parts = [
+            gradient({**batch, **{name: batch[name][i::count] for name in ("image", "slot")}}) for i in range(count)
+        ]
+        by_hand = jax.tree.map(lambda *leaves: sum(leaves) / np.float32(len(leaves)), *parts)
+        jax.tree.map(np.testing.assert_array_equal, written, by_hand)
 
 
 def test_shares_of_a_batch_make_the_same_update(whole):
