@@ -10,8 +10,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from experiments.commands.options import take_flags
+from experiments.commands.options import take_flag, take_flags
 from experiments.compilation import leave_sums_to_xla
+from experiments.compilation_cache import folder_of, keep_programs
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 from experiments.memory import remedied
 from experiments.training.interrupt import leaving
@@ -53,7 +54,8 @@ commands:
   scorefield evaluate --run runs/digits-ddpm
 
 `scorefield COMMAND --help` shows the options of a command. Every command takes --plugin MODULE, as often as needed: a
-module of your own that is imported first, and registers schedules, networks, samplers, data sources or presets.
+module of your own that is imported first, and registers schedules, networks, samplers, data sources or presets; and
+--compilation-cache DIR, where compiled programs are kept for the next command, or off. [~/.cache/scorefield/programs]
 """
 
 
@@ -78,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     plugins, arguments = take_flags(arguments, "--plugin")
+    kept, arguments = take_flag(arguments, "--compilation-cache")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(commands="\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())), end="")
         return 0 if arguments else 2
@@ -96,14 +99,16 @@ def _dispatch(arguments: list[str]) -> int:
     leave_sums_to_xla()
     remedy = remedied(REMEDIES.get(name, "close other programs"))
     with leaving() if name == "train" else stopping(), remedy:
-        return _run(name, rest, plugins)
+        return _run(name, rest, plugins, kept)
 
 
-def _run(name: str, rest: list[str], plugins: list[str]) -> int:
+def _run(name: str, rest: list[str], plugins: list[str], kept: str | None) -> int:
+    folder = folder_of(kept)
     try:
         from experiments.config.plugins import load
 
         load(plugins)
+        keep_programs(folder)
         return importlib.import_module(f"experiments.commands.{name}").run(rest)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
