@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import nnx
@@ -116,7 +116,7 @@ class _Stream(nnx.RngStream):
 
 
 def _create(network: Network, key: Key[Array, ""]) -> nnx.Module:
-    module, rngs = network.config.module(), nnx.Rngs()
+    module, rngs = network.config.module(), cast(Any, nnx.Rngs())
     rngs.default = _Stream(key)
     return module(network.config, network.event_shape, network.num_classes, network.outputs, rngs=rngs)
 
