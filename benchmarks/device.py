@@ -44,20 +44,27 @@ _KEPT = 2000
 
 
 def measure(part: str, limit: float, toy: bool) -> dict[str, Any]:
-    """The rows of a part, or why there are none, and the seconds that it took."""
-    words, start = (
-        [sys.executable, "-m", "benchmarks.device_parts", part, *(["--toy"] if toy else [])],
-        time.monotonic(),
-    )
-    try:
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=limit)
-        lines, code = done.stdout.splitlines(), done.returncode
-        result = next((json.loads(line.removeprefix(_LAST)) for line in lines if line.startswith(_LAST)), None)
-        if result is None:
-            said = done.stderr.strip()[-_KEPT:]
-            result = {"failed": said.splitlines()[-1] if said else f"status {code}", "stderr": said}
-    except subprocess.TimeoutExpired:
-        result = {"failed": f"not done within {limit:.0f} s"}
+    """The rows of a part as far as it came, what stopped it if anything did, and the seconds that it took."""
+    words, start = [sys.executable, "-m", "benchmarks.device_parts", part, *(["--toy"] * toy)], time.monotonic()
+    result: dict[str, Any] = {"rows": []}
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        try:
+            status = subprocess.run(words, cwd=ROOT, stdout=out, stderr=err, timeout=limit).returncode
+        except subprocess.TimeoutExpired:
+            status = None
+        out.seek(0)
+        err.seek(0)
+        said = err.read().strip()
+        for line in out:
+            kind, _, value = line.partition(": ")
+            if kind == "row":
+                result["rows"].append(json.loads(value))
+            elif kind in ("device", "failed"):
+                result[kind] = json.loads(value)
+    if status is None:
+        result["failed"] = f"not done within {limit:.0f} s"
+    elif status:
+        result |= {"failed": said.splitlines()[-1] if said else f"status {status}", "stderr": said[-_KEPT:]}
     return {**result, "seconds": round(time.monotonic() - start, 1)}
 
 
@@ -84,10 +91,14 @@ def table(report: dict[str, Any]) -> str:
     for name, result in report["parts"].items():
         for row in result.get("rows", []):
             numbers = ", ".join(f"{what} {_brief(value)}" for what, value in row.items() if what != "what")
-            lines.append(f"| {name} | {row['what']} | {numbers} |")
+            lines.append(f"| {name} | {_cell(row['what'])} | {_cell(numbers)} |")
         if "failed" in result:
-            lines.append(f"| {name} | | {' '.join(str(result['failed']).replace('|', '/').split())} |")
+            lines.append(f"| {name} | | {_cell(result['failed'])} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: Any) -> str:
+    return " ".join(str(text).replace("|", "/").split())
 
 
 def _brief(value: Any) -> str:

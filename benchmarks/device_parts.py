@@ -1,7 +1,8 @@
 """The parts of benchmarks/device.py, one a process: python -m benchmarks.device_parts PART [--toy]
 
-A part prints a line `row: JSON` for each thing that it has measured. Training goes by `scorefield.training`, as a user's script does, on
-images of smooth noise, which cost what images cost; what it is timed by is the loss, which waits for the device.
+A part prints a line `row: JSON` for each thing that it has measured. Training goes by `scorefield.training`, as a
+user's script does, on images of smooth noise, which cost what images cost; what it is timed by is the loss, which waits
+for the device.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def _unheard(read: Callable[..., Any], programs: Programs) -> Callable[..., Any]
 @contextlib.contextmanager
 def _log_off() -> Any:
     import jax
-    from jaxlib import utils
+    from jax._src.lib import utils  # pyright: ignore[reportPrivateImportUsage]
 
     set_level = getattr(utils, "absl_set_min_log_level", None)
     if set_level is None:
