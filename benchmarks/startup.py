@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,7 @@ class Checkout:
     def __init__(self, root: Path, folder: Path, environment: Mapping[str, str]) -> None:
         """`environment` is added to this process's."""
         inherited = {name: value for name, value in os.environ.items() if name not in _OURS}
-        self.folder, self._environment = folder, {**inherited, "PYTHONPATH": str(root), **environment}
+        self.root, self.folder, self._environment = root, folder, {**inherited, "PYTHONPATH": str(root), **environment}
         folder.mkdir()
         # Before it was a package, the command was a module.
         self._module = "scorefield" if (root / "scorefield" / "__main__.py").exists() else "experiments.cli"
@@ -42,8 +43,11 @@ class Checkout:
         """The words of a command of this checkout."""
         return [sys.executable, "-m", self._module, *words]
 
-    def prepare(self) -> None:
-        """Train the run that is sampled: one step, and a checkpoint."""
+    def prepare(self, like: Checkout | None = None) -> None:
+        """Train the run that is sampled, one step and a checkpoint, or take that of a checkout of the same commit."""
+        if like is not None:
+            shutil.copytree(like.folder / "run", self.folder / "run")
+            return
         words = self.command("train", *PRESET, "--training.steps", "1", "--outdir", "run")
         subprocess.run(words, cwd=self.folder, env=self._environment, check=True, capture_output=True)
 
@@ -94,8 +98,10 @@ def main(words: list[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     with tempfile.TemporaryDirectory() as folder:
         compared = checkouts(arguments.against, Path(folder))
+        prepared: dict[Path, Checkout] = {}
         for checkout in compared.values():
-            checkout.prepare()
+            checkout.prepare(prepared.get(checkout.root))
+            prepared.setdefault(checkout.root, checkout)
         print(f"{'':10}{'':28}{'median s':>10}{'least':>8}{'most':>8}{'warm / this':>13}")
         for measure in [arguments.only] if arguments.only else MEASURES:
             seconds = {name: [] for name in compared}

@@ -1,5 +1,6 @@
 """Compiled programs in the user's cache folder: what is read is what was written, and nothing there ever does harm."""
 
+import gc
 import hashlib
 import os
 import resource
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compilation_cache
+from experiments import cli, compilation_cache
 from experiments.compilation_cache import JAX_VARIABLE, VARIABLE, Programs, folder_of, surroundings
 from experiments.errors import UsageError
 
@@ -199,6 +200,31 @@ def test_a_folder_for_each_jaxlib_processor_and_set_of_flags(monkeypatch):
     assert surroundings() != mine
     monkeypatch.undo()
     assert compilation_cache._processor() == compilation_cache._processor() != ""
+
+
+def test_the_command_takes_a_folder_or_off_before_its_name_or_after(monkeypatch, capsys, tmp_path):
+    seen = []
+    monkeypatch.setattr(cli, "keep_programs", seen.append)
+    flag = ["--compilation-cache", str(tmp_path)]
+    assert cli.main([*flag, "samplers"]) == cli.main(["samplers", *flag]) == 0
+    assert cli.main(["samplers", "--compilation-cache=off"]) == cli.main(["samplers"]) == 0
+    assert seen == [tmp_path, tmp_path, None, None]  # the last because these tests have named JAX's own
+    assert cli.main(["samplers", "--compilation-cache", __file__]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("scorefield: error: --compilation-cache")
+    assert said.count("\n") == 1
+
+
+def test_garbage_is_looked_for_seldom_in_a_process_of_the_command_alone(monkeypatch):
+    before = gc.get_threshold()
+    try:
+        cli.main(["--version"])
+        assert gc.get_threshold() == before
+        monkeypatch.setattr(sys, "argv", ["scorefield", "--version"])
+        cli.main()
+        assert gc.get_threshold() == (100_000, *before[1:])
+    finally:
+        gc.set_threshold(*before)
 
 
 # Counts what is compiled and what is read, of one small program.
