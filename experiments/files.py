@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Container, Iterator
@@ -50,6 +51,17 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def user_cache() -> Path:
+    """$XDG_CACHE_HOME, where that is an absolute path; else ~/Library/Caches on macOS, ~/.cache elsewhere.
+
+    Raises RuntimeError where the user has no home.
+    """
+    told = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if told.is_absolute():
+        return told
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
 
 
 def require_writable(folder: Path) -> None:

@@ -15,6 +15,8 @@ for variable, value in {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    # Whatever a test takes out of the environment of a command, nothing is written in the user's home.
+    "SCOREFIELD_COMPILATION_CACHE": "off",
 }.items():
     os.environ.setdefault(variable, value)
 compile_quickly()

@@ -34,7 +34,7 @@ def peaks(arguments: list[str]) -> tuple[int, int]:
     """(Status, kB at its peak) of a command in a process of its own."""
     # Without the cache of programs: to compile one takes memory too.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "SCOREFIELD_COMPILATION_CACHE": "off"}
     command = [sys.executable, "-c", PROGRAM, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     status, peak = map(int, done.stdout.splitlines()[-1].split())

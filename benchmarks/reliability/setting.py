@@ -163,6 +163,7 @@ class Bench:
         errors, root = self.new("errors"), str(Path(__file__).parents[2])
         environment = {key: value for key, value in os.environ.items() if cached or not key.startswith("JAX_")}
         environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+        environment["SCOREFIELD_COMPILATION_CACHE"] = "off"  # JAX's own, or none
         with open(errors, "wb") as file:
             program = [sys.executable, "-m", "scorefield", *arguments]
             return Command(subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=file), errors)

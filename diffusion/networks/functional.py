@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import nnx
@@ -59,7 +59,7 @@ class Network:
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Float32 parameters, a nested dictionary with names for keys: what is trained, averaged and saved."""
-        return _init(self, key) if isinstance(key, Tracer) else _init_at_once(self, key)
+        return (_make if isinstance(key, Tracer) else _make_at_once)(self, key)[1]
 
     def __call__(
         self,
@@ -100,23 +100,43 @@ def build(
     return network, network.init(key)
 
 
+class _Stream(nnx.RngStream):
+    """Keys as flax's own stream gives them, counted in Python.
+
+    Flax counts in an array, and while a network is traced each count describes the whole program so far.
+    """
+
+    def __init__(self, key: Key[Array, ""]) -> None:
+        super().__init__(key, tag="default")
+        self.used = 0
+
+    def __call__(self) -> Key[Array, ""]:
+        self.used += 1
+        return jax.random.fold_in(self.key.get_value(), self.used - 1)
+
+
 def _create(network: Network, key: Key[Array, ""]) -> nnx.Module:
-    module = network.config.module()
-    return module(network.config, network.event_shape, network.num_classes, network.outputs, rngs=nnx.Rngs(key))
+    module, rngs = network.config.module(), cast(Any, nnx.Rngs())
+    rngs.default = _Stream(key)
+    return module(network.config, network.event_shape, network.num_classes, network.outputs, rngs=rngs)
+
+
+def _made(network: Network, key: Key[Array, ""]) -> tuple[nnx.GraphDef, Params]:
+    """The network's structure and its parameters."""
+    graph, params, _ = nnx.split(_create(network, key), nnx.Param, ...)
+    return graph, _named(nnx.to_pure_dict(params))
+
+
+# A network is traced once, for its structure, for its shapes and for its parameters. These are drawn once: compiled
+# without optimisation, that is done three times sooner.
+_make = jax.jit(_made, static_argnums=0)
+_make_at_once = jax.jit(_made, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache
 def _graph(network: Network) -> nnx.GraphDef:
     """The network's structure, from shapes alone."""
-    return nnx.split(nnx.eval_shape(lambda: _create(network, jax.random.key(0))))[0]
-
-
-def _init(network: Network, key: Key[Array, ""]) -> Params:
-    return _named(nnx.to_pure_dict(nnx.state(_create(network, key), nnx.Param)))
-
-
-# It runs once: compiled without optimisation, it is done three times sooner.
-_init_at_once = jax.jit(_init, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.eval_shape(lambda: _make(network, jax.random.key(0)))[0]
 
 
 def _named(tree: Any) -> Any:

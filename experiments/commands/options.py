@@ -16,6 +16,8 @@ from experiments.errors import UsageError
 
 T = TypeVar("T")
 
+_OF_EVERY_COMMAND = ("--plugin", "--compilation-cache")
+
 
 def take_flag(arguments: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
     """(the value of the last `flag VALUE` or `flag=VALUE`, the other arguments).
@@ -81,7 +83,7 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UsageError(_sentence(caught.getvalue(), prog, (*flags, *taken, "--plugin"))) from None
+        raise UsageError(_sentence(caught.getvalue(), prog, (*flags, *taken, *_OF_EVERY_COMMAND))) from None
     except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
 

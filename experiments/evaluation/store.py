@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from experiments.errors import UsageError
-from experiments.files import replacing
+from experiments.files import replacing, user_cache
 
 Notice = Callable[[str], None]
 """A function that shows one line to the user."""
 
 
 def default_folder() -> Path:
-    """$XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scorefield"
+    """$XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield, or what takes its place on macOS."""
+    return user_cache() / "scorefield"
 
 
 def save(folder: Path | None, stem: str, arrays: Mapping[str, Any], notice: Notice) -> None:

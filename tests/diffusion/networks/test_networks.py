@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from jax.extend import core as jex
 
-from diffusion.networks import DiTConfig, MLPConfig, Network, UNetConfig, build
+from diffusion.networks import DiTConfig, MLPConfig, Network, UNetConfig, build, functional
 
 SHAPES = [
     (MLPConfig(hidden=8, layers=1), (2,), 1),
@@ -36,6 +36,30 @@ def test_output_has_the_shape_of_the_event_but_for_the_outputs(config, event_sha
     y = jax.eval_shape(network, params, x, c_noise)
     assert y.shape == (3, *event_shape[:-1], outputs * event_shape[-1])
     assert y.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("config", "event_shape", "outputs"), [SHAPES[0], SHAPES[8]])
+def test_parameters_are_drawn_from_the_keys_that_flax_counts(config, event_shape, outputs):
+    key = jax.random.key(3)
+
+    @jax.jit
+    def drawn(key):
+        module = config.module()(config, event_shape, 10, outputs, rngs=nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(module, nnx.Param))
+
+    ours = Network(config, event_shape, 10, outputs).init(key)
+    for leaf, flax in zip(jax.tree.leaves(nnx.restore_int_paths(ours)), jax.tree.leaves(drawn(key)), strict=True):
+        np.testing.assert_allclose(leaf, flax, rtol=1e-5, atol=1e-7)
+
+
+def test_a_network_is_traced_once_for_its_structure_its_shapes_and_its_parameters(monkeypatch):
+    calls, create = [], functional._create
+    monkeypatch.setattr(functional, "_create", lambda *given: (calls.append(given), create(*given))[1])
+    network = Network(MLPConfig(hidden=7, layers=2), (3,))  # which no other test makes
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    params = network.init(jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    assert len(calls) == 1
 
 
 def test_an_untrained_network_is_zero(case):
