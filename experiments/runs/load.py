@@ -135,6 +135,7 @@ def _load(found: Checkpoint, average: int | None) -> Model:
     """The model of a checkpoint. Raises CheckpointError for whatever is wrong with it, UsageError for the average."""
     from experiments.training import checkpoint as checkpoints
     from experiments.training.model import network_of
+    from experiments.training.warm_start import recorded
 
     path = found.path
     tree, digest = checkpoints.load(path)
@@ -153,7 +154,7 @@ def _load(found: Checkpoint, average: int | None) -> Model:
     except Exception as error:  # whatever numbers that no network was ever trained with may do
         raise CheckpointError(f"{path} holds no network that can be made ({reason(error)}); restore it.") from None
     params = raw if average is None else averages[str(average)]
-    return Model(config, facts, network, params, path, step, digest, average)
+    return Model(config, facts, network, params, path, step, digest, average, origin=recorded(path))
 
 
 def _choose(run: Path, use_best: bool, warn: Callable[[str], None]) -> Checkpoint:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401 (its exit function is registered first, and so called last)
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -43,7 +44,8 @@ from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device, make_replicas
 from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
 from experiments.training.room import size_of
-from experiments.training.state import Params
+from experiments.training.state import Params, TrainState, to_tree
+from experiments.training.warm_start import KEY, InitFrom, Origin, require_same_source
 
 OnSample = Callable[[int, Params], None]
 S = TypeVar("S", bound=Step)
@@ -120,6 +122,7 @@ def training(
     quiet: bool = True,
     signals: bool = False,
     restart: bool = False,
+    init_from: InitFrom | None = None,
 ) -> Training[Step]:
     """Train `config` in the folder `outdir`, or go on with the training that is there, as an iterator over its steps.
 
@@ -129,14 +132,15 @@ def training(
     `data` are the batches, those of `config.data` unless given; `devices` are the local ones unless given; `quiet`
     shows no progress. With `signals` SIGTERM, SIGINT and SIGHUP end the run after the step in progress, with a
     checkpoint; without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained
-    anew; without, it is refused.
+    anew; without, it is refused. With `init_from` a new run begins from the parameters of another, of which its
+    averages begin as well; optimiser, schedule and steps begin anew, and a run that is there goes on by itself.
 
     Raises, at the first step that is asked for, UsageError for a configuration that cannot be trained here or is not
     the run's own, BusyError when another process trains in `outdir`, DataError for the data; and at any step
     CheckpointError when a checkpoint cannot be read or written, and DivergedError when a loss or a gradient is not
     finite; the last good checkpoint is then untouched.
     """
-    return training_with(Step, config, outdir, data, devices, quiet, signals, restart)
+    return training_with(Step, config, outdir, data, devices, quiet, signals, restart, init_from)
 
 
 def training_with(
@@ -148,6 +152,7 @@ def training_with(
     quiet: bool,
     signals: bool,
     restart: bool,
+    init_from: InitFrom | None = None,
 ) -> Training[S]:
     """`training` whose steps are of a subclass of `Step`. Raises UsageError for what is not a configuration."""
     if not isinstance(config, Config):
@@ -156,7 +161,7 @@ def training_with(
     if not isinstance(outdir, str | os.PathLike) or not os.fspath(outdir):
         raise UsageError(f"outdir is {outdir!r}; give a folder to write in.")
     folder = Path(outdir)
-    steps = _steps(step_type, config, folder, data, devices, quiet, signals, restart)
+    steps = _steps(step_type, config, folder, data, devices, quiet, signals, restart, init_from)
     return Training(config, folder, cast(Generator[S, None, TrainResult], steps))
 
 
@@ -169,12 +174,14 @@ def train(
     devices: tuple[Device, ...] | None = None,
     quiet: bool = False,
     restart: bool = False,
+    init_from: InitFrom | None = None,
 ) -> TrainResult:
     """Train as `training` does, to the end or to one of these signals, which the result tells of. Raises as it does.
 
     `on_sample(step, params)` is called every `sample_every` steps on process 0 with the first average.
     """
-    with training(config, outdir, data=data, devices=devices, quiet=quiet, signals=True, restart=restart) as steps:
+    given = {"data": data, "devices": devices, "quiet": quiet, "restart": restart, "init_from": init_from}
+    with training(config, outdir, signals=True, **given) as steps:
         for step in steps:
             if step.is_sample_due and on_sample is not None and jax.process_index() == 0:
                 on_sample(step.step, step.ema[0])
@@ -191,6 +198,7 @@ def _steps(
     quiet: bool,
     signals: bool,
     restart: bool,
+    init_from: InitFrom | None,
 ) -> Generator[Step, None, TrainResult]:
     check(config)
     replicas = make_replicas(config, devices)
@@ -202,6 +210,7 @@ def _steps(
         def claim() -> None:
             stack.enter_context(run_lock(outdir))
             check_config(config, outdir, bool(find_checkpoints(directory)), restart)
+            require_same_source(init_from, outdir)
 
         config = with_own_rules(config, outdir)
         distributed.on_process_0(claim)
@@ -214,12 +223,15 @@ def _steps(
         network = network_of(config, data.facts)
         objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
         budget = budgets.checked(config, data.facts, network, objective, optimizer, replicas, quiet)
-        state = starting_point(config, optimizer, directory, data.facts, restart)[1]
+        _, state, origin, begins = starting_point(config, optimizer, directory, data.facts, restart, init_from)
+        notes = None if origin is None else {KEY: origin.to_json()}
+        if origin is not None and begins:
+            _begin_from(origin, CheckpointWriter(directory, config, data.facts, notes), state, quiet or not writes)
         if writes:
             save_config(config, outdir / "config.json")
         start, size, state = int(state.step), size_of(state), replicas.replicate(state)
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
-        writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
+        writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts, notes)))
         peers.tell_saved(lambda: _newest(directory))
         stack.enter_context(_as_one(config, outdir))  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start))
@@ -237,6 +249,15 @@ def _steps(
             step_type=step_type,
         )
         return (yield from Course(equipment, state, start).steps())
+
+
+def _begin_from(origin: Origin, writer: CheckpointWriter, state: TrainState, quiet: bool) -> None:
+    """Save the state of step 0, from which the run goes on whatever becomes of its source, and tell of it."""
+    if not quiet:
+        print(*origin.told(), sep="\n", file=sys.stderr, flush=True)
+    with contextlib.closing(writer):
+        writer.require_room(size_of(state), 1)
+        writer.save(0, to_tree(state))
 
 
 @contextlib.contextmanager
