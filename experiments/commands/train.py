@@ -62,6 +62,7 @@ COMMON = (
     ("--training.seed N", "seed of the run"),
     ("--optimizer.learning-rate F", "peak learning rate"),
     ("--network NAME", "unet, dit or mlp; its fields are --network.channels and so on"),
+    ("--track NAMES", "tell tensorboard, wandb or trackio, or several of them"),
     ("--dry-run", "print the configuration, and what a training takes, and stop"),
 )
 """The options that most people need, for the short help."""
@@ -130,7 +131,10 @@ def read(argv: list[str]) -> TrainArguments:
             nodes[node] = choose(f"--{node}", name, choices)()
     if source is not None:
         argv = ["--data.source", source, *argv]
-    taken = (*_STARTS, "--data", *(f"--{node}" for node in NODES))
+    trackers, argv = take_flag(argv, "--track")
+    if trackers is not None:
+        argv = [*argv, "--tracking.trackers", *filter(None, trackers.split(","))]
+    taken = (*_STARTS, "--data", "--track", *(f"--{node}" for node in NODES))
     arguments = _parse(argv, dataclasses.replace(config, **nodes), start, taken)
     if arguments.run is not None and arguments.outdir is not None:
         raise UsageError(f"--run {arguments.run} goes on in that folder; leave --outdir out, or give --config FILE.")

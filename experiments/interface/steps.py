@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from experiments.config.tree import Config
 from experiments.errors import UsageError
+from experiments.evaluation.along import measures_of
 from experiments.interface.run import Run
 from experiments.runs.model import Model
+from experiments.tracking.tracker import Tracker
 from experiments.training import loop, progress
 from experiments.training.data import RunData
 from experiments.training.warm_start import InitFrom
@@ -45,6 +48,7 @@ def training(
     restart: bool = False,
     init_from: Path | str | Run | None = None,
     init_average: int | None = 0,
+    trackers: Iterable[Tracker] = (),
 ) -> Training[Step]:
     """Train `config` in the folder `outdir`, or go on with the training that is there, as an iterator over its steps.
 
@@ -57,11 +61,13 @@ def training(
 
     With `init_from`, the folder of a run or of one of its checkpoints, a new training begins from the parameters of
     that one, `init_average` being the number of an average or None for the raw ones; of a `Run` that was loaded they
-    are its own. All else is as in `experiments.training.loop.training`, errors included.
+    are its own. The `trackers`, objects with the methods of `Tracker`, are told of the losses, of what the
+    configuration has measured, and of what the body gives to `step.log` and `step.log_images`. All else is as in
+    `experiments.training.loop.training`, errors included.
     """
-    return loop.training_with(
-        Step, config, outdir, data, devices, quiet, signals, restart, _init_from(init_from, init_average)
-    )
+    init = _init_from(init_from, init_average)
+    given = loop.Options(data, devices, quiet, signals, restart, init, tuple(trackers), measures_of)
+    return loop.training_with(Step, config, outdir, given)
 
 
 def _init_from(given: Path | str | Run | None, average: int | None) -> InitFrom | None:

@@ -17,7 +17,7 @@ FREE = frozenset(
         *("training.tensorboard", "data.source", "data.memory_gib"),
     )
 )
-FREE_GROUPS = ("sampling.",)
+FREE_GROUPS = ("sampling.", "measure.", "tracking.")
 
 
 def differences(before: Config, after: Config) -> list[tuple[str, Any, Any]]:

@@ -153,7 +153,7 @@ def starting_point(
     return Start(network, from_tree(from_process_0(read(path)), like), recorded(path), False)
 
 
-LOCAL = frozenset(("data.source", "data.memory_gib", "training.tensorboard"))
+LOCAL = frozenset(("data.source", "data.memory_gib", "training.tensorboard", "tracking.trackers", "tracking.project"))
 """What each process of a run may have for itself."""
 
 

@@ -85,7 +85,9 @@ class Origin:
         names = [field.name for field in dataclasses.fields(Origin)]
         if not isinstance(value, Mapping) or set(value) != set(names):
             raise ValueError(f"{KEY} is no record of a source")
-        said = {name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in names}
+        said: dict[str, Any] = {
+            name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in names
+        }
         return Origin(**said)
 
     def summary(self) -> dict[str, Any]:

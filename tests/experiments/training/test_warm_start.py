@@ -42,6 +42,9 @@ def assert_same(before, after):
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+
 @pytest.fixture(scope="module")
 def warm(straight, tmp_path_factory):
     """A run of twenty steps from the end of another."""
