@@ -254,9 +254,11 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
         from experiments.pictures.preview import GridWriter
 
         on_sample = GridWriter(config, data.facts, outdir)
-    result = train(
-        config, outdir, data=data, on_sample=on_sample, quiet=quiet, restart=arguments.restart, init_from=init
-    )
+    measuring = None
+    if config.measure.levels_every or config.measure.frechet_every:
+        from experiments.evaluation.along import measures_of as measuring
+    given = {"quiet": quiet, "restart": arguments.restart, "init_from": init, "measuring": measuring}
+    result = train(config, outdir, data=data, on_sample=on_sample, **given)
     if arguments.json:
         summary = {
             "outdir": str(outdir),
