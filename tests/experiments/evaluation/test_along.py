@@ -49,7 +49,7 @@ def many(count):
 def test_the_levels_have_the_held_out_loss_for_their_mean():
     """Of an untrained network that answers zero, whose loss is another at each level."""
     config, data = tiny_config(measure=MeasureConfig(levels_every=1, levels=4)), many(40)
-    network, params = make_network(config, data.facts, jax.random.key(0))
+    _, params = make_network(config, data.facts, jax.random.key(0))
     levels = HeldOutLevels(config, data)(Taken(params))
     whole = HeldOutLevels(dataclasses.replace(config, measure=MeasureConfig(levels_every=1, levels=1)), data)
     (loss,) = whole(Taken(params)).values()

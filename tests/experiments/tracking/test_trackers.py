@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_tells_of_no_step_twice(tmp_path):
     with pytest.raises(Exception, match="an image is gone"):
         list(training(config, tmp_path, data=data, devices=devices, trackers=[before]))
     with steps(tmp_path, after, rewinding) as course:
-        assert [step.step for step in course][0] == 11
+        assert [step.step for step in course] == list(range(11, 21))
     assert (logged(before), logged(after), logged(rewinding)) == ([5, 10, 15], [20], [15, 20])
     lines = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == [5, 10, 15, 20]
