@@ -39,7 +39,7 @@ Train a model on images. The same command again resumes the training, bit for bi
 
 {common}--run goes on with a run by its own configuration, --config starts a new one from a file,
 --init-from one from the parameters of another run, and unless a preset or a file is given by its
-configuration.
+configuration. --track NAMES is short for --tracking.trackers.
 Otherwise a preset comes first. Every field can be overridden. These choose the data and the
 types, to which --plugin MODULE adds those of a module of your own; their fields follow:
 {names}
