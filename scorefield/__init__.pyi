@@ -81,8 +81,10 @@ from experiments.config import (
     EMAConfig as EMAConfig,
     Generator as Generator,
     ImportanceConfig as ImportanceConfig,
+    MeasureConfig as MeasureConfig,
     OptimizerConfig as OptimizerConfig,
     SamplingConfig as SamplingConfig,
+    TrackingConfig as TrackingConfig,
     TrainingConfig as TrainingConfig,
 )
 from experiments.data import (
@@ -108,6 +110,9 @@ from experiments.interface.steps import (
     Step as Step,
     training as training,
     Training as Training,
+)
+from experiments.tracking.tracker import (
+    Tracker as Tracker,
 )
 from experiments.presets import (
     preset as preset,

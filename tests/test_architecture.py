@@ -20,6 +20,7 @@ FLOORS = (
     {"data"},
     {"config"},
     {"presets"},
+    {"tracking"},
     {"training"},
     {"runs"},
     {"sampling"},

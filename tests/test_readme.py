@@ -172,6 +172,7 @@ def test_flags_within_sentences_exist():
         ("train", "--schedule", "edm"),
         ("train", "--objective", "generator"),
         ("train", "--noise", "student-t"),
+        ("train", "--network", "dit"),
         ("evaluate",),
     ]
     chosen += [("sample",), ("sample", "--kernel", "mala"), ("grid",), ("anomaly",), ("verify",)]
@@ -187,7 +188,7 @@ def test_flags_within_sentences_exist():
 @pytest.mark.parametrize("page", PAGES)
 def test_trainings_that_are_shown_are_ones_that_train_accepts(page, capsys):
     for command, *arguments in command_lines(page):
-        away = {"NAME", "--help", "--run", "--config"}  # a run or a file has to be there
+        away = {"NAME", "--help", "--run", "--config", "--init-from"}  # a run or a file has to be there
         if command == "train" and not away & set(arguments):
             status, said = cli.main([command, *arguments, "--dry-run"]), capsys.readouterr().err
             missing = status == 3 and "does not exist; correct the path after" in said  # the reader's pictures

@@ -27,10 +27,10 @@ from experiments.errors import LIMIT, ScorefieldError
 from experiments.pictures.files import read_provenance
 from experiments.runs import fitted_grids
 from experiments.runs.load import load_model
+from experiments.tracking.json_lines import truncate
 from experiments.training import kept
 from experiments.training.checkpoint import find_checkpoints
 from experiments.training.lock import run_lock
-from experiments.training.logging import truncate
 from samplers.ddim import DDIM
 
 Damage = Callable[[bytes, random.Random], bytes]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -24,6 +24,16 @@ class NetworkConfig:
     """The dotted name of the class of `module`, which a subclass gives unless it defines `module` itself."""
     takes_any_shape: ClassVar[bool] = False
     """Whether events may have any number of axes, points among them, and not (height, width, channels) alone."""
+    indifferent: ClassVar[frozenset[str]] = frozenset(("dropout", "compute_dtype"))
+    """Fields that change how the parameters are trained or the network is computed, and not which function they make:
+    networks that differ in nothing else can have each other's parameters."""
+
+    def resized(self, before: tuple[int, ...], after: tuple[int, ...]) -> NetworkConfig:
+        """The architecture of this one, for events of shape `before`, in which its parameters fit shape `after` best.
+
+        What is said in pixels follows the size; equal shapes give the same architecture, spelt in one way.
+        """
+        return self
 
     def module(self) -> Callable[..., Any]:
         """The architecture: module(config, event_shape, num_classes, outputs, rngs=rngs) is a `flax.nnx.Module`.
@@ -105,6 +115,20 @@ class UNetConfig(NetworkConfig):
         _choice(("pool", "conv"), resampling=self.resampling)
         _common(self.dropout, self.compute_dtype)
 
+    def resized(self, before: tuple[int, ...], after: tuple[int, ...]) -> UNetConfig:
+        """Attention stays at its levels, whose sides are other ones."""
+        if len(before) != 3 or len(after) != 3:
+            return self
+        sides, attended = zip(self._sides(before), self._sides(after), strict=True), self.attention_resolutions
+        return replace(self, attention_resolutions=tuple(new for old, new in sides if old in attended))
+
+    def _sides(self, shape: tuple[int, ...]) -> list[int]:
+        """The longer side of each level: half of the last, rounded up."""
+        sides = [max(shape[:2])]
+        for _ in self.multipliers[1:]:
+            sides.append(-(-sides[-1] // 2))
+        return sides
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(NetworkConfig):
@@ -126,6 +150,9 @@ class DiTConfig(NetworkConfig):
     """Probability of dropping an activation at the end of each branch in training."""
     compute_dtype: ComputeDtype = "float32"
     """Type of the activations; float32 means the type of the parameters."""
+    position_grid: int = 0
+    """Patches that the longer side counts as: positions are spread over so many, such as those of the smaller images
+    that the parameters were trained on; 0 counts them as they are."""
 
     def __post_init__(self) -> None:
         _positive(patch=self.patch, width=self.width, depth=self.depth, heads=self.heads)
@@ -133,6 +160,20 @@ class DiTConfig(NetworkConfig):
         _multiple(4, width=self.width)
         _multiple(self.heads, width=self.width)
         _common(self.dropout, self.compute_dtype)
+        if self.position_grid < 0:
+            raise ValueError(
+                f"position_grid is {self.position_grid}; give a number of patches, or 0 for those there are."
+            )
+
+    def resized(self, before: tuple[int, ...], after: tuple[int, ...]) -> DiTConfig:
+        """Positions are spread over the patches that the parameters know."""
+        if len(before) != 3 or len(after) != 3:
+            return self
+        known, there = self.position_grid or self._patches(before), self._patches(after)
+        return replace(self, position_grid=0 if there == known else known)
+
+    def _patches(self, shape: tuple[int, ...]) -> int:
+        return -(-max(shape[:2]) // self.patch)
 
 
 def _positive(**fields: int | float) -> None:

@@ -74,6 +74,7 @@ class DiT(nnx.Module):
         dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
         self.patch, self.size = config.patch, (height, width)
         self.padded = (config.patch * math.ceil(height / config.patch), config.patch * math.ceil(width / config.patch))
+        self.spread = config.position_grid * config.patch / max(self.padded) if config.position_grid else 1.0
         pixels = config.patch**2 * channels
         self.emb = Conditioning(FREQUENCIES, config.width, num_classes, rngs=rngs)
         self.first = nnx.Linear(pixels, config.width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
@@ -93,7 +94,7 @@ class DiT(nnx.Module):
         c = self.emb(c_noise, labels)
         x = jnp.pad(x, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)))
         h = self.first(patchify(x, self.patch))
-        positions = position_embedding(rows // self.patch, columns // self.patch, h.shape[-1], c.dtype)
+        positions = position_embedding(rows // self.patch, columns // self.patch, h.shape[-1], c.dtype, self.spread)
         h = h + positions.astype(h.dtype)
         for i, block in enumerate(self.blocks):
             h = block(h, c, fold_in(keys, i))

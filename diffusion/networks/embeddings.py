@@ -24,15 +24,25 @@ def sinusoidal(t: Float[Array, " b"], features: int) -> Float[Array, "b features
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def position_embedding(height: int, width: int, features: int, dtype: DTypeLike) -> Float[Array, "n features"]:
+def position_embedding(
+    height: int, width: int, features: int, dtype: DTypeLike, scale: float = 1.0
+) -> Float[Array, "n features"]:
     """The fixed embedding of the n = height·width positions of a grid, rows first.
 
-    Half of the features are the sinusoids of the row, half those of the column; `features` is a multiple of 4.
+    Half of the features are the sinusoids of the row, half those of the column; `features` is a multiple of 4. With
+    `scale` s position i counts as s(i + ½) − ½, so that a grid of N/s patches covers what one of N did at s = 1, edge
+    to edge.
 
-    Source: Peebles & Xie 2023, after Dosovitskiy et al. 2021.
+    Source: Peebles & Xie 2023, after Dosovitskiy et al. 2021; interpolated positions as in Chen et al. 2023
+    (arXiv:2310.00426), with centres where they have corners.
     """
-    rows = sinusoidal(jnp.arange(height, dtype=dtype), features // 2)
-    columns = sinusoidal(jnp.arange(width, dtype=dtype), features // 2)
+
+    def places(count: int) -> Float[Array, " count"]:
+        counted = jnp.arange(count, dtype=dtype)
+        return counted if scale == 1 else scale * (counted + 0.5) - 0.5
+
+    rows = sinusoidal(places(height), features // 2)
+    columns = sinusoidal(places(width), features // 2)
     grid = jnp.concatenate(
         [
             jnp.broadcast_to(rows[:, None], (height, width, features // 2)),

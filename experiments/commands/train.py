@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from experiments import presets
+from experiments.commands.init_from import fitted, init_of, initial_config, is_begun, report
 from experiments.commands.options import parse, take_flag
 from experiments.commands.spelling import flags_of, respelt
 from experiments.config.checks import check
@@ -24,6 +25,9 @@ from experiments.names import choose
 from experiments.sampling import solver
 from experiments.training.kept import run_config, run_source
 
+if TYPE_CHECKING:
+    from experiments.training.warm_start import InitFrom
+
 DESCRIPTION = """\
 Train a model on images. The same command again resumes the training, bit for bit.
 
@@ -31,8 +35,11 @@ Train a model on images. The same command again resumes the training, bit for bi
   scorefield train --preset photos64-edm-unet --data folder:photos
   scorefield train --run runs/digits
   scorefield train --config runs/digits/config.json --outdir runs/other --training.seed 1
+  scorefield train --init-from runs/digits --data folder:letters --outdir runs/letters
 
-{common}--run goes on with a run by its own configuration, --config starts a new one from a file.
+{common}--run goes on with a run by its own configuration, --config starts a new one from a file,
+--init-from one from the parameters of another run, and unless a preset or a file is given by its
+configuration. --track NAMES is short for --tracking.trackers.
 Otherwise a preset comes first. Every field can be overridden. These choose the data and the
 types, to which --plugin MODULE adds those of a module of your own; their fields follow:
 {names}
@@ -47,6 +54,7 @@ COMMON = (
     ("--data.flip", "mirror images at random"),
     ("--conditional", "learn the classes of the images; --no-conditional does not"),
     ("--outdir DIR", "folder of the run"),
+    ("--init-from RUN", "begin from the parameters of another run"),
     ("--training.steps N", "number of updates"),
     ("--training.batch-size N", "images in a batch"),
     ("--training.sample-every N", "steps between pictures of samples"),
@@ -54,6 +62,7 @@ COMMON = (
     ("--training.seed N", "seed of the run"),
     ("--optimizer.learning-rate F", "peak learning rate"),
     ("--network NAME", "unet, dit or mlp; its fields are --network.channels and so on"),
+    ("--track NAMES", "tell tensorboard, wandb or trackio, or several of them"),
     ("--dry-run", "print the configuration, and what a training takes, and stop"),
 )
 """The options that most people need, for the short help."""
@@ -79,6 +88,11 @@ class TrainArguments:
     """Name of the configuration to start from; `scorefield presets` lists them."""
     outdir: Path | None = None
     """Folder of the run, for checkpoints, config.json, metrics.jsonl and samples/. [runs/PRESET]"""
+    init_from: Path | None = None
+    """Folder of a run, or of one of its checkpoints, whose parameters a new run begins from, with a new optimiser and
+    schedule; --outdir goes with it. Unless --preset or --config is given, the configuration is that run's, too."""
+    init_ema: str = "0"
+    """Which of its parameters: the number of an average, counted from 0, or raw."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
     json: bool = False
@@ -117,13 +131,32 @@ def read(argv: list[str]) -> TrainArguments:
             nodes[node] = choose(f"--{node}", name, choices)()
     if source is not None:
         argv = ["--data.source", source, *argv]
-    taken = (*_STARTS, "--data", *(f"--{node}" for node in NODES))
+    trackers, argv = take_flag(argv, "--track")
+    if trackers is not None:
+        argv = [*argv, "--tracking.trackers", *filter(None, trackers.split(","))]
+    taken = (*_STARTS, "--data", "--track", *(f"--{node}" for node in NODES))
     arguments = _parse(argv, dataclasses.replace(config, **nodes), start, taken)
     if arguments.run is not None and arguments.outdir is not None:
         raise UsageError(f"--run {arguments.run} goes on in that folder; leave --outdir out, or give --config FILE.")
     if arguments.file is not None and arguments.outdir is None and not arguments.dry_run:
         raise UsageError("--config starts a new run; say where by --outdir, or go on with a run by --run.")
+    _check_init(arguments, start)
     return arguments
+
+
+def _check_init(arguments: TrainArguments, start: dict[str, Any]) -> None:
+    """Raise UsageError for an --init-from that has no place to go to, and for an --init-ema that is none."""
+    place, ema = arguments.init_from, arguments.init_ema
+    if not (ema == "raw" or (ema.isascii() and ema.isdecimal())):
+        raise UsageError(f"--init-ema {ema!r} is neither raw nor the number of an average, counted from 0.")
+    if place is None:
+        if ema != "0":
+            raise UsageError(f"--init-ema {ema} goes with --init-from; say which run's parameters are meant.")
+        return
+    if arguments.run is not None:
+        raise UsageError(f"--run {arguments.run} goes on with that run; leave --init-from out, or give --outdir.")
+    if not start and arguments.outdir is None and not arguments.dry_run:
+        raise UsageError("--init-from starts a new run; say where by --outdir.")
 
 
 _STARTS = ("--run", "--config", "--preset")
@@ -151,6 +184,9 @@ def _start(argv: list[str]) -> tuple[dict[str, Any], Config, list[str]]:
             remedy = f"give --preset {file}" if file in presets.names() else remedy
             raise UsageError(f"--config {file} is no file; {remedy}.")
         return {"file": path}, load_config(path), argv
+    source, _ = take_flag(argv, "--init-from")
+    if source is not None and preset is None and not asks_for_help:
+        return {}, initial_config(Path(source), argv), argv
     preset = preset or TrainArguments.__dataclass_fields__["preset"].default
     size, _ = take_flag(argv, "--data.size")
     return {"preset": preset}, presets.load(preset, int(size) if size and size.isdecimal() else None), argv
@@ -203,16 +239,26 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     config = with_own_rules(arguments.config, outdir, told="--data.rules" in words)
     told = not words.isdisjoint(("--data", "--data.source"))
     place = None if arguments.run is None or told else run_source(arguments.run, config)
+    init = init_of(arguments.init_from, arguments.init_ema)
+    if init is not None and is_begun(outdir) and place is None and not told:
+        place = run_source(outdir, config)
+    fits = words.isdisjoint(("--preset", "--config")) and not is_begun(outdir)
     if arguments.dry_run:
-        return _show(config, outdir, place)
+        return _show(config, outdir, place, init, fits)
     data = open_data(config, place)
     tell(data, quiet)
+    if init is not None and fits:
+        config = fitted(config, init, data.facts)
     on_sample = None
     if config.training.sample_every:
         from experiments.pictures.preview import GridWriter
 
         on_sample = GridWriter(config, data.facts, outdir)
-    result = train(config, outdir, data=data, on_sample=on_sample, quiet=quiet, restart=arguments.restart)
+    measuring = None
+    if config.measure.levels_every or config.measure.frechet_every:
+        from experiments.evaluation.along import measures_of as measuring
+    given = {"quiet": quiet, "restart": arguments.restart, "init_from": init, "measuring": measuring}
+    result = train(config, outdir, data=data, on_sample=on_sample, **given)
     if arguments.json:
         summary = {
             "outdir": str(outdir),
@@ -226,18 +272,22 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     return result.exit_status
 
 
-def _show(config: Config, outdir: Path, place: str | None) -> int:
+def _show(config: Config, outdir: Path, place: str | None, init: InitFrom | None, fits: bool) -> int:
     """Print the configuration, and what the data are and a training on them takes, or raise what it would raise."""
     from experiments.training.budget import expectation
     from experiments.training.data import open_data, tell
 
-    expected = None
+    expected, source = None, {}
     try:
         data = open_data(config, place)
         tell(data, quiet=False)
+        if init is not None and not is_begun(outdir):
+            config = fitted(config, init, data.facts) if fits else config
+            source = {"init_from": report(init, config, data.facts)}
         expected = expectation(config, data.facts)
     finally:
-        print(json.dumps({"outdir": str(outdir), "config": document(config), "expected": expected}, indent=2))
+        shown = {"outdir": str(outdir), "config": document(config), **source, "expected": expected}
+        print(json.dumps(shown, indent=2))
     return 0
 
 

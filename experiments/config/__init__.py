@@ -6,8 +6,10 @@ from experiments.config.nodes import (
     EMAConfig,
     Generator,
     ImportanceConfig,
+    MeasureConfig,
     OptimizerConfig,
     SamplingConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 from experiments.config.tree import Config
@@ -21,7 +23,9 @@ __all__ = [
     "EMAConfig",
     "Generator",
     "ImportanceConfig",
+    "MeasureConfig",
     "OptimizerConfig",
     "SamplingConfig",
+    "TrackingConfig",
     "TrainingConfig",
 ]

@@ -23,8 +23,10 @@ from experiments.config.nodes import (
     EMAConfig,
     Generator,
     ImportanceConfig,
+    MeasureConfig,
     OptimizerConfig,
     SamplingConfig,
+    TrackingConfig,
     TrainingConfig,
 )
 from experiments.data.config import DataConfig
@@ -91,6 +93,8 @@ class Config:
     ema: EMAConfig = EMAConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
+    measure: MeasureConfig = MeasureConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     def refusals(self) -> Refusals:
         """Values of its own that cannot be trained; those of its parts, and their combinations, are in `checks`."""

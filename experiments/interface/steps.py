@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from experiments.config.tree import Config
+from experiments.errors import UsageError
+from experiments.evaluation.along import measures_of
 from experiments.interface.run import Run
 from experiments.runs.model import Model
+from experiments.tracking.tracker import Tracker
 from experiments.training import loop, progress
 from experiments.training.data import RunData
 from experiments.training.ema import place_of
+from experiments.training.warm_start import InitFrom
 
 Training = loop.Training
 
@@ -44,6 +50,9 @@ def training(
     quiet: bool = True,
     signals: bool = False,
     restart: bool = False,
+    init_from: Path | str | Run | None = None,
+    init_average: int | None = 0,
+    trackers: Iterable[Tracker] = (),
 ) -> Training[Step]:
     """Train `config` in the folder `outdir`, or go on with the training that is there, as an iterator over its steps.
 
@@ -52,7 +61,29 @@ def training(
                 print(step.step, step.loss)
 
     The parameters are those of `scorefield train`, to the bit; what the loop's body does has no part in them. Leaving
-    the loop early saves the step that the body saw last, and the same call goes on from there. All else is as in
+    the loop early saves the step that the body saw last, and the same call goes on from there.
+
+    With `init_from`, the folder of a run or of one of its checkpoints, a new training begins from the parameters of
+    that one, `init_average` being the number of an average or None for the raw ones; of a `Run` that was loaded they
+    are its own. The `trackers`, objects with the methods of `Tracker`, are told of the losses, of what the
+    configuration has measured, and of what the body gives to `step.log` and `step.log_images`. All else is as in
     `experiments.training.loop.training`, errors included.
     """
-    return loop.training_with(Step, config, outdir, data, devices, quiet, signals, restart)
+    init = _init_from(init_from, init_average)
+    given = loop.Options(data, devices, quiet, signals, restart, init, tuple(trackers), measures_of)
+    return loop.training_with(Step, config, outdir, given)
+
+
+def _init_from(given: Path | str | Run | None, average: int | None) -> InitFrom | None:
+    """Raises UsageError for what is neither a place nor a run that was loaded from one."""
+    if given is None:
+        return None
+    if isinstance(given, Run):
+        if given.model.path is None:
+            raise UsageError(f"init_from is {given!r}, which is no checkpoint yet; save its step, and give the folder.")
+        return InitFrom(given.model.path, given.model.average)
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+        raise UsageError(f"init_from is {given!r}; give the folder of a run, or a run that was loaded.")
+    if not (average is None or (hasattr(average, "__index__") and not isinstance(average, bool))):
+        raise UsageError(f"init_average is {average!r}; give its number, counted from 0, or None for the raw ones.")
+    return InitFrom(Path(given), average)

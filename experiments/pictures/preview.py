@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from experiments.config.file import to_json
 from experiments.config.tree import Config
 from experiments.data.sources.plane import law_of
@@ -36,8 +39,8 @@ class GridWriter:
         self.digest = hashlib.sha256(json.dumps(to_json(config), sort_keys=True).encode()).hexdigest()
         self.folder = outdir / "samples"
 
-    def __call__(self, step: int, params: Any) -> None:
-        """Draw and write the samples of one step."""
+    def __call__(self, step: int, params: Any) -> UInt8[np.ndarray, "height width channels"]:
+        """Draw and write the samples of one step; returns the picture."""
         start, seeds = time.perf_counter(), range(_POINTS if self.model.of_points else _IMAGES)
         model = dataclasses.replace(self.model, params=params)
         classes = choose_classes(model)
@@ -59,8 +62,9 @@ class GridWriter:
             names = [] if labels is None else class_names(model)
             picture = rows.sheet(drawn.images, labels, names)
             files.save_png(path, picture, {**provenance, **rows.facts(model, labels)})
-            return
+            return picture
         from experiments.pictures.plane import model_picture
 
         picture = model_picture(model, law_of(model.config.data.source), drawn.images, density=False)
         files.save_png(path, picture.pixels, {**provenance, **picture.facts})
+        return picture.pixels

@@ -141,6 +141,7 @@ def _load(found: Checkpoint, average: int | float | None) -> Model:
     from experiments.training import checkpoint as checkpoints
     from experiments.training.ema import place_of
     from experiments.training.model import network_of
+    from experiments.training.warm_start import recorded
 
     path = found.path
     tree, digest = checkpoints.load(path)
@@ -163,7 +164,7 @@ def _load(found: Checkpoint, average: int | float | None) -> Model:
         params, digest = load_average(path, digest, average, raw)
     else:
         params = raw if number is None else averages[str(number)]
-    return Model(config, facts, network, params, path, step, digest, average)
+    return Model(config, facts, network, params, path, step, digest, average, origin=recorded(path))
 
 
 def _is_checkpoint(place: Path) -> bool:

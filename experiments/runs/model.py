@@ -19,6 +19,7 @@ from experiments.training.data import Facts, num_classes
 
 if TYPE_CHECKING:
     from experiments.training.model import AnyNetwork
+    from experiments.training.warm_start import Origin
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,6 +40,8 @@ class Model:
     its own, which names the checkpoint's."""
     average: int | float | None = 0
     """Which average the parameters are: its number, counted from 0, or its relative width; None for the raw ones."""
+    origin: Origin | None = None
+    """The run that its own began from, if there is one."""
     data: str | None = None
     """The URI of the run's data, given by the person; None for where the run has read them."""
 

@@ -23,6 +23,7 @@ def origin(model: Model) -> dict[str, Any]:
         "checkpoint": str(model.path),
         "checkpoint_step": model.step,
         "checkpoint_sha256": model.digest,
+        **({} if model.origin is None else {"init_from": model.origin.summary()}),
         **versions(),
     }
 

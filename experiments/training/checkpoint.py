@@ -17,7 +17,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,9 +204,10 @@ class CheckpointWriter:
     and is raised by the next call. A checkpoint that another process is reading is removed later.
     """
 
-    def __init__(self, directory: Path, config: Config, facts: Facts) -> None:
-        """`facts` are what a reader of the checkpoint needs besides the configuration."""
-        self._directory, self._config, self._facts = directory.absolute(), config, facts
+    def __init__(self, directory: Path, config: Config, facts: Facts, notes: Mapping[str, Any] | None = None) -> None:
+        """`facts` are what a reader of the checkpoint needs besides the configuration; `notes` stand beside them."""
+        self._directory, self._config = directory.absolute(), config
+        self._notes = {**facts.to_json(), **(notes or {})}
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._writes = jax.process_index() == 0
@@ -228,7 +229,7 @@ class CheckpointWriter:
         loss = held_out_loss if held_out_loss is not None and math.isfinite(held_out_loss) else None
         name = checkpoint_path(self._directory, step).name
         hidden = self._directory / f".saving-{name}"
-        details = {"step": step, "held_out_loss": loss, **self._facts.to_json()}
+        details = {"step": step, "held_out_loss": loss, **self._notes}
         lack = lacking(self._directory, size_of(tree)) if self._writes else None
         if lack is not None:
             raise _unsaved(self._directory / name, lack)

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from experiments.training.data import RunData
 from experiments.training.distributed import from_process_0
 from experiments.training.interrupt import SIGNALS, Interruption
 from experiments.training.logging import Recorder, StepRecord
+from experiments.training.measures import Measure
 from experiments.training.plan import dispatches, due
 from experiments.training.prefetch import prefetch
 from experiments.training.programs import Programs
@@ -79,6 +80,8 @@ class Equipment:
     """Folder of the checkpoints."""
     request: Interruption
     step_type: type[Step]
+    measures: Sequence[Measure] = ()
+    """What is measured along the training, on process 0."""
 
 
 class Course:
@@ -143,7 +146,8 @@ class Course:
     def _give(self, report: jax.Array) -> Generator[Step]:
         """Do what is due, and give the step to the loop's body."""
         now = due(self._config, self._step, has_held_out=bool(self._with.held_out))
-        attended = bool(self._stopped) or now.anything
+        measures = [measure for measure in self._with.measures if self._step % measure.every == 0]
+        attended = bool(self._stopped) or now.anything or bool(measures)
         if attended:
             self._collect(0)
         if now.snapshot:  # before the checkpoint of this step, or a kill between the two would lose it
@@ -158,7 +162,10 @@ class Course:
             is_checkpoint_due=now.save or bool(self._stopped),
             is_sample_due=now.sample,
             save=self._save,
+            recorder=self._with.recorder,
         )
+        for measure in () if self._stopped else measures:
+            self._measure(measure, step)
         # A picture that is due comes before the checkpoint, after which nothing would draw it any more; but whoever
         # stops a training may not wait for it.
         if self._stopped or (now.save and not now.sample):
@@ -243,6 +250,14 @@ class Course:
         self._with.recorder.say(f"step {self._step}: held-out loss {loss:.4g}")
         self._held_out_loss = loss
         return loss
+
+    def _measure(self, measure: Measure, step: Step) -> None:
+        """Measure and tell; before the checkpoint, after which nothing would be measured any more."""
+        values = measure.of(step)
+        step.log(values)
+        if values:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            self._with.recorder.say(f"step {self._step}: {told}")
 
     def _finish(self) -> TrainResult:
         """Wait for what is under way, and say how the run ended."""

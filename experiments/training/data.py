@@ -112,6 +112,8 @@ class RunData:
     """What was read, in a line."""
     warnings: tuple[str, ...] = ()
     """What seems not to be meant, in a line each."""
+    parts: tuple[Source, Source | None] | None = None
+    """The training and the held-out part, for what is measured on them; None where the batches are all there is."""
 
     def __repr__(self) -> str:
         return f"RunData({self.facts}, {len(self.held_out)} held-out batches)"
@@ -140,7 +142,11 @@ def open_data(config: Config, uri: str | None = None) -> RunData:
         counts,
         place_of(source.source),
     )
-    said = {"summary": summary(training, held_out), "warnings": tuple(warnings(training, held_out))}
+    said = {
+        "summary": summary(training, held_out),
+        "warnings": tuple(warnings(training, held_out)),
+        "parts": (training, held_out),
+    }
 
     def batches(part: Source, flip: bool) -> Batches:
         place = {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -19,7 +19,7 @@ FREE = frozenset(
 )
 COOLDOWN = frozenset(("training.steps", "optimizer.cooldown_steps", "optimizer.cooldown"))
 """What may change too while no step of the cool-down is done."""
-FREE_GROUPS = ("sampling.",)
+FREE_GROUPS = ("sampling.", "measure.", "tracking.")
 
 
 def differences(before: Config, after: Config, done: int | None = None) -> list[tuple[str, Any, Any]]:

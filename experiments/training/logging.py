@@ -1,22 +1,20 @@
-"""What a run reports: a line of progress, `metrics.jsonl`, and TensorBoard files if wanted."""
+"""What a run reports: a line of progress, `metrics.jsonl`, and whatever trackers are wanted."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from experiments.config.tree import Config
-from experiments.errors import reason, warn
-from experiments.files import replacing
-from experiments.training.board import Board
+from experiments.tracking.choice import chosen
+from experiments.tracking.json_lines import JsonLines, newest
+from experiments.tracking.tracker import Tracker, Trackers, named
 
 _EARLY = 2.0
 """Seconds of steps after which the speed is shown for the first time, whenever the first line is due."""
@@ -118,24 +116,37 @@ class Recorder:
     A line holds means since the last one. With `outdir` None no file is written, and `loss` is known all the same.
     """
 
-    def __init__(self, config: Config, outdir: Path | None, start: int, quiet: bool = False) -> None:
-        """Continue the files of `outdir` from step `start`: what they hold of later steps will be written again."""
+    def __init__(
+        self,
+        config: Config,
+        outdir: Path | None,
+        start: int,
+        quiet: bool = False,
+        trackers: Iterable[Tracker] = (),
+        told: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Continue the files of `outdir` from step `start`: what they hold of later steps will be written again.
+
+        The `trackers` that the configuration names, and these, are `told` of the run as they begin.
+        """
         self._training, self._start = config.training, start
         self._records: list[StepRecord] = []
         self._busy, self._timed, self._measured = 0.0, 0, False
         self._last: float | None = None
         self.loss: float | None = None
         self.held_out_loss: float | None = None
-        self._file = self._board = None
-        self._cut_short = False
+        self._lines, reached = None, 0
         if outdir is not None:
-            self._board = Board(outdir / "tensorboard", start) if config.training.tensorboard else None
-            damaged = truncate(path := outdir / "metrics.jsonl", start)
-            if damaged:
-                warn(f"{path} had {damaged} damaged {'line' if damaged == 1 else 'lines'}, now left out.")
+            self._lines = JsonLines(path := outdir / "metrics.jsonl", start)
             self.loss, self.held_out_loss = newest(path, "loss"), newest(path, "held_out_loss")
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-            self._file = open(os.open(path, flags, 0o666), "ab", buffering=0)  # noqa: SIM115
+            reached = self._lines.reached if start else 0  # what begins anew is new to its trackers, too
+        self.trackers = Trackers(start, reached)
+        if self._lines is not None and outdir is not None:
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._lines.close)
+                for name, make in (*chosen(config, outdir, start), *named(trackers)):
+                    self.trackers.begin(name, make, told or {})
+                undo.pop_all()
         self._display = make_display(start, config.training.steps, quiet or outdir is None)
 
     def record(self, step: int, record: StepRecord) -> None:
@@ -174,25 +185,10 @@ class Recorder:
         self._last = time.perf_counter()
 
     def write(self, step: int, **values: float) -> None:
-        """Append {"step": step, ...} to metrics.jsonl and to TensorBoard."""
-        if self._file is not None:
-            self._append(step, json.dumps({"step": step, **values}).encode() + b"\n")
-        if self._board is not None:
-            self._board.write(step, values)
-
-    def _append(self, step: int, line: bytes) -> None:
-        """Write a line at once, or say that it is missing: a full disk is no reason to lose the training too."""
-        assert self._file is not None
-        line = b"\n" * self._cut_short + line
-        try:
-            written, why = self._file.write(line) or 0, "it was cut short"
-        except OSError as error:
-            written, why = 0, reason(error)
-        if written < len(line):
-            self._cut_short = self._cut_short or written > 0
-            warn(f"metrics.jsonl lacks its line of step {step} ({why}); the training goes on, so make room.")
-        else:
-            self._cut_short = False
+        """Append {"step": step, ...} to metrics.jsonl, and tell the trackers."""
+        if self._lines is not None:
+            self._lines.log(step, values)
+        self.trackers.log(step, values)
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -201,10 +197,9 @@ class Recorder:
     def close(self) -> None:
         """Close the files and the display."""
         self._display.close()
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        if self._lines is not None:
+            self._lines.close()
+        self.trackers.finish()
 
     def _line(self, step: int) -> None:
         count = len(self._records)
@@ -231,47 +226,6 @@ class Recorder:
         self._display.progress(
             step, f"step {step}/{self._training.steps}  loss {loss:.4g}  {speed} images/s  ETA {eta}"
         )
-
-
-def truncate(path: Path, step: int) -> int:
-    """Drop the lines of a metrics file after `step`, a line that a kill left unfinished, and damaged ones.
-
-    The file is written anew where anything is dropped, and where it is a link or has another name besides, which are
-    not written through. Returns the number of damaged lines.
-    """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        if path.is_symlink():
-            path.unlink()
-        return 0
-    *lines, unfinished = text.split(b"\n")
-    steps = [_step_of(line) for line in lines]
-    kept = [line + b"\n" for line, of in zip(lines, steps, strict=True) if of is not None and of <= step]
-    if unfinished or len(kept) < len(lines) or path.is_symlink() or path.stat().st_nlink > 1:
-        with replacing(path) as temporary:
-            temporary.write_bytes(b"".join(kept))
-    return steps.count(None)
-
-
-def newest(path: Path, name: str) -> float | None:
-    """The number of that name in the last line of a metrics file that has it; None without one."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return None
-    found = (line for line in reversed(lines) if f'"{name}"'.encode() in line)
-    value = json.loads(next(found, b"{}")).get(name)
-    return float(value) if isinstance(value, (int, float)) else None
-
-
-def _step_of(line: bytes) -> float | None:
-    """The step of a line of metrics, None for one that is damaged."""
-    try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):  # also what is not UTF-8
-        return None
-    return step if isinstance(step, int) and not isinstance(step, bool) else None
 
 
 def _duration(seconds: float) -> str:

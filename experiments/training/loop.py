@@ -12,9 +12,11 @@ from __future__ import annotations
 import concurrent.futures.thread  # noqa: F401 (its exit function is registered first, and so called last)
 import contextlib
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -22,10 +24,11 @@ from typing import Any, TypeVar, cast
 import jax
 
 from experiments.config.checks import check
-from experiments.config.file import check_kinds, save_config
+from experiments.config.file import check_kinds, document, save_config
 from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
 from experiments.memory import remedied
+from experiments.tracking.tracker import Picture, Tracker, named
 from experiments.training import budget as budgets
 from experiments.training import distributed, peers
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
@@ -35,6 +38,7 @@ from experiments.training.generator import optimizer_of
 from experiments.training.interrupt import Interruption, interruption
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder
+from experiments.training.measures import Measuring
 from experiments.training.model import network_of
 from experiments.training.objective import make_objective
 from experiments.training.plan import count_saves
@@ -44,9 +48,10 @@ from experiments.training.replicas import Device, make_replicas
 from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
 from experiments.training.room import size_of
 from experiments.training.snapshots import SnapshotWriter, bytes_to_come, snapshots_of
-from experiments.training.state import Params
+from experiments.training.state import Params, TrainState, to_tree
+from experiments.training.warm_start import KEY, InitFrom, Origin, require_same_source
 
-OnSample = Callable[[int, Params], None]
+OnSample = Callable[[int, Params], Picture | None]
 S = TypeVar("S", bound=Step)
 
 _begun: weakref.WeakSet[Training[Any]] = weakref.WeakSet()
@@ -121,6 +126,9 @@ def training(
     quiet: bool = True,
     signals: bool = False,
     restart: bool = False,
+    init_from: InitFrom | None = None,
+    trackers: Iterable[Tracker] = (),
+    measuring: Measuring | None = None,
 ) -> Training[Step]:
     """Train `config` in the folder `outdir`, or go on with the training that is there, as an iterator over its steps.
 
@@ -130,26 +138,35 @@ def training(
     `data` are the batches, those of `config.data` unless given; `devices` are the local ones unless given; `quiet`
     shows no progress. With `signals` SIGTERM, SIGINT and SIGHUP end the run after the step in progress, with a
     checkpoint; without, they are the caller's. With `restart` a run none of whose checkpoints can be trusted is trained
-    anew; without, it is refused.
+    anew; without, it is refused. With `init_from` a new run begins from the parameters of another, of which its
+    averages begin as well; optimiser, schedule and steps begin anew, and a run that is there goes on by itself.
+    The `trackers` are told of what is measured, besides those of the configuration; `measuring` says what, besides the
+    losses.
 
     Raises, at the first step that is asked for, UsageError for a configuration that cannot be trained here or is not
     the run's own, BusyError when another process trains in `outdir`, DataError for the data; and at any step
     CheckpointError when a checkpoint cannot be read or written, and DivergedError when a loss or a gradient is not
     finite; the last good checkpoint is then untouched.
     """
-    return training_with(Step, config, outdir, data, devices, quiet, signals, restart)
+    given = Options(data, devices, quiet, signals, restart, init_from, tuple(trackers), measuring)
+    return training_with(Step, config, outdir, given)
 
 
-def training_with(
-    step_type: type[S],
-    config: Config,
-    outdir: Path | str,
-    data: RunData | None,
-    devices: tuple[Device, ...] | None,
-    quiet: bool,
-    signals: bool,
-    restart: bool,
-) -> Training[S]:
+@dataclass(frozen=True)
+class Options:
+    """What a training is given besides its configuration and its folder; as in `training`."""
+
+    data: RunData | None = None
+    devices: tuple[Device, ...] | None = None
+    quiet: bool = True
+    signals: bool = False
+    restart: bool = False
+    init_from: InitFrom | None = None
+    trackers: tuple[Tracker, ...] = ()
+    measuring: Measuring | None = None
+
+
+def training_with(step_type: type[S], config: Config, outdir: Path | str, given: Options) -> Training[S]:
     """`training` whose steps are of a subclass of `Step`. Raises UsageError for what is not a configuration."""
     if not isinstance(config, Config):
         raise UsageError(f"config is {config!r}; give a Config, such as scorefield.preset('digits-ddpm').")
@@ -157,7 +174,8 @@ def training_with(
     if not isinstance(outdir, str | os.PathLike) or not os.fspath(outdir):
         raise UsageError(f"outdir is {outdir!r}; give a folder to write in.")
     folder = Path(outdir)
-    steps = _steps(step_type, config, folder, data, devices, quiet, signals, restart)
+    named(given.trackers)  # which refuses what is none
+    steps = _steps(step_type, config, folder, given)
     return Training(config, folder, cast(Generator[S, None, TrainResult], steps))
 
 
@@ -170,31 +188,29 @@ def train(
     devices: tuple[Device, ...] | None = None,
     quiet: bool = False,
     restart: bool = False,
+    init_from: InitFrom | None = None,
+    measuring: Measuring | None = None,
 ) -> TrainResult:
     """Train as `training` does, to the end or to one of these signals, which the result tells of. Raises as it does.
 
-    `on_sample(step, params)` is called every `sample_every` steps on process 0 with the first average.
+    `on_sample(step, params)` is called every `sample_every` steps on process 0 with the first average; the picture
+    that it returns, if any, is for the trackers.
     """
-    with training(config, outdir, data=data, devices=devices, quiet=quiet, signals=True, restart=restart) as steps:
+    given = Options(data, devices, quiet, True, restart, init_from, measuring=measuring)
+    with training_with(Step, config, outdir, given) as steps:
         for step in steps:
             if step.is_sample_due and on_sample is not None and jax.process_index() == 0:
-                on_sample(step.step, step.ema[0])
+                picture = on_sample(step.step, step.ema[0])
+                if picture is not None:
+                    step.log_images({"samples": picture})
     assert steps.result is not None  # the loop has come to its end
     return steps.result
 
 
-def _steps(
-    step_type: type[Step],
-    config: Config,
-    outdir: Path,
-    data: RunData | None,
-    devices: tuple[Device, ...] | None,
-    quiet: bool,
-    signals: bool,
-    restart: bool,
-) -> Generator[Step, None, TrainResult]:
+def _steps(step_type: type[Step], config: Config, outdir: Path, given: Options) -> Generator[Step, None, TrainResult]:
+    data, quiet = given.data, given.quiet
     check(config)
-    replicas = make_replicas(config, devices)
+    replicas = make_replicas(config, given.devices)
     outdir = _folder(outdir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_as_one(config, outdir))
@@ -202,11 +218,12 @@ def _steps(
 
         def claim() -> None:
             stack.enter_context(run_lock(outdir))
-            check_config(config, outdir, bool(find_checkpoints(directory)), restart)
+            check_config(config, outdir, bool(find_checkpoints(directory)), given.restart)
+            require_same_source(given.init_from, outdir)
 
         config = with_own_rules(config, outdir)
         distributed.on_process_0(claim)
-        request = stack.enter_context(interruption()) if signals else Interruption()
+        request = stack.enter_context(interruption()) if given.signals else Interruption()
         if data is None:
             data = open_data(config)
             tell(data, quiet)
@@ -215,14 +232,22 @@ def _steps(
         network = network_of(config, data.facts)
         objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)
         budget = budgets.checked(config, data.facts, network, objective, optimizer, replicas, quiet)
-        state = starting_point(config, optimizer, directory, data.facts, restart)[1]
+        _, state, origin, begins = starting_point(
+            config, optimizer, directory, data.facts, given.restart, given.init_from
+        )
+        measures = given.measuring(config, data) if given.measuring and writes else ()
+        notes = None if origin is None else {KEY: origin.to_json()}
+        if origin is not None and begins:
+            _begin_from(origin, CheckpointWriter(directory, config, data.facts, notes), state, quiet or not writes)
         if writes:
             save_config(config, outdir / "config.json")
         start, size = int(state.step), size_of(state)
         besides = bytes_to_come(config, sum(leaf.size for leaf in jax.tree.leaves(state.params)), start)
         state = replicas.replicate(state)
-        recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
-        writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
+        told = {"config": document(config), "data": data.facts.to_json(), "outdir": str(outdir), **(notes or {})}
+        recorder = Recorder(config, outdir if writes else None, start, quiet, given.trackers, told)
+        stack.enter_context(contextlib.closing(recorder))
+        writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts, notes)))
         peers.tell_saved(lambda: _newest(directory))
         stack.enter_context(_as_one(config, outdir))  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start), besides)
@@ -239,8 +264,18 @@ def _steps(
             directory=directory,
             request=request,
             step_type=step_type,
+            measures=measures,
         )
         return (yield from Course(equipment, state, start).steps())
+
+
+def _begin_from(origin: Origin, writer: CheckpointWriter, state: TrainState, quiet: bool) -> None:
+    """Save the state of step 0, from which the run goes on whatever becomes of its source, and tell of it."""
+    if not quiet:
+        print(*origin.told(), sep="\n", file=sys.stderr, flush=True)
+    with contextlib.closing(writer):
+        writer.require_room(size_of(state), 1)
+        writer.save(0, to_tree(state))
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ def dispatches(config: Config, start: int) -> Iterator[tuple[int, int]]:
 
     A call makes `steps_per_dispatch` steps, or a single one where more would run past something that is due.
     """
-    training, step = config.training, start
-    every = (training.checkpoint_every, training.validate_every, training.sample_every, config.ema.snapshot_every)
-    periods = [n for n in every if n > 0]
+    training, step, measured = config.training, start, (config.measure.levels_every, config.measure.frechet_every)
+    often = (training.checkpoint_every, training.validate_every, training.sample_every, config.ema.snapshot_every)
+    periods = [n for n in (*often, *measured) if n > 0]
     while step < training.steps:
         room = min(training.steps - step, *(period - step % period for period in periods))
         length = training.steps_per_dispatch if training.steps_per_dispatch <= room else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config.tree import Config
+from experiments.errors import UsageError
+from experiments.tracking.tracker import Picture
 from experiments.training.data import Facts
-from experiments.training.logging import StepRecord
+from experiments.training.logging import Recorder, StepRecord
 from experiments.training.model import AnyNetwork
 from experiments.training.state import Params, TrainState
 
@@ -51,6 +53,7 @@ class Step:
         is_checkpoint_due: bool,
         is_sample_due: bool,
         save: Callable[[float | None], None],
+        recorder: Recorder | None = None,
     ) -> None:
         """`report` holds a row of numbers for each update; `save(held_out_loss)` saves the state as it stands."""
         self.step = step
@@ -67,7 +70,7 @@ class Step:
         self.is_sample_due = is_sample_due
         """Whether `sample_every` divides this step."""
         self._state: TrainState | None = state
-        self._report, self._save, self._saved = report, save, False
+        self._report, self._save, self._saved, self._recorder = report, save, False, recorder
 
     @cached_property
     def records(self) -> list[StepRecord]:
@@ -97,6 +100,29 @@ class Step:
         """
         return self._copy("ema", lambda state: state.ema)
 
+    def log(self, values: Mapping[str, float]) -> None:
+        """Write numbers of this step, by their names, to metrics.jsonl and the trackers: `step.log(measure(step))`.
+
+        Raises UsageError for what is not a number.
+        """
+        numbers = _numbers(values)
+        if self._recorder is not None and numbers:
+            self._recorder.write(self.step, **numbers)
+
+    def log_images(self, pictures: Mapping[str, Picture]) -> None:
+        """Give the trackers uint8 pictures of this step (height, width, 1 or 3), by their names.
+
+        Raises UsageError for what is none.
+        """
+        for name, picture in pictures.items():
+            array = np.asarray(picture)
+            if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] not in (1, 3):
+                raise UsageError(
+                    f"{name} is {array.dtype} {array.shape}; give a uint8 picture (height, width, 1 or 3)."
+                )
+        if self._recorder is not None:
+            self._recorder.trackers.log_images(self.step, {name: np.asarray(one) for name, one in pictures.items()})
+
     def save(self) -> None:
         """Save this step as a checkpoint, in the background, unless it is one; in every process of a run.
 
@@ -123,3 +149,16 @@ class Step:
         if self._state is None:
             raise RuntimeError(f"step {self.step} is over; use its {name} in the loop's body, before the next step.")
         return self._state
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """`values` as Python numbers. Raises UsageError for what is none."""
+    if not isinstance(values, Mapping):
+        raise UsageError(f"a measure gives {values!r}; give a dictionary of numbers, such as {{'accuracy': 0.5}}.")
+    found = {}
+    for name, value in values.items():
+        array = np.asarray(value)
+        if not isinstance(name, str) or name == "step" or array.size != 1 or array.dtype.kind not in "biuf":
+            raise UsageError(f"a measure gives {name!r} as {value!r}; give a number, by a name that is not step.")
+        found[name] = array.item()
+    return found

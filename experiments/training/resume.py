@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from experiments.training.distributed import from_process_0
 from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, network_of
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
+from experiments.training.warm_start import InitFrom, Origin, begin, read_source, recorded, require_source_again
 
 
 def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
@@ -103,10 +104,27 @@ def _set_samples_aside(folder: Path) -> None:
         folder.rename(folder.with_name(f"{folder.name}.{number}"))
 
 
+class Start(NamedTuple):
+    """Where a training starts."""
+
+    network: AnyNetwork
+    state: TrainState
+    """Numpy arrays, which take no device."""
+    origin: Origin | None
+    """The run that it began from, if there is one."""
+    begins: bool
+    """Whether it begins now, and does not go on."""
+
+
 def starting_point(
-    config: Config, optimizer: optax.GradientTransformation, directory: Path, facts: Facts, restart: bool = False
-) -> tuple[AnyNetwork, TrainState]:
-    """The network, and the newest state that can be trusted, or the initial one: numpy arrays, which take no device.
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    directory: Path,
+    facts: Facts,
+    restart: bool = False,
+    init: InitFrom | None = None,
+) -> Start:
+    """The newest state that can be trusted, or the initial one, with the parameters of `init` where that is given.
 
     Process 0 chooses for all. A line on standard error tells of each checkpoint that is passed over; it is set aside.
     Where none can be trusted, the training starts anew if `restart` says so.
@@ -115,7 +133,7 @@ def starting_point(
     """
     network = network_of(config, facts)
     key = seed_key(config.training.seed, streams.INITIAL)
-    begin = partial(initial_state, optimizer=optimizer, config=config)
+    state_of = partial(initial_state, optimizer=optimizer, config=config)
     step = -1
     if jax.process_index() == 0:
         found = newest_trusted(directory, warn)
@@ -123,18 +141,22 @@ def starting_point(
             require_same_data(found.facts(), facts)
             step = found.step
         elif find_checkpoints(directory):
-            _start_anew(directory, restart)
+            _start_anew(directory, restart, init)
         set_aside(directory, step)
     step = int(from_process_0(np.asarray(step)))
     if step < 0:
-        state = jax.jit(begin)(network.init(key))
-        return network, from_tree(to_tree(state), state)
+        params, origin = network.init(key), None
+        if init is not None:
+            params, origin = begin(read_source(init), config, facts, params)
+        state = jax.jit(state_of)(params)
+        tree = to_tree(state)
+        return Start(network, from_tree(tree if init is None else from_process_0(tree), state), origin, True)
     # Of a run that goes on nothing is drawn: shapes and types alone say what its checkpoint must hold.
-    like = jax.eval_shape(lambda key: begin(network.init(key)), key)
-    return network, from_tree(from_process_0(read(checkpoint_path(directory, step))), like)
+    like, path = jax.eval_shape(lambda key: state_of(network.init(key)), key), checkpoint_path(directory, step)
+    return Start(network, from_tree(from_process_0(read(path)), like), recorded(path), False)
 
 
-LOCAL = frozenset(("data.source", "data.memory_gib", "training.tensorboard"))
+LOCAL = frozenset(("data.source", "data.memory_gib", "training.tensorboard", "tracking.trackers", "tracking.project"))
 """What each process of a run may have for itself."""
 
 
@@ -149,10 +171,11 @@ def command_of(config: Config, facts: Facts) -> dict[str, Any]:
     return {**said, **data, "scorefield": version("scorefield"), "jax": jax.__version__, "jaxlib": version("jaxlib")}
 
 
-def _start_anew(directory: Path, restart: bool) -> None:
+def _start_anew(directory: Path, restart: bool, init: InitFrom | None) -> None:
     """Say that a training starts from step 0, or refuse to: its checkpoints are there, and none can be trusted."""
     if not restart:
         raise CheckpointError(_nothing_sound(f"no checkpoint in {directory}"))
+    require_source_again(init, directory)
     _set_samples_aside(directory.parent / "samples")
     warn(f"training anew from step 0; the damaged checkpoints stay in {directory}, as NAME.untrusted.")
 

@@ -21,12 +21,13 @@ from experiments.config.nodes import SamplingConfig
 from experiments.data import Source
 from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, DataError, UsageError
-from experiments.training.board import Board
+from experiments.tracking.board import Board
+from experiments.tracking.json_lines import truncate
 from experiments.training.data import Facts, open_data, require_same_data
 from experiments.training.distributed import from_process_0, in_cluster
 from experiments.training.interrupt import interruption, leaving
 from experiments.training.lock import run_lock
-from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display, truncate
+from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display
 from experiments.training.prefetch import prefetch
 from experiments.training.replicas import make_replicas
 from experiments.training.resume import check_config, differences, with_own_rules
@@ -154,17 +155,17 @@ def test_a_full_disk_takes_scalars_from_tensorboard_and_no_more(tmp_path, monkey
     """Its own writer once died on a thread, with a traceback, and the training then waited for it for ever."""
     files = tensorboard(monkeypatch)
     board = Board(tmp_path / "tensorboard", 0)
-    board.write(1, {"loss": 1.0})
+    board.log(1, {"loss": 1.0})
     files["full"] = True
-    board.write(2, {"loss": 2.0})
-    board.write(3, {"loss": 3.0})
+    board.log(2, {"loss": 2.0})
+    board.log(3, {"loss": 3.0})
     assert capsys.readouterr().err == "".join(
         f"scorefield: tensorboard/ lacks its values of step {step} (No space left on device); the training goes on, so "
         "make room.\n"
         for step in (2, 3)
     )
     del files["full"]
-    board.write(4, {"loss": 4.0})
+    board.log(4, {"loss": 4.0})
     board.close()
     first, *_, last = files.values()
     assert {"step": 1, "summary": ("loss", 1.0)} in first
@@ -200,7 +201,7 @@ def tensorboard(monkeypatch):
         ".proto": {},
         ".event_file_writer": {"EventsWriter": Writer},
         ".proto.event_pb2": {"Event": dict, "SessionLog": log},
-        ".summary": {"scalar": lambda name, value: (name, value)},
+        ".summary": {"scalar": lambda name, value: (name, value), "text": lambda name, text: (name, "text")},
     }
     for name, holds in parts.items():
         monkeypatch.setitem(sys.modules, f"tensorboardX{name}", types.SimpleNamespace(**holds))
