@@ -8,8 +8,8 @@
 
 The softmax is at least in float32 in all of them, and they are equal up to rounding.
 
-cuDNN's kernel has a backward pass and no other derivative. So that forward mode and second derivatives work wherever it
-is chosen, its tangent is a primitive here: evaluated and differentiated by the plain formula, transposed by cuDNN.
+cuDNN's kernel has a backward pass and no other derivative; forward mode and second derivatives are those of the others
+(`with_backward`).
 
 Source: Vaswani et al. 2017, equation 1; Rabe & Staats 2021, arXiv:2112.05682 (by queries); Dao et al. 2022,
 arXiv:2205.14135 (fused).
@@ -24,9 +24,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
+
+from diffusion.networks.backward import with_backward
 
 MOST_LOGITS = 1024
 """Up to so many tokens all logits are written out at once."""
@@ -83,67 +83,27 @@ def fused_takes(shape: tuple[int, ...], dtype: Any) -> bool:
     return True
 
 
-def _kernel_backward(q: Heads, k: Heads, v: Heads, cotangent: Heads) -> tuple[Heads, Heads, Heads]:
+def _kernel_backward(cotangent: Heads, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
     return jax.vjp(kernel, q, k, v)[1](cotangent)
 
 
-def _unfused_backward(q: Heads, k: Heads, v: Heads, cotangent: Heads) -> tuple[Heads, Heads, Heads]:
+def _unfused_backward(cotangent: Heads, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
     return jax.vjp(unfused, q, k, v)[1](cotangent)
 
 
-@jax.custom_jvp
-def fused(q: Heads, k: Heads, v: Heads) -> Heads:
-    """The kernel, with derivatives of every kind and order; `unfused` if it is lowered for another platform."""
+def _fused_forward(q: Heads, k: Heads, v: Heads) -> Heads:
     return lax.platform_dependent(q, k, v, **{FUSED_ON: kernel}, default=unfused)
 
 
-@fused.defjvp
-def _fused_jvp(primals: tuple[Heads, ...], tangents: tuple[Heads, ...]) -> tuple[Heads, Heads]:
-    return fused(*primals), tangent_p.bind(*primals, *tangents)
-
-
 @jax.custom_jvp
-def fused_backward(q: Heads, k: Heads, v: Heads, cotangent: Heads) -> tuple[Heads, Heads, Heads]:
-    """(∂q, ∂k, ∂v) for a cotangent of `fused`, by the kernel's backward pass; its derivatives are the plain form's."""
-    return lax.platform_dependent(q, k, v, cotangent, **{FUSED_ON: _kernel_backward}, default=_unfused_backward)
+def _fused_backward(cotangent: Heads, q: Heads, k: Heads, v: Heads) -> tuple[Heads, Heads, Heads]:
+    return lax.platform_dependent(cotangent, q, k, v, **{FUSED_ON: _kernel_backward}, default=_unfused_backward)
 
 
-@fused_backward.defjvp
+@_fused_backward.defjvp
 def _fused_backward_jvp(primals: tuple[Heads, ...], tangents: tuple[Heads, ...]) -> tuple[Any, Any]:
     return jax.jvp(_unfused_backward, primals, tangents)
 
 
-def _tangent(q: Heads, k: Heads, v: Heads, dq: Heads, dk: Heads, dv: Heads) -> Heads:
-    return jax.jvp(unfused, (q, k, v), (dq, dk, dv))[1]
-
-
-def _tangent_jvp(primals: Any, tangents: Any) -> tuple[Heads, Heads]:
-    return jax.jvp(_tangent, tuple(primals), tuple(ad.instantiate_zeros(tangent) for tangent in tangents))
-
-
-def _tangent_transpose(cotangent: Any, q: Heads, k: Heads, v: Heads, *linear: Any) -> list[Heads | None]:
-    if type(cotangent) is ad.Zero:
-        return [None] * 6
-    answers = fused_backward(q, k, v, cotangent)
-    wanted = map(ad.is_undefined_primal, linear)
-    return [None] * 3 + [answer if asked else None for answer, asked in zip(answers, wanted, strict=True)]
-
-
-def _tangent_batch(arrays: Any, axes: Any) -> tuple[Array, int]:
-    size = next(array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None)
-    front = [
-        jnp.broadcast_to(array, (size, *array.shape)) if axis is None else jnp.moveaxis(array, axis, 0)
-        for array, axis in zip(arrays, axes, strict=True)
-    ]
-    answer = tangent_p.bind(*(array.reshape(-1, *array.shape[2:]) for array in front))
-    return answer.reshape(front[0].shape), 0
-
-
-tangent_p = Primitive("attention_tangent")
-"""(q, k, v, dq, dk, dv) to the tangent of attention(q, k, v), linear in the last three."""
-tangent_p.def_impl(_tangent)
-tangent_p.def_abstract_eval(lambda q, k, v, *_: jax.core.ShapedArray(q.shape, v.dtype))
-mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent, multiple_results=False))
-ad.primitive_jvps[tangent_p] = _tangent_jvp
-ad.primitive_transposes[tangent_p] = _tangent_transpose
-batching.primitive_batchers[tangent_p] = _tangent_batch
+fused = with_backward(unfused, _fused_backward, forward=_fused_forward)
+"""The kernel with its backward pass, and `unfused` in every other derivative and on every other platform."""

@@ -1,13 +1,10 @@
-"""What the networks share: dropout with keys, modulation, normalisation, self-attention, and blocks computed twice.
+"""What the networks share: dropout with keys, modulation, normalisation and self-attention.
 
 Parameters are float32. `dtype` is the type in which convolutions and matrix products run, None for that of the
 parameters; norms, modulations and softmax always run in the parameters' type.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -149,15 +146,3 @@ class SelfAttention(nnx.Module):
             q, k = rotate(q, angles), rotate(k, angles)
         h = attention(q.astype(v.dtype), k.astype(v.dtype), v)
         return self.out(h.reshape(x.shape))
-
-
-def rematerialised(layer: Callable[..., Array], remat: bool) -> Callable[..., Array]:
-    """The same layer; with `remat` only its inputs are kept for the gradient, and the rest is computed again.
-
-    Source: Chen et al. 2016, arXiv:1604.06174.
-    """
-
-    def called(*arguments: Any) -> Array:  # a function of its own for each call: JAX remembers functions, not layers
-        return layer(*arguments)
-
-    return jax.checkpoint(called) if remat else layer

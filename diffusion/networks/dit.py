@@ -8,6 +8,7 @@ Source: Peebles & Xie 2023, section 3.2; Li & He 2025, arXiv:2511.13720 (JiT), f
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from diffusion.networks.backward import rematerialised
 from diffusion.networks.blocks import (
     FAN_AVG,
     ZEROS,
@@ -24,7 +26,6 @@ from diffusion.networks.blocks import (
     dropout,
     fold_in,
     modulate,
-    rematerialised,
 )
 from diffusion.networks.configs import DiTConfig
 from diffusion.networks.embeddings import Conditioning, position_embedding, rotary_angles
@@ -124,9 +125,8 @@ class DiT(nnx.Module):
         self.modulation = nnx.Linear(config.width, 2 * config.width, kernel_init=ZEROS, rngs=rngs)
         self.out = nnx.Linear(config.width, outputs * pixels, kernel_init=ZEROS, rngs=rngs)
         self.norm = RMSNorm(config.width) if config.norm == "rms" else None
-        self.bottleneck = None
-        if config.bottleneck:
-            self.bottleneck = nnx.Linear(pixels, entry, use_bias=False, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
+        narrow = functools.partial(nnx.Linear, use_bias=False, dtype=dtype, kernel_init=FAN_AVG)
+        self.bottleneck = narrow(pixels, entry, rngs=rngs) if config.bottleneck else None
         self.registers = ExtraTokens(config.registers, config.width, rngs=rngs) if config.registers else None
         self.classes = ExtraTokens(config.class_tokens, config.width, rngs=rngs) if config.class_tokens else None
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from diffusion.networks.backward import rematerialised
 from diffusion.networks.blocks import (
     FAN_AVG,
     ZEROS,
@@ -25,7 +26,6 @@ from diffusion.networks.blocks import (
     group_count,
     group_normalise,
     largest_divisor,
-    rematerialised,
 )
 from diffusion.networks.configs import UNetConfig
 from diffusion.networks.embeddings import Conditioning
