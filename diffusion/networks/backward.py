@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
@@ -106,7 +107,7 @@ def _tangent_jvp(primals: Sequence[Array], tangents: Sequence[Any], **about: Any
     return jax.jvp(function, tuple(primals[i] for i in places), tuple(tangents[i] for i in places))
 
 
-def _tangent_transpose(cotangent: Any, *arguments: Any, backward: Any, moving: Any, **_: Any) -> list[Array | None]:
+def _tangent_transpose(cotangent: Any, *arguments: Any, backward: Any, moving: Any, **_: Any) -> list[Any]:
     primals, linear = _parts(arguments, moving)
     if type(cotangent) is ad.Zero:
         return [None] * len(arguments)
@@ -148,7 +149,7 @@ def _batched(about: dict[str, Any], axes: tuple[int | None, ...], size: int) -> 
 tangent_p = Primitive("tangent_with_backward")
 """(*x, *dx) to the tangent of plain(*x), linear in dx, which are the tangents of the floating-point arguments."""
 tangent_p.def_impl(_tangent)
-tangent_p.def_abstract_eval(lambda *_, shape, dtype, **__: jax.core.ShapedArray(shape, dtype))
+tangent_p.def_abstract_eval(lambda *_, shape, dtype, **__: ShapedArray(shape, dtype))
 mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent, multiple_results=False))
 ad.primitive_jvps[tangent_p] = _tangent_jvp
 ad.primitive_transposes[tangent_p] = _tangent_transpose

@@ -199,35 +199,62 @@ def test_class_tokens_carry_the_class_and_have_no_place():
     np.testing.assert_array_equal(angles[2:], rotary_angles(2, 3, 4, jnp.float32))
 
 
-@pytest.mark.parametrize("name", ["unet", "jit"])
-def test_blocks_that_are_computed_again_change_neither_loss_nor_gradients(name, keys, quick_jit):
-    """In float32, with dropout, and through second derivatives and forward mode too."""
-    config, event_shape = CONFIGS[name]
-    found = []
+def both_ways(config, event_shape, measure):
+    """What `measure` says of a network without and with `remat`, the same parameters and inputs."""
     x, v = np.random.default_rng(1).standard_normal((2, 2, *event_shape), np.float32)
     for remat in (False, True):
         network = Network(dataclasses.replace(config, remat=remat), event_shape, 3)
-        conservative = Conservative(network)
-        params = drawn(network)
+        yield jax.tree.leaves(measure(network)(drawn(network), x, v))
 
-        @quick_jit
-        def answers(params, x, v, keys, network=network, conservative=conservative):
-            c_noise, labels = jnp.asarray([-0.3, 0.4]), jnp.asarray([0, 2])
-            loss = lambda params: jnp.mean((network(params, x, c_noise, labels, keys) - v) ** 2)  # noqa: E731
-            energy = lambda params: jnp.mean((conservative(params, x, c_noise, labels) - v) ** 2)  # noqa: E731
-            slope = jax.jvp(lambda x: network(params, x, c_noise, labels), (x,), (v,))[1]
-            return jax.value_and_grad(loss)(params), jax.value_and_grad(energy)(params), slope
 
-        found.append(answers(params, x, v, keys(0, 1)))
-    for plain, again in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(again, plain, rtol=1e-4, atol=1e-5 * float(np.abs(plain).max()))
+def equal(plain, again):
+    """To the rounding of float32, relative to the largest number of each array."""
+    for one, other in zip(plain, again, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * float(np.abs(one).max()))
+
+
+SMALL = {
+    "unet": (UNetConfig(channels=4, multipliers=(1,), blocks=1, dropout=0.3), (4, 3, 1)),
+    "dit": (dataclasses.replace(CONFIGS["jit"][0], depth=1, class_tokens_from=0), (4, 3, 1)),
+}
+C_NOISE, LABELS = np.asarray([-0.3, 0.4], np.float32), np.asarray([0, 2], np.int32)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_blocks_that_are_computed_again_change_neither_loss_nor_gradients(name, keys, quick_jit):
+    """With dropout, whose masks are drawn again."""
+
+    def measure(network):
+        def loss(params, x, v):
+            return jnp.mean((network(params, x, C_NOISE, LABELS, keys(0, 1)) - v) ** 2)
+
+        return quick_jit(jax.value_and_grad(loss))
+
+    equal(*both_ways(*SMALL[name], measure))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_blocks_that_are_computed_again_have_derivatives_in_forward_mode_and_second_ones(name, quick_jit):
+    """A slope, and the gradient of a loss on a network that is a gradient."""
+
+    def measure(network):
+        def loss(params, x, v):
+            return jnp.mean((Conservative(network)(params, x, C_NOISE, LABELS) - v) ** 2)
+
+        def answers(params, x, v):
+            slope = jax.jvp(lambda x: network(params, x, C_NOISE, LABELS), (x,), (v,))[1]
+            return slope, jax.value_and_grad(loss)(params, x, v)
+
+        return quick_jit(answers)
+
+    equal(*both_ways(*SMALL[name], measure))
 
 
 @pytest.mark.parametrize(
     ("config", "event_shape"),
     [
-        (DiTConfig(patch=2, width=16, depth=6, heads=1, qk_norm=True), (16, 16, 1)),
-        (UNetConfig(channels=8, multipliers=(1,), blocks=3), (16, 16, 1)),
+        (DiTConfig(patch=2, width=16, depth=4, heads=1, qk_norm=True), (16, 16, 1)),
+        (UNetConfig(channels=8, multipliers=(1,), blocks=2), (16, 16, 1)),
     ],
     ids=["dit", "unet"],
 )
