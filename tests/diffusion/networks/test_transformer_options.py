@@ -12,7 +12,6 @@ from flax import nnx
 from diffusion.likelihood import Adaptive, log_likelihood
 from diffusion.networks import DiTConfig, Network, UNetConfig, dit
 from diffusion.networks.blocks import RMSNorm, SelfAttention
-from diffusion.networks.conservative import Conservative
 from diffusion.networks.embeddings import rotary_angles, rotate
 from diffusion.prediction import Preconditioning, network_denoiser
 from diffusion.process import Process
@@ -217,35 +216,24 @@ SMALL = {
     "unet": (UNetConfig(channels=4, multipliers=(1,), blocks=1, dropout=0.3), (4, 3, 1)),
     "dit": (dataclasses.replace(CONFIGS["jit"][0], depth=1, class_tokens_from=0), (4, 3, 1)),
 }
-C_NOISE, LABELS = np.asarray([-0.3, 0.4], np.float32), np.asarray([0, 2], np.int32)
+
+
+def conditions():
+    """Noise levels and classes of two samples."""
+    return jnp.asarray([-0.3, 0.4], jnp.float32), jnp.asarray([0, 2], jnp.int32)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_blocks_that_are_computed_again_change_neither_loss_nor_gradients(name, keys, quick_jit):
     """With dropout, whose masks are drawn again."""
 
+    own = keys(0, 1)
+
     def measure(network):
         def loss(params, x, v):
-            return jnp.mean((network(params, x, C_NOISE, LABELS, keys(0, 1)) - v) ** 2)
+            return jnp.mean((network(params, x, *conditions(), own) - v) ** 2)
 
         return quick_jit(jax.value_and_grad(loss))
-
-    equal(*both_ways(*SMALL[name], measure))
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_blocks_that_are_computed_again_have_derivatives_in_forward_mode_and_second_ones(name, quick_jit):
-    """A slope, and the gradient of a loss on a network that is a gradient."""
-
-    def measure(network):
-        def loss(params, x, v):
-            return jnp.mean((Conservative(network)(params, x, C_NOISE, LABELS) - v) ** 2)
-
-        def answers(params, x, v):
-            slope = jax.jvp(lambda x: network(params, x, C_NOISE, LABELS), (x,), (v,))[1]
-            return slope, jax.value_and_grad(loss)(params, x, v)
-
-        return quick_jit(answers)
 
     equal(*both_ways(*SMALL[name], measure))
 
