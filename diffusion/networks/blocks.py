@@ -1,12 +1,10 @@
-"""What the networks share: dropout with keys, feature-wise modulation, normalisation and attention.
+"""What the networks share: dropout with keys, modulation, normalisation and self-attention.
 
 Parameters are float32. `dtype` is the type in which convolutions and matrix products run, None for that of the
 parameters; norms, modulations and softmax always run in the parameters' type.
 """
 
 from __future__ import annotations
-
-import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,8 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Key
 
 from diffusion.keys import fold
+from diffusion.networks.attention import attention
+from diffusion.networks.embeddings import rotate
 
 ZEROS = nnx.initializers.zeros
 FAN_AVG = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -96,23 +96,53 @@ class GroupNorm(nnx.Module):
         return group_normalise(x, self.groups, self.scale[...], self.shift[...])
 
 
+class RMSNorm(nnx.Module):
+    """Normalisation by the root mean square of a token, with a learned scale for each channel.
+
+    Source: Zhang & Sennrich 2019, arXiv:1910.07467.
+    """
+
+    def __init__(self, channels: int):
+        self.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        """scale · x/√(mean x² + 10⁻⁶), in the parameters' type."""
+        scale = self.scale[...]
+        h = x.astype(scale.dtype)
+        return h * lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-6) * scale
+
+
 class SelfAttention(nnx.Module):
     """Multi-head self-attention: permuting the tokens permutes the output.
 
-    Source: Vaswani et al. 2017, equation 1.
+    With `qk_norm`, queries and keys are normalised in each head by an `RMSNorm`, so that no logit is beyond √d times
+    the product of their scales (Henry et al. 2020, arXiv:2010.04245; Dehghani et al. 2023, arXiv:2302.05442).
     """
 
-    def __init__(self, width: int, heads: int, *, dtype: DTypeLike | None, out_init=FAN_AVG, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        dtype: DTypeLike | None,
+        qk_norm: bool = False,
+        out_init=FAN_AVG,
+        rngs: nnx.Rngs,
+    ):
         self.heads = heads
         self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
         self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=out_init, rngs=rngs)
+        self.q_norm = RMSNorm(width // heads) if qk_norm else None
+        self.k_norm = RMSNorm(width // heads) if qk_norm else None
 
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
-        """softmax(q kᵀ/√d) v in each head, then a linear map; the softmax is at least in float32."""
+    def __call__(self, x: Float[Array, "b n c"], angles: Float[Array, "n f"] | None = None) -> Float[Array, "b n c"]:
+        """softmax(q kᵀ/√d) v in each head, then a linear map; `angles` turn q and k by their token's position."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        wide = jnp.promote_types(q.dtype, jnp.float32)
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide) / math.sqrt(q.shape[-1])
-        h = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        h = attention(q.astype(v.dtype), k.astype(v.dtype), v)
         return self.out(h.reshape(x.shape))

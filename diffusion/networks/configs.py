@@ -103,6 +103,8 @@ class UNetConfig(NetworkConfig):
     """Means of halving and doubling the size: average pool and nearest neighbour, or convolutions as in DDPM."""
     skip_rescale: bool = True
     """Whether a residual sum is divided by √2, as in DDPM++, to keep its variance."""
+    remat: bool = False
+    """Whether what a block computes is computed again for the gradient and not kept: less memory, more time."""
     compute_dtype: ComputeDtype = "float32"
     """Type of the activations; float32 means the type of the parameters."""
 
@@ -132,7 +134,12 @@ class UNetConfig(NetworkConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DiTConfig(NetworkConfig):
-    """The diffusion transformer: patches as tokens, adaLN-zero blocks, fixed positions."""
+    """The diffusion transformer: patches as tokens, adaLN-zero blocks.
+
+    The defaults are the network of Peebles & Xie 2023. That of JiT (Li & He 2025, arXiv:2511.13720), in its size B for
+    patches of 16 pixels, has width=768, depth=12, heads=12, patch=16, qk_norm=True, positions="both", mlp="swiglu",
+    norm="rms", bottleneck=128, class_tokens=32 and class_tokens_from=4.
+    """
 
     architecture = "diffusion.networks.dit.DiT"
 
@@ -145,7 +152,25 @@ class DiTConfig(NetworkConfig):
     heads: int = 4
     """Number of attention heads."""
     mlp_ratio: float = 4.0
-    """Hidden width of a block's perceptron, as a multiple of `width`."""
+    """Hidden width of a block's perceptron, as a multiple of `width`; `swiglu` has two thirds of it."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """Perceptron of a block: two matrices with GELU between, or three (SwiGLU), with as many parameters in all."""
+    norm: Literal["layer", "rms"] = "layer"
+    """Normalisation before each branch: by mean and variance, or by the root mean square with a learned scale."""
+    qk_norm: bool = False
+    """Whether queries and keys are normalised in each head, which bounds the logits of attention."""
+    positions: Literal["fixed", "rotary", "both"] = "fixed"
+    """How a patch knows its place: sinusoids added to it, queries and keys turned by row and column, or both."""
+    bottleneck: int = 0
+    """Number of channels through which a patch passes on its way to `width`; 0 for one linear map."""
+    class_tokens: int = 0
+    """Number of tokens that carry the class into attention, beside the modulation of the blocks."""
+    class_tokens_from: int = 0
+    """Number of blocks before the class tokens join (JiT: a third of them)."""
+    registers: int = 0
+    """Number of learned tokens that stand for no patch, in which attention can keep what concerns the whole image."""
+    remat: bool = False
+    """Whether what a block computes is computed again for the gradient and not kept: less memory, more time."""
     dropout: float = 0.0
     """Probability of dropping an activation at the end of each branch in training."""
     compute_dtype: ComputeDtype = "float32"
@@ -159,6 +184,26 @@ class DiTConfig(NetworkConfig):
         _positive(mlp_ratio=self.mlp_ratio)
         _multiple(4, width=self.width)
         _multiple(self.heads, width=self.width)
+        _choice(("gelu", "swiglu"), mlp=self.mlp)
+        _choice(("layer", "rms"), norm=self.norm)
+        _choice(("fixed", "rotary", "both"), positions=self.positions)
+        _counts(
+            bottleneck=self.bottleneck,
+            class_tokens=self.class_tokens,
+            class_tokens_from=self.class_tokens_from,
+            registers=self.registers,
+        )
+        if self.positions != "fixed" and self.width % (4 * self.heads):
+            raise ValueError(
+                f"width is {self.width} with {self.heads} heads; rotary positions turn heads of a multiple of 4 "
+                f"channels, so give a multiple of {4 * self.heads}."
+            )
+        if self.class_tokens_from >= self.depth:
+            raise ValueError(
+                f"class_tokens_from is {self.class_tokens_from}, and there are {self.depth} blocks; give a smaller one."
+            )
+        if self.hidden < 1:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; give one that leaves the perceptron a hidden unit.")
         _common(self.dropout, self.compute_dtype)
         if self.position_grid < 0:
             raise ValueError(
@@ -175,6 +220,15 @@ class DiTConfig(NetworkConfig):
     def _patches(self, shape: tuple[int, ...]) -> int:
         return -(-max(shape[:2]) // self.patch)
 
+    @property
+    def hidden(self) -> int:
+        """Hidden width of a block's perceptron: mlp_ratio · width, rounded, and two thirds of that for "swiglu".
+
+        With three matrices instead of two, ⌊2/3⌋ keeps the number of parameters (Shazeer 2020, arXiv:2002.05202).
+        """
+        hidden = round(self.mlp_ratio * self.width)
+        return hidden if self.mlp == "gelu" else 2 * hidden // 3
+
 
 def _positive(**fields: int | float) -> None:
     for name, value in fields.items():
@@ -186,6 +240,12 @@ def _positives(**fields: tuple[int, ...]) -> None:
     for name, values in fields.items():
         if not (isinstance(values, tuple) and all(isinstance(value, int) and value > 0 for value in values)):
             raise ValueError(f"{name} is {values!r}; give a tuple of positive integers.")
+
+
+def _counts(**fields: int) -> None:
+    for name, value in fields.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}; give 0 for none, or a positive number.")
 
 
 def _multiple(factor: int, **fields: int) -> None:

@@ -53,6 +53,33 @@ def position_embedding(
     return grid.reshape(height * width, features)
 
 
+def rotary_angles(height: int, width: int, features: int, dtype: DTypeLike) -> Float[Array, "n f"]:
+    """The angles of the n = height·width positions of a grid, rows first, for heads of `features` channels.
+
+    The first features/4 are i ω_k for row i, the others j ω_k for column j, with ω_k = 10000^(−4k/features);
+    `features` is a multiple of 4, and there is an angle for each pair of channels.
+
+    Source: Heo et al. 2024, arXiv:2403.13298 (axial), after Su et al. 2021, arXiv:2104.09864.
+    """
+    quarter = features // 4
+    frequencies = MAX_PERIOD ** (-jnp.arange(quarter, dtype=dtype) / quarter)
+    rows = jnp.arange(height, dtype=dtype)[:, None, None] * frequencies
+    columns = jnp.arange(width, dtype=dtype)[None, :, None] * frequencies
+    shape = (height, width, quarter)
+    grid = jnp.concatenate([jnp.broadcast_to(rows, shape), jnp.broadcast_to(columns, shape)], axis=-1)
+    return grid.reshape(height * width, 2 * quarter)
+
+
+def rotate(x: Float[Array, "b n h d"], angles: Float[Array, "n f"]) -> Float[Array, "b n h d"]:
+    """Each pair (x_k, x_{k + d/2}) of token n turned by its angle, f = d/2: (a cos − b sin, a sin + b cos).
+
+    q at angle φ times k at angle θ is a function of φ − θ alone. The result is in the angles' type.
+    """
+    a, b = jnp.split(x.astype(angles.dtype), 2, axis=-1)
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
 class Conditioning(nnx.Module):
     """One vector for the noise level and the class, by which every block of a network is modulated.
 
@@ -74,8 +101,10 @@ class Conditioning(nnx.Module):
     def __call__(self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None) -> Float[Array, "b width"]:
         """W_2 silu(W_1 γ(c_noise)) + E[label], with γ the sinusoids; without labels, E[num_classes]."""
         emb = self.out(nnx.silu(self.hidden(sinusoidal(c_noise, self.features))))
+        return emb if self.table is None else emb + self.of_class(labels, c_noise.shape[0])
+
+    def of_class(self, labels: Int[Array, " b"] | None, batch: int) -> Float[Array, "b width"]:
+        """E[label], and without labels E[num_classes]; 0 for a network without classes."""
         if self.table is None:
-            return emb
-        if labels is None:
-            labels = jnp.full(c_noise.shape, self.null)
-        return emb + self.table(labels)
+            return jnp.zeros((batch, self.out.out_features), self.out.kernel[...].dtype)
+        return self.table(jnp.full((batch,), self.null) if labels is None else labels)

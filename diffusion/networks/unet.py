@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from diffusion.networks.backward import rematerialised
 from diffusion.networks.blocks import (
     FAN_AVG,
     ZEROS,
@@ -186,7 +187,7 @@ class UNet(nnx.Module):
                 c = c_level
             if level > 0:
                 decoder.append(Upsample(c, config, dtype, rngs=rngs))
-        self.encoder, self.decoder = nnx.List(encoder), nnx.List(decoder)
+        self.encoder, self.decoder, self.remat = nnx.List(encoder), nnx.List(decoder), config.remat
         self.norm = GroupNorm(c)
         self.out = convolution(c, outputs * c_data, dtype=None, init=ZEROS, rngs=rngs)
 
@@ -198,13 +199,17 @@ class UNet(nnx.Module):
         h = self.first(x)
         skips = [h]
         for i, layer in enumerate(self.encoder):
-            h = layer(h) if isinstance(layer, Downsample) else layer(h, emb, fold_in(keys, i))
+            h = layer(h) if isinstance(layer, Downsample) else self.run(layer, h, emb, fold_in(keys, i))
             skips.append(h)
         for i, layer in enumerate(self.middle, len(self.encoder)):
-            h = layer(h, emb, fold_in(keys, i))
+            h = self.run(layer, h, emb, fold_in(keys, i))
         for i, layer in enumerate(self.decoder, len(self.encoder) + len(self.middle)):
             if isinstance(layer, Upsample):
                 h = layer(h, skips[-1])
             else:
-                h = layer(jnp.concatenate([h, skips.pop()], axis=-1), emb, fold_in(keys, i))
+                h = self.run(layer, jnp.concatenate([h, skips.pop()], axis=-1), emb, fold_in(keys, i))
         return self.out(nnx.silu(self.norm(h)))
+
+    def run(self, stage: Stage, h: Image, emb: Float[Array, "b e"], keys: Keys) -> Float[Array, "b h w c2"]:
+        """stage(h, emb, keys), computed again for the gradient where the configuration says `remat`."""
+        return rematerialised(stage, self.remat)(h, emb, keys)

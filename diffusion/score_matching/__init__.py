@@ -25,6 +25,7 @@ from diffusion.score_matching.weightings import (
     SNRWeighting,
     UniformWeighting,
     VelocityWeighting,
+    VWeighting,
     Weighting,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "TimeDistribution",
     "UniformTime",
     "UniformWeighting",
+    "VWeighting",
     "VelocityWeighting",
     "Weighting",
     "denoising_score_matching",

@@ -1,8 +1,17 @@
 """Weightings of the denoising loss, all in units of x_0: the loss is w(t) |x_0 − D(x_t, t)|²/d.
 
-With SNR = α²/σ², the errors of the other predictions are multiples of the error in x_0:
+With SNR = α²/σ², the errors of the other predictions are multiples of the error in x_0, whatever the network predicts:
 
-    |ε − ε̂|² = SNR |x_0 − D|²     |s − ŝ|² = (α²/σ⁴) |x_0 − D|²     |u − û|² = ((ασ' − σα')/σ)² |x_0 − D|²
+    the mean square in      w                      weighting               under RectifiedFlow
+    x_0                     1                      UniformWeighting        1
+    ε                       α²/σ²                  SNRWeighting            (1 − t)²/t²
+    v = α ε − σ x_0         ((α² + σ²)/σ)²         VWeighting              ((1 − t)² + t²)²/t²
+    velocity α' x_0 + σ' ε  ((ασ' − σα')/σ)²       VelocityWeighting       1/t²
+    score                   α²/σ⁴                  –                       (1 − t)²/t⁴
+
+The v of flow matching is the velocity, that of progressive distillation is v. All but the first divide by σ, and so
+grow without bound as t → 0: a `floor` under that σ bounds them, max(σ, floor). JiT divides by max(t, 0.05) under
+RectifiedFlow (Li & He 2025, arXiv:2511.13720), which is VelocityWeighting(floor=0.05).
 """
 
 from __future__ import annotations
@@ -49,13 +58,48 @@ class UniformWeighting(Weighting):
         return jnp.ones_like(process.alpha(t))
 
 
+def _bounded(sigma: Float[Array, "..."], floor: float | Array) -> Float[Array, "..."]:
+    """max(σ, floor)."""
+    return sigma if is_concrete(floor) and floor == 0 else jnp.maximum(sigma, floor)
+
+
+def _check_floor(floor: float | Array) -> None:
+    if is_concrete(floor) and not floor >= 0:
+        raise ValueError(f"floor = {floor}; what σ is bounded by from below is at least 0 (for none), usually 0.05.")
+
+
 @pytree
 class SNRWeighting(Weighting):
     """w = α²/σ²: the plain mean square in ε, DDPM's simplified loss (Ho et al. 2020, eq. 14)."""
 
+    floor: float = 0.0
+    """The least σ that is divided by; 0 for σ itself."""
+
+    def __post_init__(self) -> None:
+        _check_floor(self.floor)
+
     def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
-        """α²/σ²."""
-        return signal_to_noise(process, t)
+        """α²/max(σ, floor)²."""
+        return (process.alpha(t) / _bounded(process.sigma(t), self.floor)) ** 2
+
+
+@pytree
+class VWeighting(Weighting):
+    """w = ((α² + σ²)/σ)²: the plain mean square in v = α ε − σ x_0 (Salimans & Ho 2022, arXiv:2202.00512).
+
+    For a schedule that keeps the variance it is 1 + α²/σ², their "SNR + 1".
+    """
+
+    floor: float = 0.0
+    """The least σ that is divided by; 0 for σ itself."""
+
+    def __post_init__(self) -> None:
+        _check_floor(self.floor)
+
+    def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
+        """((α² + σ²)/max(σ, floor))²."""
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        return ((alpha**2 + sigma**2) / _bounded(sigma, self.floor)) ** 2
 
 
 @pytree
@@ -121,8 +165,15 @@ class EDMWeighting(Weighting):
 class VelocityWeighting(Weighting):
     """w = ((ασ' − σα')/σ)²: the plain mean square in the velocity, the flow-matching loss (Lipman et al. 2023)."""
 
+    floor: float = 0.0
+    """The least σ that is divided by; 0 for σ itself, 0.05 for JiT's v-loss."""
+
+    def __post_init__(self) -> None:
+        _check_floor(self.floor)
+
     def weight(self, process: Process, t: ArrayLike) -> Float[Array, "..."]:
-        """((ασ' − σα')/σ)²."""
+        """((ασ' − σα')/max(σ, floor))²."""
         schedule = process.schedule
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        return ((alpha * schedule.sigma_dot(t) - sigma * schedule.alpha_dot(t)) / sigma) ** 2
+        determinant = alpha * schedule.sigma_dot(t) - sigma * schedule.alpha_dot(t)
+        return (determinant / _bounded(sigma, self.floor)) ** 2

@@ -45,6 +45,7 @@ AnyWeighting = (
     | weightings.UniformWeighting
     | weightings.LikelihoodWeighting
     | weightings.VelocityWeighting
+    | weightings.VWeighting
 )
 AnyTimes = laws.LogNormalSigma | laws.LogUniformSigma | laws.UniformTime | ImportanceConfig
 AnyObjective = Denoising | Generator

@@ -31,6 +31,25 @@ CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
         (7, 5, 2),
     ),
     "dit": (DiTConfig(patch=2, width=16, depth=2, heads=2, dropout=0.3), (7, 5, 2)),
+    "jit": (
+        DiTConfig(
+            patch=2,
+            width=16,
+            depth=2,
+            heads=2,
+            mlp="swiglu",
+            norm="rms",
+            qk_norm=True,
+            positions="both",
+            bottleneck=3,
+            class_tokens=2,
+            class_tokens_from=1,
+            registers=1,
+            remat=True,
+            dropout=0.3,
+        ),
+        (7, 5, 2),
+    ),
 }
 CLASSES = 3
 

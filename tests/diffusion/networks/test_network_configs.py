@@ -25,6 +25,15 @@ from diffusion.networks import DiTConfig, MLPConfig, UNetConfig
         (DiTConfig, {"width": 32, "heads": 3}, "width is 32; give a multiple of 3."),
         (DiTConfig, {"mlp_ratio": 0.0}, "mlp_ratio is 0.0; give a positive number."),
         (DiTConfig, {"dropout": float("nan")}, "dropout is nan; give a probability from 0 up"),
+        (DiTConfig, {"registers": -1}, "registers is -1; give 0 for none, or a positive number."),
+        (DiTConfig, {"bottleneck": -8}, "bottleneck is -8; give 0 for none, or a positive number."),
+        (
+            DiTConfig,
+            {"width": 24, "heads": 4, "positions": "rotary"},
+            "width is 24 with 4 heads; rotary positions turn heads of a multiple of 4 channels, so give a multiple of ",
+        ),
+        (DiTConfig, {"depth": 3, "class_tokens_from": 3}, "class_tokens_from is 3, and there are 3 blocks; give a sma"),
+        (DiTConfig, {"width": 4, "mlp_ratio": 0.25, "mlp": "swiglu"}, "mlp_ratio is 0.25; give one that leaves"),
     ],
 )
 def test_a_bad_field_is_named_with_its_value_and_its_remedy(config, fields, message):
@@ -67,6 +76,9 @@ show(networks.MLPConfig, activation="relu6")
 show(networks.MLPConfig, conditioning="none")
 show(networks.UNetConfig, resampling="fir")
 show(networks.DiTConfig, compute_dtype="float16")
+show(networks.DiTConfig, mlp="geglu")
+show(networks.DiTConfig, norm="batch")
+show(networks.DiTConfig, positions="learned")
 show(networks.UNetConfig, multipliers=[1, 2])
 assert "flax" not in sys.modules
 sys.modules["flax"] = None
@@ -78,6 +90,9 @@ show(getattr, networks, "build")
         "conditioning is 'none'; choose one of film, additive.",
         "resampling is 'fir'; choose one of pool, conv.",
         "compute_dtype is 'float16'; choose one of float32, bfloat16.",
+        "mlp is 'geglu'; choose one of gelu, swiglu.",
+        "norm is 'batch'; choose one of layer, rms.",
+        "positions is 'learned'; choose one of fixed, rotary, both.",
         "multipliers is [1, 2]; give a tuple of positive integers.",
         "build needs flax; install scorefield[train].",
     ]

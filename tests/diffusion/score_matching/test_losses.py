@@ -35,6 +35,7 @@ from diffusion.score_matching.weightings import (
     SNRWeighting,
     UniformWeighting,
     VelocityWeighting,
+    VWeighting,
     signal_to_noise,
 )
 
@@ -156,27 +157,60 @@ def test_finite_differences_draw_for_each_element_from_its_own_key():
         finite_difference_score_matching(keys, crooked, jnp.asarray(x), 0.0)
 
 
+weigh = jax.jit(lambda weighting, process, t: weighting.weight(process, t))
+
 SCHEDULES = [VP(), SubVP(), Cosine(), VE(), EDM(), RectifiedFlow()]
+PROCESSES = [
+    *(Process(schedule) for schedule in SCHEDULES),
+    Process(Shifted(VP(), 2.0)),
+    Process(EDM(), StudentT(3.0)),
+    Process(RectifiedFlow(), StudentT(3.0)),
+    Process(Betas.linear(100)),
+]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize(
-    ("weighting", "kind"), [(SNRWeighting(), "eps"), (VelocityWeighting(), "velocity"), (UniformWeighting(), "x0")]
-)
-def test_weightings_are_mean_squares_of_other_predictions(schedule, weighting, kind, x64):
-    process = Process(schedule)
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: f"{type(p.schedule).__name__}-{type(p.noise).__name__}")
+def test_weightings_are_mean_squares_of_other_predictions(process, x64):
+    """Any two numbers D and x_0, each as the prediction of another kind at one x_t."""
     x_0, z, guess = np.random.default_rng(0).normal(size=(3, 4, 2))
-    t = np.asarray([0.1, 0.3, 0.6, 0.9]) * schedule.t_max
+    t = np.asarray([0.1, 0.3, 0.6, 0.9]) * process.t_max
+    kinds = {"x0": UniformWeighting(), "eps": SNRWeighting(), "v": VWeighting(), "velocity": VelocityWeighting()}
+    if process.schedule.discrete:
+        del kinds["velocity"]
 
     @jax.jit
-    def errors(process, x_0, z, guess, t):
+    def measured(process, x_0, z, guess, t):
         x = perturb(process, x_0, z, t)
-        return convert(guess, x, t, process, "x0", kind) - target(process, x_0, z, t, kind), weighting.weight(
-            process, t
-        )
+        errors = [convert(guess, x, t, process, "x0", kind) - target(process, x_0, z, t, kind) for kind in kinds]
+        return errors, [weighting.weight(process, t) for weighting in kinds.values()]
 
-    error, weight = jax.device_get(errors(process, x_0, z, guess, t))
-    np.testing.assert_allclose(weight * np.sum((guess - x_0) ** 2, 1), np.sum(error**2, 1), rtol=1e-9)
+    for error, weight in zip(*jax.device_get(measured(process, x_0, z, guess, t)), strict=True):
+        np.testing.assert_allclose(weight * np.sum((guess - x_0) ** 2, 1), np.sum(error**2, 1), rtol=1e-9)
+
+
+def test_the_weightings_of_the_straight_line_are_powers_of_t(x64):
+    process, t = Process(RectifiedFlow()), np.asarray([1e-3, 0.1, 0.5, 0.99])
+    np.testing.assert_allclose(weigh(SNRWeighting(), process, t), ((1 - t) / t) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(weigh(VWeighting(), process, t), (((1 - t) ** 2 + t**2) / t) ** 2, rtol=1e-12)
+    np.testing.assert_allclose(weigh(VelocityWeighting(), process, t), t**-2.0, rtol=1e-12)
+    np.testing.assert_allclose(weigh(VelocityWeighting(floor=0.05), process, t), np.maximum(t, 0.05) ** -2, rtol=1e-12)
+
+
+def test_v_weighting_is_snr_plus_one_where_the_variance_is_kept(x64):
+    process, t = Process(VP()), np.asarray([0.01, 0.3, 0.9])
+    np.testing.assert_allclose(weigh(VWeighting(), process, t), 1 + weigh(SNRWeighting(), process, t), rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [SNRWeighting, VWeighting, VelocityWeighting])
+def test_a_floor_bounds_the_division_by_sigma_and_nothing_else(kind, x64):
+    process, t = Process(VP()), np.asarray([1e-3, 0.02, 0.3, 0.9])
+    sigma, floor = np.asarray(process.sigma(t)), 0.1
+    plain, bounded = weigh(kind(), process, t), weigh(kind(floor=floor), process, t)
+    assert (sigma < floor).tolist() == [True, True, False, False]
+    np.testing.assert_allclose(bounded, plain * np.minimum(sigma / floor, 1) ** 2, rtol=1e-12)
+    np.testing.assert_array_equal(weigh(kind(floor=0.0), process, t), plain)
+    with pytest.raises(ValueError, match=r"floor = -0\.1; what σ is bounded by from below is at least 0"):
+        kind(floor=-0.1)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
@@ -190,9 +224,6 @@ def test_likelihood_weighting_is_minus_half_the_slope_of_the_snr(schedule, x64):
 
     weight, expected = both(t)
     np.testing.assert_allclose(weight, expected, rtol=1e-9)
-
-
-weigh = jax.jit(lambda weighting, process, t: weighting.weight(process, t))
 
 
 def test_edm_and_min_snr_weightings_are_the_papers(x64):
