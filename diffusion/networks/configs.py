@@ -24,12 +24,15 @@ class NetworkConfig:
     """The dotted name of the class of `module`, which a subclass gives unless it defines `module` itself."""
     takes_any_shape: ClassVar[bool] = False
     """Whether events may have any number of axes, points among them, and not (height, width, channels) alone."""
+    takes_augmentation: ClassVar[bool] = False
+    """Whether the module takes `augment_dim`, and is called with the numbers that say how an image was augmented."""
 
     def module(self) -> Callable[..., Any]:
         """The architecture: module(config, event_shape, num_classes, outputs, rngs=rngs) is a `flax.nnx.Module`.
 
         The module is called as module(x, c_noise, labels, keys) and answers in x's shape, with `outputs` times the
-        channels. It is imported when it is asked for.
+        channels. It is imported when it is asked for. One that `takes_augmentation` is made with augment_dim=n as well,
+        where there are such numbers, and called with them, (b, n), at the end.
         """
         if not self.architecture:
             raise NotImplementedError(f"{type(self).__name__} does not say its module; define it.")
@@ -43,6 +46,7 @@ class MLPConfig(NetworkConfig):
 
     architecture = "diffusion.networks.mlp.MLP"
     takes_any_shape = True
+    takes_augmentation = True
 
     hidden: int = 128
     """Width of the hidden layers."""
@@ -76,6 +80,7 @@ class UNetConfig(NetworkConfig):
     """The U-Net of DDPM++ and ADM: residual blocks with FiLM, attention, and skips between equal sizes."""
 
     architecture = "diffusion.networks.unet.UNet"
+    takes_augmentation = True
 
     channels: int = 64
     """Number of channels at full resolution, and of sinusoidal features of the noise level (even)."""
@@ -111,6 +116,7 @@ class DiTConfig(NetworkConfig):
     """The diffusion transformer: patches as tokens, adaLN-zero blocks, fixed positions."""
 
     architecture = "diffusion.networks.dit.DiT"
+    takes_augmentation = True
 
     patch: int = 2
     """Side of a patch in pixels."""

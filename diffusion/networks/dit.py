@@ -68,14 +68,21 @@ class DiT(nnx.Module):
     """Patches, `depth` blocks, and a modulated linear map back to patches, zero at initialisation."""
 
     def __init__(
-        self, config: DiTConfig, event_shape: tuple[int, ...], num_classes: int, outputs: int, *, rngs: nnx.Rngs
+        self,
+        config: DiTConfig,
+        event_shape: tuple[int, ...],
+        num_classes: int,
+        outputs: int,
+        *,
+        augment_dim: int = 0,
+        rngs: nnx.Rngs,
     ):
         height, width, channels = event_shape
         dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
         self.patch, self.size = config.patch, (height, width)
         self.padded = (config.patch * math.ceil(height / config.patch), config.patch * math.ceil(width / config.patch))
         pixels = config.patch**2 * channels
-        self.emb = Conditioning(FREQUENCIES, config.width, num_classes, rngs=rngs)
+        self.emb = Conditioning(FREQUENCIES, config.width, num_classes, augment_dim=augment_dim, rngs=rngs)
         self.first = nnx.Linear(pixels, config.width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype, rngs=rngs) for _ in range(config.depth)])
         self.modulation = nnx.Linear(config.width, 2 * config.width, kernel_init=ZEROS, rngs=rngs)
@@ -87,10 +94,11 @@ class DiT(nnx.Module):
         c_noise: Float[Array, " b"],
         labels: Int[Array, " b"] | None,
         keys: Keys,
+        augment: Float[Array, "b a"] | None = None,
     ) -> Float[Array, "b h w out"]:
         """F(x, c_noise, label), of x's shape but for `outputs` times the channels."""
         (height, width), (rows, columns) = self.size, self.padded
-        c = self.emb(c_noise, labels)
+        c = self.emb(c_noise, labels, augment)
         x = jnp.pad(x, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)))
         h = self.first(patchify(x, self.patch))
         positions = position_embedding(rows // self.patch, columns // self.patch, h.shape[-1], c.dtype)
