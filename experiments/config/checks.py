@@ -43,9 +43,9 @@ def _refused_combinations(config: Config) -> Refusals:
     blank = config.process().schedule.ends_in_noise
     is_gaussian, noise = isinstance(config.noise, Gaussian), spelt_at("noise", config.noise).replace("-", "_")
     return [
+        *_refused_augmentations(config),
         *_refused_objectives(config),
         *_refused_levels(config),
-        *_refused_augmentations(config),
         (
             config.learned_variance and not discrete,
             f"--learned-variance goes with --schedule chain, and the schedule is {type(config.schedule).__name__}.",

@@ -49,7 +49,7 @@ class Objective(Protocol):
 
 
 def make_objective(config: Config, network: Callable[..., Array], num_classes: int, dropout: bool) -> Objective:
-    """The objective of `config` for `network(params, x, c_noise, labels, keys)`, and uint8 images.
+    """The objective of `config` for `network(params, x, c_noise, labels, keys)`, and images of bytes or uint16.
 
     `num_classes` is the label that means no class; `dropout` says whether the network uses its keys.
     """
@@ -119,7 +119,8 @@ def _hybrid_terms(
     slots: Array,
 ) -> DenoisingTerms:
     """The hybrid loss of a learned variance at one time for each element, drawn as `denoising_terms` draws it."""
-    chain = GeneratorChain(process, denoise, np.arange(int(process.t_max) + 1), Learned(), DiscretisedDecoder())
+    decoder = DiscretisedDecoder(levels=2**config.data.bits)
+    chain = GeneratorChain(process, denoise, np.arange(int(process.t_max) + 1), Learned(), decoder)
     u = draw_uniforms(jax.random.fold_in(key, 0), slots, config.training.batch_size, config.draw)
     t = jax.lax.stop_gradient(times.quantile(process, u))
     losses = hybrid_loss(keys_lib.sample_keys(jax.random.fold_in(key, 1), slots), chain, x_0, t.astype(jnp.int32))

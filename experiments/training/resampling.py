@@ -6,9 +6,9 @@ and the last of them,
     f(u) = Σ_k c_k cos(π k u/(n − 1)),   k = 0, …, n − 1
 
 in each axis, so that it goes on beyond the borders as `numpy.pad(mode="reflect")` does. Sampled at y -> M y + t, a wave
-of frequency ξ has the frequency Mᵀξ. Waves of which one of (±ξ_1, ±ξ_2) would leave the band of the pixels are left out,
-and the rest is evaluated by a cubic spline through three values a pixel. Where M and t take pixels to pixels, nothing is
-left out and the pixels are those of the image, up to rounding.
+of frequency ξ has the frequency Mᵀξ. Waves of which one of (±ξ_1, ±ξ_2) would leave the band of the pixels are left
+out, and the rest is evaluated by a cubic spline through three values a pixel. Where M and t take pixels to pixels,
+nothing is left out and the pixels are those of the image, up to rounding.
 """
 
 from __future__ import annotations

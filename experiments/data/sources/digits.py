@@ -24,5 +24,5 @@ def read(where: str, config: DataConfig) -> Source:
     except ModuleNotFoundError:
         raise DataError("digits needs scikit-learn; install scorefield[train].") from None
     digits: Any = load_digits()
-    images = (255 * np.asarray(digits["images"]).astype(np.int64) + 8) // 16
+    images = ((255 * np.asarray(digits["images"]).astype(np.int64) + 8) // 16).astype(np.uint8)
     return from_arrays(config, images, "digits", np.asarray(digits["target"]), "the labels of digits")

@@ -16,7 +16,7 @@ from experiments.config.nodes import Denoising, Generator
 from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.training import augmentation
-from experiments.training.augmentation import Transformations, augmented, cropped, draw, told, transformed
+from experiments.training.augmentation import Transformations, draw, told
 from experiments.training.data import Facts
 from experiments.training.model import make_network, network_of
 from experiments.training.objective import make_objective
@@ -25,13 +25,16 @@ from tests.experiments.training.tiny_run import SHAPE, tiny_config, tiny_data
 GROUPS = {"flip_x": 1, "flip_y": 1, "scale": 1, "rotate": 2, "stretch": 2, "translate": 2}
 NONE = dict.fromkeys(GROUPS, False)
 ALL = AugmentConfig(probability=0.5)
+transformed = jax.jit(augmentation.transformed)
+augmented = jax.jit(augmentation.augmented, static_argnums=1)
+cropped = jax.jit(augmentation.cropped, static_argnums=2)
 
 
 def keys(count, seed=0):
     return keys_lib.sample_keys(jax.random.key(seed), jnp.arange(count))
 
 
-def images(count=1, height=9, width=9, channels=2):
+def images(count=3, height=9, width=9, channels=2):
     return jnp.asarray(np.random.default_rng(1).uniform(-1, 1, (count, height, width, channels)), jnp.float32)
 
 
@@ -50,9 +53,9 @@ def bump(height, width, row, column, tall=2.0, wide=2.0):
 
 
 def test_mirrorings_are_so_to_the_bit():
-    x = images(2)
-    np.testing.assert_array_equal(transformed(x, of(2, flip_x=True)), x[:, :, ::-1])
-    np.testing.assert_array_equal(transformed(x, of(2, flip_y=[True, False])), jnp.stack([x[0, ::-1], x[1]]))
+    x = images()
+    np.testing.assert_array_equal(transformed(x, of(3, flip_x=True)), x[:, :, ::-1])
+    np.testing.assert_array_equal(transformed(x, of(3, flip_y=[True, False, True])), [x[0, ::-1], x[1], x[2, ::-1]])
 
 
 def test_nothing_done_is_nothing_done_to_the_bit_beside_others_to_which_it_is():
@@ -65,7 +68,7 @@ def test_nothing_done_is_nothing_done_to_the_bit_beside_others_to_which_it_is():
 @pytest.mark.parametrize("turns", [1, 2, -1])
 def test_quarter_turns(turns):
     x = images()
-    found = transformed(x, of(angle=np.pi / 2 * turns))
+    found = transformed(x, of(3, angle=np.pi / 2 * turns))
     np.testing.assert_allclose(found, np.rot90(x, turns, axes=(1, 2)), atol=1e-5)
 
 
@@ -105,8 +108,8 @@ def test_they_are_done_in_the_order_that_is_stated():
 
 
 def test_images_stay_within_their_range():
-    x = jnp.sign(images(4))
-    found = transformed(x, of(4, angle=0.3))
+    x = jnp.sign(images())
+    found = transformed(x, of(3, angle=0.3))
     assert np.abs(found).max() == 1
 
 
@@ -221,8 +224,8 @@ def loss_of(config, train, rows=slice(None)):
     network, params = make_network(config, data.facts, jax.random.key(1))
     params = jax.tree.map(lambda leaf: leaf + 0.05 * jnp.sin(jnp.arange(leaf.size).reshape(leaf.shape)), params)
     objective = make_objective(config, network, 4, config.network.dropout > 0)
-    batch = {name: leaf[rows] for name, leaf in data.batches[0].items()}
-    return objective(params, jax.random.key(2), batch, jnp.ones(1), train)[0]
+    batch = {name: jnp.asarray(leaf[rows]) for name, leaf in data.batches[0].items()}
+    return jax.jit(objective, static_argnums=4)(params, jax.random.key(2), batch, jnp.ones(1), train)[0]
 
 
 def test_the_loss_of_an_element_does_not_depend_on_how_the_batch_is_shared():

@@ -97,7 +97,7 @@ def test_what_a_smaller_picture_cannot_show_is_left_out_and_not_aliased(x64):
 def test_a_map_and_its_inverse_bring_a_smooth_picture_back(x64):
     side = 24
     places = np.arange(side) - (side - 1) / 2
-    bump = np.exp(-(places[:, None] ** 2 + (places - 2) ** 2) / (2 * 2.5**2))
+    bump = np.exp(-(places[:, None] ** 2 + (places - 2) ** 2) / (2 * 2.0**2))
     inverse, offset = np.asarray([[0.9, 0.3], [-0.2, 1.05]]), np.asarray([0.8, -0.6])
     there = resample(jnp.asarray(bump)[None, ..., None], matrix(inverse), jnp.asarray(offset)[None])
     back_again = np.linalg.inv(inverse)
