@@ -67,7 +67,8 @@ def fit_wide(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
 
     if config.shape is None or pixels.shape[:2] == config.shape:
         return pixels
-    parts = [fit(Image.fromarray(part.astype(np.float32)), config) for part in np.moveaxis(pixels, -1, 0)]
+    channels = np.moveaxis(pixels, -1, 0).astype(np.float32)
+    parts = [np.asarray(fit(Image.fromarray(channel), config)) for channel in channels]
     return np.stack(parts, axis=-1).round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
 
 

@@ -25,8 +25,8 @@ def sheet(
     """The contact sheet of images of these classes: a row for each if there are 2 to 20, in the order of the classes.
 
     `names` are those of all classes, by number. Rows that are shorter than the longest end in grey. Without `labels`,
-    and for one class or for more than 20, it is the plain sheet. 16 bits become 8, other channels than grey and RGB lie
-    side by side. Raises as `contact_sheet` does.
+    and for one class or for more than 20, it is the plain sheet. Images become those of `for_grid`. Raises as
+    `contact_sheet` does.
     """
     images = for_grid(images)
     kinds = np.unique(labels) if labels is not None else np.empty(0, int)
@@ -34,11 +34,15 @@ def sheet(
         return contact_sheet(images, pad=pad)
     rows = [images[labels == kind] for kind in kinds]
     tiles = np.full((len(rows), max(map(len, rows)), *images.shape[1:]), SEPARATOR, np.uint8)
+    if images.shape[-1] == 4:
+        tiles[..., 3] = 255
     for tile, row in zip(tiles, rows, strict=True):
         tile[: len(row)] = row
     picture = contact_sheet(tiles.reshape(-1, *images.shape[1:]), tiles.shape[1], pad)
     margin = _names([(names[int(kind)], str(kind)) for kind in kinds], picture.shape[0], pad)
     channels = np.repeat(margin[..., None], images.shape[-1], axis=-1)
+    if images.shape[-1] == 4:
+        channels[..., 3] = 255
     return np.concatenate([channels, picture], axis=1)
 
 

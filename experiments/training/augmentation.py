@@ -72,10 +72,10 @@ def augmented(keys: Key[Array, " b"], config: AugmentConfig, images: Images) -> 
 
 def draw(keys: Key[Array, " b"], config: AugmentConfig) -> Transformations:
     """A transformation for each key; what `config` turns off is not done, and changes none of the others."""
-    enabled = keys_lib.uniform(keys_lib.fold(keys, 0), (5,)) < config.probability
-    fair = keys_lib.uniform(keys_lib.fold(keys, 1), (3,)) < 0.5
-    angle, axis = (np.pi * (2 * keys_lib.uniform(keys_lib.fold(keys, 2), (2,)) - 1)).T
-    scale, stretch, *shift = keys_lib.normal(keys_lib.fold(keys, 3), (4,)).T
+    uniform = keys_lib.uniform(keys_lib.fold(keys, 0), (10,))
+    enabled, fair = uniform[:, :5] < config.probability, uniform[:, 5:8] < 0.5
+    angle, axis = (np.pi * (2 * uniform[:, 8:] - 1)).T
+    scale, stretch, *shift = keys_lib.normal(keys_lib.fold(keys, 1), (4,)).T
     by_name = {
         "flip_y": (config.flip_y, fair[:, 1]),
         "scale": (config.scale, scale),
