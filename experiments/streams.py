@@ -12,8 +12,12 @@ TRAINING, VALIDATION, INITIAL = range(3)
 """The steps, the noise of held-out losses, the initial parameters."""
 
 # From the key of a training step.
-NOISE, LABELS, DROPOUT = range(3)
-"""The times and the noise of the loss, which labels are dropped, the network's dropout."""
+NOISE, LABELS, DROPOUT, AUGMENT = range(4)
+"""The times and the noise of the loss, which labels are dropped, the network's dropout, the images' augmentation."""
+
+# From the AUGMENT of an image.
+CROPPED, TRANSFORMED = range(2)
+"""Where a padded image is cropped, and how it is transformed."""
 
 # From the NOISE of a step, where a generator is trained.
 LATENT, ON_DATA, ON_SAMPLES, COMPARED = range(4)

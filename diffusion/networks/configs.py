@@ -27,6 +27,8 @@ class NetworkConfig:
     indifferent: ClassVar[frozenset[str]] = frozenset(("dropout", "compute_dtype"))
     """Fields that change how the parameters are trained or the network is computed, and not which function they make:
     networks that differ in nothing else can have each other's parameters."""
+    takes_augmentation: ClassVar[bool] = False
+    """Whether the module takes `augment_dim`, and is called with the numbers that say how an image was augmented."""
 
     def resized(self, before: tuple[int, ...], after: tuple[int, ...]) -> NetworkConfig:
         """The architecture of this one, for events of shape `before`, in which its parameters fit shape `after` best.
@@ -39,7 +41,8 @@ class NetworkConfig:
         """The architecture: module(config, event_shape, num_classes, outputs, rngs=rngs) is a `flax.nnx.Module`.
 
         The module is called as module(x, c_noise, labels, keys) and answers in x's shape, with `outputs` times the
-        channels. It is imported when it is asked for.
+        channels. It is imported when it is asked for. One that `takes_augmentation` is made with augment_dim=n as well,
+        where there are such numbers, and called with them, (b, n), at the end.
         """
         if not self.architecture:
             raise NotImplementedError(f"{type(self).__name__} does not say its module; define it.")
@@ -53,6 +56,7 @@ class MLPConfig(NetworkConfig):
 
     architecture = "diffusion.networks.mlp.MLP"
     takes_any_shape = True
+    takes_augmentation = True
 
     hidden: int = 128
     """Width of the hidden layers."""
@@ -86,6 +90,7 @@ class UNetConfig(NetworkConfig):
     """The U-Net of DDPM++ and ADM: residual blocks with FiLM, attention, and skips between equal sizes."""
 
     architecture = "diffusion.networks.unet.UNet"
+    takes_augmentation = True
 
     channels: int = 64
     """Number of channels at full resolution, and of sinusoidal features of the noise level (even)."""
@@ -142,6 +147,7 @@ class DiTConfig(NetworkConfig):
     """
 
     architecture = "diffusion.networks.dit.DiT"
+    takes_augmentation = True
 
     patch: int = 2
     """Side of a patch in pixels."""

@@ -47,9 +47,10 @@ class Conservative:
         c_noise: Float[Array, " b"],
         labels: Int[Array, " b"] | None = None,
         keys: Key[Array, " b"] | None = None,
+        augment: Float[Array, "b a"] | None = None,
     ) -> Float[Array, " b"]:
         """ψ(x, c_noise, label), (b,)."""
-        answer = self.network(params, x, c_noise, labels, keys)
+        answer = self.network(params, x, c_noise, labels, keys, augment)
         return sum_event(x.astype(answer.dtype) * answer)
 
     def __call__(
@@ -59,6 +60,7 @@ class Conservative:
         c_noise: Float[Array, " b"],
         labels: Int[Array, " b"] | None = None,
         keys: Key[Array, " b"] | None = None,
+        augment: Float[Array, "b a"] | None = None,
     ) -> Float[Array, "b *event"]:
         """∇_x ψ, (b, *event). Raises as `Network` does."""
-        return jax.grad(lambda y: jnp.sum(self.potential(params, y, c_noise, labels, keys)))(x)
+        return jax.grad(lambda y: jnp.sum(self.potential(params, y, c_noise, labels, keys, augment)))(x)

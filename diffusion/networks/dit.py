@@ -109,7 +109,14 @@ class DiT(nnx.Module):
     """Patches, `depth` blocks, and a modulated linear map back to patches, zero at initialisation."""
 
     def __init__(
-        self, config: DiTConfig, event_shape: tuple[int, ...], num_classes: int, outputs: int, *, rngs: nnx.Rngs
+        self,
+        config: DiTConfig,
+        event_shape: tuple[int, ...],
+        num_classes: int,
+        outputs: int,
+        *,
+        augment_dim: int = 0,
+        rngs: nnx.Rngs,
     ):
         height, width, channels = event_shape
         dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
@@ -120,7 +127,7 @@ class DiT(nnx.Module):
         self.rotary, self.classes_from = config.positions != "fixed", config.class_tokens_from
         pixels = config.patch**2 * channels
         entry = config.bottleneck or pixels
-        self.emb = Conditioning(FREQUENCIES, config.width, num_classes, rngs=rngs)
+        self.emb = Conditioning(FREQUENCIES, config.width, num_classes, augment_dim=augment_dim, rngs=rngs)
         self.first = nnx.Linear(entry, config.width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype, rngs=rngs) for _ in range(config.depth)])
         self.modulation = nnx.Linear(config.width, 2 * config.width, kernel_init=ZEROS, rngs=rngs)
@@ -137,10 +144,11 @@ class DiT(nnx.Module):
         c_noise: Float[Array, " b"],
         labels: Int[Array, " b"] | None,
         keys: Keys,
+        augment: Float[Array, "b a"] | None = None,
     ) -> Float[Array, "b h w out"]:
         """F(x, c_noise, label), of x's shape but for `outputs` times the channels."""
         (height, width), (rows, columns) = self.size, self.padded
-        c = self.emb(c_noise, labels)
+        c = self.emb(c_noise, labels, augment)
         x = jnp.pad(x, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)))
         h = self.embedded(patchify(x, self.patch), c.dtype)
         patches = h.shape[1]

@@ -81,26 +81,35 @@ def rotate(x: Float[Array, "b n h d"], angles: Float[Array, "n f"]) -> Float[Arr
 
 
 class Conditioning(nnx.Module):
-    """One vector for the noise level and the class, by which every block of a network is modulated.
+    """One vector for the noise level, the class and the augmentation, by which every block of a network is modulated.
 
     With `num_classes` classes the table E has one row more: label `num_classes` is the null class, "no label",
     which guidance needs. Without classes there is no table, and labels are ignored. A label beyond the table
     gives NaN rather than another class.
 
+    With `augment_dim` numbers a that say how the image was augmented, a linear map A of them without bias is added to
+    the sinusoids: the image as it is, a = 0, is the network without (Karras et al. 2022, appendix F.2).
+
     Source: Ho et al. 2020, appendix B; Dhariwal & Nichol 2021; Ho & Salimans 2021 for the null class.
     """
 
-    def __init__(self, features: int, width: int, num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, features: int, width: int, num_classes: int, *, augment_dim: int = 0, rngs: nnx.Rngs):
         self.features = features
         self.null = num_classes
         self.hidden = nnx.Linear(features, width, rngs=rngs)
         self.out = nnx.Linear(width, width, rngs=rngs)
         init = nnx.initializers.normal(1.0)
         self.table = nnx.Embed(num_classes + 1, width, embedding_init=init, rngs=rngs) if num_classes else None
+        self.augment = nnx.Linear(augment_dim, features, use_bias=False, rngs=rngs) if augment_dim else None
 
-    def __call__(self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None) -> Float[Array, "b width"]:
-        """W_2 silu(W_1 γ(c_noise)) + E[label], with γ the sinusoids; without labels, E[num_classes]."""
-        emb = self.out(nnx.silu(self.hidden(sinusoidal(c_noise, self.features))))
+    def __call__(
+        self, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None, augment: Float[Array, "b a"] | None = None
+    ) -> Float[Array, "b width"]:
+        """W_2 silu(W_1 (γ(c_noise) + A a)) + E[label], γ the sinusoids; without labels E[num_classes], without a, 0."""
+        told = sinusoidal(c_noise, self.features)
+        if self.augment is not None and augment is not None:
+            told = told + self.augment(augment)
+        emb = self.out(nnx.silu(self.hidden(told)))
         return emb if self.table is None else emb + self.of_class(labels, c_noise.shape[0])
 
     def of_class(self, labels: Int[Array, " b"] | None, batch: int) -> Float[Array, "b width"]:

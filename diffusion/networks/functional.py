@@ -39,6 +39,8 @@ class Network:
     """The number of classes; 0 for a network without labels."""
     outputs: int = 1
     """The number of output channels for each channel of x."""
+    augment_dim: int = 0
+    """How many numbers say how an image was augmented; 0 for a network that is not told."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.config, NetworkConfig):
@@ -55,6 +57,13 @@ class Network:
             raise ValueError(f"num_classes is {self.num_classes}; give 0 for a network without labels.")
         if self.outputs < 1:
             raise ValueError(f"outputs is {self.outputs}; give 1, or 2 to learn a variance as well.")
+        if self.augment_dim < 0:
+            raise ValueError(f"augment_dim is {self.augment_dim}; give 0 for a network that is not told.")
+        if self.augment_dim and not self.config.takes_augmentation:
+            raise ValueError(
+                f"augment_dim is {self.augment_dim}; a {type(self.config).__name__} cannot be told how an image was "
+                "augmented, so give 0, or define its module with `augment_dim` and set takes_augmentation."
+            )
         _graph(self)
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -68,11 +77,13 @@ class Network:
         c_noise: Float[Array, " b"],
         labels: Int[Array, " b"] | None = None,
         keys: Key[Array, " b"] | None = None,
+        augment: Float[Array, "b a"] | None = None,
     ) -> Float[Array, "b *out"]:
         """The network's output (b, *event[:-1], outputs·channels), in the type of the parameters.
 
         `labels` are in 0..num_classes, where num_classes, like None, means "no label"; a label beyond gives NaN.
         `keys`, one for each sample, turn dropout on: the mask of sample i depends on keys[i] alone.
+        `augment` (b, augment_dim) says how each image was augmented; zeros, like None, mean not at all.
 
         Raises ValueError when the event shape of x is not the network's.
         """
@@ -80,7 +91,8 @@ class Network:
             raise ValueError(f"x has shape {x.shape}; this network takes batches of shape {('b', *self.event_shape)}.")
         dtype = jax.tree.leaves(params)[0].dtype
         model = nnx.merge(_graph(self), nnx.restore_int_paths(params))
-        return model(x.astype(dtype), c_noise.astype(dtype), labels, keys).astype(dtype)
+        told = () if augment is None or not self.augment_dim else (augment.astype(dtype),)
+        return model(x.astype(dtype), c_noise.astype(dtype), labels, keys, *told).astype(dtype)
 
 
 def build(
@@ -118,7 +130,8 @@ class _Stream(nnx.RngStream):
 def _create(network: Network, key: Key[Array, ""]) -> nnx.Module:
     module, rngs = network.config.module(), cast(Any, nnx.Rngs())
     rngs.default = _Stream(key)
-    return module(network.config, network.event_shape, network.num_classes, network.outputs, rngs=rngs)
+    told = {"augment_dim": network.augment_dim} if network.augment_dim else {}
+    return module(network.config, network.event_shape, network.num_classes, network.outputs, **told, rngs=rngs)
 
 
 def _made(network: Network, key: Key[Array, ""]) -> tuple[nnx.GraphDef, Params]:

@@ -40,22 +40,34 @@ class MLP(nnx.Module):
     """A linear map in, `layers` blocks, a linear map out (zero at initialisation unless configured otherwise)."""
 
     def __init__(
-        self, config: MLPConfig, event_shape: tuple[int, ...], num_classes: int, outputs: int, *, rngs: nnx.Rngs
+        self,
+        config: MLPConfig,
+        event_shape: tuple[int, ...],
+        num_classes: int,
+        outputs: int,
+        *,
+        augment_dim: int = 0,
+        rngs: nnx.Rngs,
     ):
         dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
         size = math.prod(event_shape)
         self.event_shape = (*event_shape[:-1], outputs * event_shape[-1])
-        self.emb = Conditioning(config.embedding, config.hidden, num_classes, rngs=rngs)
+        self.emb = Conditioning(config.embedding, config.hidden, num_classes, augment_dim=augment_dim, rngs=rngs)
         self.first = nnx.Linear(size, config.hidden, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype, rngs=rngs) for _ in range(config.layers)])
         out_init = ZEROS if config.zero_output else FAN_AVG
         self.out = nnx.Linear(config.hidden, outputs * size, kernel_init=out_init, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b *event"], c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None, keys: Keys
+        self,
+        x: Float[Array, "b *event"],
+        c_noise: Float[Array, " b"],
+        labels: Int[Array, " b"] | None,
+        keys: Keys,
+        augment: Float[Array, "b a"] | None = None,
     ) -> Float[Array, "b *out"]:
         """F(x, c_noise, label), of x's shape but for `outputs` times the channels."""
-        emb = self.emb(c_noise, labels)
+        emb = self.emb(c_noise, labels, augment)
         h = self.first(x.reshape(x.shape[0], -1))
         for i, block in enumerate(self.blocks):
             h = block(h, emb, fold_in(keys, i))

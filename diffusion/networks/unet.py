@@ -155,7 +155,14 @@ class UNet(nnx.Module):
     """Down through the levels, through the middle, and up again, every layer of the way down skipping across."""
 
     def __init__(
-        self, config: UNetConfig, event_shape: tuple[int, ...], num_classes: int, outputs: int, *, rngs: nnx.Rngs
+        self,
+        config: UNetConfig,
+        event_shape: tuple[int, ...],
+        num_classes: int,
+        outputs: int,
+        *,
+        augment_dim: int = 0,
+        rngs: nnx.Rngs,
     ):
         height, width, c_data = event_shape
         dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
@@ -167,7 +174,7 @@ class UNet(nnx.Module):
         def stage(c_in: int, c_out: int, attend: bool) -> Stage:
             return Stage(c_in, c_out, emb, attend, config, dtype, rngs=rngs)
 
-        self.emb = Conditioning(config.channels, emb, num_classes, rngs=rngs)
+        self.emb = Conditioning(config.channels, emb, num_classes, augment_dim=augment_dim, rngs=rngs)
         self.first = convolution(c_data, widths[0], dtype=dtype, rngs=rngs)
         encoder: list[Stage | Downsample] = []
         decoder: list[Stage | Upsample] = []
@@ -192,10 +199,15 @@ class UNet(nnx.Module):
         self.out = convolution(c, outputs * c_data, dtype=None, init=ZEROS, rngs=rngs)
 
     def __call__(
-        self, x: Image, c_noise: Float[Array, " b"], labels: Int[Array, " b"] | None, keys: Keys
+        self,
+        x: Image,
+        c_noise: Float[Array, " b"],
+        labels: Int[Array, " b"] | None,
+        keys: Keys,
+        augment: Float[Array, "b a"] | None = None,
     ) -> Float[Array, "b h w out"]:
         """F(x, c_noise, label), of x's shape but for `outputs` times the channels."""
-        emb = self.emb(c_noise, labels)
+        emb = self.emb(c_noise, labels, augment)
         h = self.first(x)
         skips = [h]
         for i, layer in enumerate(self.encoder):

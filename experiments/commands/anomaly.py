@@ -44,11 +44,12 @@ likely, and so the pictures that it will never find strange.
 class OtherData:
     """How the images of --data are read, as in `scorefield train`."""
 
-    size: int | None = None
-    """Height and width in pixels that every image is brought to."""
-    crop: Literal["center", "none"] = "center"
-    """How an image that is not square is made square: by its central part, or by squeezing all of it."""
-    channels: Literal[1, 3] | None = None
+    size: int | str | None = None
+    """Height and width in pixels that every image is brought to, as 64 or 48x64."""
+    crop: Literal["center", "none", "pad"] = "center"
+    """How an image of other proportions is brought to them: by its central part, by squeezing all of it, or by fitting
+    all of it in and repeating its edges."""
+    channels: int | None = None
     """1 for grey, 3 for RGB. [the run's]"""
 
 
@@ -100,7 +101,7 @@ def run(argv: list[str]) -> int:
         raise UsageError("this run holds no images out (--data.held-out 0), so there is nothing to measure against.")
     parts = {"training": training, "held-out": held_out}
     if uri is not None:
-        parts[uri] = _other(uri, arguments.data, training, model.config.data.rules)
+        parts[uri] = _other(uri, arguments.data, training, model.config.data)
     with reporting(quiet=arguments.json), stage("scores"):
         scored = score(energy, parts, other=other, copies=arguments.noised, limit=arguments.images)
     report |= {"one_level": energy.high == energy.sigma, "kind": "point" if training.of_points else "image"}
@@ -112,7 +113,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _other(uri: str, options: OtherData, training: Source, rules: Literal[1, 2]) -> Source:
+def _other(uri: str, options: OtherData, training: Source, config: DataConfig) -> Source:
     """The test split of another source, or all of it, read by the run's rules.
 
     Raises UsageError unless its images have the run's shape.
@@ -122,7 +123,8 @@ def _other(uri: str, options: OtherData, training: Source, rules: Literal[1, 2])
     channels = options.channels
     if channels is None and not training.of_points and training.event_shape[-1] in (1, 3):
         channels = 1 if training.event_shape[-1] == 1 else 3
-    whole = open_source(DataConfig(source=uri, size=options.size, crop=options.crop, channels=channels, rules=rules))
+    read = {"size": options.size, "crop": options.crop, "channels": channels}
+    whole = open_source(DataConfig(source=uri, rules=config.rules, bits=config.bits, **read))
     source = whole.held_out or whole
     if source.event_shape != training.event_shape:
         ours, theirs = ("×".join(map(str, part.event_shape)) for part in (training, source))

@@ -132,7 +132,7 @@ def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: Seeds) -> i
     tell_written(written.told)
     batch, rates = min(arguments.batch, len(seeds)), []
     throughput = Throughput(batch)
-    batches = draw_energy(energy, sampler, seeds, batch=batch, there=written.there)
+    batches = draw_energy(energy, sampler, seeds, batch=batch, there=written.there, bits=model.bits)
     with reporting(quiet=arguments.json), written:
         for part in tracked(batches, BATCHES, len(starts(seeds, batch, written.there))):
             written.add(part.drawn.seeds, part.drawn.images, part.drawn.nfe)

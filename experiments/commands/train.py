@@ -19,6 +19,7 @@ from experiments.config.checks import check
 from experiments.config.choices import NODES
 from experiments.config.file import document, load_config
 from experiments.config.tree import Config
+from experiments.data.config import DataConfig
 from experiments.data.registry import SOURCES
 from experiments.errors import UsageError
 from experiments.names import choose
@@ -49,7 +50,7 @@ types, to which --plugin MODULE adds those of a module of your own; their fields
 COMMON = (
     ("--preset NAME", "the configuration to start from; `scorefield presets` lists them"),
     ("--data URI", "the images, such as folder:photos"),
-    ("--data.size N", "resize every image to N × N pixels"),
+    ("--data.size N", "resize every image to N × N pixels, or 48x64: height first"),
     ("--data.held-out F", "fraction of the images held out from training"),
     ("--data.flip", "mirror images at random"),
     ("--conditional", "learn the classes of the images; --no-conditional does not"),
@@ -189,7 +190,8 @@ def _start(argv: list[str]) -> tuple[dict[str, Any], Config, list[str]]:
         return {}, initial_config(Path(source), argv), argv
     preset = preset or TrainArguments.__dataclass_fields__["preset"].default
     size, _ = take_flag(argv, "--data.size")
-    return {"preset": preset}, presets.load(preset, int(size) if size and size.isdecimal() else None), argv
+    known = size is not None and not DataConfig(size=size).refusals() and size != "None"
+    return {"preset": preset}, presets.load(preset, DataConfig(size=size).size if known else None), argv
 
 
 def _parse(argv: list[str], config: Config, start: dict[str, Any], taken: Sequence[str]) -> TrainArguments:

@@ -55,6 +55,7 @@ def _refused_combinations(config: Config) -> Refusals:
     blank = config.process().schedule.ends_in_noise
     is_gaussian, noise = isinstance(config.noise, Gaussian), spelt_at("noise", config.noise).replace("-", "_")
     return [
+        *_refused_augmentations(config),
         *_refused_objectives(config),
         *_refused_levels(config),
         (
@@ -114,6 +115,20 @@ def _refused_objectives(config: Config) -> Refusals:
             rule.reference > 0 and config.conditional,
             "--objective.reference takes images of all classes for the target; add --no-conditional.",
         ),
+    ]
+
+
+def _refused_augmentations(config: Config) -> Refusals:
+    """Losses in which there are other images of the data than those that are noised."""
+    rule = config.objective
+    given = isinstance(rule, Generator)
+    return [
+        (
+            config.augment.on and (isinstance(rule, Generator) or rule.reference > 0),
+            "--augment goes with the plain denoising loss, where the network can be told what was done to an image; "
+            f"leave {'--objective generator' if given else '--objective.reference'} out, or give "
+            "--augment.probability 0 --augment.pad 0.",
+        )
     ]
 
 

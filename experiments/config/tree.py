@@ -17,6 +17,7 @@ from diffusion.prediction import Preconditioning
 from diffusion.process import Process
 from diffusion.score_matching import times as laws
 from diffusion.score_matching import weightings
+from experiments.config.augment import AugmentConfig
 from experiments.config.nodes import (
     Chain,
     Denoising,
@@ -73,6 +74,7 @@ class Config:
     __repr__ = changed
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    augment: AugmentConfig = AugmentConfig()
     schedule: AnySchedule = schedules.EDM()
     noise: AnyNoise = noises.Gaussian()
     network: AnyNetwork = dataclasses.field(default_factory=networks.UNetConfig)

@@ -1,16 +1,18 @@
-"""Arrays of images as files hold them, converted to uint8 (n, height, width, channels) of one shape or refused."""
+"""Arrays of images as files hold them, converted to bytes (n, height, width, channels) of one shape or refused.
+
+Under `--data.bits 16` they are converted to uint16: bytes are multiplied by 257, so that white stays white.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import UInt8
 
-from experiments.data.config import DataConfig
+from experiments.data.config import MOST_CHANNELS, DataConfig
 from experiments.data.labels import check_labels
-from experiments.data.shapes import fit, in_threads, pixels_of, require_memory, to_channels
-from experiments.data.source import Source
+from experiments.data.shapes import fit, fit_wide, in_threads, pixels_of, require_memory, to_channels
+from experiments.data.source import Pixels, Source
 from experiments.errors import DataError
 
 _BLOCK = 32  # images converted at once, so that no wide copy of a whole data set is ever made
@@ -22,9 +24,9 @@ def from_arrays(
     """The Source of `images` in any form that is accepted, in the shape that `config` asks for.
 
     `where` and `labels_where` name the arrays in the sentences. Raises DataError for images or labels that are not
-    what `as_uint8`, `conform` and `check_labels` accept.
+    what `as_pixels`, `conform` and `check_labels` accept.
     """
-    pixels = conform(as_uint8(images, where, config.rules), config, where)
+    pixels = conform(as_pixels(images, where, config), config, where)
     classes = None if labels is None else check_labels(labels, len(pixels), labels_where)
     return Source(name=where, images=pixels, labels=classes)
 
@@ -48,31 +50,32 @@ def paired(source: Source, held_out: Source | None) -> Source:
     return replace(source, class_names=names, held_out=replace(held_out, class_names=names))
 
 
-def as_uint8(images: np.ndarray, where: str, rules: int = 2) -> UInt8[np.ndarray, "n height width channels"]:
-    """`images` (n, h, w) or (n, h, w, c), c = 1 or 3, as bytes with a channel axis.
+def as_pixels(images: np.ndarray, where: str, config: DataConfig) -> Pixels:
+    """`images` (n, h, w) or (n, h, w, c) as bytes with a channel axis, or as uint16 under `config.bits` 16.
 
     Booleans are 0 and 255. Integers are taken as they are and must lie in 0..255. Floats that all lie in [0, 1] are
-    scaled by 255 and rounded; others must be whole numbers of 0..255, or by `rules` 1 are rounded to them. Raises
-    DataError naming `where`.
+    scaled by 255 and rounded; others must be whole numbers of 0..255, or by `config.rules` 1 are rounded to them. With
+    16 bits it is 65535 in the place of 255, but uint8 is multiplied by 257. Channels are 1, 3, as many as
+    `config.channels` says, or fewer than there are pixels in a side. Raises DataError naming `where`.
     """
+    kept, white = (np.uint16, 65535) if config.bits == 16 else (np.uint8, 255)
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4:
         raise DataError(f"{where} has shape {images.shape}; give (n, height, width) or (n, height, width, 3).")
     if 0 in images.shape:
         raise DataError(f"{where} has shape {images.shape} and so no pixels; give at least one image.")
-    if images.shape[-1] not in (1, 3):
-        first = images.shape[1] in (1, 3)
-        remedy = "move the channels last with transpose(0, 2, 3, 1)" if first else "give 1 (grey) or 3 (RGB) channels"
-        raise DataError(f"{where} has shape {images.shape}; {remedy}.")
-    if images.dtype == np.uint8:
+    _require_channels(images.shape, where, config)
+    if images.dtype == kept:
         return images
+    if images.dtype == np.uint8:
+        return images.astype(kept) * kept(257)
     if images.dtype == bool:
-        return images.astype(np.uint8) * np.uint8(255)
+        return images.astype(kept) * kept(white)
     if images.dtype.kind not in "iuf":
         raise DataError(f"{where} holds {images.dtype} values; give uint8, or floats in [0, 1].")
     low, high, kind = images.min(), images.max(), images.dtype
-    if not (low >= 0 and high <= 255):  # also when either is not a number
+    if not (low >= 0 and high <= white):  # also when either is not a number
         if bad := np.count_nonzero(~np.isfinite(images)):
             first = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
             raise DataError(
@@ -80,33 +83,56 @@ def as_uint8(images: np.ndarray, where: str, rules: int = 2) -> UInt8[np.ndarray
                 "images out, or mend them."
             )
         near = kind.kind == "f" and low > -0.5 and high < 1.5
-        remedy = "clip them to [0, 1]" if near else "scale them to 0..255 or [0, 1]"
+        remedy = "clip them to [0, 1]" if near else f"scale them to 0..{white} or [0, 1]"
+        if kind == np.uint16:
+            remedy += ", or keep them by --data.bits 16"
         raise DataError(f"{where} holds {kind} values from {low:.5g} to {high:.5g}; {remedy}.")
     if kind.kind != "f":
-        return images.astype(np.uint8)
-    scale = 255.0 if high <= 1 else 1.0
-    pixels = np.empty(images.shape, np.uint8)
+        return images.astype(kept)
+    scale = float(white) if high <= 1 else 1.0
+    pixels = np.empty(images.shape, kept)
     for i in range(0, len(images), _BLOCK):
         values = images[i : i + _BLOCK].astype(np.float64) * scale
         pixels[i : i + _BLOCK] = np.rint(values)
-        if rules > 1 and high > 1 and np.any(values != pixels[i : i + _BLOCK]):
+        if config.rules > 1 and high > 1 and np.any(values != pixels[i : i + _BLOCK]):
             raise DataError(
                 f"{where} holds {kind} values from {low:.4g} to {high:.4g}, not all of them whole; clip them to "
-                "[0, 1], or round them if they are of 0..255."
+                f"[0, 1], or round them if they are of 0..{white}."
             )
     return pixels
 
 
-def conform(
-    images: UInt8[np.ndarray, "n height width channels"], config: DataConfig, where: str
-) -> UInt8[np.ndarray, "n h w c"]:
+def _require_channels(shape: tuple[int, ...], where: str, config: DataConfig) -> None:
+    """Raise DataError where the last axis does not seem to be the channels, or they are not those asked for."""
+    given, asked = shape[-1], config.channels
+    if given in (1, 3) and asked in (None, 1, 3, given):
+        return
+    if asked not in (None, 1, 3):
+        if given != asked:
+            raise DataError(f"{where} has shape {shape}, {given} channels; give --data.channels {given}, or leave it.")
+        return
+    if shape[1] in (1, 3):
+        raise DataError(f"{where} has shape {shape}; move the channels last with transpose(0, 2, 3, 1).")
+    if given > min(MOST_CHANNELS, *shape[1:3]):
+        raise DataError(
+            f"{where} has shape {shape}; give 1 (grey) or 3 (RGB) channels, or up to {MOST_CHANNELS} and "
+            "--data.channels."
+        )
+    if asked is not None:
+        raise DataError(
+            f"{where} has {given} channels, which cannot become --data.channels {asked}; leave it out, or choose "
+            "among the channels."
+        )
+
+
+def conform(images: Pixels, config: DataConfig, where: str) -> Pixels:
     """`images` with the channels, size and crop of `config`; the same array where nothing has to change."""
     n, height, width, channels = images.shape
-    target = (config.size or height, config.size or width, config.channels or channels)
+    target = (*(config.shape or (height, width)), config.channels or channels)
     require_memory((n, *target), config, where)
     if target == images.shape[1:]:
         return images
-    pixels = np.empty((n, *target), np.uint8)
+    pixels = np.empty((n, *target), images.dtype)
 
     def convert(i: int) -> None:
         block = slice(i * _BLOCK, (i + 1) * _BLOCK)
@@ -117,8 +143,10 @@ def conform(
     return pixels
 
 
-def _resized(images: UInt8[np.ndarray, "n h w c"], config: DataConfig) -> UInt8[np.ndarray, "n size size c"]:
+def _resized(images: Pixels, config: DataConfig) -> Pixels:
     from PIL import Image
 
+    if images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
+        return np.stack([fit_wide(image, config) for image in images])
     grey = images.shape[-1] == 1
     return np.stack([pixels_of(fit(Image.fromarray(i[..., 0] if grey else i), config)) for i in images])

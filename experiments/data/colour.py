@@ -11,8 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Treatment = Literal["", "converted", "ignored"]
-"""What was done with the profile of a picture; "" where there is none, or it is that of sRGB."""
+Treatment = Literal["", "converted", "ignored", "wide"]
+"""What was done with the profile of a picture, "wide" being ignored for its 16 bits; "" where there is none, or it is
+that of sRGB."""
 
 _SRGB_WITHIN = 3
 """Levels that sRGB's own profiles, of which there are several, differ from each other."""

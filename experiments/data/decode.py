@@ -3,6 +3,7 @@
 What a picture means here:
 - 16 bits are divided by 257 and rounded, so 65535 is 255 and 257·u is u; Pillow alone would clip grey, and cut colours
   down to their upper byte. (It does so in JPEG 2000, in TIFF of separate planes or premultiplied, and by rules 1.)
+  Under `--data.bits 16` they are kept, and 8 bits multiplied by 257 (`wide`).
 - EXIF orientation is applied. Of an animation the first frame counts.
 - Colours are those of sRGB: other profiles are converted, and ignored by rules 1.
 - Transparency is composited over white.
@@ -23,14 +24,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from diffusion.pytree import short_repr
 from experiments.data.colour import Treatment, to_srgb
 from experiments.data.config import DataConfig
-from experiments.data.depth import is_wide, narrowed, read_wide
+from experiments.data.depth import eight_bits, is_wide, opaque, read_wide
 from experiments.data.formats import formats
-from experiments.data.shapes import fit, in_threads, pixels_of, require_memory
+from experiments.data.shapes import fit, fit_wide, in_threads, pixels_of, require_memory
+from experiments.data.source import Pixels
+from experiments.data.wide import wide_pixels
 from experiments.errors import DataError, reason
 from experiments.names import counted
 
@@ -48,7 +50,7 @@ Open = Callable[[int], io.BytesIO | io.BufferedReader]
 class Decoded(NamedTuple):
     """Pictures, and what a person should know of how they were decoded."""
 
-    images: UInt8[np.ndarray, "n height width channels"]
+    images: Pixels
     notes: tuple[str, ...]
 
     __repr__ = short_repr
@@ -72,11 +74,11 @@ def decode_images(names: Sequence[str], open_file: Open, config: DataConfig, whe
         for name, header in zip(names, headers, strict=True):
             if config.size is None and (header.height, header.width) != (headers[0].height, headers[0].width):
                 raise _mixed(names[0], (headers[0].height, headers[0].width), name, (header.height, header.width))
-        height, width = (config.size, config.size) if config.size else (headers[0].height, headers[0].width)
+        height, width = config.shape or (headers[0].height, headers[0].width)
         channels = config.channels or (1 if all(header.grey for header in headers) else 3)
         shape = (height, width, channels)
         require_memory((len(names), *shape), config, where)
-        images = np.empty((len(names), *shape), np.uint8)
+        images = np.empty((len(names), *shape), np.uint16 if config.bits == 16 else np.uint8)
 
         def decode(i: int) -> Treatment:
             pixels, profile = _decoded(open_file, i, names[i], channels, config)
@@ -103,52 +105,29 @@ def _notes(profiles: Counter[Treatment]) -> Iterator[str]:
     said: dict[Treatment, str] = {
         "converted": "converted to sRGB",
         "ignored": "ignored: broken, or of other pixels",
+        "wide": "ignored: of 16 bits, which are kept",
     }
     for treatment, how in said.items():
         if count := profiles[treatment]:
             yield f"{counted(count, 'colour profile')} {how}"
 
 
-def _decoded(
-    open_file: Open, i: int, name: str, channels: int, config: DataConfig
-) -> tuple[UInt8[np.ndarray, "height width channels"], Treatment]:
+def _decoded(open_file: Open, i: int, name: str, channels: int, config: DataConfig) -> tuple[np.ndarray, Treatment]:
     from PIL import ImageOps
 
     treatment: Treatment = ""
     with _reading(open_file, i, name, config) as picture:
+        if config.bits == 16:
+            with _reading(open_file, i, name, config) as again:
+                wide, treatment = wide_pixels(picture, again, channels, name)
+            return fit_wide(wide, config), treatment
         if config.rules > 1 and is_wide(picture):
             with _reading(open_file, i, name, config) as again:
                 read_wide(picture, again)
-        plain = _eight_bits(ImageOps.exif_transpose(picture), name)
+        plain = eight_bits(ImageOps.exif_transpose(picture), name)
         if config.rules > 1:
             plain, treatment = to_srgb(plain)
-        return pixels_of(fit(_opaque(plain).convert("L" if channels == 1 else "RGB"), config)), treatment
-
-
-def _eight_bits(picture: Image, name: str) -> Image:
-    """A picture of at most 8 bits a channel."""
-    from PIL import Image
-
-    if picture.mode == "F":
-        raise DataError(f"{name} is a floating-point picture; save it with 8 or 16 bits.")
-    if picture.mode.startswith("I"):
-        wide = np.asarray(picture).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 65535:
-            raise DataError(f"{name} has values from {wide.min()} to {wide.max()}; save it with 8 or 16 bits.")
-        grey = Image.fromarray(narrowed(wide))
-        grey.info = {key: value for key, value in picture.info.items() if key == "icc_profile"}
-        return grey
-    return picture
-
-
-def _opaque(picture: Image) -> Image:
-    """A picture over white."""
-    from PIL import Image
-
-    if picture.has_transparency_data:
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture.convert("RGBA"))
-    return picture
+        return pixels_of(fit(opaque(plain).convert("L" if channels == 1 else "RGB"), config)), treatment
 
 
 def _turned(picture: Image) -> bool:

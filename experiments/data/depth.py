@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from experiments.errors import DataError
+
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
 _NATIVE = {"little": "B", "big": "L"}[sys.byteorder]
@@ -39,16 +42,52 @@ def read_wide(picture: ImageFile, other: ImageFile) -> None:
     """Decode a picture that `is_wide`, in place, to 8 bits, v/257 rounded; `other` is the same opened again."""
     from PIL import Image
 
+    exact = narrowed(wide_values(picture, other))
+    if exact.shape[-1] == 2:
+        exact = exact[..., [0, 0, 0, 1]]
+    picture.paste(Image.fromarray(exact))
+
+
+def wide_values(picture: ImageFile, other: ImageFile) -> Integer[np.ndarray, "height width channels"]:
+    """The values in 0..65535 of a picture that `is_wide`, grey and alpha or colours; `other` is it, opened anew."""
     raw = _raw_mode(picture.tile[0])
     other.tile = [tile._replace(args=_with_mode(tile.args, _OTHER_BYTE.get(raw, "RGBA"))) for tile in other.tile]
     picture.load()
     found = np.asarray(other).astype(np.int64)
     if raw == _GREY_AND_ALPHA:
-        grey, alpha = (narrowed(256 * found[..., i] + found[..., i + 1]) for i in (0, 2))
-        exact = np.stack([grey, grey, grey, alpha], axis=-1)
-    else:
-        exact = narrowed(256 * np.asarray(picture).astype(np.int64) + found)
-    picture.paste(Image.fromarray(exact))
+        return 256 * found[..., ::2] + found[..., 1::2]
+    return 256 * np.asarray(picture).astype(np.int64) + found
+
+
+def wide_grey(picture: Image, name: str) -> Integer[np.ndarray, "height width"]:
+    """The values of a grey picture of more than 8 bits. Raises DataError for values beyond 16 bits."""
+    wide = np.asarray(picture).astype(np.int64)
+    if wide.min() < 0 or wide.max() > 65535:
+        raise DataError(f"{name} has values from {wide.min()} to {wide.max()}; save it with 8 or 16 bits.")
+    return wide
+
+
+def eight_bits(picture: Image, name: str) -> Image:
+    """A picture of at most 8 bits a channel. Raises DataError for one of floating-point numbers, or above 16 bits."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise DataError(f"{name} is a floating-point picture; save it with 8 or 16 bits.")
+    if picture.mode.startswith("I"):
+        grey = Image.fromarray(narrowed(wide_grey(picture, name)))
+        grey.info = {key: value for key, value in picture.info.items() if key == "icc_profile"}
+        return grey
+    return picture
+
+
+def opaque(picture: Image) -> Image:
+    """A picture over white."""
+    from PIL import Image
+
+    if picture.has_transparency_data:
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture.convert("RGBA"))
+    return picture
 
 
 def _raw_mode(tile: Any) -> str:

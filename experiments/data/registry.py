@@ -51,6 +51,7 @@ SOURCES: dict[str, Kind] = {
     )
 }
 """Scheme to kind."""
+_OF_PICTURES = ("digits", "idx", "folder", "zip", "hf")
 
 
 def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
@@ -68,6 +69,8 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         raise DataError(f"{config.source!r} does not say where; write {kind.form}.")
     if config.label_column is not None and kind.reader is None and scheme != "hf":
         raise UsageError(f"--data.label-column goes with hf:NAME, and {config.source} has no columns; leave it out.")
+    if config.channels not in (None, 1, 3) and kind.reader is None and scheme in _OF_PICTURES:
+        raise UsageError(f"--data.channels {config.channels} goes with arrays, npz:FILE; pictures have 1 or 3.")
     try:
         return replace(kind.read(where, config), name=config.source)
     except OSError as error:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from experiments.data.config import DataConfig
+from experiments.data.source import Pixels
 from experiments.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ T = TypeVar("T")
 
 
 def require_memory(shape: tuple[int, ...], config: DataConfig, where: str) -> None:
-    """Raise DataError when that many bytes are more than `config.memory_gib`."""
-    gib = prod(shape) / 2**30
+    """Raise DataError when that many numbers of `config.bits` are more than `config.memory_gib`."""
+    gib = prod(shape) * config.bits / 8 / 2**30
     if gib > config.memory_gib:
         size = "×".join(map(str, shape))
         raise DataError(
@@ -32,16 +33,43 @@ def require_memory(shape: tuple[int, ...], config: DataConfig, where: str) -> No
 
 
 def fit(picture: Image, config: DataConfig) -> Image:
-    """`picture` as `config.size` × `config.size` pixels: its central square ("center"), or all of it ("none")."""
+    """`picture` in the size of `config`: its middle in the proportions of the size ("center"), all of it squeezed
+    ("none"), or all of it in its own proportions, in the middle, its outermost pixels repeated beyond ("pad").
+    """
+    from PIL import Image
     from PIL.Image import Resampling
 
-    if config.size is None or picture.size == (config.size, config.size):
+    shape = config.shape
+    if shape is None or picture.size == (shape[1], shape[0]):
         return picture
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    box = (left, top, left + side, top + side) if config.crop == "center" else (0, 0, width, height)
-    return picture.resize((config.size, config.size), Resampling.LANCZOS, box=box)
+    (wide, tall), (rows, columns) = picture.size, shape
+    if config.crop == "pad":
+        part = min(columns / wide, rows / tall)
+        inner = max(1, min(columns, round(part * wide))), max(1, min(rows, round(part * tall)))
+        whole = np.asarray(picture.resize(inner, Resampling.LANCZOS))
+        left, top = (columns - inner[0]) // 2, (rows - inner[1]) // 2
+        around = ((top, rows - inner[1] - top), (left, columns - inner[0] - left), (0, 0))
+        return Image.fromarray(np.pad(whole, around[: whole.ndim], mode="edge"))
+    box = (0, 0, wide, tall)
+    if config.crop == "center":
+        width, height = min(wide, max(1, round(tall * columns / rows))), min(tall, max(1, round(wide * rows / columns)))
+        left, top = (wide - width) // 2, (tall - height) // 2
+        box = (left, top, left + width, top + height)
+    return picture.resize((columns, rows), Resampling.LANCZOS, box=box)
+
+
+def fit_wide(pixels: np.ndarray, config: DataConfig) -> np.ndarray:
+    """`fit` of pixels (height, width, channels) of any number of channels and of 16 bits too, rounded, in their type.
+
+    Each channel is resized by itself, in floating point, for Pillow resizes no more than 8 bits of colour.
+    """
+    from PIL import Image
+
+    if config.shape is None or pixels.shape[:2] == config.shape:
+        return pixels
+    channels = np.moveaxis(pixels, -1, 0).astype(np.float32)
+    parts = [np.asarray(fit(Image.fromarray(channel), config)) for channel in channels]
+    return np.stack(parts, axis=-1).round().clip(0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
 
 
 def pixels_of(picture: Image) -> UInt8[np.ndarray, "height width channels"]:
@@ -50,9 +78,7 @@ def pixels_of(picture: Image) -> UInt8[np.ndarray, "height width channels"]:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def to_channels(
-    images: UInt8[np.ndarray, "n height width channels"], channels: int
-) -> UInt8[np.ndarray, "n height width c"]:
+def to_channels(images: Pixels, channels: int) -> Pixels:
     """Grey to RGB by repetition, RGB to grey by the luma 0.299 R + 0.587 G + 0.114 B of ITU-R BT.601, rounded.
 
     The weights are 16-bit fixed-point numbers that add up to 1, the same as Pillow's: equal channels keep their value.
@@ -61,8 +87,8 @@ def to_channels(
         return images
     if channels == 3:
         return images.repeat(3, axis=-1)
-    wide = images.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
-    return ((wide + 0x8000) >> 16).astype(np.uint8)[..., None]
+    wide = images.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)  # below 2^32, also of 16 bits
+    return ((wide + 0x8000) >> 16).astype(images.dtype)[..., None]
 
 
 def in_threads(work: Callable[[int], T], count: int, block: int = 32) -> list[T]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Float32, Int, Int32, UInt8, UInt16
 
 from experiments import streams
 from experiments.data import randomness
 from experiments.errors import UsageError
 
-Events = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n d"]
+Pixels = UInt8[np.ndarray, "n height width channels"] | UInt16[np.ndarray, "n height width channels"]
+"""Images of 8 bits or of 16."""
+Events = Pixels | Float32[np.ndarray, "n d"]
 """Images, or points in the model's own units."""
+_KINDS = {(np.dtype(np.uint8), 4), (np.dtype(np.uint16), 4), (np.dtype(np.float32), 2)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +25,7 @@ class Source:
     """Images of one shape, or points of one dimension, perhaps with a class each. The arrays are read-only."""
 
     images: Events
-    """uint8 images, or float32 points (n, d), which are handed on as they are."""
+    """uint8 or uint16 images, or float32 points (n, d), which are handed on as they are."""
     labels: Int32[np.ndarray, "n"] | None = None
     """Class of each image in 0..num_classes − 1."""
     name: str = "arrays"
@@ -38,10 +41,10 @@ class Source:
 
     def __post_init__(self) -> None:
         images, labels = np.asarray(self.images), self.labels
-        if (images.dtype, images.ndim) not in ((np.dtype(np.uint8), 4), (np.dtype(np.float32), 2)) or 0 in images.shape:
+        if (images.dtype, images.ndim) not in _KINDS or 0 in images.shape:
             raise ValueError(
-                f"images are {images.dtype} {images.shape}; give uint8 (n, height, width, channels), or float32 points "
-                "(n, d)."
+                f"images are {images.dtype} {images.shape}; give uint8 or uint16 (n, height, width, channels), or "
+                "float32 points (n, d)."
             )
         if images.ndim == 2 and not np.isfinite(images).all():
             raise ValueError(f"{np.sum(~np.isfinite(images))} coordinates of the points are not finite; drop those.")
@@ -92,8 +95,12 @@ class Source:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal."""
-        digest = hashlib.sha256(repr((self.images.shape, self.labels is not None)).encode())
+        """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal.
+
+        The type is a part of the shape where it is uint16.
+        """
+        wide = (str(self.images.dtype),) * (self.images.dtype == np.uint16)
+        digest = hashlib.sha256(repr((self.images.shape, self.labels is not None, *wide)).encode())
         digest.update(np.ascontiguousarray(self.images, self.images.dtype.newbyteorder("<")).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, "<i4").data)

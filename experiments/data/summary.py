@@ -10,7 +10,7 @@ from experiments.data.source import Source
 from experiments.names import counted, listed
 
 DARK = 64
-"""Brightest value of a data set up to which it is taken for one that was never scaled: masks of 0 and 1, numbers of
+"""Brightest value of 8 bits up to which a data set is taken for one that was never scaled: masks of 0 and 1, numbers of
 classes, grey levels of 4 to 6 bits, and of 10 to 14 bits in files of 16. A photograph reaches it almost anywhere."""
 
 
@@ -43,10 +43,12 @@ def warnings(training: Source, held_out: Source | None) -> Iterator[str]:
     low, high = _range([part for part in (training, held_out) if part is not None])
     if low == high:
         yield f"every pixel of {training.name} is {low}; there is nothing to learn."
-    elif high <= DARK:
+        return
+    white = np.iinfo(training.images.dtype).max
+    if high * 255 <= DARK * white:
         yield (
-            f"the brightest of all pixels of {training.name} is {high} of 255, so that the images are nearly black; "
-            "scale them so that white is 255."
+            f"the brightest of all pixels of {training.name} is {high} of {white}, so that the images are nearly "
+            f"black; scale them so that white is {white}."
         )
 
 

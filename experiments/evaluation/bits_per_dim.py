@@ -26,7 +26,7 @@ from experiments.sampling.variance import VarianceName, chain_times, reverse_var
 
 
 class BitsPerDim(NamedTuple):
-    """An upper bound of the negative log-likelihood of 8-bit images, in bits per dimension."""
+    """An upper bound of the negative log-likelihood of images of 8 or 16 bits, in bits per dimension."""
 
     bits: float
     """The bound: the sum of its three terms below."""
@@ -78,14 +78,14 @@ def held_out_bits_per_dim(
     process = model.process
     times = chain_times(process, chain_steps)
     chosen = reverse_variance(variance, model, times, training)
-    conditional = model.num_classes > 0
+    conditional, decoder = model.num_classes > 0, DiscretisedDecoder(levels=2**model.bits)
     rows = some_rows(len(held_out), limit)
     labels = None if held_out.labels is None else held_out.labels[rows]
     dims, batch = math.prod(held_out.event_shape), min(batch, len(rows))
 
     @jax.jit
     def terms(denoise: Denoiser, x_0: jax.Array, ids: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        chain = GeneratorChain(process, denoise, jnp.asarray(times, jnp.float32), chosen, DiscretisedDecoder())
+        chain = GeneratorChain(process, denoise, jnp.asarray(times, jnp.float32), chosen, decoder)
         elbo = elbo_estimate(jax.random.key(streams.ELBO), chain, x_0, draws=draws, ids=ids)
         return elbo.prior, jnp.sum(elbo.steps, axis=1), elbo.reconstruction
 

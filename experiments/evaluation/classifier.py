@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 from flax import nnx, traverse_util
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float, Float32, Int32, UInt
 
 from experiments.data.scaling import to_model
 from experiments.data.source import Source
@@ -93,9 +93,9 @@ def init(architecture: Architecture, rng: np.random.Generator) -> Params:
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply(
-    architecture: Architecture, params: Params, images: UInt8[Array, "b h w c"]
+    architecture: Architecture, params: Params, images: UInt[Array, "b h w c"]
 ) -> tuple[Float32[Array, "b d"], Float32[Array, "b classes"]]:
-    """Features and logits of a batch of uint8 images."""
+    """Features and logits of a batch of uint8 or uint16 images."""
     tree = nnx.restore_int_paths(traverse_util.unflatten_dict(params, sep="/"))
     return nnx.merge(_graph(architecture), tree)(to_model(images))
 
@@ -132,7 +132,7 @@ def train(source: Source, held_out: Source, seed: int) -> Trained:
     return Trained(params, _accuracy(architecture, params, source, held_out))
 
 
-def rotate(images: UInt8[np.ndarray, "b h h c"], turns: Int32[np.ndarray, " b"]) -> UInt8[np.ndarray, "b h h c"]:
+def rotate(images: UInt[np.ndarray, "b h h c"], turns: Int32[np.ndarray, " b"]) -> UInt[np.ndarray, "b h h c"]:
     """Image i turned by turns[i] times 90° counter-clockwise."""
     return np.stack([np.rot90(image, turn) for image, turn in zip(images, turns, strict=True)])
 

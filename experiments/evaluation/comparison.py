@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
+from experiments.data.source import Pixels
 from experiments.evaluation.distances import Estimate, density_coverage, frechet_at, precision_recall
 from experiments.evaluation.features import FeatureSpace
 
@@ -27,26 +28,27 @@ class Row(NamedTuple):
 
 def compare(
     space: FeatureSpace,
-    generated: Iterable[UInt8[np.ndarray, "_ height width channels"]],
+    generated: Iterable[Pixels],
     shape: tuple[int, ...],
     train: Float[np.ndarray, "n_train d"],
     held_out: Float[np.ndarray, "n_held_out d"],
     *,
     seed: int = 0,
+    bits: int = 8,
 ) -> dict[str, Row]:
     """Three rows, "samples", "training data" and "noise", each against the held-out data at one common n.
 
     `generated` are the samples, in parts, and `shape` is (n, height, width, channels), that of all together: of each no
     more is kept than its features. `train` and `held_out` are features (`source_features`). n is the smallest of the
     three sizes. Perfect samples would do as well as training data, and so would copies of it, which no column can tell
-    apart; noise is uniform in 0..255, independently in each pixel. Fréchet distance: lower is better; the others:
-    higher is better.
+    apart; noise is uniform in the levels of `bits`, independently in each pixel. Fréchet distance: lower is better; the
+    others: higher is better.
 
     Raises DataError when there are too few samples, or of the wrong shape.
     """
     n = min(shape[0], len(train), len(held_out))
     rng = np.random.default_rng(seed)
-    noise = space.streamed(_noise(rng, n, shape[1:]), n)
+    noise = space.streamed(_noise(rng, n, shape[1:], bits), n)
     chosen = np.sort(rng.permutation(shape[0])[:n])
     sets = {"samples": space.streamed(_rows(generated, chosen), n), "training data": train, "noise": noise}
     real = held_out[np.sort(rng.permutation(len(held_out))[:n])]
@@ -58,10 +60,11 @@ def compare(
     return rows
 
 
-def _noise(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """The bytes that one draw would give, in parts: NumPy draws them four at a time."""
+def _noise(rng: np.random.Generator, count: int, shape: tuple[int, ...], bits: int) -> Iterator[np.ndarray]:
+    """The numbers that one draw would give, in parts: NumPy draws bytes four at a time."""
     for start in range(0, count, _PART):
-        yield rng.integers(0, 256, (min(_PART, count - start), *shape), np.uint8)
+        size = (min(_PART, count - start), *shape)
+        yield rng.integers(0, 2**bits, size, np.uint16 if bits == 16 else np.uint8)
 
 
 def _rows(parts: Iterable[np.ndarray], chosen: np.ndarray) -> Iterator[np.ndarray]:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
-from experiments.data.source import Source
+from experiments.data.source import Pixels, Source
 from experiments.errors import DataError
 from experiments.evaluation import classifier, store
 from experiments.evaluation.classifier import Architecture, Params, Task
@@ -44,16 +44,14 @@ class FeatureSpace:
     architecture: Architecture
     params: Params = field(repr=False)
 
-    def __call__(self, images: UInt8[np.ndarray, "n height width channels"]) -> Float32[np.ndarray, "n d"]:
-        """Features of uint8 images (n, height, width, channels), each image's independent of the others up to rounding.
+    def __call__(self, images: Pixels) -> Float32[np.ndarray, "n d"]:
+        """Features of images (n, height, width, channels), each image's independent of the others up to rounding.
 
         Raises DataError for images of another channel count than the training data's.
         """
         return self.streamed([images], len(images))
 
-    def streamed(
-        self, parts: Iterable[UInt8[np.ndarray, "_ height width channels"]], count: int
-    ) -> Float32[np.ndarray, "count d"]:
+    def streamed(self, parts: Iterable[Pixels], count: int) -> Float32[np.ndarray, "count d"]:
         """Features of `count` images that come in parts, to the bit those of all of them at once.
 
         Beyond a part and a batch of the network, of at most 256 images, 256 bytes are kept of each image: its features.

@@ -59,7 +59,7 @@ def distances(
             yield drawn.images
 
     with stage("distances"):
-        rows = compare(space, images(), (samples, *training.event_shape), *known)
+        rows = compare(space, images(), (samples, *training.event_shape), *known, bits=model.bits)
     return {
         "feature_space": space.name,
         "feature_accuracy": space.accuracy,

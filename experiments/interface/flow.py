@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float32, Float64
 from diffusion import likelihood
 from diffusion.likelihood import Adaptive, Divergence, Exact, Hutchinson, Solver
 from experiments import streams
-from experiments.data.scaling import to_model
+from experiments.data.scaling import bin_width, to_model
 from experiments.data.source import Events
 from experiments.errors import UsageError
 from experiments.evaluation.plane.density import has_flow
@@ -21,6 +21,7 @@ from experiments.runs.classes import class_numbers
 from experiments.runs.model import Model, make_denoiser
 from experiments.sampling.labels import require_no_class
 
+_PIXELS = (np.dtype(np.uint8), np.dtype(np.uint16))
 _EXACT = 256
 """Dimensions up to which the divergence is exact unless told otherwise."""
 _FARTHEST = 4.0
@@ -50,8 +51,9 @@ def log_likelihood(
     found = []
     for rows, count in _rows(len(images), batch):
         x, log_q, ids = jnp.asarray(to_model(images[rows])), 0.0, jnp.asarray(rows)
-        if images.dtype == np.uint8:
-            x, log_q = likelihood.dequantise_uniform(noise_key, x, ids=ids)
+        if images.dtype in _PIXELS:
+            width = bin_width(8 * images.dtype.itemsize)
+            x, log_q = likelihood.dequantise_uniform(noise_key, x, width, ids=ids)
         denoise = make_denoiser(model, _labels(model, labels, rows, len(images)))
         told = likelihood.log_likelihood(
             model.process, denoise, x, solver=solver, method=method, key=probe_key, ids=ids
@@ -127,12 +129,12 @@ def _require_flow(model: Model) -> None:
 
 
 def _events(model: Model, images: Events) -> Events:
-    """`images` as they are, once they are seen to be of the model's shape, and uint8 or floats."""
+    """`images` as they are, once they are seen to be of the model's shape, and uint8, uint16 or floats."""
     images = np.asarray(images)
-    known = images.dtype == np.uint8 or images.dtype.kind == "f"
+    known = images.dtype in _PIXELS or images.dtype.kind == "f"
     if images.shape[1:] != model.event_shape or len(images) == 0 or not known:
         raise UsageError(
-            f"images are {images.dtype} {images.shape}; give uint8, or floats in the units of the network, "
+            f"images are {images.dtype} {images.shape}; give uint8 or uint16, or floats in the units of the network, "
             f"of shape (n, {', '.join(map(str, model.event_shape))})."
         )
     return images
@@ -140,7 +142,7 @@ def _events(model: Model, images: Events) -> Events:
 
 def _in_units(model: Model, images: Events, where: Bool[np.ndarray, "n *event"] | bool = True) -> Events:
     """`images` as they are, once floats are seen to be in the units of the network `where` they matter."""
-    if model.of_points or images.dtype == np.uint8 or not np.any(where):
+    if model.of_points or images.dtype in _PIXELS or not np.any(where):
         return images
     largest = float(np.max(np.abs(images), where=where, initial=0.0))
     if not largest <= _FARTHEST:

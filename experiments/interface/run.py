@@ -73,7 +73,7 @@ def load(place: Path | str, *, average: int | float | None = 0, best: bool = Fal
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A trained model and what can be done with it; images are uint8 (n, height, width, channels), points (n, d)."""
+    """A trained model and what can be done with it; images are (n, height, width, channels), points (n, d)."""
 
     model: Model
     """The network, its parameters and where they come from."""
@@ -155,6 +155,8 @@ class Run:
         batch: int = 64,
     ) -> Events:
         """The images of these seeds, uint8 (n, height, width, channels), or points float32 (n, d): as the command's.
+
+        Images of 16 bits are uint16.
 
         `sampler` is a name of `scorefield samplers`, or a sampler of one's own choice of options, such as
         `DPMSolverMultistep(order=3)`; with it go `steps`, the `grid` by name, and its `limits` sigma_min, sigma_max
@@ -282,13 +284,13 @@ class Run:
     ) -> Float64[np.ndarray, " n"]:
         """ln p of each image or point in nats, by the probability flow (Song et al. 2021, arXiv:2011.13456, eq. 39).
 
-        Of uint8 images it is a bound on average of the logarithm of their probability, a mass: they are dequantised by
-        uniform noise of one level's width, image i by (`seed`, i) (Theis et al. 2016, arXiv:1511.01844), and bits/dim
-        are −value/(d ln 2). Of floats, points or images in the units of the network, it is a density's, and no noise
-        is added. Both are of the law that the flow carries from the prior to the least time that the network was
-        trained at. `labels` (n,) are classes, by number or by name. `method` finds the divergence: exactly up to 256
-        dimensions, beyond by Hutchinson's estimate with probes of `seed`; `solver` is Adaptive(). NaN where it did not
-        arrive.
+        Of uint8 and uint16 images it is a bound on average of the logarithm of their probability, a mass: they are
+        dequantised by uniform noise of one level's width, image i by (`seed`, i) (Theis et al. 2016,
+        arXiv:1511.01844), and bits/dim are −value/(d ln 2). Of floats, points or images in the units of the network, it
+        is a density's, and no noise is added. Both are of the law that the flow carries from the prior to the least
+        time that the network was trained at. `labels` (n,) are classes, by number or by name. `method` finds the
+        divergence: exactly up to 256 dimensions, beyond by Hutchinson's estimate with probes of `seed`; `solver` is
+        Adaptive(). NaN where it did not arrive.
         Raises UsageError for a run without an ODE: a discrete chain, or a network that is not told the noise level.
         """
         return flow.log_likelihood(self.model, images, labels, seed=seed, method=method, solver=solver, batch=batch)
@@ -304,8 +306,8 @@ class Run:
     ) -> Float32[np.ndarray, "n *event"]:
         """x_T (n, *event) of each image or point: where the probability-flow ODE takes it, σ(T) times a normal draw.
 
-        uint8 images are scaled as for the network, without noise. NaN where the `solver`, Adaptive() unless given,
-        did not arrive. Raises UsageError as `log_likelihood` does.
+        uint8 and uint16 images are scaled as for the network, without noise. NaN where the `solver`, Adaptive() unless
+        given, did not arrive. Raises UsageError as `log_likelihood` does.
         """
         return flow.transport(self.model, images, labels, backward=False, solver=solver, batch=batch)
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from experiments.data.source import Events
+from experiments.pictures.shown import for_grid
 
 COLUMNS = 10
 
@@ -35,7 +36,7 @@ def draw(
                 for panel in (panels := part.subplots(1, columns, squeeze=False)[0]):
                     panel.set_axis_off()
                 for panel, place in zip(panels, places, strict=False):
-                    image = images[place]
+                    image = for_grid(images[place][None])[0]
                     panel.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
                     panel.set_title(f"{scores[place]:+.1f}", pad=3)
         canvas.draw()

@@ -1,6 +1,7 @@
 """Pictures on the disk: contact sheets, single PNGs and npz files, each of which says where it came from.
 
-Images are uint8 (n, height, width, channels) with 1 (grey), 3 (RGB) or 4 (RGBA) channels. Every file is written
+Images are uint8 (n, height, width, channels) with 1 (grey), 3 (RGB) or 4 (RGBA) channels, or uint16 of grey; contact
+sheets have 8 bits. Every file is written
 beside its place and moved there whole, so that nobody ever reads half a picture.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8
 from numpy.lib import format as npy
 
 from experiments.errors import DataError, UsageError
@@ -34,7 +35,7 @@ _END = b"\0\0\0\0IEND\xaeB`\x82"  # the last bytes of every PNG
 SHORTEST, SEPARATOR = 600, 64  # pixels of a contact sheet's longer side at least, and the grey between its tiles
 
 
-Images = UInt8[np.ndarray, "n height width channels"]
+Images = UInt[np.ndarray, "n height width channels"]
 
 
 def contact_sheet(
@@ -50,6 +51,8 @@ def contact_sheet(
     Raises DataError for images that no PNG can hold, UsageError for columns or scale below 1 and pad below 0.
     """
     n, height, width, channels = check(images).shape
+    if images.dtype != np.uint8:
+        raise DataError("a contact sheet has 8 bits, and the images have 16; narrow them first.")
     wanted: int = math.ceil(math.sqrt(n * height / width)) if columns is None else columns
     if wanted < 1 or pad < 0 or (scale != "auto" and scale < 1):
         raise UsageError(f"a grid with {wanted} columns, pad {pad} and scale {scale}: give at least 1, 0 and 1.")
@@ -71,7 +74,7 @@ def contact_sheet(
 
 def save_png(
     path: Path,
-    image: UInt8[np.ndarray, "height width channels"],
+    image: UInt[np.ndarray, "height width channels"],
     provenance: Mapping[str, Any],
     *,
     swept: bool = False,
@@ -268,11 +271,12 @@ def require_own(*paths: Path) -> None:
 
 
 def check(images: np.ndarray) -> np.ndarray:
-    """`images`, if they are uint8 (n, height, width, channels) that a PNG can hold.
+    """`images`, if they are uint8 (n, height, width, channels) that a PNG can hold, or uint16 with one channel.
 
-    Raises DataError when they are not images, are empty or have another number of channels, TypeError when not uint8.
+    Raises DataError when they are not images, are empty or have another number of channels, TypeError when of another
+    type.
     """
-    if images.dtype != np.uint8:
+    if images.dtype != np.uint8 and not (images.dtype == np.uint16 and images.shape[-1:] == (1,)):
         raise TypeError(f"images are {images.dtype}; pass them through experiments.data.scaling.to_uint8 first.")
     if images.ndim != 4 or 0 in images.shape:
         raise DataError(f"images have shape {images.shape}; give at least one, as (n, height, width, channels).")

@@ -27,6 +27,7 @@ from experiments.errors import DataError, UsageError, reason
 from experiments.names import counted
 from experiments.pictures import files, rows
 from experiments.pictures.request import Form, Request, require_apart, without_places
+from experiments.pictures.shown import require_png, side_by_side
 from experiments.runs.classes import class_names
 from experiments.sampling.labels import Classes
 from experiments.sampling.seeds import Seeds
@@ -131,6 +132,10 @@ class Output:
 class _Singles(Output):
     """A PNG for each seed."""
 
+    def __init__(self, request: Request, folder: Path) -> None:
+        require_png(request.model.event_shape, request.model.bits)
+        super().__init__(request, folder)
+
     def told(self, count: int) -> str:
         """What a command that is stopped has written, after `count` pictures."""
         return f"{len(self.there) + count} of {counted(len(self._request.seeds), 'sample')} are written"
@@ -154,7 +159,7 @@ class _Singles(Output):
         provenance = {name: value for name, value in self._provenance.items() if name != "seeds"} | {"nfe": nfe}
         new = [seeds[row] for row in missing]
         facts = self._request.facts(new)
-        files.save_singles(self._folder, events[missing], new, provenance, facts)
+        files.save_singles(self._folder, side_by_side(events[missing]), new, provenance, facts)
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> Sequence[Path]:
         return _Paths(self._folder, self._request.seeds)
@@ -230,7 +235,9 @@ class _Sheet(Output):
 
     def _bytes(self) -> float:
         shape, count = self._request.model.event_shape, len(self._request.seeds)
-        return count * (4 * shape[0] if len(shape) == 1 else 2 * math.prod(shape))  # and once more in the picture
+        return count * (
+            4 * shape[0] if len(shape) == 1 else self._request.model.bits // 4 * math.prod(shape)
+        )  # and once more in the picture
 
     def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
         super().add(seeds, events, nfe)

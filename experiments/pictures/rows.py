@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from experiments.pictures.files import SEPARATOR, Images, contact_sheet
+from experiments.data.source import Pixels
+from experiments.pictures.files import SEPARATOR, contact_sheet
+from experiments.pictures.shown import for_grid
 from experiments.runs.classes import class_names
 from experiments.runs.model import Model
 
@@ -18,13 +20,15 @@ _INK, _LONGEST = 230, 24  # grey of the names, and their characters
 
 
 def sheet(
-    images: Images, labels: Int[np.ndarray, " n"] | None, names: Sequence[str], pad: int = 8
+    images: Pixels, labels: Int[np.ndarray, " n"] | None, names: Sequence[str], pad: int = 8
 ) -> UInt8[np.ndarray, "rows cols channels"]:
     """The contact sheet of images of these classes: a row for each if there are 2 to 20, in the order of the classes.
 
     `names` are those of all classes, by number. Rows that are shorter than the longest end in grey. Without `labels`,
-    and for one class or for more than 20, it is the plain sheet. Raises as `contact_sheet` does.
+    and for one class or for more than 20, it is the plain sheet. Images become those of `for_grid`. Raises as
+    `contact_sheet` does.
     """
+    images = for_grid(images)
     kinds = np.unique(labels) if labels is not None else np.empty(0, int)
     if not 2 <= len(kinds) <= MOST:
         return contact_sheet(images, pad=pad)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from experiments.config.tree import Config
+from experiments.data.config import DataConfig
 from experiments.errors import UsageError, did_you_mean
 
 PLUGINS: dict[str, Callable[[], Config]] = {}
@@ -21,10 +22,11 @@ def names() -> list[str]:
     return sorted([*(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)), *PLUGINS])
 
 
-def load(name: str, size: int | None = None) -> Config:
-    """The configuration of a preset, for images of `size` × `size` pixels if that is given.
+def load(name: str, size: int | str | None = None) -> Config:
+    """The configuration of a preset, for images of `size` × `size` pixels if that is given, or as 48x64.
 
-    The module of a preset that follows the size has a function `at(size)`; of another only `data.size` changes.
+    The module of a preset that follows the size has a function `at(size)`, which is given the longer side; of another
+    only `data.size` changes.
     Raises UsageError for an unknown name.
     """
     if name in PLUGINS:
@@ -39,12 +41,13 @@ def load(name: str, size: int | None = None) -> Config:
         near = did_you_mean(name, names())
         raise UsageError(f"--preset {name} does not exist{near}; there are {', '.join(names())}.")
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    if size is not None and size > 0 and hasattr(module, "at"):
-        return module.at(size)
+    shape = None if size is None else DataConfig(size=size).shape
+    if shape is not None and min(shape) > 0 and hasattr(module, "at"):
+        return _of_size(module.at(max(shape)), size)
     return _of_size(module.CONFIG, size)
 
 
-def _of_size(config: Config, size: int | None) -> Config:
+def _of_size(config: Config, size: int | str | None) -> Config:
     return config if size is None else replace(config, data=replace(config.data, size=size))
 
 

@@ -67,6 +67,11 @@ class Model:
         return tuple(i for i in range(self.num_classes) if counts is None or counts[i] > 0)
 
     @property
+    def bits(self) -> int:
+        """The bits of each number of its images, 8 or 16."""
+        return self.config.data.bits
+
+    @property
     def of_points(self) -> bool:
         """Whether it makes points, not images."""
         return len(self.event_shape) == 1

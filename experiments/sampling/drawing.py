@@ -15,7 +15,7 @@ import numpy as np
 from diffusion.ddpm.reverse_steps import Learned
 from diffusion.pytree import short_repr
 from experiments import memory, streams
-from experiments.data.scaling import to_uint8
+from experiments.data.scaling import to_pixels
 from experiments.data.source import Events
 from experiments.errors import DivergedError
 from experiments.runs.classes import require_known
@@ -38,7 +38,8 @@ class Drawn:
 
     seeds: list[int]
     images: Events
-    """Images uint8 (b, height, width, channels), or the points float32 (b, d) of a model of points."""
+    """Images uint8, or uint16 of 16 bits, (b, height, width, channels), or the points float32 (b, d) of a model of
+    points."""
     nfe: int
     """Network calls for each sample; under guidance two for each call of the denoiser."""
 
@@ -146,7 +147,7 @@ def _batches(
         if not np.all(finite):
             wrong = padded[int(np.argmin(finite))]
             raise DivergedError(f"the sample of seed {wrong} is not finite; use more steps, or less guidance.")
-        made = x.astype(np.float32) if model.of_points else to_uint8(x)
+        made = x.astype(np.float32) if model.of_points else to_pixels(x, model.bits)
         yield Drawn(part, made[: len(part)], guidance.calls(result.nfe, paired=paired))
 
 
@@ -162,7 +163,7 @@ class Samples(NamedTuple):
     """All samples of a list of seeds."""
 
     images: Events
-    """Images uint8 (n, height, width, channels), or points float32 (n, d), in the order of the seeds."""
+    """Images uint8 or uint16 (n, height, width, channels), or points float32 (n, d), in the order of the seeds."""
     nfe: int
     """Network calls for each."""
     throughput: Throughput

@@ -20,7 +20,7 @@ from diffusion import keys as keys_lib
 from diffusion.energy import log_density
 from diffusion.pytree import short_repr
 from experiments import streams
-from experiments.data.scaling import to_uint8
+from experiments.data.scaling import to_pixels
 from experiments.errors import DivergedError
 from experiments.runs.energy import Energy
 from experiments.sampling.drawing import Drawn, starts
@@ -76,11 +76,17 @@ class Part:
 
 
 def draw_energy(
-    energy: Energy, sampler: EnergySampler, seeds: Sequence[int], *, batch: int, there: Collection[int] = ()
+    energy: Energy,
+    sampler: EnergySampler,
+    seeds: Sequence[int],
+    *,
+    batch: int,
+    there: Collection[int] = (),
+    bits: int = 8,
 ) -> Iterator[Part]:
     """Samples of the seeds, batch by batch, from starts in N(0, (σ_max² + σ_d²) I); no seed's depends on another.
 
-    Batches all of whose seeds are `there` already are left out.
+    Batches all of whose seeds are `there` already are left out. Images have `bits` bits.
 
     Raises ValueError for a chain that cannot be run, DivergedError for a sample that is not finite.
     """
@@ -110,6 +116,6 @@ def draw_energy(
                 f"the sample of seed {part[int(np.argmin(finite))]} is not finite; give a smaller --step-size."
             )
         yield Part(
-            Drawn(part, to_uint8(x) if x.ndim > 2 else x, sampler.calls),
+            Drawn(part, to_pixels(x, bits) if x.ndim > 2 else x, sampler.calls),
             np.asarray(result.accepted)[:, : len(part)].mean(1),
         )

@@ -101,7 +101,8 @@ def budget_of(
     share = config.training.batch_size // (replicas.count * together)
     params = jax.eval_shape(network.init, jax.random.key(0))
     state = jax.eval_shape(partial(initial_state, optimizer=optimizer, config=config), params)
-    one = partial(jax.ShapeDtypeStruct, dtype=jnp.float32 if len(facts.event_shape) == 1 else jnp.uint8)
+    pixel = jnp.uint16 if config.data.bits == 16 else jnp.uint8
+    one = partial(jax.ShapeDtypeStruct, dtype=jnp.float32 if len(facts.event_shape) == 1 else pixel)
     batch = {"image": one((share, *facts.event_shape))}
     batch |= {name: jax.ShapeDtypeStruct((share,), jnp.int32) for name in ("label", "slot")}
     if isinstance(config.objective, Denoising) and config.objective.reference:

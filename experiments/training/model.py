@@ -25,8 +25,10 @@ def network_of(config: Config, facts: Facts) -> AnyNetwork:
     Raises UsageError when the network cannot have the shape of the data.
     """
     outputs = 2 if config.learned_variance else 1
+    if config.augment.on and len(facts.event_shape) != 3:
+        raise UsageError("--augment transforms images, and these data are points; leave it out.")
     try:
-        plain = Network(config.network, facts.event_shape, num_classes(config, facts), outputs)
+        plain = Network(config.network, facts.event_shape, num_classes(config, facts), outputs, config.augment.numbers)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the network does not fit the data: {_with_flag(str(error), config)}") from None
     if isinstance(config.objective, Generator):

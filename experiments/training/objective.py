@@ -23,6 +23,7 @@ from experiments import streams
 from experiments.config.nodes import ImportanceConfig
 from experiments.config.tree import Config
 from experiments.data.scaling import to_model
+from experiments.training.augmentation import augmented
 from experiments.training.generator import Game, game_losses
 
 LossSums = tuple[Float[Array, " bins"], Float[Array, " bins"]]
@@ -43,12 +44,12 @@ class Objective(Protocol):
         second_moments: Float[Array, " bins"],
         train: bool,
     ) -> tuple[Float[Array, " b"], LossSums]:
-        """`train` turns on dropout, label dropout and the importance of times."""
+        """`train` turns on augmentation, dropout, label dropout and the importance of times."""
         ...
 
 
 def make_objective(config: Config, network: Callable[..., Array], num_classes: int, dropout: bool) -> Objective:
-    """The objective of `config` for `network(params, x, c_noise, labels, keys)`, and uint8 images.
+    """The objective of `config` for `network(params, x, c_noise, labels, keys)`, and images of bytes or uint16.
 
     `num_classes` is the label that means no class; `dropout` says whether the network uses its keys.
     """
@@ -58,8 +59,9 @@ def make_objective(config: Config, network: Callable[..., Array], num_classes: i
         params: Any, key: Key[Array, ""], batch: Mapping[str, Array], second_moments: Array, train: bool
     ) -> tuple[Array, LossSums]:
         slots = batch["slot"]
-        noise_key, label_key, dropout_key = (
-            jax.random.fold_in(key, stream) for stream in (streams.NOISE, streams.LABELS, streams.DROPOUT)
+        noise_key, label_key, dropout_key, augment_key = (
+            jax.random.fold_in(key, stream)
+            for stream in (streams.NOISE, streams.LABELS, streams.DROPOUT, streams.AUGMENT)
         )
         labels = batch["label"] if config.conditional else None
         if labels is not None and train and config.label_dropout > 0:
@@ -68,9 +70,13 @@ def make_objective(config: Config, network: Callable[..., Array], num_classes: i
         dropout_keys = keys_lib.sample_keys(dropout_key, slots) if dropout and train else None
 
         def call(params: Any, x: Array, c_noise: Array, labels: Array | None) -> Array:
-            return network(params, x, c_noise, labels, dropout_keys)
+            return network(params, x, c_noise, labels, dropout_keys, *told)
 
         times, x_0 = _times(config, second_moments, train), to_model(batch["image"])
+        told: tuple[Array, ...] = ()
+        if train and config.augment.on:
+            x_0, *numbers = augmented(keys_lib.sample_keys(augment_key, slots), config.augment, x_0)
+            told = tuple(numbers)
         if isinstance(network, Game):
             losses = game_losses(params, noise_key, config, network, x_0, slots)
             return losses, (jnp.zeros_like(second_moments), jnp.zeros_like(second_moments))
@@ -113,7 +119,8 @@ def _hybrid_terms(
     slots: Array,
 ) -> DenoisingTerms:
     """The hybrid loss of a learned variance at one time for each element, drawn as `denoising_terms` draws it."""
-    chain = GeneratorChain(process, denoise, np.arange(int(process.t_max) + 1), Learned(), DiscretisedDecoder())
+    decoder = DiscretisedDecoder(levels=2**config.data.bits)
+    chain = GeneratorChain(process, denoise, np.arange(int(process.t_max) + 1), Learned(), decoder)
     u = draw_uniforms(jax.random.fold_in(key, 0), slots, config.training.batch_size, config.draw)
     t = jax.lax.stop_gradient(times.quantile(process, u))
     losses = hybrid_loss(keys_lib.sample_keys(jax.random.fold_in(key, 1), slots), chain, x_0, t.astype(jnp.int32))

@@ -22,7 +22,7 @@ def read(where: str, config: DataConfig) -> Source:
     if where:
         raise DataError(f"digits:{where} is not a source; write digits alone, it takes no path.")
     levels, labels = _levels_and_labels()
-    return from_arrays(config, (255 * levels + 8) // 16, "digits", labels, "the labels of digits")
+    return from_arrays(config, ((255 * levels + 8) // 16).astype(np.uint8), "digits", labels, "the labels of digits")
 
 
 def _levels_and_labels() -> tuple[np.ndarray, np.ndarray]:

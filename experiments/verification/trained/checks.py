@@ -21,6 +21,7 @@ from jaxtyping import Array
 from diffusion.prediction import Denoiser
 from experiments.config.nodes import ImportanceConfig
 from experiments.config.tree import Config
+from experiments.data.scaling import bin_width
 from experiments.data.source import Source
 from experiments.errors import ScorefieldError
 from experiments.names import canonical
@@ -128,6 +129,7 @@ def subject_of(
         held_out=None if held_out is None else Pictures(held_out.images, held_out.labels),
         sampler=deterministic(config),
         grid=canonical(config.sampling.grid),
+        bin_width=bin_width(model.bits),
         share=_share_of(config),
         hints=_hints(config),
         samples=samples,
@@ -140,6 +142,11 @@ def _hints(config: Config) -> dict[str, str]:
     """The sentences on how this configuration may be to blame, by kind of cause."""
     training, ema, kind = config.training, config.ema, config.preconditioning.kind
     hints = {"": f"This run took {training.steps} steps of {training.batch_size} images."}
+    if config.augment.pad:
+        hints["bias"] = (
+            f"It was trained on crops that are moved by up to {config.augment.pad} pixels (--augment.pad), and these "
+            "are the images as they are."
+        )
     memory = round(1 / (1 - ema.decays[0]))
     if not ema.warmup and 4 * memory > training.steps:
         hints["bias"] = hints["undertrained"] = (

@@ -36,7 +36,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """Images, in uint8 or in the model's units, with their classes if these are known."""
+    """Images, of 8 or 16 bits or in the model's units, with their classes if these are known."""
 
     values: np.ndarray
     """The images, (n, *event)."""
@@ -51,7 +51,7 @@ class Pictures:
     def take(self, rows: np.ndarray | slice) -> np.ndarray:
         """The images of these rows, (m, *event) in float32 and the model's units."""
         part = self.values[rows]
-        return to_model(part) if part.dtype == np.uint8 else np.asarray(part, np.float32)
+        return to_model(part) if part.dtype.kind == "u" else np.asarray(part, np.float32)
 
     @functools.cached_property
     def some(self) -> np.ndarray:

@@ -101,7 +101,7 @@ def test_older_runs_round_floats_that_are_not_whole(npz):
         (IMAGES.astype(str), ["<U"]),
         (IMAGES.reshape(6, 60), ["(6, 60)", "(n, height, width)"]),
         (IMAGES.transpose(0, 3, 1, 2), ["(6, 3, 5, 4)", "transpose(0, 2, 3, 1)"]),
-        (np.zeros((3, 4, 5, 2), np.uint8), ["(3, 4, 5, 2)", "RGB"]),
+        (np.zeros((3, 4, 5, 9), np.uint8), ["(3, 4, 5, 9)", "RGB"]),
         (np.zeros((3, 0, 5), np.uint8), ["(3, 0, 5, 1)"]),
         (np.zeros((0, 5, 5), np.uint8), ["(0, 5, 5, 1)"]),
     ],

@@ -26,6 +26,7 @@ def request(form, seeds=range(5), points=False, place=None, data=None, **changes
         of_points=points,
         path=RUN / "checkpoints" / "00000012",
         event_shape=shape,
+        bits=8,
         config=SimpleNamespace(data=SimpleNamespace(source="digits")),
         facts=SimpleNamespace(place=place),
         data=data,
