@@ -25,7 +25,7 @@ from experiments.config.checks import check
 from experiments.config.file import check_kinds, save_config
 from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
-from experiments.memory import remedied
+from experiments.memory import remedied, shown
 from experiments.training import budget as budgets
 from experiments.training import distributed, peers
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
@@ -37,10 +37,11 @@ from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder
 from experiments.training.model import network_of
 from experiments.training.objective import make_objective
+from experiments.training.placement import make_programs, make_replicas
 from experiments.training.plan import count_saves
-from experiments.training.programs import make_programs, place_held_out
+from experiments.training.programs import place_held_out
 from experiments.training.progress import Setting, Step
-from experiments.training.replicas import Device, make_replicas
+from experiments.training.replicas import Device
 from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
 from experiments.training.room import size_of
 from experiments.training.state import Params
@@ -176,8 +177,10 @@ def train(
     """
     with training(config, outdir, data=data, devices=devices, quiet=quiet, signals=True, restart=restart) as steps:
         for step in steps:
-            if step.is_sample_due and on_sample is not None and jax.process_index() == 0:
-                on_sample(step.step, step.ema[0])
+            if step.is_sample_due and on_sample is not None:
+                average = step.ema[0]  # in every process, each of which may hold a part of it
+                if jax.process_index() == 0:
+                    on_sample(step.step, average)
     assert steps.result is not None  # the loop has come to its end
     return steps.result
 
@@ -217,9 +220,12 @@ def _steps(
         state = starting_point(config, optimizer, directory, data.facts, restart)[1]
         if writes:
             save_config(config, outdir / "config.json")
-        start, size, state = int(state.step), size_of(state), replicas.replicate(state)
+        start, size, state = int(state.step), size_of(state), replicas.place(state)
         recorder = stack.enter_context(contextlib.closing(Recorder(config, outdir if writes else None, start, quiet)))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts)))
+        if config.parallel == "fsdp":
+            each, all_of_it = shown(replicas.bytes_on_each(state)), shown(size)
+            recorder.say(f"the state, {all_of_it}, is cut among {replicas.count} devices: {each} on each")
         peers.tell_saved(lambda: _newest(directory))
         stack.enter_context(_as_one(config, outdir))  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start))

@@ -124,11 +124,20 @@ def starting_point(
         set_aside(directory, step)
     step = int(from_process_0(np.asarray(step)))
     if step < 0:
-        state = jax.jit(begin)(network.init(key))
-        return network, from_tree(to_tree(state), state)
+        with jax.default_device(_host() if config.parallel == "fsdp" else None):  # where one device may be too small
+            state = jax.jit(begin)(network.init(key))
+            return network, from_tree(to_tree(state), state)
     # Of a run that goes on nothing is drawn: shapes and types alone say what its checkpoint must hold.
     like = jax.eval_shape(lambda key: begin(network.init(key)), key)
     return network, from_tree(from_process_0(read(checkpoint_path(directory, step))), like)
+
+
+def _host() -> Any:
+    """The CPU as a device; None where JAX was started without."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 LOCAL = frozenset(("data.source", "data.memory_gib", "training.tensorboard"))
