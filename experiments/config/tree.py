@@ -92,6 +92,8 @@ class Config:
     """Condition on the class labels of the data."""
     label_dropout: float = 0.1
     """Fraction of the labels that training replaces by "no class", which makes guidance possible."""
+    parallel: Literal["data", "fsdp"] = "data"
+    """How a run is spread over several devices: the state whole on each, or (fsdp) cut among them, for large models."""
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: EMAConfig = EMAConfig()
     training: TrainingConfig = TrainingConfig()

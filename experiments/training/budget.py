@@ -30,8 +30,9 @@ from experiments.training.data import REFERENCE, Facts
 from experiments.training.generator import optimizer_of
 from experiments.training.model import network_of
 from experiments.training.objective import Objective, make_objective
+from experiments.training.placement import make_replicas
 from experiments.training.plan import count_snapshots
-from experiments.training.replicas import Device, Replicas, make_replicas
+from experiments.training.replicas import Device, Replicas
 from experiments.training.snapshots import bytes_of
 from experiments.training.state import PRNG, initial_state
 
@@ -117,7 +118,7 @@ def budget_of(
     arguments = (params, batch, state.second_moments)
     return Budget(
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)),
-        state=_bytes(state),
+        state=replicas.bytes_on_each(state),
         gradient=_bytes(params),
         activations=_bytes(jax.eval_shape(kept, *arguments)),
         share=share,

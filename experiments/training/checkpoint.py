@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from experiments.config.file import load_config, save_config
@@ -32,6 +33,7 @@ from experiments.errors import CheckpointError, reason
 from experiments.training.data import Facts
 from experiments.training.manifest import held, intact, sync, verify, write_manifest
 from experiments.training.quiet import silence
+from experiments.training.removal import delete, remove
 from experiments.training.room import lacking, require_room, size_of, why
 
 _STEP = re.compile(r"[0-9]{8,}")
@@ -179,8 +181,9 @@ def read(path: Path) -> dict[str, Any]:
     """
     silence()
     try:
+        place = path.absolute() / "state"
         with _alone():
-            return ocp.load(str(path.absolute() / "state"))
+            return ocp.load(str(place), _whole(place))
     except Exception as error:
         raise CheckpointError(
             f"{path} cannot be loaded ({why(error)}); every process of a run needs to see it."
@@ -193,7 +196,7 @@ def set_aside(directory: Path, newer_than: int) -> None:
         if checkpoint.step > newer_than:
             place = checkpoint.path.with_name(f"{checkpoint.path.name}.untrusted")
             if place.is_symlink() or place.exists():
-                _delete(place)
+                delete(place)
             checkpoint.path.rename(place)
 
 
@@ -215,7 +218,7 @@ class CheckpointWriter:
         if self._writes:
             self._directory.mkdir(parents=True, exist_ok=True)
             for leftover in (*self._directory.glob(".saving-*"), *self._directory.glob(".deleting-*")):
-                _delete(leftover)
+                delete(leftover)
 
     def save(self, step: int, tree: dict[str, Any], held_out_loss: float | None = None) -> None:
         """Begin to save `tree`, numpy arrays that must not change any more, as the checkpoint of `step`.
@@ -283,7 +286,7 @@ class CheckpointWriter:
             if self._writes:
                 write_manifest(hidden)
                 final = self._directory / name
-                _remove(final)
+                remove(final)
                 hidden.rename(final)
                 sync(self._directory)
                 self._prune()
@@ -303,7 +306,7 @@ class CheckpointWriter:
             if checkpoint.path not in kept:
                 with held(checkpoint.path, alone=True) as unread:
                     if unread:
-                        _remove(checkpoint.path)
+                        remove(checkpoint.path)
 
 
 def _rank(checkpoint: Checkpoint) -> tuple[float, int]:
@@ -312,22 +315,14 @@ def _rank(checkpoint: Checkpoint) -> tuple[float, int]:
     return checkpoint.held_out_loss, -checkpoint.step
 
 
-def _remove(path: Path) -> None:
-    """Delete a checkpoint so that no half of it ever has a step for its name."""
-    if path.exists():
-        hidden = path.with_name(f".deleting-{path.name}")
-        if hidden.is_symlink() or hidden.exists():
-            _delete(hidden)
-        path.rename(hidden)
-        _delete(hidden)
+def _whole(place: Path) -> Any:
+    """What Orbax is asked for: whole arrays in numpy, also where they were cut among devices that are not here.
 
-
-def _delete(path: Path) -> None:
-    """Delete a folder, or a link or a file that has its name, and nothing that a link points to."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    None where nothing was cut, which it reads so by itself.
+    """
+    if not (place / "state" / "_sharding").exists():
+        return None
+    return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), ocp.metadata(str(place)).metadata)
 
 
 def _alone() -> Any:

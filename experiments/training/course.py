@@ -35,7 +35,7 @@ from experiments.training.programs import Programs
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Replicas
 from experiments.training.snapshots import SnapshotWriter
-from experiments.training.state import TrainState, to_tree
+from experiments.training.state import TrainState
 
 _LONG = 5.0
 """Seconds from which on a compilation is spoken of."""
@@ -151,13 +151,14 @@ class Course:
         if attended:
             self._collect(0)
         if now.snapshot:  # before the checkpoint of this step, or a kill between the two would lose it
-            self._with.snapshots.save(self._step, self._state.ema)
+            self._with.snapshots.save(self._step, self._with.replicas.whole(self._state.ema))
         loss = self._validate() if now.validate and not self._stopped else None
         step = self._with.step_type(
             self._step,
             self._with.setting,
             self._state,
             report,
+            whole=self._with.replicas.whole,
             held_out_loss=loss,
             is_checkpoint_due=now.save or bool(self._stopped),
             is_sample_due=now.sample,
@@ -206,7 +207,7 @@ class Course:
                 self._with.writer.wait()
             except CheckpointError as error:  # this save is the next attempt
                 warn(str(error))
-        self._with.writer.save(self._step, to_tree(self._state), held_out_loss)
+        self._with.writer.save(self._step, self._with.replicas.to_save(self._state), held_out_loss)
 
     def _collect(self, leave: int) -> None:
         """Fetch and record the reports of all dispatches but the last `leave`, and the signal that they tell of.

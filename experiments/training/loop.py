@@ -27,7 +27,7 @@ from experiments.config.checks import check
 from experiments.config.file import check_kinds, document, save_config
 from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
-from experiments.memory import remedied
+from experiments.memory import remedied, shown
 from experiments.tracking.tracker import Picture, Tracker, named
 from experiments.training import budget as budgets
 from experiments.training import distributed, peers
@@ -41,10 +41,11 @@ from experiments.training.logging import Recorder
 from experiments.training.measures import Measuring
 from experiments.training.model import network_of
 from experiments.training.objective import make_objective
+from experiments.training.placement import make_programs, make_replicas
 from experiments.training.plan import count_saves
-from experiments.training.programs import make_programs, place_held_out
+from experiments.training.programs import place_held_out
 from experiments.training.progress import Setting, Step
-from experiments.training.replicas import Device, make_replicas
+from experiments.training.replicas import Device
 from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
 from experiments.training.room import size_of
 from experiments.training.snapshots import SnapshotWriter, bytes_to_come, snapshots_of
@@ -199,8 +200,9 @@ def train(
     given = Options(data, devices, quiet, True, restart, init_from, measuring=measuring)
     with training_with(Step, config, outdir, given) as steps:
         for step in steps:
-            if step.is_sample_due and on_sample is not None and jax.process_index() == 0:
-                picture = on_sample(step.step, step.ema[0])
+            if step.is_sample_due and on_sample is not None:
+                average = step.ema[0]  # in every process, each of which may hold a part of it
+                picture = on_sample(step.step, average) if jax.process_index() == 0 else None
                 if picture is not None:
                     step.log_images({"samples": picture})
     assert steps.result is not None  # the loop has come to its end
@@ -243,11 +245,14 @@ def _steps(step_type: type[Step], config: Config, outdir: Path, given: Options) 
             save_config(config, outdir / "config.json")
         start, size = int(state.step), size_of(state)
         besides = bytes_to_come(config, sum(leaf.size for leaf in jax.tree.leaves(state.params)), start)
-        state = replicas.replicate(state)
+        state = replicas.place(state)
         told = {"config": document(config), "data": data.facts.to_json(), "outdir": str(outdir), **(notes or {})}
         recorder = Recorder(config, outdir if writes else None, start, quiet, given.trackers, told)
         stack.enter_context(contextlib.closing(recorder))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts, notes)))
+        if config.parallel == "fsdp":
+            each, all_of_it = shown(replicas.bytes_on_each(state)), shown(size)
+            recorder.say(f"the state, {all_of_it}, is cut among {replicas.count} devices: {each} on each")
         peers.tell_saved(lambda: _newest(directory))
         stack.enter_context(_as_one(config, outdir))  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start), besides)

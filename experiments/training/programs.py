@@ -1,4 +1,4 @@
-"""The programs of a training on its devices, by `jax.pmap`: the only place that spreads a step over them."""
+"""The programs of a training whose state is whole on every device, by `jax.pmap`; `fsdp` has the others."""
 
 from __future__ import annotations
 

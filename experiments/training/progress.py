@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.config.tree import Config
@@ -19,9 +18,6 @@ from experiments.training.data import Facts
 from experiments.training.logging import Recorder, StepRecord
 from experiments.training.model import AnyNetwork
 from experiments.training.state import Params, TrainState
-
-# One program for all arrays; inside `jit` a copy is a copy, and not the array that was given.
-_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,8 @@ class Step:
 
     Reading `loss`, `metrics` or `records` waits for the device; nothing else does. `params` and `ema` are copies on
     the first device, which are the caller's to keep; they are made when they are first read, and that must be before
-    the next step, which takes the arrays of this one.
+    the next step, which takes the arrays of this one. Where the state is cut among the devices of several processes
+    (`parallel="fsdp"`), all of them must read it.
     """
 
     def __init__(
@@ -49,13 +46,16 @@ class Step:
         state: TrainState,
         report: jax.Array,
         *,
+        whole: Callable[[Any], Any],
         held_out_loss: float | None,
         is_checkpoint_due: bool,
         is_sample_due: bool,
         save: Callable[[float | None], None],
         recorder: Recorder | None = None,
     ) -> None:
-        """`report` holds a row of numbers for each update; `save(held_out_loss)` saves the state as it stands."""
+        """`report` holds a row of numbers for each update; `whole(part)` copies a part of the state to one device;
+        `save(held_out_loss)` saves the state as it stands.
+        """
         self.step = step
         """Updates done."""
         self.setting = setting
@@ -70,7 +70,8 @@ class Step:
         self.is_sample_due = is_sample_due
         """Whether `sample_every` divides this step."""
         self._state: TrainState | None = state
-        self._report, self._save, self._saved, self._recorder = report, save, False, recorder
+        self._report, self._whole, self._save, self._saved = report, whole, save, False
+        self._recorder = recorder
 
     @cached_property
     def records(self) -> list[StepRecord]:
@@ -143,7 +144,7 @@ class Step:
         return f"Step({self.step} of {self.setting.config.training.steps}{loss}{saved})"
 
     def _copy(self, name: str, part: Callable[[TrainState], Any]) -> Any:
-        return _copied(jax.tree.map(lambda leaf: leaf.addressable_data(0), part(self._living(name))))
+        return self._whole(part(self._living(name)))
 
     def _living(self, name: str) -> TrainState:
         if self._state is None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.training.data import REFERENCE
+from experiments.training.state import TrainState, to_tree
 
 AXIS = "data"
 Device = Any
 """A `jax.Device`, which type checkers do not take for a type."""
+
+# One program for all arrays; inside `jit` a copy is a copy, and not the array that was given.
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,21 @@ class Replicas:
         """Whether the devices are CPUs."""
         return self.local[0].platform == "cpu"
 
-    def replicate(self, tree: Any) -> Any:
+    def place(self, tree: Any) -> Any:
         """Each array whole on every local device."""
         return jax.device_put(tree, NamedSharding(self._mesh(), PartitionSpec()))
+
+    def whole(self, tree: Any) -> Any:
+        """Each array of a placed tree whole on the first device, a copy."""
+        return _copied(jax.tree.map(lambda leaf: leaf.addressable_data(0), tree))
+
+    def to_save(self, state: TrainState) -> dict[str, Any]:
+        """The state as a tree of arrays that do not change any more, for a checkpoint."""
+        return to_tree(state)
+
+    def bytes_on_each(self, tree: Any) -> int:
+        """The bytes of a tree of arrays or shapes on each device, when it is placed."""
+        return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
     def share(self, tree: Any) -> Any:
         """Each array (devices, ...) with one row on each local device."""
@@ -57,8 +75,8 @@ class Replicas:
         return Mesh(np.array(self.local), (AXIS,))
 
 
-def make_replicas(config: Config, devices: tuple[Device, ...] | None = None) -> Replicas:
-    """The devices of all processes, or, in a run of one process, `devices`.
+def devices_of(config: Config, devices: tuple[Device, ...] | None = None) -> tuple[tuple[Device, ...], int]:
+    """(The devices of this process, the number of those of all); in a run of one process `devices`, if given.
 
     Raises UsageError when the batch cannot be shared out equally among them, and among the micro-batches of each.
     """
@@ -71,4 +89,4 @@ def make_replicas(config: Config, devices: tuple[Device, ...] | None = None) -> 
         raise UsageError(
             f"--training.batch-size {batch_size} is not a multiple of {count} devices{each}; give {nearest}, say."
         )
-    return Replicas(local, count)
+    return local, count

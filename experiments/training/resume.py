@@ -145,15 +145,24 @@ def starting_point(
         set_aside(directory, step)
     step = int(from_process_0(np.asarray(step)))
     if step < 0:
-        params, origin = network.init(key), None
-        if init is not None:
-            params, origin = begin(read_source(init), config, facts, params)
-        state = jax.jit(state_of)(params)
-        tree = to_tree(state)
+        with jax.default_device(_host() if config.parallel == "fsdp" else None):  # where one device may be too small
+            params, origin = network.init(key), None
+            if init is not None:
+                params, origin = begin(read_source(init), config, facts, params)
+            state = jax.jit(state_of)(params)
+            tree = to_tree(state)
         return Start(network, from_tree(tree if init is None else from_process_0(tree), state), origin, True)
     # Of a run that goes on nothing is drawn: shapes and types alone say what its checkpoint must hold.
     like, path = jax.eval_shape(lambda key: state_of(network.init(key)), key), checkpoint_path(directory, step)
     return Start(network, from_tree(from_process_0(read(path)), like), recorded(path), False)
+
+
+def _host() -> Any:
+    """The CPU as a device; None where JAX was started without."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
 
 
 LOCAL = frozenset(("data.source", "data.memory_gib", "training.tensorboard", "tracking.trackers", "tracking.project"))

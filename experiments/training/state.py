@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -66,8 +67,8 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation, confi
     )
 
 
-def to_tree(state: TrainState) -> dict[str, Any]:
-    """The state as nested dictionaries with names for keys and numpy copies for leaves."""
+def to_tree(state: TrainState, leaf_of: Callable[[Any], Any] = np.array) -> dict[str, Any]:
+    """The state as nested dictionaries with names for keys and `leaf_of` each array, by default a copy in numpy."""
     flat, _ = tree_flatten_with_path(state)
     tree: dict[str, Any] = {}
     for path, leaf in flat:
@@ -75,7 +76,7 @@ def to_tree(state: TrainState) -> dict[str, Any]:
         node = tree
         for folder in folders:
             node = node.setdefault(folder, {})
-        node[name] = np.array(leaf)
+        node[name] = leaf_of(leaf)
     return tree
 
 

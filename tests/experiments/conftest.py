@@ -9,7 +9,7 @@ import pytest
 
 from experiments import cli
 from experiments.training import loop
-from experiments.training.replicas import make_replicas
+from experiments.training.placement import make_replicas
 from tests.sharing import made_once, session_folder
 
 TINY = [

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from experiments.training import loop
-from experiments.training.programs import make_programs
+from experiments.training.placement import make_programs
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
 from tests.sharing import made_once, session_folder
 
@@ -35,7 +35,7 @@ def shared_programs(programs_kept, monkeypatch):
         schedule = {"steps": 20, "log_every": 1, "validate_every": 1, "checkpoint_every": 1, "sample_every": 0}
         same = dataclasses.replace(config.training, **schedule, steps_per_dispatch=1)
         assert config.optimizer.decay == "constant"  # or the number of steps would be compiled in
-        key = (dataclasses.replace(config, training=same), replicas.local, replicas.on_cpu)
+        key = (dataclasses.replace(config, training=same), type(replicas), replicas.local, replicas.on_cpu)
         if key not in programs_kept:
             programs_kept[key] = make_programs(config, objective, optimizer, replicas)
         return programs_kept[key]

@@ -28,8 +28,8 @@ from experiments.training.distributed import from_process_0, in_cluster
 from experiments.training.interrupt import interruption, leaving
 from experiments.training.lock import run_lock
 from experiments.training.logging import Recorder, RichDisplay, StepRecord, make_display
+from experiments.training.placement import make_replicas
 from experiments.training.prefetch import prefetch
-from experiments.training.replicas import make_replicas
 from experiments.training.resume import check_config, differences, with_own_rules
 from experiments.training.state import initial_state
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
@@ -348,7 +348,7 @@ def test_every_device_gets_its_slots_of_every_step():
     slots = replicas.split([tiny_data().batches[step] for step in range(3)])["slot"]
     np.testing.assert_array_equal(slots, np.broadcast_to(np.arange(8).reshape(4, 1, 2), (4, 3, 2)))
     assert [shard.data.shape for shard in slots.addressable_shards] == [(1, 3, 2)] * 4
-    whole = replicas.replicate({"a": np.arange(3)})["a"]
+    whole = replicas.place({"a": np.arange(3)})["a"]
     assert [shard.data.shape for shard in whole.addressable_shards] == [(3,)] * 4
 
 

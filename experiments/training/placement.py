@@ -1,0 +1,26 @@
+"""How a run is spread over its devices: the state whole on each (`replicas`), or cut among them (`fsdp`)."""
+
+from __future__ import annotations
+
+import optax
+
+from experiments.config.tree import Config
+from experiments.training import programs
+from experiments.training.fsdp import Shards, make_sharded_programs
+from experiments.training.objective import Objective
+from experiments.training.programs import Programs
+from experiments.training.replicas import Device, Replicas, devices_of
+
+
+def make_replicas(config: Config, devices: tuple[Device, ...] | None = None) -> Replicas:
+    """The devices of all processes, or, in a run of one process, `devices`. Raises UsageError as `devices_of` does."""
+    return (Shards if config.parallel == "fsdp" else Replicas)(*devices_of(config, devices))
+
+
+def make_programs(
+    config: Config, objective: Objective, optimizer: optax.GradientTransformation, replicas: Replicas
+) -> Programs:
+    """The programs of `config` on its devices; each is compiled at its first call."""
+    if isinstance(replicas, Shards):
+        return make_sharded_programs(config, objective, optimizer, replicas)
+    return programs.make_programs(config, objective, optimizer, replicas)
