@@ -72,7 +72,7 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
     if config.channels not in (None, 1, 3) and kind.reader is None and scheme in _OF_PICTURES:
         raise UsageError(f"--data.channels {config.channels} goes with arrays, npz:FILE; pictures have 1 or 3.")
     try:
-        return replace(kind.read(where, config), name=config.source)
+        return _of_depth(replace(kind.read(where, config), name=config.source), config)
     except OSError as error:
         raise DataError(
             f"{error.filename or config.source} cannot be read ({reason(error)}); check that it may be read."
@@ -81,6 +81,14 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         raise DataError(f"{config.source} cannot be read ({reason(error)}); restore it, or write it anew.") from None
     except MemoryError:
         raise ExhaustedError(f"{config.source} does not fit into memory; choose a smaller --data.size.") from None
+
+
+def _of_depth(source: Source, config: DataConfig) -> Source:
+    """`source`, whose images have the bits that are asked for; a reader of a plugin may not know of them."""
+    found = 8 * source.images.dtype.itemsize
+    if not source.of_points and found != config.bits:
+        raise DataError(f"{source.name} gives images of {found} bits; give --data.bits {found}.")
+    return source
 
 
 def divided(config: DataConfig) -> tuple[Source, Source | None]:

@@ -60,7 +60,7 @@ def compare(
     return rows
 
 
-def _noise(rng: np.random.Generator, count: int, shape: tuple[int, ...], bits: int) -> Iterator[np.ndarray]:
+def _noise(rng: np.random.Generator, count: int, shape: tuple[int, ...], bits: int = 8) -> Iterator[np.ndarray]:
     """The numbers that one draw would give, in parts: NumPy draws bytes four at a time."""
     for start in range(0, count, _PART):
         size = (min(_PART, count - start), *shape)

@@ -75,7 +75,7 @@ def test_a_word_that_belongs_to_no_flag_is_left(typed, meant):
     [
         ("--training.steps 1.5", "--training.steps is '1.5'; give a whole number."),
         ("--training.steps inf", "give a whole number."),
-        ("--data.size 28x28", "--data.size is '28x28'; give a whole number."),
+        ("--training.steps 28x28", "--training.steps is '28x28'; give a whole number."),
         ("--optimizer.b1 high", "--optimizer.b1 is 'high'; give a number."),
         ("--conditional maybe", "give --conditional or --no-conditional, without a value."),
         ("--epochs 3", "give --training.steps, the images times the epochs over the batch size."),

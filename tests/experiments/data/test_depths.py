@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from experiments.data import Source, open_source
+from experiments.data import SOURCES, Source, open_source
+from experiments.data.registry import Kind
 from experiments.data.scaling import bin_width, to_model, to_pixels, to_uint16
 from experiments.data.summary import warnings
 from experiments.data.wide import _turned
@@ -144,3 +145,11 @@ def test_what_is_nearly_black_is_seen_at_either_depth():
             images = np.zeros((1, 2, 2, 1), dtype)
             images[0, 0, 0] = high
             assert len(list(warnings(Source(images=images), None))) == count
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 16), (np.uint16, 8)])
+def test_a_reader_that_does_not_know_of_bits_is_not_misread(monkeypatch, refused, dtype, bits):
+    kind = Kind("own:NAME", "", lambda where, config: Source(images=np.zeros((2, 4, 4, 1), dtype)))
+    monkeypatch.setitem(SOURCES, "own", kind)
+    assert open_source("own:x", bits=24 - bits).images.dtype == dtype
+    refused("own:x", f"--data.bits {24 - bits}", bits=bits)

@@ -204,7 +204,7 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
         run.sample(steps=0)
     with pytest.raises(UsageError, match=r"--sampler hevn does not exist \(did you mean 'heun'"):
         run.sample(sampler="hevn")
-    with pytest.raises(UsageError, match=r"images are int64 \(5, 8, 8\); give uint8, or floats"):
+    with pytest.raises(UsageError, match=r"images are int64 \(5, 8, 8\); give uint8 or uint16, or floats"):
         run.latents(images[..., 0].astype(int))
     with pytest.raises(UsageError, match=r"labels has shape \(2,\) for 5 images"):
         run.latents(images, labels=[1, 2])
