@@ -11,9 +11,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from experiments.commands.compilation_cache import folder_of, keep_programs
 from experiments.commands.options import take_flag, take_flags
 from experiments.compilation import leave_sums_to_xla
-from experiments.compilation_cache import folder_of, keep_programs
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 from experiments.memory import remedied
 from experiments.training.interrupt import leaving

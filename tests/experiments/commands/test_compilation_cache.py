@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, compilation_cache
-from experiments.compilation_cache import JAX_VARIABLE, VARIABLE, Programs, folder_of, surroundings
+from experiments import cli
+from experiments.commands import compilation_cache
+from experiments.commands.compilation_cache import JAX_VARIABLE, VARIABLE, Programs, folder_of, surroundings
 from experiments.errors import UsageError
 
 VALUE = bytes(range(256)) * 8
@@ -231,7 +232,7 @@ def test_garbage_is_looked_for_seldom_in_a_process_of_the_command_alone(monkeypa
 PROGRAM = """
 import sys
 from pathlib import Path
-from experiments.compilation_cache import keep_programs
+from experiments.commands.compilation_cache import keep_programs
 keep_programs(Path(sys.argv[1]))
 import jax
 events = []
@@ -264,7 +265,7 @@ for path in Path(sys.argv[1]).rglob("*.program"):
 def run(program, folder):
     environment = {name: value for name, value in os.environ.items() if name != JAX_VARIABLE}
     command = [sys.executable, "-c", program, str(folder)]
-    root = str(Path(compilation_cache.__file__).parents[1])
+    root = str(Path(compilation_cache.__file__).parents[2])
     environment["PYTHONPATH"] = root
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.split(), done.stderr

@@ -79,7 +79,7 @@ def keep_programs(folder: Path | None) -> None:
 
     if not (hasattr(jaxs, "get_file_cache") and hasattr(jaxs, "get_executable_and_time")):
         return
-    limit = jax.config.values["jax_compilation_cache_max_size"]
+    limit = getattr(jax.config, "jax_compilation_cache_max_size", -1)
     programs = Programs(folder / surroundings(), LIMIT if limit < 0 else limit)
     jaxs.reset_cache()
     jaxs.get_file_cache = lambda path: (programs, path)
@@ -226,7 +226,7 @@ def _log_off() -> Any:
         yield
         return
     told = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "")
-    level = _LEVELS.get(jax.config.values["jax_logging_level"] or "", int(told) if told.isdecimal() else 1)
+    level = _LEVELS.get(getattr(jax.config, "jax_logging_level", None) or "", int(told) if told.isdecimal() else 1)
     set_level(_FATAL)
     try:
         yield
