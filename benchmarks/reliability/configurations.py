@@ -45,7 +45,7 @@ OTHERS = ("--data", "--preset", "--config", "--run", "--schedule", "--noise", "-
 def configurations(bench: Bench, count: int) -> Iterator[Row]:
     """Half of them files, half of them flags."""
     known = bench.twin / "config.json"
-    (bench.folder / f"{CANARY}.py").write_text("raise SystemExit('imported')")
+    (bench.folder / f"{CANARY}.py").write_text("")  # that has been imported is in sys.modules
     for kind in ("a configuration file", "flags"):
         row = Row(
             f"wrong and hostile values in {kind}",
@@ -98,7 +98,7 @@ def _told(arguments: list[str]) -> tuple[str, list[str]]:
             return "left", [f"SystemExit {status!r:.80}: {arguments[1:4]!r:.200}"]
     except BaseException as error:
         return "raised", [f"a traceback, {type(error).__name__}: {str(error)[:100]}, of {arguments[5:]!r:.200}"]
-    wrong = untidy(err.getvalue()) if status == 0 else refusal(err.getvalue())
+    wrong = untidy(err.getvalue()) if status == 0 else refusal(err.getvalue(), alone=True)
     if CANARY in sys.modules:
         wrong.append(f"{CANARY} was imported")
     if Path(arguments[-1]).exists():

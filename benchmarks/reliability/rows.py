@@ -70,11 +70,18 @@ def untidy(text: str) -> list[str]:
     return wrong
 
 
-def refusal(text: str) -> list[str]:
-    """What is wrong with the standard error of a command that has refused: all but one line of at most 300."""
+def refusal(text: str, alone: bool = False) -> list[str]:
+    """What is wrong with the standard error of a command that has refused, of which the last line alone says why.
+
+    What stands before it is the course of a training; where there can be none, it is `alone` with warnings and the line
+    on the data.
+    """
     lines = [line for line in text.splitlines() if "cpu_aot_loader" not in line]
     errors = [line for line in lines if line.startswith(PREFIX)]
     wrong = untidy(text)
+    if alone:
+        own = ("scorefield: ", "npz:")
+        wrong += [f"a foreign line: {line[:80]}" for line in lines if not line.startswith(own)]
     if len(errors) != 1 or lines[-1:] != errors:
         wrong.append(f"no line that says why: {lines[-1:]}")
     return wrong

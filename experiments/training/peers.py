@@ -110,7 +110,7 @@ class Peers:
         """Begin to listen, on threads that end with the process."""
         for other, link in self._links.items():
             threading.Thread(target=self._listen, args=(other, link), name="peers", daemon=True).start()
-        threading.Thread(target=self._beat, name="peers", daemon=True).start()
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def bye(self) -> None:
         """Say that this process is done, and wait until all are; process 0 hears of all, and says so to all."""
@@ -145,7 +145,7 @@ class Peers:
             time.sleep(HURRY)
             end_process(status, f"error: {line}")
 
-        threading.Thread(target=hurry, daemon=True).start()
+        threading.Thread(target=hurry, name="peers", daemon=True).start()
 
     def explain(self, seconds: float) -> None:
         """Wait so long for word of another process's end, which ends this one: an error may come of it."""

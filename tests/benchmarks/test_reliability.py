@@ -1,6 +1,7 @@
 """The campaign of faults, in small: its files reach what reads them, and its judges see what is wrong."""
 
 import gzip
+import importlib
 import io
 import json
 import random
@@ -76,10 +77,12 @@ def test_what_is_no_answer_is_seen(tmp_path, monkeypatch):
 
 @pytest.fixture
 def canary(tmp_path, monkeypatch):
-    """A module that raises when it is imported."""
-    (tmp_path / f"{configurations.CANARY}.py").write_text("raise RuntimeError('imported')")
+    """A module that nobody has asked for."""
+    (tmp_path / f"{configurations.CANARY}.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("XLA_FLAGS", "")
+    yield
+    sys.modules.pop(configurations.CANARY, None)
 
 
 def test_hostile_configurations_are_refused_in_a_line(tiny_run, tmp_path, canary):
@@ -92,7 +95,13 @@ def test_hostile_configurations_are_refused_in_a_line(tiny_run, tmp_path, canary
         fates.append(configurations._told(["train", "--config", str(path), "--dry-run", "--outdir", "none"]))
     assert [wrong for _, wrong in fates if wrong] == []
     assert [fate for fate, _ in fates].count("refused") > 9
-    assert configurations.CANARY not in sys.modules
+
+
+def test_a_module_that_is_imported_by_a_configuration_is_seen(canary):
+    importlib.import_module(configurations.CANARY)
+    _, wrong = configurations._told(["train", "--preset", "digits-ddpm", "--dry-run", "--outdir", "none"])
+    assert len(wrong) == 1
+    assert wrong[0].startswith(f"{configurations.CANARY} was imported")
 
 
 def test_hostile_flags_are_refused_in_a_line(canary):
@@ -159,7 +168,8 @@ def test_a_run_that_is_unlike_its_twin_is_seen(tiny_run, tmp_path):
 
 def test_what_a_command_says_is_judged():
     line = PREFIX + "no."
-    assert untidy("step 1\n") == refusal(f"step 1\n{line}\n") == []
+    assert untidy("step 1\n") == refusal(f"step 1\n{line}\n") == refusal(f"{line}\n", alone=True) == []
+    assert refusal(f"step 1\n{line}\n", alone=True) == ["a foreign line: step 1"]
     assert untidy("Traceback (most recent call last):\nValueError: x\n") == ["a traceback: ValueError: x"]
     assert untidy(PREFIX + "x" * 301)[0].startswith("320 characters")
     assert untidy(PREFIX + "x" * 300) == []

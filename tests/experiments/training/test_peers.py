@@ -21,7 +21,10 @@ class Ended(BaseException):
 
 @pytest.fixture(autouse=True)
 def ends(monkeypatch):
-    """(Status, line) of each end of a process there would have been; `seconds` are short."""
+    """(Status, line) of each end of a process there would have been; `seconds` are short.
+
+    Every thread that may end the process has ended when the test is over: later it would end the tests themselves.
+    """
     seen = []
 
     def end(status, line=""):
@@ -33,7 +36,10 @@ def ends(monkeypatch):
     monkeypatch.setattr(peers, "HURRY", 0.2)
     monkeypatch.setattr(peers.atexit, "register", lambda *_: None)
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    return seen
+    yield seen
+    for thread in [thread for thread in threading.enumerate() if thread.name == "peers"]:
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 @pytest.fixture
