@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +179,7 @@ def test_schedule_free_is_its_algorithm_and_evaluates_the_average(x64, warmup):
         return parameters_at(config, optax.apply_updates(point, updates), state), state
 
     params = {"w": jnp.zeros((1, 3), jnp.float64)}
-    state = optimizer.init(params)
+    state: Any = optimizer.init(params)
     for _ in range(30):
         params, state = step(params, state)
     by_hand = schedule_free_by_hand(config, slope, np.zeros((1, 3)), 30)
