@@ -41,7 +41,7 @@ def measure(network: str, steps: int, snapshots: int, precision: Any, folder: Pa
     """(Width, distance of the average made, distance of the raw parameters) for each width that can be made."""
     config = scorefield.preset("digits-ddpm")
     if network == "mlp":
-        config = dataclasses.replace(config, network=scorefield.MLPConfig(hidden=256, layers=4, embedding=64))
+        config = dataclasses.replace(config, network=scorefield.MLPConfig(hidden=128, layers=2, embedding=32))
     config = dataclasses.replace(
         config,
         ema=dataclasses.replace(config.ema, snapshot_every=steps // snapshots, snapshot_precision=precision),

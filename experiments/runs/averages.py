@@ -124,15 +124,21 @@ def _files(run: Path, config: Config, step: int, warn: Callable[[str], None]) ->
 
 
 def _unreached(run: Path, width: float, distance: float, profiles: Sequence[Profile], step: int) -> str:
-    """Why the average of a width is not made, and which can be."""
-    grid = np.round(np.arange(0.005, WIDEST, 0.005), 3).tolist()
-    near = [other for other in grid if synthesis(profiles, Profile(other, step))[1] <= FARTHEST]
+    """Why the average of a width is not made, and which can be: the nearest on the way to one that was kept."""
+
+    def reached(other: float) -> bool:
+        return 0 < other <= WIDEST and synthesis(profiles, Profile(other, step))[1] <= FARTHEST
+
+    far, near = width, min((profile.sigma_rel for profile in profiles), key=lambda kept: abs(kept - width))
+    for _ in range(6):
+        middle = (far + near) / 2
+        far, near = (far, middle) if reached(middle) else (middle, near)
+    near = next(short for digits in range(2, 18) if reached(short := round(near, digits)))
     count = len({profile.step for profile in profiles})
-    nearest = min(near, key=lambda other: abs(other - width), default=None)
-    instead = f"give {nearest:g}, the nearest width that is, or train" if nearest is not None else "train"
     return (
         f"--sigma-rel {width:g} is not reached from the {count} snapshots of {run}: the nearest profile is "
-        f"{100 * distance:.0f}% away; {instead} with a smaller --ema.snapshot-every."
+        f"{100 * distance:.0f}% away; give {near:g}, about the nearest width that is, or train with a smaller "
+        "--ema.snapshot-every."
     )
 
 

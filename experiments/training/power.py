@@ -12,6 +12,7 @@ Source: Karras et al. 2024, arXiv:2312.02696 (EDM2), section 3 and appendix C.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,6 +30,7 @@ class Profile(NamedTuple):
     step: int
 
 
+@functools.cache
 def exponent(sigma_rel: float) -> float:
     """γ of a relative width in (0, 12^(−1/2)]: the largest root of γ³ + 7γ² + (16 − σ⁻²)γ + 12 − σ⁻² = 0.
 
@@ -55,10 +57,16 @@ def newcomer(updates: ArrayLike, gamma: float) -> Float[Array, ""]:
     return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / t))
 
 
-def inner_product(a: Profile, b: Profile) -> float:
-    """∫ p_a p_b dt' = (γ_a+1)(γ_b+1)/(γ_a+γ_b+1) · (m/t_a)^γ_a (m/t_b)^γ_b / max(t_a, t_b), with m = min(t_a, t_b)."""
-    gamma_a, gamma_b, least = exponent(a.sigma_rel), exponent(b.sigma_rel), min(a.step, b.step)
-    overlap = (least / a.step) ** gamma_a * (least / b.step) ** gamma_b / max(a.step, b.step)
+def inner_products(ones: Sequence[Profile], others: Sequence[Profile]) -> Float64[np.ndarray, "n m"]:
+    """∫ p_a p_b dt' of each profile a with each b, with m = min(t_a, t_b):
+
+    (γ_a + 1)(γ_b + 1)/(γ_a + γ_b + 1) · (m/t_a)^γ_a (m/t_b)^γ_b / max(t_a, t_b).
+    """
+    gamma_a, gamma_b = (np.array([exponent(one.sigma_rel) for one in many]) for many in (ones, others))
+    t_a, t_b = (np.array([one.step for one in many], np.float64) for many in (ones, others))
+    gamma_a, t_a = gamma_a[:, None], t_a[:, None]
+    least = np.minimum(t_a, t_b)
+    overlap = (least / t_a) ** gamma_a * (least / t_b) ** gamma_b / np.maximum(t_a, t_b)
     return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * overlap
 
 
@@ -70,9 +78,8 @@ def synthesis(kept: Sequence[Profile], wanted: Profile) -> tuple[Float64[np.ndar
 
     Source: EDM2, appendix C.3, which has no such condition.
     """
-    gram = np.array([[inner_product(a, b) for b in kept] for a in kept])
-    shared = np.array([inner_product(a, wanted) for a in kept])
-    scale, norm = np.sqrt(np.diag(gram)), inner_product(wanted, wanted)
+    gram, shared = inner_products(kept, kept), inner_products(kept, [wanted])[:, 0]
+    scale, norm = np.sqrt(np.diag(gram)), inner_products([wanted], [wanted])[0, 0]
     # Profiles of unit norm, for a better condition; the last unknown is the multiplier of the condition on the sum.
     ones = 1 / scale
     matrix = np.block([[gram / np.outer(scale, scale), ones[:, None]], [ones[None], np.zeros((1, 1))]])

@@ -120,6 +120,10 @@ def test_flags_override_the_preset():
     flow = read(["--schedule=rectified-flow", "--weighting", "velocity", "--preconditioning.kind", "velocity"])
     assert flow.config.preconditioning.kind == "velocity"
     assert type(flow.config.weighting).__name__ == "VelocityWeighting"
+    free = read(
+        ["--optimizer.name", "schedule-free", "--optimizer.decay=constant", "--ema.sigma-rel", "0.05,0.10"]
+    ).config
+    assert (free.optimizer.name, free.optimizer.decay, free.ema.sigma_rel) == ("schedule-free", "constant", (0.05, 0.1))
 
 
 def test_dry_run_prints_what_config_json_will_hold(run_command, tiny_run, tiny_flags):

@@ -110,7 +110,7 @@ def test_too_few_snapshots_are_told_with_the_widths_that_can_be_made(copy, run_c
     outcome = run_command("ema", "--run", copy, "--sigma-rel", "0.15")
     assert outcome.status == 2
     assert "not reached from the 2 snapshots" in outcome.err
-    nearest = re.search(r"away; give (0\.\d+), the nearest width that is, or train", outcome.err)
+    nearest = re.search(r"away; give (0\.\d+), about the nearest width that is, or train", outcome.err)
     assert nearest is not None
     assert run_command("ema", "--run", copy, "--sigma-rel", nearest[1]).status == 0
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -231,7 +232,8 @@ def test_the_game_goes_with_any_optimiser(name):
     params = {part: {"blocks": {"0": {"linear": {"kernel": matrix}}}} for part in (DATA, SAMPLES, GENERATOR)}
     optimizer = optimizer_of(config)
     step = jax.jit(lambda state, params: optimizer.update(jax.tree.map(jnp.ones_like, params), state, params))
-    state, moves = optimizer.init(params), []
+    state: Any = optimizer.init(params)
+    moves = []
     for _ in range(6):
         before = state
         updates, state = step(state, params)

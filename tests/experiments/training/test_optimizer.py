@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -178,7 +179,7 @@ def test_schedule_free_is_its_algorithm_and_evaluates_the_average(x64, warmup):
         return parameters_at(config, optax.apply_updates(point, updates), state), state
 
     params = {"w": jnp.zeros((1, 3), jnp.float64)}
-    state = optimizer.init(params)
+    state: Any = optimizer.init(params)
     for _ in range(30):
         params, state = step(params, state)
     by_hand = schedule_free_by_hand(config, slope, np.zeros((1, 3)), 30)
@@ -279,7 +280,7 @@ def test_a_checkpoint_of_any_optimiser_goes_on_to_the_bit(tmp_path, name):
     assert not np.array_equal(straight.params["out"]["kernel"], halfway.params["out"]["kernel"])
 
 
-def test_the_parameters_of_a_schedule_free_training_are_those_that_are_evaluated(tmp_path):
+def test_the_parameters_of_a_schedule_free_training_are_those_that_are_evaluated(tmp_path, shared_programs):
     """Raw parameters, averages and the checkpoint are of x; the gradient is taken elsewhere, at y."""
     rule = {"name": "schedule-free", "warmup_steps": 1}
     config = tiny_config(optimizer=rule, ema={"sigma_rel": (WIDEST,)}, training={"steps": 6, "checkpoint_every": 3})
@@ -300,7 +301,9 @@ def test_the_parameters_of_a_schedule_free_training_are_those_that_are_evaluated
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "other" / "checkpoints" / "00000006")[0], tree)
 
 
-def test_a_cooldown_can_be_added_while_it_has_not_begun_and_the_run_is_as_if_it_had_it_from_the_start(tmp_path):
+def test_a_cooldown_can_be_added_while_it_has_not_begun_and_the_run_is_as_if_it_had_it_from_the_start(
+    tmp_path, shared_programs
+):
     train = {"data": tiny_data(), "devices": tuple(jax.devices()[:1]), "quiet": True}
     plain = tiny_config(training={"steps": 6, "checkpoint_every": 6, "validate_every": 0})
     cooled = tiny_config(

@@ -11,7 +11,7 @@ from experiments.config.checks import check
 from experiments.config.nodes import WIDEST, EMAConfig
 from experiments.errors import UsageError
 from experiments.training import ema
-from experiments.training.power import Profile, exponent, inner_product, newcomer, relative_width, synthesis
+from experiments.training.power import Profile, exponent, inner_products, newcomer, relative_width, synthesis
 from tests.experiments.training.tiny_run import tiny_config
 
 WIDTHS = (0.05, 0.1, 0.15, 0.25)
@@ -91,8 +91,9 @@ def test_averages_by_decay_are_as_they_were_beside_those_by_width():
 @pytest.mark.parametrize("b", [Profile(0.05, 100), Profile(0.15, 60)])
 def test_the_inner_product_is_the_integral(a, b):
     by_quadrature = integral(lambda at: density(a, at) * density(b, at), [0.0, *np.sort([a.step, b.step])])
-    np.testing.assert_allclose(inner_product(a, b), by_quadrature, rtol=1e-6)
-    np.testing.assert_allclose(inner_product(a, b), inner_product(b, a), rtol=1e-14)
+    products = inner_products([a, b], [b, a, b])
+    np.testing.assert_allclose(products[0, [0, 2]], by_quadrature, rtol=1e-6)
+    np.testing.assert_allclose(products[1, 1], by_quadrature, rtol=1e-6)
 
 
 def kept(count, step=1000, widths=(0.05, 0.10)):
@@ -121,7 +122,7 @@ def test_a_synthesis_is_the_nearest_sum_of_profiles(width):
         return integral(gap, [0.0, *sorted({profile.step for profile in profiles})])
 
     least = far(weights)
-    np.testing.assert_allclose(distance, np.sqrt(least / inner_product(wanted, wanted)), rtol=1e-4)
+    np.testing.assert_allclose(distance, np.sqrt(least / inner_products([wanted], [wanted])[0, 0]), rtol=1e-4)
     rng = np.random.default_rng(0)
     for _ in range(5):
         aside = rng.standard_normal(len(profiles))
