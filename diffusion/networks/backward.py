@@ -41,7 +41,7 @@ def with_backward(
     def function(*arguments: Array) -> Array:
         return (forward or plain)(*arguments)
 
-    def rule(primals: Sequence[Array], tangents: Sequence[Array]) -> tuple[Array, Array]:
+    def rule(primals: Sequence[Array], tangents: Sequence[Any]) -> tuple[Array, Array]:
         moving = _floating(primals)
         value = function(*primals)
         about = {"plain": plain, "backward": backward, "moving": moving, "shape": value.shape, "dtype": value.dtype}

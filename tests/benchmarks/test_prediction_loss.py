@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import prediction_loss as bench
 from diffusion import perturb
+from diffusion.networks import MLPConfig, Network
 from diffusion.prediction import target
 
 
@@ -37,6 +38,22 @@ def test_points_lie_in_a_plane_and_their_distance_from_it_is_seen():
     moved, away = bench.judged(it, x + 0.3 * across)
     np.testing.assert_allclose((moved, away), (near, 0.3), atol=1e-5)
     np.testing.assert_allclose(bench.judged(it, x @ it.frame @ np.diag([1, -1]) @ it.frame.T)[1], 0, atol=1e-5)
+
+
+def test_every_cell_is_trained_and_judged(monkeypatch):
+    """Of few points, in few steps, with few units."""
+    data = np.full((64, 2), 0.5, np.float32)
+    network = Network(MLPConfig(hidden=4, layers=1, embedding=4), (2,))
+    it = bench.Problem(data, data[:3], np.eye(2, dtype=np.float32), network, 0.5, 4)
+    monkeypatch.setattr(bench, "problem", lambda column: it)
+    monkeypatch.setattr(bench, "CHUNK", 2)
+    found = bench.measured("2", 1e-9)
+    assert found["steps"] == 2
+    assert set(found["rows"]) == {"data"} | {f"{p} {k}" for p in "xεv" for k in "xεv"}
+    numbers = np.asarray([cell for name, cell in found["rows"].items() if name != "data"])
+    assert numbers.shape == (9, 3, 2)
+    assert np.isfinite(numbers).all()
+    assert found["rows"]["data"] == (0.0, 0.0)
 
 
 def test_the_table_has_a_row_for_each_cell_and_a_column_for_each_that_was_measured():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP, convert, perturb
+from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, Shifted, StudentT, SubVP, convert, perturb
 from diffusion.oracles import Atoms
 from diffusion.prediction import target
 from diffusion.score_matching.losses import (
