@@ -167,5 +167,3 @@ def torch_calls(name: str, batch: dict[str, np.ndarray]) -> dict[str, Callable[[
             return net(x, c_noise, labels)
 
     return {"train": train, "forward": forward, "count": lambda: sum(p.numel() for p in parameters)}
-
-

@@ -1,7 +1,7 @@
 """How fast and in how much memory a step trains, beside PyTorch: python -m benchmarks.training_speed [NETWORK ...]
 
-The networks are those of two presets, at batch 64 and 28 × 28. A step is the whole of it: draws, loss, gradients, clipping,
-AdamW and average. PyTorch runs eagerly, with diffusers' UNet2DModel of that shape and with the same transformer
+The networks are those of two presets, at batch 64 and 28 × 28. A step is the whole of it: draws, loss, gradients,
+clipping, AdamW and average. PyTorch runs eagerly, with diffusers' UNet2DModel of that shape and with the same transformer
 (`benchmarks/torch_training.py`). Each library has a process of its own; they take turns on the same cores, so that what
 else the machine does meets both. Peak memory is that of further processes, which only train.
 """
@@ -121,7 +121,8 @@ class Worker:
     def ask(self, what: str, times: int) -> float:
         """Seconds for one of `times` calls; for "memory", the peak in MiB after as many steps."""
         stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
+        assert stdin is not None
+        assert stdout is not None
         stdin.write(f"{what} {times}\n")
         stdin.flush()
         answer = stdout.readline()

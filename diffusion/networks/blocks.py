@@ -10,12 +10,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Key
 
 from diffusion.keys import fold
+from diffusion.networks import fast
 
 ZEROS = nnx.initializers.zeros
 FAN_AVG = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -67,20 +66,8 @@ def group_normalise(
 
     Source: Wu & He 2018; Dhariwal & Nichol 2021, section 3.1 (AdaGN).
     """
-    batch, channels = x.shape[0], x.shape[-1]
-    size = channels // groups
-    # The average over a group as a projection: on a CPU a training step is a tenth faster than with a reshape. Its
-    # precision is not left to the accelerator.
-    projection = np.kron(np.eye(groups), np.full((size, size), 1 / size))
-
-    def average(x: Array) -> Array:
-        means = x.mean(axis=1)
-        return jnp.matmul(means, projection.astype(means.dtype), precision="highest")[:, None]
-
-    h = x.reshape(batch, -1, channels).astype(scale.dtype)
-    h = h - average(h)
-    h = h * (lax.rsqrt(average(h * h) + 1e-6) * scale[:, None]) + shift[:, None]
-    return h.reshape(x.shape)
+    h = x.reshape(x.shape[0], -1, x.shape[-1]).astype(scale.dtype)
+    return fast.group_normalise(h, groups, scale, shift).reshape(x.shape)
 
 
 class GroupNorm(nnx.Module):
@@ -104,8 +91,8 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, dtype: DTypeLike | None, out_init=FAN_AVG, rngs: nnx.Rngs):
         self.heads = heads
-        self.qkv = nnx.Linear(width, 3 * width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
-        self.out = nnx.Linear(width, width, dtype=dtype, kernel_init=out_init, rngs=rngs)
+        self.qkv = fast.Linear(width, 3 * width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
+        self.out = fast.Linear(width, width, dtype=dtype, kernel_init=out_init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         """softmax(q kᵀ/√d) v in each head, then a linear map; the softmax is at least in float32."""

@@ -11,9 +11,9 @@ import math
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from diffusion.networks import fast
 from diffusion.networks.blocks import FAN_AVG, ZEROS, Keys, SelfAttention, dropout, fold_in, modulate
 from diffusion.networks.configs import DiTConfig
 from diffusion.networks.embeddings import Conditioning, position_embedding
@@ -39,9 +39,7 @@ def unpatchify(tokens: Float[Array, "b n d"], patch: int, height: int, width: in
 
 def adaptive_layer_norm(x: Tokens, shift: Float[Array, "b c"], scale: Float[Array, "b c"]) -> Tokens:
     """adaLN: (1 + scale) (x − μ)/√(v + 10⁻⁶) + shift, with μ and v the moments over the channels of a token."""
-    h = x.astype(scale.dtype)
-    h = h - h.mean(-1, keepdims=True)
-    return modulate(h * lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-6), shift, scale)
+    return modulate(fast.layer_normalise(x.astype(scale.dtype)), shift, scale)
 
 
 class Block(nnx.Module):
@@ -52,8 +50,8 @@ class Block(nnx.Module):
         self.rate = config.dropout
         self.modulation = nnx.Linear(width, 6 * width, kernel_init=ZEROS, rngs=rngs)
         self.attention = SelfAttention(width, config.heads, dtype=dtype, rngs=rngs)
-        self.mlp1 = nnx.Linear(width, hidden, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
-        self.mlp2 = nnx.Linear(hidden, width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
+        self.mlp1 = fast.Linear(width, hidden, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
+        self.mlp2 = fast.Linear(hidden, width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
 
     def __call__(self, x: Tokens, c: Float[Array, "b c"], keys: Keys) -> Tokens:
         """x + gate · attention(adaLN(x)), then x + gate · mlp(adaLN(x))."""
@@ -76,10 +74,10 @@ class DiT(nnx.Module):
         self.padded = (config.patch * math.ceil(height / config.patch), config.patch * math.ceil(width / config.patch))
         pixels = config.patch**2 * channels
         self.emb = Conditioning(FREQUENCIES, config.width, num_classes, rngs=rngs)
-        self.first = nnx.Linear(pixels, config.width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
+        self.first = fast.Linear(pixels, config.width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype, rngs=rngs) for _ in range(config.depth)])
         self.modulation = nnx.Linear(config.width, 2 * config.width, kernel_init=ZEROS, rngs=rngs)
-        self.out = nnx.Linear(config.width, outputs * pixels, kernel_init=ZEROS, rngs=rngs)
+        self.out = fast.Linear(config.width, outputs * pixels, kernel_init=ZEROS, rngs=rngs)
 
     def __call__(
         self,
