@@ -1,9 +1,9 @@
 """How fast and in how much memory a step trains, beside PyTorch: python -m benchmarks.training_speed [NETWORK ...]
 
 The networks are those of two presets, at batch 64 and 28 × 28. A step is the whole of it: draws, loss, gradients,
-clipping, AdamW and average. PyTorch runs eagerly, with diffusers' UNet2DModel of that shape and with the same transformer
-(`benchmarks/torch_training.py`). Each library has a process of its own; they take turns on the same cores, so that what
-else the machine does meets both. Peak memory is that of further processes, which only train.
+clipping, AdamW and average. PyTorch runs eagerly, with diffusers' UNet2DModel of that shape and with the same
+transformer (`benchmarks/torch_training.py`). Each library has a process of its own; they take turns on the same cores,
+so that what else the machine does meets both. Peak memory is that of further processes, which only train.
 """
 
 from __future__ import annotations
