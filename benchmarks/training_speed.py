@@ -49,6 +49,7 @@ def our_calls(name: str) -> Calls:
     import jax.numpy as jnp
 
     from experiments import streams
+    from experiments.memory import give_back
     from experiments.presets import load
     from experiments.training.data import Facts
     from experiments.training.generator import optimizer_of
@@ -69,9 +70,15 @@ def our_calls(name: str) -> Calls:
     batches = replicas.split([batch_of_noise()])
     signal = replicas.share(np.zeros(len(replicas.local), np.float32))
 
+    @functools.cache
+    def advance() -> Any:
+        compiled = programs.advance.lower(state, batches, signal).compile()
+        give_back()  # as the training does
+        return compiled
+
     def train() -> Any:
         nonlocal state
-        state, report = programs.advance(state, batches, signal)
+        state, report = advance()(state, batches, signal)
         return np.asarray(report)
 
     @functools.cache
