@@ -1,5 +1,6 @@
 """The networks of `benchmarks/training_speed.py` in PyTorch, and a step that trains them, as its users write them."""
 
+# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from collections.abc import Callable
