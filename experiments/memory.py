@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,19 @@ def _of(path: Path, name: str) -> int:
     except OSError:
         return 0
     return 0 if found is None else int(found[1])
+
+
+def give_back() -> bool:
+    """Return to the system what the allocator keeps of memory that is free, as after a compilation; False if it cannot.
+
+    glibc keeps hundreds of megabytes then, beside which the arrays of a training would have to find room.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError):  # another C library, or none that is to be found like this
+        return False
+    trim(0)
+    return True
 
 
 def shown(size: float) -> str:

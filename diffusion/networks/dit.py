@@ -13,9 +13,9 @@ import math
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from diffusion.networks import fast
 from diffusion.networks.backward import rematerialised
 from diffusion.networks.blocks import (
     FAN_AVG,
@@ -51,9 +51,7 @@ def unpatchify(tokens: Float[Array, "b n d"], patch: int, height: int, width: in
 
 def adaptive_layer_norm(x: Tokens, shift: Float[Array, "b c"], scale: Float[Array, "b c"]) -> Tokens:
     """adaLN: (1 + scale) (x − μ)/√(v + 10⁻⁶) + shift, with μ and v the moments over the channels of a token."""
-    h = x.astype(scale.dtype)
-    h = h - h.mean(-1, keepdims=True)
-    return modulate(h * lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + 1e-6), shift, scale)
+    return modulate(fast.layer_normalise(x.astype(scale.dtype)), shift, scale)
 
 
 def normalised(norm: RMSNorm | None, x: Tokens, shift: Float[Array, "b c"], scale: Float[Array, "b c"]) -> Tokens:
@@ -69,10 +67,10 @@ class Block(nnx.Module):
         self.rate = config.dropout
         self.modulation = nnx.Linear(width, 6 * width, kernel_init=ZEROS, rngs=rngs)
         self.attention = SelfAttention(width, config.heads, dtype=dtype, qk_norm=config.qk_norm, rngs=rngs)
-        self.mlp1 = nnx.Linear(width, hidden, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
-        self.mlp2 = nnx.Linear(hidden, width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
+        self.mlp1 = fast.Linear(width, hidden, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
+        self.mlp2 = fast.Linear(hidden, width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
         swiglu, rms = config.mlp == "swiglu", config.norm == "rms"
-        self.gate = nnx.Linear(width, hidden, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs) if swiglu else None
+        self.gate = fast.Linear(width, hidden, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs) if swiglu else None
         self.norm1, self.norm2 = (RMSNorm(width), RMSNorm(width)) if rms else (None, None)
 
     def __call__(
@@ -128,10 +126,10 @@ class DiT(nnx.Module):
         pixels = config.patch**2 * channels
         entry = config.bottleneck or pixels
         self.emb = Conditioning(FREQUENCIES, config.width, num_classes, augment_dim=augment_dim, rngs=rngs)
-        self.first = nnx.Linear(entry, config.width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
+        self.first = fast.Linear(entry, config.width, dtype=dtype, kernel_init=FAN_AVG, rngs=rngs)
         self.blocks = nnx.List([Block(config, dtype, rngs=rngs) for _ in range(config.depth)])
         self.modulation = nnx.Linear(config.width, 2 * config.width, kernel_init=ZEROS, rngs=rngs)
-        self.out = nnx.Linear(config.width, outputs * pixels, kernel_init=ZEROS, rngs=rngs)
+        self.out = fast.Linear(config.width, outputs * pixels, kernel_init=ZEROS, rngs=rngs)
         self.norm = RMSNorm(config.width) if config.norm == "rms" else None
         narrow = functools.partial(nnx.Linear, use_bias=False, dtype=dtype, kernel_init=FAN_AVG)
         self.bottleneck = narrow(pixels, entry, rngs=rngs) if config.bottleneck else None

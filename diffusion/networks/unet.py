@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from diffusion.networks import fast
 from diffusion.networks.backward import rematerialised
 from diffusion.networks.blocks import (
     FAN_AVG,
@@ -71,9 +72,9 @@ def nearest_upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 def convolution(
     c_in: int, c_out: int, *, side: int = 3, stride: int = 1, dtype: DTypeLike | None, init=FAN_AVG, rngs: nnx.Rngs
-) -> nnx.Conv:
+) -> fast.Conv:
     """A convolution that keeps the size, or with stride 2 halves it upwards."""
-    return nnx.Conv(c_in, c_out, (side, side), stride, dtype=dtype, kernel_init=init, rngs=rngs)
+    return fast.Conv(c_in, c_out, side, stride, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 class ResidualBlock(nnx.Module):

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from experiments.errors import CheckpointError, DivergedError, warn
-from experiments.memory import shown
+from experiments.memory import give_back, shown
 from experiments.progress import duration
 from experiments.training.budget import Budget, require_compiled
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
@@ -129,6 +129,7 @@ class Course:
         start = time.perf_counter()
         with self._with.recorder.compiling():
             program = self._with.programs.advance.lower(self._state, batches, signum).compile()
+        give_back()
         seconds, told = time.perf_counter() - start, program.memory_analysis()
         if told is None:
             return

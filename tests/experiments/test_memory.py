@@ -1,12 +1,15 @@
 """What is left of the memory, as Linux tells it, and the sentence when there is none."""
 
+import resource
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from experiments import cli
+from experiments import cli, memory
 from experiments.errors import ExhaustedError
 from experiments.interface.run import load
-from experiments.memory import available, ran_out, remedied, shown
+from experiments.memory import available, give_back, ran_out, remedied, shown
 
 KB = 1024
 
@@ -109,3 +112,24 @@ def test_a_batch_that_does_not_fit_is_refused_before_it_is_drawn(tiny_run):
     sentence = r"^a batch of 2,147,483,647 samples takes at least 2.3 TB of memory, and .* is free; give a "
     with pytest.raises(ExhaustedError, match=sentence):
         run.sample(range(many), batch=many)
+
+
+def _resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says here how much is resident")
+def test_what_is_free_is_given_back():
+    blocks = [np.ones(8_000) for _ in range(2_000)]  # 128 MB, in pieces that the allocator keeps for itself
+    last = blocks[-1]
+    del blocks
+    before = _resident()
+    if not give_back():
+        pytest.skip("this C library has no malloc_trim")
+    assert before - _resident() > 64e6
+    assert last[0] == 1.0
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    assert not give_back()
