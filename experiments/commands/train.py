@@ -190,7 +190,7 @@ def _start(argv: list[str]) -> tuple[dict[str, Any], Config, list[str]]:
         return {}, initial_config(Path(source), argv), argv
     preset = preset or TrainArguments.__dataclass_fields__["preset"].default
     size, _ = take_flag(argv, "--data.size")
-    known = size is not None and not DataConfig(size=size).refusals() and size != "None"
+    known = size not in (None, "None") and not any(wrong for wrong, _ in DataConfig(size=size).refusals())
     return {"preset": preset}, presets.load(preset, DataConfig(size=size).size if known else None), argv
 
 
