@@ -11,9 +11,10 @@ from jaxtyping import Float32, Int, Int32, UInt8
 
 from experiments import streams
 from experiments.data import randomness
+from experiments.data.lazy import VERSION, LazyImages, View
 from experiments.errors import UsageError
 
-Events = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n d"]
+Events = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n d"] | LazyImages
 """Images, or points in the model's own units."""
 
 
@@ -37,15 +38,16 @@ class Source:
     """Where classes might be, if there are none, as the end of a sentence."""
 
     def __post_init__(self) -> None:
-        images, labels = np.asarray(self.images), self.labels
+        labels = self.labels
+        images = self.images if isinstance(self.images, LazyImages) else np.asarray(self.images)
         if (images.dtype, images.ndim) not in ((np.dtype(np.uint8), 4), (np.dtype(np.float32), 2)) or 0 in images.shape:
             raise ValueError(
                 f"images are {images.dtype} {images.shape}; give uint8 (n, height, width, channels), or float32 points "
                 "(n, d)."
             )
-        if images.ndim == 2 and not np.isfinite(images).all():
+        if isinstance(images, np.ndarray) and images.ndim == 2 and not np.isfinite(images).all():
             raise ValueError(f"{np.sum(~np.isfinite(images))} coordinates of the points are not finite; drop those.")
-        object.__setattr__(self, "images", _read_only(images))
+        object.__setattr__(self, "images", _read_only(images) if isinstance(images, np.ndarray) else images)
         if labels is None:
             return
         if np.shape(labels) != images.shape[:1] or np.min(labels) < 0:
@@ -92,7 +94,15 @@ class Source:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal."""
+        """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal.
+
+        Of a lazy source it begins with `VERSION`, and is of the fingerprint of its images and the labels.
+        """
+        if isinstance(self.images, LazyImages):
+            lazy = hashlib.sha256(repr((self.images.fingerprint, self.labels is not None)).encode())
+            if self.labels is not None:
+                lazy.update(np.ascontiguousarray(self.labels, "<i4").data)
+            return VERSION + lazy.hexdigest()
         digest = hashlib.sha256(repr((self.images.shape, self.labels is not None)).encode())
         digest.update(np.ascontiguousarray(self.images, self.images.dtype.newbyteorder("<")).data)
         if self.labels is not None:
@@ -102,7 +112,8 @@ class Source:
     def take(self, rows: Int[np.ndarray, "m"], name: str | None = None) -> Source:
         """The images `rows`, copied, with their labels and all the class names, without a held-out part."""
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, images=self.images[rows], labels=labels, name=name or self.name, held_out=None)
+        images = View(self.images, rows) if isinstance(self.images, LazyImages) else self.images[rows]
+        return replace(self, images=images, labels=labels, name=name or self.name, held_out=None)
 
 
 def split(

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.data.source import Source
+from experiments.data.lazy import View
+from experiments.data.source import Events, Source
 from experiments.names import counted, listed
 
 DARK = 64
@@ -64,4 +65,13 @@ def ranges(numbers: list[int]) -> list[str]:
 
 
 def _range(parts: list[Source]) -> tuple[int, int]:
-    return int(min(part.images.min() for part in parts)), int(max(part.images.max() for part in parts))
+    ranges = [_range_of(part.images) for part in parts]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _range_of(images: Events) -> tuple[int, int]:
+    if isinstance(images, np.ndarray):
+        return int(images.min()), int(images.max())
+    if isinstance(images, View):
+        return _range_of(images.images)
+    return getattr(images, "range", (0, 255))

@@ -1,0 +1,48 @@
+"""Images that `scorefield data prepare` has written, read from the disk at random, each when it is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from experiments.data.config import DataConfig
+from experiments.data.lazy import View
+from experiments.data.records import RecordImages
+from experiments.data.source import Source
+from experiments.data.sources.paths import file_at
+from experiments.errors import DataError
+
+
+def read(where: str, config: DataConfig) -> Source:
+    """The images of the file; its last ones are held out where the data set that it was made from has a test split.
+
+    Nothing is resized any more. Raises DataError where `config` asks for another size or other channels than those of
+    the file.
+    """
+    path = file_at(where, "records")
+    images = RecordImages(path)
+    facts, labels = images.facts, images.labels()
+    height, width, channels = facts.shape
+    for flag, wanted, there in (
+        ("size", config.size, (height, width)),
+        ("channels", config.channels, (channels,)),
+    ):
+        if wanted is not None and {wanted} != set(there):
+            raise DataError(
+                f"{path} holds images of {height}×{width}×{channels}, and --data.{flag} is {wanted}; leave that out, "
+                f"or write another file with `scorefield data prepare --{flag} {wanted}`."
+            )
+
+    def part(first: int, last: int, held_out: Source | None = None) -> Source:
+        rows = np.arange(first, last)
+        return Source(
+            name=where,
+            images=images if len(rows) == len(images) else View(images, rows),
+            labels=None if labels is None else labels[first:last],
+            class_names=facts.class_names,
+            held_out=held_out,
+            notes=facts.notes if first == 0 else (),
+            hint=facts.hint if first == 0 else "",
+        )
+
+    count = facts.images - facts.held_out
+    return part(0, count, part(count, facts.images) if facts.held_out else None)
