@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a trained model against held-out images",
     "anomaly": "say how strange images are to a trained model with an energy",
     "verify": "measure the equations against exact answers, or a trained model against the equations",
+    "data": "prepare images for training, or say what would be read",
     "grid": "fit a sampler's time grid to a trained model",
     "samplers": "list the samplers",
     "presets": "list the presets",
@@ -36,6 +37,7 @@ REMEDIES = {
     "evaluate": "give a smaller --batch, or fewer --samples",
     "anomaly": "give fewer --images",
     "verify": "give a smaller --batch with --run, or fewer --samples",
+    "data": "give a smaller --size",
     "grid": "give fewer --images",
 }
 """What to do where a command runs out of memory."""

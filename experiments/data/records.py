@@ -236,7 +236,8 @@ class RecordImages:
             return self._reader.read(rows)
         except (RuntimeError, ValueError) as error:
             if len(rows) == 1:
-                raise self._damaged(f"record {rows[0]}: {reason(error)}") from None
+                how = reason(error).partition(" (")[0]  # without the two hashes that differ
+                raise self._damaged(f"record {rows[0]}: {how}") from None
         for row in rows:  # which of them it is
             self._read([row])
         raise self._damaged("records that can be read one by one cannot be read together")
