@@ -52,6 +52,11 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
             os.close(descriptor)
 
 
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield: what can be made anew is kept there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "scorefield"
+
+
 def require_writable(folder: Path) -> None:
     """Raise UsageError where nothing can be written in a folder, which need not be there yet. Leaves nothing behind."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())

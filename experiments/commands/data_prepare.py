@@ -37,6 +37,7 @@ class PrepareArguments(ReadingArguments):
     held_out: tyro.conf.SuppressFixed[tyro.conf.Fixed[float]] = 0.1
     """It is for training, and so are these."""
     seed: tyro.conf.SuppressFixed[tyro.conf.Fixed[int]] = 0
+    loading: tyro.conf.SuppressFixed[tyro.conf.Fixed[str]] = "lazy"
     memory_gib: tyro.conf.SuppressFixed[tyro.conf.Fixed[float]] = 4.0
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File to write, such as photos.records; it must not be there yet."""
@@ -51,7 +52,7 @@ def run(argv: list[str]) -> int:
     arguments = read_arguments(PrepareArguments, argv, "scorefield data prepare", DESCRIPTION)
     if arguments.out is None:
         raise UsageError("--out is missing; give the file to write, such as --out photos.records.")
-    out, config = arguments.out, arguments.config()
+    out, config = arguments.out, dataclasses.replace(arguments.config(), loading="lazy")
     require_new(out)
     tell_written(lambda count: f"the same command goes on with {out.name}" if count else "nothing was written")
     with reporting(quiet=arguments.quiet or arguments.json):

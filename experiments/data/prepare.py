@@ -41,7 +41,7 @@ _PADDING = 2**16
 _THREADED = 32
 """Images that a thread decodes at a time."""
 _CHECKSUM = 4
-_NOT_OF_PIXELS = ("flip", "held_out", "seed", "memory_gib")
+_NOT_OF_PIXELS = ("flip", "held_out", "seed", "memory_gib", "loading")
 """Options that are for training and do not change what is written."""
 
 
@@ -60,7 +60,7 @@ def prepare(source: Source, config: DataConfig, out: Path) -> RecordFacts:
         parts.agree()
         missing = [i for i in range(len(parts)) if not parts.there(i)]
         _require_room(out, parts, missing)
-        for i in tracked(missing, f"images in parts of {parts.size:,}"):
+        for i in tracked(missing, f"images in parts of {parts.size:,}", compiles=False):
             parts.write(i)
         with replacing(out) as temporary:
             facts = parts.join(temporary)
@@ -141,7 +141,7 @@ class Parts:
             labels = np.concatenate([labels, held_out.labels])
         return write_records(
             path,
-            (self.read(i) for i in tracked(range(len(self)), "parts put together")),
+            (self.read(i) for i in tracked(range(len(self)), "parts put together", compiles=False)),
             labels,
             held_out=0 if held_out is None else len(held_out),
             class_names=source.class_names,

@@ -50,8 +50,6 @@ class RecordFacts:
     """How many of them, the last ones, are the data set's own test split."""
     labelled: bool = False
     class_names: tuple[str, ...] = ()
-    range: tuple[int, int]
-    """The least and the greatest value of all pixels."""
     fingerprint: str
     """`VERSION` and the SHA-256, in hex, of the shape and the pixels."""
     notes: tuple[str, ...] = ()
@@ -74,16 +72,14 @@ def is_record_file(path: Path) -> bool:
 
 
 class Fingerprint:
-    """SHA-256 of images as they come, with the range of their values."""
+    """SHA-256 of the shape and the pixels of images, as they come."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._digest = hashlib.sha256(repr(tuple(shape)).encode())
-        self.low, self.high = 255, 0
 
     def add(self, images: UInt8[np.ndarray, "m height width channels"]) -> None:
         """The next images."""
         self._digest.update(np.ascontiguousarray(images).data)
-        self.low, self.high = min(self.low, int(images.min())), max(self.high, int(images.max()))
 
     def __str__(self) -> str:
         return VERSION + self._digest.hexdigest()
@@ -118,7 +114,6 @@ def write_records(
             shape=(shape[0], shape[1], shape[2]),
             images=count,
             labelled=labels is not None,
-            range=(fingerprint.low, fingerprint.high),
             fingerprint=str(fingerprint),
             **facts,
         )
@@ -156,11 +151,6 @@ class RecordImages:
     def fingerprint(self) -> str:
         """As it was computed when the file was written."""
         return self.facts.fingerprint
-
-    @property
-    def range(self) -> tuple[int, int]:
-        """The least and the greatest value of all pixels."""
-        return self.facts.range
 
     def __len__(self) -> int:
         """n."""

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from experiments.data.config import DataConfig
 from experiments.errors import DataError
+from experiments.progress import tracked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +30,16 @@ def require_memory(shape: tuple[int, ...], config: DataConfig, where: str) -> No
             f"{where} is {gib:.3g} GiB of pixels ({size}), above --data.memory-gib {config.memory_gib:g}; "
             "raise the limit if the machine has the memory, or take fewer or smaller images (--data.size)."
         )
+
+
+def read_lazily(shape: tuple[int, ...], config: DataConfig, where: str) -> bool:
+    """Whether images of this shape (n, h, w, c) are decoded when they are asked for: beyond `config.memory_gib`.
+
+    Raises DataError as `require_memory` does where `config.loading` wants them in memory.
+    """
+    if config.loading == "memory":
+        require_memory(shape, config, where)
+    return config.loading == "lazy" or (config.loading == "auto" and prod(shape) > config.memory_gib * 2**30)
 
 
 def fit(picture: Image, config: DataConfig) -> Image:
@@ -65,12 +76,13 @@ def to_channels(
     return ((wide + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
-def in_threads(work: Callable[[int], T], count: int, block: int = 32) -> list[T]:
+def in_threads(work: Callable[[int], T], count: int, block: int = 32, what: str = "") -> list[T]:
     """`work` of 0..count−1 in order; of several errors the first in that order is raised, and the rest is dropped.
 
-    A thread takes `block` of them at a time.
+    A thread takes `block` of them at a time. `what` is what the progress is called, if it is told.
     """
     blocks = [range(i, min(i + block, count)) for i in range(0, count, block)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode") as executor:
         done = executor.map(lambda numbers: [work(i) for i in numbers], blocks)
-        return [result for results in done for result in results]
+        told = tracked(done, what, len(blocks), compiles=False) if what else done
+        return [result for results in told for result in results]

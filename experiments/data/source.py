@@ -1,4 +1,4 @@
-"""A data set in memory, and its division into a training and a held-out part."""
+"""A data set, in memory or lazy, and its division into a training and a held-out part."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from experiments.data import randomness
 from experiments.data.lazy import VERSION, LazyImages, View
 from experiments.errors import UsageError
 
-Events = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n d"] | LazyImages
+Events = UInt8[np.ndarray, "n height width channels"] | Float32[np.ndarray, "n d"]
 """Images, or points in the model's own units."""
+_LOOKED_AT = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
     """Images of one shape, or points of one dimension, perhaps with a class each. The arrays are read-only."""
 
-    images: Events
-    """uint8 images, or float32 points (n, d), which are handed on as they are."""
+    images: Events | LazyImages
+    """uint8 images, in an array or decoded when rows are asked for; or float32 points (n, d), handed on as they are."""
     labels: Int32[np.ndarray, "n"] | None = None
     """Class of each image in 0..num_classes − 1."""
     name: str = "arrays"
@@ -38,8 +39,8 @@ class Source:
     """Where classes might be, if there are none, as the end of a sentence."""
 
     def __post_init__(self) -> None:
-        labels = self.labels
-        images = self.images if isinstance(self.images, LazyImages) else np.asarray(self.images)
+        lazy, labels = self.lazy is not None, self.labels
+        images = self.images if lazy else np.asarray(self.images)
         if (images.dtype, images.ndim) not in ((np.dtype(np.uint8), 4), (np.dtype(np.float32), 2)) or 0 in images.shape:
             raise ValueError(
                 f"images are {images.dtype} {images.shape}; give uint8 (n, height, width, channels), or float32 points "
@@ -47,7 +48,8 @@ class Source:
             )
         if isinstance(images, np.ndarray) and images.ndim == 2 and not np.isfinite(images).all():
             raise ValueError(f"{np.sum(~np.isfinite(images))} coordinates of the points are not finite; drop those.")
-        object.__setattr__(self, "images", _read_only(images) if isinstance(images, np.ndarray) else images)
+        if isinstance(images, np.ndarray):
+            object.__setattr__(self, "images", _read_only(images))
         if labels is None:
             return
         if np.shape(labels) != images.shape[:1] or np.min(labels) < 0:
@@ -92,27 +94,52 @@ class Source:
         """Number of images of each class; without labels there are none."""
         return () if self.labels is None else tuple(np.bincount(self.labels, minlength=self.num_classes).tolist())
 
+    @property
+    def lazy(self) -> LazyImages | None:
+        """The images, if they are decoded when rows are asked for."""
+        return None if isinstance(self.images, np.ndarray) or not isinstance(self.images, LazyImages) else self.images
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal.
 
-        Of a lazy source it begins with `VERSION`, and is of the fingerprint of its images and the labels.
+        Of lazy images it is of the second version, `lazy.VERSION` before it: of the contents of their files and what is
+        done to them in the place of the pixels.
         """
-        if isinstance(self.images, LazyImages):
-            lazy = hashlib.sha256(repr((self.images.fingerprint, self.labels is not None)).encode())
-            if self.labels is not None:
-                lazy.update(np.ascontiguousarray(self.labels, "<i4").data)
-            return VERSION + lazy.hexdigest()
+        lazy = self.lazy
         digest = hashlib.sha256(repr((self.images.shape, self.labels is not None)).encode())
-        digest.update(np.ascontiguousarray(self.images, self.images.dtype.newbyteorder("<")).data)
+        if isinstance(self.images, np.ndarray):
+            digest.update(np.ascontiguousarray(self.images, self.images.dtype.newbyteorder("<")).data)
+        elif lazy is not None:
+            digest.update(lazy.fingerprint.encode())
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, "<i4").data)
-        return digest.hexdigest()
+        return VERSION * (lazy is not None) + digest.hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """The hexadecimal digits of the fingerprint alone, for the names of files."""
+        return self.fingerprint.removeprefix(VERSION)
+
+    @property
+    def looked_at(self) -> range:
+        """The images whose values are looked at to describe the data: all in memory, or some 256 lazy ones, spread."""
+        return range(0, len(self), 1 if self.lazy is None else -(-len(self) // _LOOKED_AT))
+
+    @cached_property
+    def value_range(self) -> tuple[int, int]:
+        """The least and the largest value of the images `looked_at`."""
+        pixels = self.images if isinstance(self.images, np.ndarray) else self.images[np.array(self.looked_at)]
+        return int(pixels.min()), int(pixels.max())
 
     def take(self, rows: Int[np.ndarray, "m"], name: str | None = None) -> Source:
-        """The images `rows`, copied, with their labels and all the class names, without a held-out part."""
+        """The images `rows` with their labels and all the class names, without a held-out part.
+
+        Images in memory are copied; lazy ones are not decoded for it.
+        """
         labels = None if self.labels is None else self.labels[rows]
-        images = View(self.images, rows) if isinstance(self.images, LazyImages) else self.images[rows]
+        lazy = self.lazy
+        images = self.images[rows] if lazy is None else View(lazy, np.arange(len(self))[rows])
         return replace(self, images=images, labels=labels, name=name or self.name, held_out=None)
 
 

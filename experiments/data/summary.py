@@ -6,14 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from experiments.data.lazy import View
-from experiments.data.source import Events, Source
+from experiments.data.source import Source
 from experiments.names import counted, listed
 
 DARK = 64
 """Brightest value of a data set up to which it is taken for one that was never scaled: masks of 0 and 1, numbers of
 classes, grey levels of 4 to 6 bits, and of 10 to 14 bits in files of 16. A photograph reaches it almost anywhere."""
-
 
 def summary(training: Source, held_out: Source | None) -> str:
     """One line on a data set that was divided; the classes have the numbers of images of both parts."""
@@ -33,7 +31,8 @@ def summary(training: Source, held_out: Source | None) -> str:
     said[0] += f", {len(held_out):,} held out" if held_out is not None else ", none held out"
     said += training.notes
     if not training.of_points:
-        said.append(f"brightest value {_range(parts)[1]}")
+        seen = _seen(parts)
+        said.append(f"brightest value {_range(parts)[1]}" + f" in {counted(seen, 'image')} looked at" * bool(seen))
     return f"{training.name}: {'; '.join(said)}"
 
 
@@ -41,12 +40,14 @@ def warnings(training: Source, held_out: Source | None) -> Iterator[str]:
     """Lines on what is hardly ever meant: images that are nearly black, or all the same."""
     if training.of_points:
         return
-    low, high = _range([part for part in (training, held_out) if part is not None])
+    parts = [part for part in (training, held_out) if part is not None]
+    low, high = _range(parts)
+    some = f"{counted(seen, 'image')} of " if (seen := _seen(parts)) else ""
     if low == high:
-        yield f"every pixel of {training.name} is {low}; there is nothing to learn."
+        yield f"every pixel of {some}{training.name} is {low}; there is nothing to learn."
     elif high <= DARK:
         yield (
-            f"the brightest of all pixels of {training.name} is {high} of 255, so that the images are nearly black; "
+            f"the brightest of all pixels of {some}{training.name} is {high} of 255, so that the images are nearly black; "
             "scale them so that white is 255."
         )
 
@@ -64,14 +65,12 @@ def ranges(numbers: list[int]) -> list[str]:
     ]
 
 
+def _seen(parts: list[Source]) -> int:
+    """How many images `_range` is of, where it is not of all."""
+    seen = sum(len(part.looked_at) for part in parts)
+    return seen if seen < sum(map(len, parts)) else 0
+
+
 def _range(parts: list[Source]) -> tuple[int, int]:
-    ranges = [_range_of(part.images) for part in parts]
+    ranges = [part.value_range for part in parts]
     return min(low for low, _ in ranges), max(high for _, high in ranges)
-
-
-def _range_of(images: Events) -> tuple[int, int]:
-    if isinstance(images, np.ndarray):
-        return int(images.min()), int(images.max())
-    if isinstance(images, View):
-        return _range_of(images.images)
-    return getattr(images, "range", (0, 255))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments.errors import UsageError
-from experiments.files import replacing
+from experiments.files import cache_folder, replacing
 
 Notice = Callable[[str], None]
 """A function that shows one line to the user."""
@@ -21,7 +20,7 @@ Notice = Callable[[str], None]
 
 def default_folder() -> Path:
     """$XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scorefield"
+    return cache_folder()
 
 
 def save(folder: Path | None, stem: str, arrays: Mapping[str, Any], notice: Notice) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from experiments.data.config import DataConfig
 from experiments.data.lazy import View
 from experiments.data.records import RecordImages
+from experiments.data.shapes import require_memory
 from experiments.data.source import Source
 from experiments.data.sources.paths import file_at
 from experiments.errors import DataError
@@ -15,12 +16,14 @@ from experiments.errors import DataError
 def read(where: str, config: DataConfig) -> Source:
     """The images of the file; its last ones are held out where the data set that it was made from has a test split.
 
-    Nothing is resized any more. Raises DataError where `config` asks for another size or other channels than those of
+    They are read when they are asked for, however few they are, unless `config.loading` wants them in memory. Nothing is resized any more. Raises DataError where `config` asks for another size or other channels than those of
     the file.
     """
     path = file_at(where, "records")
     images = RecordImages(path)
     facts, labels = images.facts, images.labels()
+    if config.loading == "memory":
+        require_memory(images.shape, config, str(path))
     height, width, channels = facts.shape
     for flag, wanted, there in (
         ("size", config.size, (height, width)),
@@ -33,10 +36,10 @@ def read(where: str, config: DataConfig) -> Source:
             )
 
     def part(first: int, last: int, held_out: Source | None = None) -> Source:
-        rows = np.arange(first, last)
+        lazy = images if last - first == len(images) else View(images, np.arange(first, last))
         return Source(
             name=where,
-            images=images if len(rows) == len(images) else View(images, rows),
+            images=lazy[:] if config.loading == "memory" else lazy,
             labels=None if labels is None else labels[first:last],
             class_names=facts.class_names,
             held_out=held_out,
