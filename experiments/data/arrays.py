@@ -98,7 +98,7 @@ def levels_of(images: np.ndarray, where: str, first: int = 0, before: Levels | N
     Raises DataError for values that are none of pixels.
     """
     kind = images.dtype
-    if kind == np.uint8 or kind == bool:
+    if kind == np.uint8 or kind.kind == "b":
         return Levels(0, 255)
     if kind.kind not in "iuf":
         raise DataError(f"{where} holds {kind} values; give uint8, or floats in [0, 1].")
@@ -124,7 +124,7 @@ def to_levels(
     kind = images.dtype
     if kind == np.uint8:
         return images
-    if kind == bool:
+    if kind.kind == "b":
         return images.astype(np.uint8) * np.uint8(255)
     if kind.kind != "f":
         return images.astype(np.uint8)

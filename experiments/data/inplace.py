@@ -66,8 +66,8 @@ def too_large_for_memory(shape: tuple[int, ...], dtype: np.dtype, config: DataCo
 def cannot_be_read_in_place(where: str, why: str, config: DataConfig) -> DataError:
     """What is said of an array that is too large for memory and not stored plainly."""
     return DataError(
-        f"{where} is above --data.memory-gib {config.memory_gib:g} and {why}, so that it cannot be read in place; run "
-        f"scorefield data prepare {config.source} --out FILE, and train on records:FILE."
+        f"{where} is above --data.memory-gib {config.memory_gib:g} and {why}, so that it cannot be read in place; give "
+        "it to scorefield data prepare, and train on the records:FILE that this writes."
     )
 
 
@@ -170,7 +170,9 @@ class StoredImages:
     def _read_whole(self) -> tuple[str, Levels]:
         array, digest, levels, start = self._array, hashlib.sha256(), None, 0
         checksum = 0 if array.checksum is None else zlib.crc32(array.checksum[0])
-        for content in tracked(self._blocks(), "first reading of the array", -(-len(self) // self._rows), compiles=False):
+        for content in tracked(
+            self._blocks(), "first reading of the array", -(-len(self) // self._rows), compiles=False
+        ):
             digest.update(content)
             checksum = zlib.crc32(content, checksum)
             images = np.frombuffer(content, array.dtype).reshape(-1, *self._source_shape[1:])

@@ -1,6 +1,7 @@
 """The members of a zip, read in place: each by its offset, from one descriptor, by as many threads as want to.
 
-`zipfile` reads the table of contents; its objects, a kilobyte for each member, are not kept. Source: APPNOTE.TXT, 4.3.7.
+`zipfile` reads the table of contents; its objects, a kilobyte for each member, are not kept.
+Source: APPNOTE.TXT, 4.3.7.
 """
 
 from __future__ import annotations

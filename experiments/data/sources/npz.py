@@ -88,9 +88,7 @@ def _lazily(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) 
     return StoredImages(Stored(Path(where), offset, shape, dtype, (head, info.CRC)), config, name)
 
 
-def _header(
-    archive: zipfile.ZipFile, key: str, where: str
-) -> tuple[tuple[int, ...], bool, np.dtype, bytes]:
+def _header(archive: zipfile.ZipFile, key: str, where: str) -> tuple[tuple[int, ...], bool, np.dtype, bytes]:
     """(Shape, whether its first axis is the innermost, type, the bytes that say so) of an array."""
     with archive.open(f"{key}.npy") as file:
         try:
