@@ -21,6 +21,7 @@ from experiments.config.tree import Config
 from experiments.data.registry import SOURCES
 from experiments.errors import UsageError
 from experiments.names import choose
+from experiments.progress import reporting
 from experiments.sampling import solver
 from experiments.training.kept import run_config, run_source
 
@@ -205,7 +206,8 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     place = None if arguments.run is None or told else run_source(arguments.run, config)
     if arguments.dry_run:
         return _show(config, outdir, place)
-    data = open_data(config, place)
+    with reporting(quiet):
+        data = open_data(config, place)
     tell(data, quiet)
     on_sample = None
     if config.training.sample_every:
@@ -233,7 +235,8 @@ def _show(config: Config, outdir: Path, place: str | None) -> int:
 
     expected = None
     try:
-        data = open_data(config, place)
+        with reporting():
+            data = open_data(config, place)
         tell(data, quiet=False)
         expected = expectation(config, data.facts)
     finally:

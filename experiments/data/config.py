@@ -32,7 +32,7 @@ class DataConfig:
     memory_gib: float = 4.0
     """Largest data set that is decoded into memory, in GiB of pixels; a larger one is decoded while it is used."""
     loading: Literal["auto", "memory", "lazy"] = "auto"
-    """Where pixels are kept: in memory, nowhere (lazy: decoded each time that they are used), or by --data.memory-gib."""
+    """Images are decoded into memory once, or (lazy) each time that they are used; auto is by --data.memory-gib."""
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What becomes of pictures that cannot be read: the data are refused, or such pictures left out."""
     rules: Literal[1, 2] = 2

@@ -81,7 +81,7 @@ def kept_index(files: Files, config: DataConfig) -> Index | None:
     """The index of exactly these files as they are now, if there is one, and no picture has to be read for it."""
     if not files.place or not _path(files, config).exists():
         return None
-    index, trusted = _known(files, files.stamps(), config)
+    index, trusted = _known(files, files.stamps(), config, quiet=True)
     return index if trusted.all() else None
 
 
@@ -120,12 +120,14 @@ def _examined(files: Files, i: int, config: DataConfig) -> tuple[UInt8[np.ndarra
     return digest, header[:2], _GREY * header.grey | late | _OF_TREATMENT[treatment]
 
 
-def _known(files: Files, stamps: np.ndarray, config: DataConfig) -> tuple[Index, Bool[np.ndarray, "n"]]:
+def _known(
+    files: Files, stamps: np.ndarray, config: DataConfig, quiet: bool = False
+) -> tuple[Index, Bool[np.ndarray, "n"]]:
     """(A row for each of the files, whether what is kept of each can be taken.)"""
     count = len(files)
     arrays = (stamps, np.zeros((count, 32), np.uint8), np.zeros((count, 2), np.int32), np.zeros(count, np.uint8))
     index, trusted = Index(*arrays), np.zeros(count, bool)
-    found = _load(_path(files, config), _key(files, config)) if files.place else None
+    found = _load(_path(files, config), _key(files, config), quiet) if files.place else None
     if found is None:
         return index, trusted
     kept, names, state, read = found
@@ -158,7 +160,7 @@ def _path(files: Files, config: DataConfig) -> Path:
     return cache_folder() / "index" / f"{name[:32]}.index"
 
 
-def _load(path: Path, key: dict[str, Any]) -> tuple[Index, Names, tuple[tuple[int, int], ...], int] | None:
+def _load(path: Path, key: dict[str, Any], quiet: bool) -> tuple[Index, Names, tuple[tuple[int, int], ...], int] | None:
     try:
         content = path.read_bytes()
     except OSError:
@@ -179,7 +181,8 @@ def _load(path: Path, key: dict[str, Any]) -> tuple[Index, Names, tuple[tuple[in
             state = tuple((int(size), int(changed)) for size, changed in meta["state"])
             return index, names, state, int(meta["read"])
     except Exception as error:  # whatever stands in a file of the cache, it is made anew
-        warn(f"the index {path} cannot be used ({error}); it is made anew.")
+        if not quiet:
+            warn(f"the index {path} cannot be used ({error}); it is made anew.")
         return None
 
 

@@ -6,11 +6,10 @@ A lazy source stands where an array of images does. Only whole images are asked 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 VERSION = "2:"
 """What the fingerprint of a lazy source starts with. One without it, of the first version, is of the pixels."""
@@ -69,7 +68,8 @@ class View:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(m, height, width, channels)."""
-        return (len(self.rows), *self.images.shape[1:])
+        _, height, width, channels = self.images.shape
+        return len(self.rows), height, width, channels
 
     @property
     def fingerprint(self) -> str:
@@ -87,6 +87,36 @@ class View:
         return self.images[self.rows[rows]]
 
 
-def blocks(images: np.ndarray | LazyImages, size: int = 256) -> Iterator[UInt8[np.ndarray, "m height width channels"]]:
-    """All images in their order, `size` of them at a time, so that no more are in memory."""
-    return (np.asarray(images[start : start + size]) for start in range(0, len(images), size))
+class Mirrored:
+    """The images of a lazy source, and after them the mirror image of each."""
+
+    ndim = 4
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, images: LazyImages) -> None:
+        self.images = images
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(2 n, height, width, channels)."""
+        _, height, width, channels = self.images.shape
+        return len(self), height, width, channels
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the images, mirrored."""
+        return VERSION + hashlib.sha256(f"mirrored {self.images.fingerprint}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        """2 n."""
+        return 2 * len(self.images)
+
+    def __getitem__(self, rows: np.ndarray | slice | int, /) -> np.ndarray:
+        """The images at these places; those from n on are mirrored left to right."""
+        chosen = np.arange(len(self))[rows]
+        images = self.images[chosen % len(self.images)]
+        mirrored = chosen >= len(self.images)
+        if chosen.ndim == 0:
+            return images[:, ::-1] if mirrored else images
+        images[mirrored] = images[mirrored, :, ::-1]
+        return images

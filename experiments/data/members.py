@@ -1,6 +1,7 @@
 """The members of a zip, read in place: each by its offset, from one descriptor, by as many threads as want to.
 
-`zipfile` reads the table of contents; its objects, a kilobyte for each member, are not kept. Source: APPNOTE.TXT, 4.3.7.
+`zipfile` reads the table of contents; its objects, a kilobyte for each member, are not kept.
+Source: APPNOTE.TXT, 4.3.7.
 """
 
 from __future__ import annotations
@@ -83,15 +84,12 @@ class ZipFiles:
         if flags & _ENCRYPTED:
             raise DataError(f"{self.name(i)} is encrypted; write the zip anew without a password.")
         try:
-            signature, name, extra = _HEAD.unpack(os.pread(self._descriptor, _HEAD.size, offset))
-            if signature != b"PK\3\4":
-                raise zipfile.BadZipFile("its header is not where it should be")
-            content = os.pread(self._descriptor, packed, offset + _HEAD.size + name + extra)
+            content = os.pread(self._descriptor, packed, member_start(self._descriptor, offset))
             content = _unpacked(content, method, size)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, struct.error) as error:
             raise self._damaged(i, reason(error)) from None
         if len(content) != size or zlib.crc32(content) != checksum:
-            raise self._damaged(i, "its checksum is wrong")
+            raise self._damaged(i, "its CRC-32 is wrong")
         return content, (size, checksum)
 
     def _damaged(self, i: int, how: str) -> DataError:
@@ -115,6 +113,14 @@ class ZipFiles:
         state = self.__getstate__()
         taken.__setstate__({**state, "_names": self._names.take(rows), "_table": self._table[rows]})
         return taken
+
+
+def member_start(descriptor: int, header: int) -> int:
+    """Where the bytes of a member begin whose own header is at `header`. Raises BadZipFile where there is none."""
+    signature, name, extra = _HEAD.unpack(os.pread(descriptor, _HEAD.size, header))
+    if signature != b"PK\3\4":
+        raise zipfile.BadZipFile("its header is not where it should be")
+    return header + _HEAD.size + name + extra
 
 
 def _unpacked(content: bytes, method: int, size: int) -> bytes:

@@ -51,7 +51,7 @@ def decode_images(files: Files, config: DataConfig, where: str) -> Decoded:
     `config.memory_gib` and are to be in memory.
     """
     with without_warning():
-        index = None if config.loading == "memory" else kept_index(files, config)
+        index = kept_index(files, config) if config.loading == "auto" else None
         if index is None and config.loading != "lazy":
             headers, kept = _headers(files, config, where)
             shape = _shape_of(files, kept, headers, config)
@@ -103,7 +103,10 @@ class LazyPictures:
     def _picture(self, i: int) -> UInt8[np.ndarray, "height width channels"]:
         content, stamp = self._files.read(i)
         name = self._files.name(i)
-        if stamp != tuple(self._stamps[i].tolist()) and hashlib.sha256(content).digest()[:8] != self._marks[i].tobytes():
+        if (
+            stamp != tuple(self._stamps[i].tolist())
+            and hashlib.sha256(content).digest()[:8] != self._marks[i].tobytes()
+        ):
             raise DataError(f"{name} has changed since this command read it first; restore it, or start again.")
         pixels = decode_picture(lambda: io.BytesIO(content), name, self._event_shape[2], self._config)[0]
         if pixels.shape != self._event_shape:
@@ -177,7 +180,7 @@ def _in_memory(files: Files, kept: Int64[np.ndarray, "n"], shape: Shape, config:
         for start in range(0, len(good), 64):  # in place, for there may be no room for two
             images[start : start + 64][: len(good) - start] = images[good[start : start + 64]]
         images, kept = images[: len(good)], kept[good]
-    profiles = {how: found.count(how) for how in ("converted", "ignored")}
+    profiles: dict[Treatment, int] = {"converted": found.count("converted"), "ignored": found.count("ignored")}
     notes = (*_profile_notes(profiles), *_left_out(files, kept))
     return Decoded(images, notes, _some(kept, len(files)))
 
@@ -198,11 +201,13 @@ def _refuse_bad(files: Files, index: Index, config: DataConfig) -> None:
     """Raise DataError for the first picture that cannot be read, unless such are left out."""
     if config.on_bad == "skip":
         return
-    for i in np.flatnonzero(index.bad)[:1].tolist():
-        name = files.name(i)
-        read_header(lambda: files.open(i), name, config)
-        decode_picture(lambda: files.open(i), name, 3, config)
-        raise DataError(f"{name} could not be read, and now can; start again.")
+    if not index.bad.any():
+        return
+    first = int(np.argmax(index.bad))
+    name = files.name(first)
+    read_header(lambda: files.open(first), name, config)
+    decode_picture(lambda: files.open(first), name, 3, config)
+    raise DataError(f"{name} could not be read, and now can; start again.")
 
 
 def _profile_notes(profiles: Mapping[Treatment, int]) -> Iterator[str]:

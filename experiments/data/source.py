@@ -85,6 +85,13 @@ class Source:
         return len(self.event_shape) == 1
 
     @property
+    def points(self) -> np.ndarray:
+        """The points, or the images in memory, as an array. Raises TypeError where the images are lazy."""
+        if not isinstance(self.images, np.ndarray):
+            raise TypeError(f"the images of {self.name} are lazy, and no array; ask for rows of them.")
+        return self.images
+
+    @property
     def num_classes(self) -> int:
         """Number of classes, 0 without labels."""
         return 0 if self.labels is None else len(self.class_names)

@@ -13,6 +13,7 @@ DARK = 64
 """Brightest value of a data set up to which it is taken for one that was never scaled: masks of 0 and 1, numbers of
 classes, grey levels of 4 to 6 bits, and of 10 to 14 bits in files of 16. A photograph reaches it almost anywhere."""
 
+
 def summary(training: Source, held_out: Source | None) -> str:
     """One line on a data set that was divided; the classes have the numbers of images of both parts."""
     parts = [part for part in (training, held_out) if part is not None]
@@ -47,8 +48,8 @@ def warnings(training: Source, held_out: Source | None) -> Iterator[str]:
         yield f"every pixel of {some}{training.name} is {low}; there is nothing to learn."
     elif high <= DARK:
         yield (
-            f"the brightest of all pixels of {some}{training.name} is {high} of 255, so that the images are nearly black; "
-            "scale them so that white is 255."
+            f"the brightest of all pixels of {some}{training.name} is {high} of 255, so that the images are nearly "
+            "black; scale them so that white is 255."
         )
 
 

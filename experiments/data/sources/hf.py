@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from experiments.data.arrays import paired
+from experiments.data.cells import CellFiles
 from experiments.data.config import DataConfig
 from experiments.data.formats import endings
-from experiments.data.cells import CellFiles
 from experiments.data.labels import MAX_CLASSES, check_labels
 from experiments.data.pictures import decode_images
 from experiments.data.source import Source

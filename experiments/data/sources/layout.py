@@ -50,11 +50,11 @@ class Layout:
 
     def source(self, name: str, decoded: Decoded) -> Source:
         """The data set of these pictures, or of those that could be read."""
-        known = self.labels is not None and decoded.kept is not None
+        all_kept = self.labels is None or decoded.kept is None
         return Source(
             name=name,
             images=decoded.images,
-            labels=self.labels[decoded.kept] if known else self.labels,
+            labels=self.labels if all_kept else self.labels[decoded.kept],
             class_names=self.class_names,
             notes=(*self.notes, *decoded.notes),
             hint=self.hint,

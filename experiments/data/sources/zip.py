@@ -20,9 +20,9 @@ def read(where: str, config: DataConfig) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = {info.filename: info for info in archive.infolist()}
+            files = [name for name in archive.namelist() if not name.endswith(("/", "\\"))]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(f"{path} is not a whole zip file ({reason(error)}); copy or write it again.") from None
-    files = [name for name in infos if not name.endswith(("/", "\\"))]
     skip = config.on_bad == "skip"
 
     def unpack(name: str) -> bytes:
