@@ -95,36 +95,37 @@ def test_what_was_stopped_goes_on_where_it_was_to_the_same_bytes(tmp_path):
 
 
 PROGRAM = """
-import sys, time
+import os, signal, sys, zlib
 from pathlib import Path
 from experiments.data import DataConfig, open_source
-from experiments.data import prepare
-prepare.PART_IMAGES = 100
-decoded = prepare.Parts.write
-def slowly(self, i):
-    time.sleep(0.05)
-    return decoded(self, i)
-prepare.Parts.write = slowly
-config = DataConfig(source=sys.argv[1])
-prepare.prepare(open_source(config), config, Path(sys.argv[2]))
+from experiments.data import prepare, records
+uri, out, module, death = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:]
+prepare.PART_IMAGES, calls, crc32 = 100, 0, zlib.crc32
+class Deadly:
+    def crc32(self, *arguments):
+        global calls
+        calls += 1
+        if calls == int(death):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return crc32(*arguments)
+{"parts": prepare, "file": records}[module].zlib = Deadly()
+config = DataConfig(source=uri, loading="lazy")
+prepare.prepare(open_source(config), config, out)
 """
 
 
 def test_a_process_that_is_killed_again_and_again_comes_to_the_same_bytes(tmp_path):
     np.savez(tmp_path / "a.npz", images=np.random.default_rng(0).integers(256, size=(1000, 5, 5), dtype=np.uint8))
-    config = DataConfig(source=f"npz:{tmp_path / 'a.npz'}")
+    config = DataConfig(source=f"npz:{tmp_path / 'a.npz'}", loading="lazy")
     prepare(open_source(config), config, tmp_path / "at-once")
-    out, kills = tmp_path / "out", 0
+    out = tmp_path / "out"
     command = [sys.executable, "-c", PROGRAM, config.source, str(out)]
-    for reached in (1, 6):
-        process = subprocess.Popen(command)
-        while len(list((tmp_path / "out.parts").glob("[0-9]*.part"))) < reached:
-            assert process.poll() is None
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills == 2
-    assert subprocess.run(command).returncode == 0
+    # While the fourth part is half written, and while five hundred images are in the file to be.
+    for where, there in ((("parts", "4"), 3), (("file", "500"), 10)):
+        assert subprocess.run([*command, *where]).returncode == -signal.SIGKILL
+        assert len(list((tmp_path / "out.parts").glob("[0-9]*.part"))) == there
+        assert not out.exists()
+    assert subprocess.run([*command, "parts", "0"]).returncode == 0
     assert out.read_bytes() == (tmp_path / "at-once").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "at-once", "out"]
 
