@@ -63,6 +63,24 @@ def read_header(open_file: Open, name: str, config: DataConfig) -> Header:
         return Header(height, width, picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I"))
 
 
+def traits(open_file: Open, name: str, config: DataConfig) -> tuple[str, ...]:
+    """What is odd about a picture, in the words of `check`, by its header; of one that cannot be read nothing."""
+    from PIL.Image import Image
+
+    try:
+        with _reading(open_file, name, config) as picture:
+            turned = picture.format != "TIFF" and Image.getexif(picture).get(_ORIENTATION, 1) in range(2, 9)
+            found = {
+                "of 16 bits, made 8": picture.mode.startswith("I") or (config.rules > 1 and is_wide(picture)),
+                "turned as the camera was held (EXIF)": turned,
+                "transparent, laid over white": picture.has_transparency_data,
+                "of several frames, the first taken": getattr(picture, "is_animated", False),
+            }
+            return tuple(what for what, so in found.items() if so)
+    except DataError:
+        return ()
+
+
 def decode_picture(
     open_file: Open, name: str, channels: int, config: DataConfig
 ) -> tuple[UInt8[np.ndarray, "height width channels"], Treatment]:

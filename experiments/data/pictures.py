@@ -18,7 +18,7 @@ from diffusion.pytree import short_repr
 from experiments.data.colour import Treatment
 from experiments.data.config import DataConfig
 from experiments.data.decode import Header, decode_picture, read_header, silence_warnings, without_warning
-from experiments.data.files import Files
+from experiments.data.files import Files, unreadable
 from experiments.data.index import Index, index_of, kept_index
 from experiments.data.lazy import VERSION, LazyImages
 from experiments.data.shapes import in_threads, read_lazily
@@ -39,6 +39,8 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...]
     kept: Int64[np.ndarray, "n"] | None = None
     """Which of the files they are, where some were left out."""
+    bad: tuple[str, ...] = ()
+    """Why each of those was, where they are decoded as they are used."""
 
     __repr__ = short_repr
 
@@ -67,7 +69,8 @@ def decode_images(files: Files, config: DataConfig, where: str) -> Decoded:
         if not read_lazily((len(kept), *shape), config, where):
             return _in_memory(files, kept, shape, config, where)
     notes = (*_profile_notes(index_kept.treatments), *_left_out(files, kept))
-    return Decoded(LazyPictures(files_kept, shape, config, index_kept), notes, _some(kept, len(files)))
+    bad = tuple(_why(files, i, config) for i in np.flatnonzero(index.bad).tolist())
+    return Decoded(LazyPictures(files_kept, shape, config, index_kept), notes, _some(kept, len(files)), bad)
 
 
 class LazyPictures:
@@ -78,7 +81,7 @@ class LazyPictures:
 
     def __init__(self, files: Files, shape: Shape, config: DataConfig, index: Index) -> None:
         """`index` is that of `files`, all of which can be read."""
-        self._files, self._config, self._event_shape = files, config, shape
+        self.files, self._config, self._event_shape = files, config, shape
         self._stamps = index.stamps
         self._marks = index.hashes[:, :8].copy()  # enough to know a file by that was only touched
         self.fingerprint = _fingerprint(index, shape, config)
@@ -86,10 +89,10 @@ class LazyPictures:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(n, height, width, channels)."""
-        return (len(self._files), *self._event_shape)
+        return (len(self.files), *self._event_shape)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def __getitem__(self, rows: np.ndarray | slice | int, /) -> np.ndarray:
         """The pictures of these rows. Raises DataError naming one that has changed, has vanished or is damaged."""
@@ -101,8 +104,8 @@ class LazyPictures:
         return images.reshape(*chosen.shape, *self._event_shape)
 
     def _picture(self, i: int) -> UInt8[np.ndarray, "height width channels"]:
-        content, stamp = self._files.read(i)
-        name = self._files.name(i)
+        content, stamp = self.files.read(i)
+        name = self.files.name(i)
         if (
             stamp != tuple(self._stamps[i].tolist())
             and hashlib.sha256(content).digest()[:8] != self._marks[i].tobytes()
@@ -201,13 +204,21 @@ def _refuse_bad(files: Files, index: Index, config: DataConfig) -> None:
     """Raise DataError for the first picture that cannot be read, unless such are left out."""
     if config.on_bad == "skip":
         return
-    if not index.bad.any():
-        return
-    first = int(np.argmax(index.bad))
-    name = files.name(first)
-    read_header(lambda: files.open(first), name, config)
-    decode_picture(lambda: files.open(first), name, 3, config)
-    raise DataError(f"{name} could not be read, and now can; start again.")
+    if index.bad.any():
+        raise DataError(_why(files, int(np.argmax(index.bad)), config))
+
+
+def _why(files: Files, i: int, config: DataConfig) -> str:
+    """Why a picture that is marked as bad cannot be read."""
+    name = files.name(i)
+    try:
+        read_header(lambda: files.open(i), name, config)
+        decode_picture(lambda: files.open(i), name, 3, config)
+    except DataError as error:
+        return str(error)
+    except OSError as error:
+        return str(unreadable(name, error))
+    return f"{name} could not be read, and now can; start again."
 
 
 def _profile_notes(profiles: Mapping[Treatment, int]) -> Iterator[str]:

@@ -35,6 +35,8 @@ class Source:
     """The test split that the data set itself comes with."""
     notes: tuple[str, ...] = ()
     """What a person should know of how it was read, such as "2 files passed over"; for `summary`."""
+    bad: tuple[str, ...] = ()
+    """Why each picture that was left out cannot be read; for `check`."""
     hint: str = ""
     """Where classes might be, if there are none, as the end of a sentence."""
 

@@ -114,12 +114,12 @@ def _read_split(
     labels, names = _labels(split, where, label, texts)
     packed = split.select_columns([column]).cast_column(column, library.Image(decode=False))
 
-    images, notes, kept = decode_images(CellFiles(packed, column, where), config, where)
+    images, notes, kept, bad = decode_images(CellFiles(packed, column, where), config, where)
     labels = labels if labels is None or kept is None else labels[kept]
     others = [f"{name} ({_dtype(split, name) or 'other'})" for name in split.features if name != column]
     remedy = f": its columns are {listed(others)}; choose one by --data.label-column"
     hint = remedy if others else ", and no other column than its images"
-    return Source(name=where, images=images, labels=labels, class_names=names, notes=notes, hint=hint)
+    return Source(name=where, images=images, labels=labels, class_names=names, notes=notes, bad=bad, hint=hint)
 
 
 def _labels(

@@ -43,6 +43,8 @@ class Layout:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """What was passed over."""
+    bad: tuple[str, ...] = ()
+    """Why each picture of a kind that is not read was left out."""
     hint: str = ""
     """Where classes might be, if there are none here."""
 
@@ -57,6 +59,7 @@ class Layout:
             labels=self.labels if all_kept else self.labels[decoded.kept],
             class_names=self.class_names,
             notes=(*self.notes, *decoded.notes),
+            bad=(*self.bad, *decoded.bad),
             hint=self.hint,
         )
 
@@ -101,8 +104,10 @@ def lay_out(
     hint = hint if manifest is None else f"; {manifest} has null for labels"
     taken = {*names, manifest}
     others = [path for name, path in everything if name not in taken]
+    unread = [name for name, path in everything if is_picture(path, UNREADABLE - known)] if skip else []
+    bad = tuple(_unreadable([name], where) for name in unread)
     doubtful = _doubtful(class_names) if rules > 1 and manifest is None else ()
-    return Layout(names, labels, class_names, (*doubtful, *_notes(others, known, skip)), hint)
+    return Layout(names, labels, class_names, (*doubtful, *_notes(others, known, skip)), bad, hint)
 
 
 def is_picture(path: str, known: Iterable[str]) -> bool:
@@ -137,12 +142,16 @@ def _hidden(path: str) -> bool:
 def _refuse_unreadable(files: list[tuple[str, str]], where: str, known: frozenset[str]) -> None:
     found = [name for name, path in files if is_picture(path, UNREADABLE - known)]
     if found:
-        kinds = sorted({_ending(name) for name in found})
-        more = f" and {len(found) - 1:,} more are" if len(found) > 1 else " is"
-        raise DataError(
-            f"{listed([f'{where}/{found[0]}'], 160)}{more} of a kind that scorefield does not read "
-            f"({listed(kinds, 40)}); convert to PNG or JPEG, or move away."
-        )
+        raise DataError(_unreadable(found, where))
+
+
+def _unreadable(found: list[str], where: str) -> str:
+    kinds = sorted({_ending(name) for name in found})
+    more = f" and {len(found) - 1:,} more are" if len(found) > 1 else " is"
+    return (
+        f"{listed([f'{where}/{found[0]}'], 160)}{more} of a kind that scorefield does not read "
+        f"({listed(kinds, 40)}); convert to PNG or JPEG, or move away."
+    )
 
 
 def _root(pictures: list[str], files: Container[str]) -> str:
