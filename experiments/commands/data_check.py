@@ -44,7 +44,7 @@ def told(report: Report) -> str:
     lines = []
     if report.images:
         what = "point" if len(report.shape) == 1 else "image"
-        lines.append(f"{report.source}: {counted(report.images, what)} of {'×'.join(map(str, report.shape))}")
+        lines.append(f"{report.source}: {counted(report.images, what)} of {'×'.join(map(str, report.shape)) or 'several sizes'}")
         if report.classes:
             counts = [f"{name} {count:,}" for name, count in report.classes.items()]
             kinds = "class" if len(counts) == 1 else "classes"

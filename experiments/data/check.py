@@ -28,7 +28,7 @@ class Report:
     images: int = 0
     """Of training and held out together."""
     shape: tuple[int, ...] = ()
-    """(height, width, channels)."""
+    """(height, width, channels); empty where pictures have several sizes, and none is given to bring them to."""
     classes: dict[str, int]
     held_out: int = 0
     passed_over: tuple[str, ...] = ()
@@ -49,14 +49,14 @@ class Report:
 def check(config: DataConfig) -> Report:
     """Open the data of `config` as a training does, decoding every picture once. Raises UsageError for bad options."""
     config = replace(config, loading="lazy")
-    source, refused = _opened(config)
-    if source is None:
+    source, refused, opened = _opened(config)
+    if source is None or opened is None:
         return Report(source=config.source, classes={}, converted={}, refused=tuple(refused))
     parts = [source] if source.held_out is None else [source, source.held_out]
     bad = tuple(dict.fromkeys(sentence for part in parts for sentence in part.bad))
     converted = sum((_converted(part, config) for part in parts), Counter[str]())
     try:
-        training, held_out = divided(replace(config, on_bad="skip", size=config.size or _size_of(source)))
+        training, held_out = divided(opened)
     except UsageError as error:
         training, held_out, refused = source, None, [*refused, str(error)]
     counts = Counter[str]()
@@ -68,7 +68,7 @@ def check(config: DataConfig) -> Report:
     return Report(
         source=config.source,
         images=len(training) + (0 if held_out is None else len(held_out)),
-        shape=source.event_shape,
+        shape=source.event_shape if opened.size == config.size else (),
         classes={name: counts[name] for name in training.class_names},
         held_out=0 if held_out is None else len(held_out),
         passed_over=source.notes,
@@ -79,33 +79,30 @@ def check(config: DataConfig) -> Report:
     )
 
 
-def _opened(config: DataConfig) -> tuple[Source | None, list[str]]:
-    """(The data set without its bad pictures, and in some size if they have several; what a training would say)."""
+def _opened(config: DataConfig) -> tuple[Source | None, list[str], DataConfig | None]:
+    """(The data set without its bad pictures, and in some size if they have several; what a training would say; how it
+    was opened).
+    """
     refused: list[str] = []
     try:
         open_source(config)
     except DataError as error:
         refused.append(str(error))
     for attempt in (config, replace(config, size=_ANY_SIZE)):
+        lenient = replace(attempt, on_bad="skip")
         try:
-            return open_source(replace(attempt, on_bad="skip")), refused
+            return open_source(lenient), refused, lenient
         except DataError as error:
             if str(error) not in refused:
                 refused.append(str(error))
             if config.size is not None:
                 break
-    return None, refused
+    return None, refused, None
 
 
 def _same_kind(sentence: str, bad: tuple[str, ...]) -> bool:
     """Whether a sentence sums up several of those, as that on pictures of a kind that is not read does."""
     return " more are of a kind that " in sentence and any(" is of a kind that " in one for one in bad)
-
-
-def _size_of(source: Source) -> int | None:
-    """The size that different pictures were brought to; None where they have one, or are no pictures."""
-    height, width = source.event_shape[:2] if not source.of_points else (0, 0)
-    return height if height == width == _ANY_SIZE and isinstance(source.lazy, LazyPictures) else None
 
 
 def _converted(source: Source, config: DataConfig) -> Counter[str]:
