@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +84,12 @@ def ours(uri: str, ahead: bool = True) -> Batches:
 
 def torchvisions(folder: Path, workers: int) -> Batches:
     """Those of ImageFolder and DataLoader."""
-    import torch
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
-
+    torch, vision, data = map(import_module, ("torch", "torchvision", "torch.utils.data"))
+    changes = vision.transforms
     torch.set_num_threads(os.cpu_count() or 1)
-    shrink: Any = Resize(SIZE, interpolation=InterpolationMode.LANCZOS, antialias=True)
-    loader = torch.utils.data.DataLoader(
-        ImageFolder(str(folder), Compose([shrink, PILToTensor()])),
+    shrink = changes.Resize(SIZE, interpolation=changes.InterpolationMode.LANCZOS, antialias=True)
+    loader = data.DataLoader(
+        vision.datasets.ImageFolder(str(folder), changes.Compose([shrink, changes.PILToTensor()])),
         batch_size=BATCH,
         shuffle=True,
         drop_last=True,
@@ -168,16 +168,14 @@ def table(found: dict[str, list[float]]) -> str:
 
 def main() -> int:
     """Measure and print; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--images", type=int, default=4000, help="pictures in the folder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each in each round")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     arguments = parser.parse_args()
-    try:
-        import torchvision
-    except ModuleNotFoundError:
-        torchvision = None
+    with_torchvision = find_spec("torchvision") is not None
+    if not with_torchvision:
         print("without torchvision, which is not installed: pip install '.[bench]'", file=sys.stderr)
     with tempfile.TemporaryDirectory() as place:
         folder, records = Path(place) / "photos", Path(place) / "photos.records"
@@ -190,7 +188,7 @@ def main() -> int:
         prepared = time.perf_counter()
         times = {"first reading, images/s": arguments.images / (opened - begun)}
         times["prepare, images/s"] = arguments.images / (prepared - opened)
-        competitors = competition(folder, records, torchvision is not None)
+        competitors = competition(folder, records, with_torchvision)
         found = measure(competitors, arguments.rounds, arguments.seconds)
         size = records.stat().st_size / arguments.images
     print(table(found))

@@ -44,7 +44,9 @@ def told(report: Report) -> str:
     lines = []
     if report.images:
         what = "point" if len(report.shape) == 1 else "image"
-        lines.append(f"{report.source}: {counted(report.images, what)} of {'×'.join(map(str, report.shape)) or 'several sizes'}")
+        lines.append(
+            f"{report.source}: {counted(report.images, what)} of {'×'.join(map(str, report.shape)) or 'several sizes'}"
+        )
         if report.classes:
             counts = [f"{name} {count:,}" for name, count in report.classes.items()]
             kinds = "class" if len(counts) == 1 else "classes"
@@ -55,4 +57,6 @@ def told(report: Report) -> str:
     lines += [f"  left out: {sentence}" for sentence in report.left_out]
     lines += [f"  warning: {sentence}" for sentence in report.warnings]
     lines += [f"  refused: {sentence}" for sentence in report.refused]
-    return "\n".join([*lines, "A training would take these data." if report.ok else "A training would refuse these data."])
+    return "\n".join(
+        [*lines, "A training would take these data." if report.ok else "A training would refuse these data."]
+    )

@@ -1,4 +1,4 @@
-"""What the commands of `scorefield data` take: a URI, and the options of `scorefield train --data.*` without `data.`."""
+"""What the commands of `scorefield data` take: a URI, and the options of `scorefield train --data.*`."""
 
 from __future__ import annotations
 

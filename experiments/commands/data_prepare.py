@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -37,7 +37,7 @@ class PrepareArguments(ReadingArguments):
     held_out: tyro.conf.SuppressFixed[tyro.conf.Fixed[float]] = 0.1
     """It is for training, and so are these."""
     seed: tyro.conf.SuppressFixed[tyro.conf.Fixed[int]] = 0
-    loading: tyro.conf.SuppressFixed[tyro.conf.Fixed[str]] = "lazy"
+    loading: tyro.conf.SuppressFixed[tyro.conf.Fixed[Literal["auto", "memory", "lazy"]]] = "lazy"
     memory_gib: tyro.conf.SuppressFixed[tyro.conf.Fixed[float]] = 4.0
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File to write, such as photos.records; it must not be there yet."""

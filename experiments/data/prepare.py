@@ -122,7 +122,7 @@ class Parts:
         images = self._decoded(self.rows(i))
         with replacing(self._path(i), swept=True) as temporary, open(temporary, "wb") as file:
             file.write(images.data)
-            file.write(zlib.crc32(images).to_bytes(_CHECKSUM, "little"))
+            file.write(zlib.crc32(images.data).to_bytes(_CHECKSUM, "little"))
         return images
 
     def read(self, i: int) -> UInt8[np.ndarray, "m height width channels"]:

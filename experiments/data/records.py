@@ -209,12 +209,11 @@ class RecordImages:
         known = {one.name for one in fields(RecordFacts)}
         try:
             facts = RecordFacts(**{key: _tuples(value) for key, value in said.items() if key in known})
-            whole = facts.records == last + 1 and 0 <= facts.held_out < facts.images and min(facts.shape) > 0
+            if facts.records == last + 1 and 0 <= facts.held_out < facts.images and min(facts.shape) > 0:
+                return facts
         except (TypeError, ValueError):
-            whole = False
-        if not whole:
-            raise self._damaged(f"it has {last + 1} records, which do not fit what it says of them")
-        return facts
+            pass
+        raise self._damaged(f"it has {last + 1} records, which do not fit what it says of them")
 
     def _read(self, rows: list[int]) -> list[bytes]:
         if self._reader is None:

@@ -1,4 +1,4 @@
-"""Every bad picture is named with its reason, what is done to the others is counted, and the verdict is a training's."""
+"""Every bad picture is named with its reason, what is done to others is counted, and the verdict is a training's."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,11 @@ def harm(folder):
     content = (folder / "dog" / "0.png").read_bytes()
     (folder / "dog" / "cut.png").write_bytes(content[: len(content) // 2])
     (folder / "dog" / "new.heic").write_bytes(b"1")
-    return ("none.png is not a picture", "cut.png cannot be read", "new.heic is of a kind that scorefield does not read")
+    return (
+        "none.png is not a picture",
+        "cut.png cannot be read",
+        "new.heic is of a kind that scorefield does not read",
+    )
 
 
 def test_what_a_training_reads_is_what_is_said(photos):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def test_what_is_prepared_is_the_source_with_its_test_split(tmp_path):
 def test_no_more_than_a_part_is_asked_for_and_each_image_once(tmp_path):
     images = Counting()
     prepare(source(images), CONFIG, tmp_path / "out")
-    assert sorted(sum(images.asked, [])) == list(range(COUNT))
+    assert sorted(chain.from_iterable(images.asked)) == list(range(COUNT))
     assert max(map(len, images.asked)) <= 32
 
 
@@ -89,7 +90,7 @@ def test_what_was_stopped_goes_on_where_it_was_to_the_same_bytes(tmp_path):
     assert not (tmp_path / "out").exists()
     images = Counting()
     prepare(source(images), CONFIG, tmp_path / "out")
-    assert sorted(sum(images.asked, [])) == list(range(40, COUNT))
+    assert sorted(chain.from_iterable(images.asked)) == list(range(40, COUNT))
     assert (tmp_path / "out").read_bytes() == (tmp_path / "at-once").read_bytes()
     assert not (tmp_path / "out.parts").exists()
 
@@ -170,7 +171,7 @@ def test_a_plan_that_is_no_plan_makes_all_parts_anew(tmp_path):
     (parts / "plan.json").write_text("{")
     images = Counting()
     prepare(source(images), CONFIG, tmp_path / "out")
-    assert sorted(sum(images.asked, [])) == list(range(COUNT))
+    assert sorted(chain.from_iterable(images.asked)) == list(range(COUNT))
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "dangling link"])

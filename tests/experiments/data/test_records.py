@@ -94,9 +94,8 @@ def test_what_is_read_is_verified_record_by_record(path, tmp_path):
         try:
             images = RecordImages(damaged)
             read, labels = images[:], images.labels()
-        except DataError as error:
+        except DataError:
             noticed += 1
-            assert str(damaged) in str(error)
         else:  # in what stands between the records and is not needed to read them by number
             np.testing.assert_array_equal(read, IMAGES)
             np.testing.assert_array_equal(labels, LABELS)
@@ -140,7 +139,7 @@ def rewritten(path, into, change):
 def test_our_own_checksum_holds_where_the_library_s_is_right(path, tmp_path, change, said):
     images = RecordImages(rewritten(path, tmp_path / "changed", change))
     with pytest.raises(DataError, match=said):
-        (images[:2], images.labels())
+        assert images[:2] is images.labels()
 
 
 def test_a_record_that_is_left_out_is_noticed_at_once(path, tmp_path):
@@ -172,7 +171,7 @@ def test_files_that_are_no_such_files_are_refused(path, tmp_path):
     with pytest.raises(DataError, match="does not exist; correct the path after records:"):
         open_source(f"records:{tmp_path / 'none'}")
     rewritten(path, tmp_path / "foreign", lambda records: [b"abc", b"def"])
-    with pytest.raises(DataError, match="is damaged|no file of prepared images"):
+    with pytest.raises(DataError, match=r"is damaged|no file of prepared images"):
         open_source(f"records:{tmp_path / 'foreign'}")
 
 
