@@ -16,8 +16,9 @@ from experiments.errors import DataError
 def read(where: str, config: DataConfig) -> Source:
     """The images of the file; its last ones are held out where the data set that it was made from has a test split.
 
-    They are read when they are asked for, however few they are, unless `config.loading` wants them in memory. Nothing is
-    resized any more. Raises DataError where `config` asks for another size or other channels than those of the file.
+    They are read when they are asked for, however few they are, unless `config.loading` wants them in memory.
+    Nothing is resized any more. Raises DataError where `config` asks for another size or other channels than those of
+    the file.
     """
     path = file_at(where, "records")
     images = RecordImages(path)
