@@ -1,0 +1,174 @@
+"""The memory of a training by the number of its images, and how soon a folder gives its first batch.
+
+    python benchmarks/data_memory.py [--kinds folder zip] [--counts 20000 200000] [--folder-of 50000]
+
+The pictures are JPEGs of 64 × 64 × 3 in a temporary folder: a thousand different ones under as many names as there are
+images, by hard links. `scorefield train --network mlp --data.loading lazy` trains on them, and the proportional set
+size of its process and all below it is added up four times a second: it counts a page that several share once. The peak
+and the median of the second half are shown, of the training that makes the index and of the next, which finds it.
+
+Then, in one process: a folder of 50,000 such files is opened without and with its index, and asked for a batch of 128.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+
+import numpy as np
+
+SIDE, DIFFERENT, BATCH, STEPS, EVERY = 64, 1000, 128, 400, 0.25
+BAR, FIRST_BATCH = 1.05, 5.0
+TRAIN = "from experiments import cli; import sys; sys.exit(cli.main(sys.argv[1:]))"
+OPEN = """
+import sys, time, json
+import grain
+from PIL import Image, JpegImagePlugin, PngImagePlugin
+from experiments.data import divided, pipeline, DataConfig
+from experiments.data.pipeline import read_ahead
+begun = time.perf_counter()
+source, _ = divided(DataConfig(source=sys.argv[1], loading="lazy"))
+opened = time.perf_counter() - begun
+with read_ahead(pipeline(source, seed=0, batch_size=int(sys.argv[2])), 0) as batches:
+    next(batches)
+    first = time.perf_counter() - begun
+    for _ in range(40):
+        next(batches)
+    print(json.dumps([opened, first, 40 * int(sys.argv[2]) / (time.perf_counter() - begun - first)]))
+"""
+
+
+def different(folder: pathlib.Path) -> list[pathlib.Path]:
+    """`DIFFERENT` JPEGs of smooth noise."""
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    rng, paths = np.random.default_rng(0), []
+    for i in range(DIFFERENT):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        paths.append(folder / f"{i}.jpg")
+        coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(paths[-1], quality=90)
+    return paths
+
+
+def pictures(kind: str, folder: pathlib.Path, count: int) -> str:
+    """The URI of so many pictures of ten classes, in a new folder or a zip."""
+    originals = different(folder / f"originals-{kind}-{count}")
+    names = [f"class{i % 10}/picture-{i:06}.jpg" for i in range(count)]
+    if kind == "zip":
+        path = folder / f"{count}.zip"
+        contents = [original.read_bytes() for original in originals]
+        with zipfile.ZipFile(path, "w") as archive:
+            for i, name in enumerate(names):
+                archive.writestr(name, contents[i % DIFFERENT])
+        return f"zip:{path}"
+    root = folder / f"{count}"
+    for i in range(10):
+        (root / f"class{i}").mkdir(parents=True)
+    for i, name in enumerate(names):
+        os.link(originals[i % DIFFERENT], root / name)
+    return f"folder:{root}"
+
+
+def processes(first: int) -> list[int]:
+    """A process and all below it."""
+    found, parents = [first], {}
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                status = pathlib.Path(f"/proc/{entry}/stat").read_text()
+            except OSError:
+                continue
+            parents.setdefault(int(status.rpartition(")")[2].split()[1]), []).append(int(entry))
+    for process in found:
+        found += parents.get(process, [])
+    return found
+
+
+def proportional(process: int) -> float:
+    """The proportional set size of a process in MiB; 0 of one that is gone."""
+    try:
+        lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")), 0.0)
+
+
+def sizes_of_training(uri: str, outdir: pathlib.Path, cache: pathlib.Path) -> tuple[float, float, float]:
+    """(The peak, the median of the second half, in MiB; the seconds) of a short training."""
+    options = {"steps": STEPS, "batch-size": BATCH, "log-every": 50, "validate-every": STEPS, "sample-every": 0}
+    options["checkpoint-every"] = STEPS
+    given = [word for name, value in options.items() for word in (f"--training.{name}", str(value))]
+    command = ["train", "--network", "mlp", "--data", uri, "--data.loading", "lazy", "--outdir", str(outdir), *given]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    begun, seen = time.monotonic(), []
+    child = subprocess.Popen([sys.executable, "-c", TRAIN, *command], env=environment, stderr=subprocess.PIPE)
+    while child.poll() is None:
+        seen.append(sum(map(proportional, processes(child.pid))))
+        time.sleep(EVERY)
+    assert child.stderr is not None
+    said = child.stderr.read().decode()
+    if child.returncode:
+        sys.exit(said)
+    return max(seen), statistics.median(seen[len(seen) // 2 :]), time.monotonic() - begun
+
+
+def memory(kinds: list[str], counts: list[int]) -> None:
+    """Print the table of memory."""
+    print(f"{'source':8}{'images':>9}{'index':>8}{'peak':>9}{'later':>9}{'seconds':>9}   MiB of proportional set size")
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for kind in kinds:
+            peaks: dict[str, list[float]] = {"made": [], "there": []}
+            for count in counts:
+                uri = pictures(kind, folder, count)
+                for index in peaks:
+                    peak, later, seconds = sizes_of_training(uri, folder / "run", folder / "cache")
+                    shutil.rmtree(folder / "run")
+                    peaks[index].append(peak)
+                    print(f"{kind:8}{count:>9,}{index:>8}{peak:>9.0f}{later:>9.0f}{seconds:>9.0f}", flush=True)
+            for index, found in peaks.items():
+                ratio = found[-1] / found[0]
+                print(f"{kind}, index {index}: {ratio:.3f} (at most {BAR})", flush=True)
+
+
+def first_batch(count: int) -> None:
+    """Print how long a folder takes to open and to give a batch."""
+    with tempfile.TemporaryDirectory() as name:
+        uri = pictures("folder", pathlib.Path(name), count)
+        environment = {**os.environ, "XDG_CACHE_HOME": f"{name}/cache"}
+        for index in ("made", "there", "there"):
+            command = [sys.executable, "-c", OPEN, uri, str(BATCH)]
+            told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+            opened, first, rate = (float(number) for number in told.strip("[]\n").split(","))
+            bar = f" (at most {FIRST_BATCH:.0f})" if index == "there" else ""
+            print(
+                f"{count:,} files, index {index}: opened in {opened:.2f} s, first batch of {BATCH} after {first:.2f} s"
+                f"{bar}, then {rate:,.0f} images/s",
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Memory of lazy sources.")
+    parser.add_argument("--kinds", nargs="*", default=["folder", "zip"], choices=["folder", "zip"])
+    parser.add_argument("--counts", nargs="*", type=int, default=[20_000, 200_000])
+    parser.add_argument("--folder-of", type=int, default=50_000)
+    given = parser.parse_args()
+    if given.folder_of:
+        first_batch(given.folder_of)
+    if given.counts and given.kinds:
+        memory(given.kinds, given.counts)
+
+
+if __name__ == "__main__":
+    main()
