@@ -1,9 +1,9 @@
 """The memory of a training by the number of its images, and how soon a folder gives its first batch.
 
-    python benchmarks/data_memory.py [--kinds folder zip] [--counts 20000 200000] [--folder-of 50000]
+    python benchmarks/data_memory.py [--kinds folder zip] [--counts 20000 200000] [--folder-of 50000] [--work DIR]
 
 The pictures are JPEGs of 64 × 64 × 3 in a temporary folder: a thousand different ones under as many names as there are
-images, by hard links. `scorefield train --network mlp --data.loading lazy` trains on them, and the proportional set
+images, by hard links; `--work` keeps them and the index. `scorefield train --network mlp --data.loading lazy` trains on them, and the proportional set
 size of its process and all below it is added up four times a second: it counts a page that several share once. The peak
 and the median of the second half are shown, of the training that makes the index and of the next, which finds it.
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
-import shutil
 import statistics
 import subprocess
 import sys
@@ -61,16 +60,18 @@ def different(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def pictures(kind: str, folder: pathlib.Path, count: int) -> str:
     """The URI of so many pictures of ten classes, in a new folder or a zip."""
+    root, path = folder / f"{count}", folder / f"{count}.zip"
+    there = path if kind == "zip" else root
+    if there.exists():
+        return f"{kind}:{there}"
     originals = different(folder / f"originals-{kind}-{count}")
     names = [f"class{i % 10}/picture-{i:06}.jpg" for i in range(count)]
     if kind == "zip":
-        path = folder / f"{count}.zip"
         contents = [original.read_bytes() for original in originals]
         with zipfile.ZipFile(path, "w") as archive:
             for i, name in enumerate(names):
                 archive.writestr(name, contents[i % DIFFERENT])
         return f"zip:{path}"
-    root = folder / f"{count}"
     for i in range(10):
         (root / f"class{i}").mkdir(parents=True)
     for i, name in enumerate(names):
@@ -121,40 +122,37 @@ def sizes_of_training(uri: str, outdir: pathlib.Path, cache: pathlib.Path) -> tu
     return max(seen), statistics.median(seen[len(seen) // 2 :]), time.monotonic() - begun
 
 
-def memory(kinds: list[str], counts: list[int]) -> None:
+def memory(kinds: list[str], counts: list[int], work: pathlib.Path) -> None:
     """Print the table of memory."""
     print(f"{'source':8}{'images':>9}{'index':>8}{'peak':>9}{'later':>9}{'seconds':>9}   MiB of proportional set size")
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        for kind in kinds:
-            peaks: dict[str, list[float]] = {"made": [], "there": []}
-            for count in counts:
-                uri = pictures(kind, folder, count)
-                for index in peaks:
-                    peak, later, seconds = sizes_of_training(uri, folder / "run", folder / "cache")
-                    shutil.rmtree(folder / "run")
-                    peaks[index].append(peak)
-                    print(f"{kind:8}{count:>9,}{index:>8}{peak:>9.0f}{later:>9.0f}{seconds:>9.0f}", flush=True)
-            for index, found in peaks.items():
-                ratio = found[-1] / found[0]
-                print(f"{kind}, index {index}: {ratio:.3f} (at most {BAR})", flush=True)
+    for kind in kinds:
+        peaks: dict[str, list[float]] = {"made": [], "there": []}
+        for count in counts:
+            uri = pictures(kind, work, count)
+            for index in peaks:
+                with tempfile.TemporaryDirectory() as outdir:
+                    peak, later, seconds = sizes_of_training(uri, pathlib.Path(outdir) / "run", work / "cache")
+                peaks[index].append(peak)
+                print(f"{kind:8}{count:>9,}{index:>8}{peak:>9.0f}{later:>9.0f}{seconds:>9.0f}", flush=True)
+        for index, found in peaks.items():
+            ratio = found[-1] / found[0]
+            print(f"{kind}, index {index}: {ratio:.3f} (at most {BAR})", flush=True)
 
 
-def first_batch(count: int) -> None:
+def first_batch(count: int, work: pathlib.Path) -> None:
     """Print how long a folder takes to open and to give a batch."""
-    with tempfile.TemporaryDirectory() as name:
-        uri = pictures("folder", pathlib.Path(name), count)
-        environment = {**os.environ, "XDG_CACHE_HOME": f"{name}/cache"}
-        for index in ("made", "there", "there"):
-            command = [sys.executable, "-c", OPEN, uri, str(BATCH)]
-            told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-            opened, first, rate = (float(number) for number in told.strip("[]\n").split(","))
-            bar = f" (at most {FIRST_BATCH:.0f})" if index == "there" else ""
-            print(
-                f"{count:,} files, index {index}: opened in {opened:.2f} s, first batch of {BATCH} after {first:.2f} s"
-                f"{bar}, then {rate:,.0f} images/s",
-                flush=True,
-            )
+    uri = pictures("folder", work, count)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(work / "cache")}
+    for index in ("made", "there", "there"):
+        command = [sys.executable, "-c", OPEN, uri, str(BATCH)]
+        told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        opened, first, rate = (float(number) for number in told.strip("[]\n").split(","))
+        bar = f" (at most {FIRST_BATCH:.0f})" if index == "there" else ""
+        print(
+            f"{count:,} files, index {index}: opened in {opened:.2f} s, first batch of {BATCH} after {first:.2f} s"
+            f"{bar}, then {rate:,.0f} images/s",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -163,11 +161,14 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=["folder", "zip"], choices=["folder", "zip"])
     parser.add_argument("--counts", nargs="*", type=int, default=[20_000, 200_000])
     parser.add_argument("--folder-of", type=int, default=50_000)
+    parser.add_argument("--work", type=pathlib.Path)
     given = parser.parse_args()
-    if given.folder_of:
-        first_batch(given.folder_of)
-    if given.counts and given.kinds:
-        memory(given.kinds, given.counts)
+    with tempfile.TemporaryDirectory() as name:
+        work = given.work or pathlib.Path(name)
+        if given.folder_of:
+            first_batch(given.folder_of, work)
+        if given.counts and given.kinds:
+            memory(given.kinds, given.counts, work)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,8 @@ def _hidden(path: str) -> bool:
 
 
 def _refuse_unreadable(files: list[tuple[str, str]], where: str, known: frozenset[str]) -> None:
-    found = [name for name, path in files if is_picture(path, UNREADABLE - known)]
+    unreadable = UNREADABLE - known
+    found = [name for name, path in files if is_picture(path, unreadable)]
     if found:
         kinds = sorted({_ending(name) for name in found})
         more = f" and {len(found) - 1:,} more are" if len(found) > 1 else " is"
