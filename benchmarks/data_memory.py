@@ -3,9 +3,10 @@
     python benchmarks/data_memory.py [--kinds folder zip] [--counts 20000 200000] [--folder-of 50000] [--work DIR]
 
 The pictures are JPEGs of 64 × 64 × 3 in a temporary folder: a thousand different ones under as many names as there are
-images, by hard links; `--work` keeps them and the index. `scorefield train --network mlp --data.loading lazy` trains on them, and the proportional set
-size of its process and all below it is added up four times a second: it counts a page that several share once. The peak
-and the median of the second half are shown, of the training that makes the index and of the next, which finds it.
+images, by hard links; `--work` keeps them and the index. `scorefield train --network mlp --data.loading lazy` trains on
+them, and the proportional set size of its process and all below it is added up four times a second: it counts a page
+that several share once. The peak and the median of the second half are shown, of the training that makes the index and
+of the next, which finds it.
 
 Then, in one process: a folder of 50,000 such files is opened without and with its index, and asked for a batch of 128.
 """

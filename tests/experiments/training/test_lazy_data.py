@@ -57,7 +57,7 @@ def test_a_lazy_training_is_that_in_memory_and_goes_on_as_it_began(pictures, tmp
     assert load_config(tmp_path / "halves" / "config.json").data.loading == "lazy"
     halves = trained(config_of(pictures), tmp_path / "halves")  # there is more memory now, and it stays lazy
     assert all(map(np.array_equal, one, halves))
-    with pytest.raises(DataError, match="give --data.loading lazy"):
+    with pytest.raises(DataError, match=r"give --data\.loading lazy"):
         trained(config_of(pictures, steps=9, loading="memory"), tmp_path / "halves")
     with pytest.raises(DataError, match="memory-gib"):  # what began in memory stays there
         trained(config_of(pictures, steps=9, memory_gib=small), tmp_path / "memory")
@@ -72,22 +72,19 @@ def test_a_file_that_is_lost_while_training_is_named_and_the_last_step_is_saved(
         for step in loop.training(config, outdir, devices=tuple(jax.devices()[:1])):
             seen = step.step
             if seen == 5:
-                for path in (lost, *pictures.glob("*/1*.png")):
-                    path.rename(path.with_suffix(".gone")) if path == lost else None
+                lost.unlink()
     assert 5 <= seen < 50
     assert find_checkpoints(outdir / "checkpoints")[-1].step == seen
     lost.write_bytes(content)  # restored: another time, the same contents
-    lost.with_suffix(".gone").unlink()
-    straight = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=12))
     again = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=max(seen + 1, 12)))
-    whole = trained(dataclasses.replace(straight, training=again.training), tmp_path / "whole")
+    whole = trained(again, tmp_path / "whole")
     assert all(map(np.array_equal, trained(again, outdir), whole))
 
 
 def test_other_pictures_are_refused_by_a_lazy_run(pictures, tmp_path, shared_programs):
     trained(config_of(pictures, steps=1, loading="lazy"), tmp_path / "run")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(pictures / "a" / "04.png")
-    with pytest.raises(DataError, match="images or labels of --data.source are not those"):
+    with pytest.raises(DataError, match=r"images or labels of --data\.source are not those"):
         trained(config_of(pictures, steps=2, loading="lazy"), tmp_path / "run")
 
 
