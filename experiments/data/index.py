@@ -28,10 +28,13 @@ from experiments.data.files import Files, Names
 from experiments.data.shapes import in_threads
 from experiments.errors import DataError, UsageError, warn
 from experiments.files import cache_folder, replacing
+from experiments.progress import tracked
 
 _MAGIC = b"scorefield index 1\n"
 _DOUBTFUL = 50_000_000
 """Nanoseconds: a file that changed so shortly before it was read may change again and keep its time."""
+_KEPT = 8192
+"""Pictures after whose reading the index is kept: what is stopped then loses no more than these."""
 _GREY, _LATE, _CONVERTED, _IGNORED, _BAD = 1, 2, 4, 8, 16
 _OF_TREATMENT: dict[Treatment, int] = {"": 0, "converted": _CONVERTED, "ignored": _IGNORED}
 
@@ -61,7 +64,7 @@ class Index:
 
     @property
     def bad(self) -> Bool[np.ndarray, "n"]:
-        """Whether each cannot be read."""
+        """Whether each cannot be read, or has not been yet."""
         return (self.flags & _BAD) > 0
 
     @property
@@ -100,9 +103,10 @@ def index_of(files: Files, config: DataConfig) -> Index:
         i = int(missing[k])
         index.hashes[i], index.sizes[i], index.flags[i] = _examined(files, i, config)
 
-    in_threads(examine, len(missing), block=16, what="first reading of the pictures, in sixteens")
-    if files.place:
-        _keep(index, files, config, begun)
+    for start in tracked(range(0, len(missing), _KEPT), f"first reading of pictures, {_KEPT:,} each", compiles=False):
+        in_threads(lambda k, start=start: examine(start + k), min(_KEPT, len(missing) - start), block=16)
+        if files.place:
+            _keep(index, files, config, begun)
     return index
 
 
@@ -125,8 +129,9 @@ def _known(
 ) -> tuple[Index, Bool[np.ndarray, "n"]]:
     """(A row for each of the files, whether what is kept of each can be taken.)"""
     count = len(files)
-    arrays = (stamps, np.zeros((count, 32), np.uint8), np.zeros((count, 2), np.int32), np.zeros(count, np.uint8))
-    index, trusted = Index(*arrays), np.zeros(count, bool)
+    unread = np.full(count, _BAD, np.uint8)
+    index = Index(stamps, np.zeros((count, 32), np.uint8), np.zeros((count, 2), np.int32), unread)
+    trusted = np.zeros(count, bool)
     found = _load(_path(files, config), _key(files, config), quiet) if files.place else None
     if found is None:
         return index, trusted

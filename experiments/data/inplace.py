@@ -22,7 +22,7 @@ import numpy as np
 from experiments.data.arrays import Levels, converted, levels_of, target_of, to_levels, with_channels
 from experiments.data.config import DataConfig
 from experiments.data.labels import check_labels
-from experiments.data.lazy import VERSION
+from experiments.data.lazy import VERSION, places
 from experiments.data.shapes import read_lazily
 from experiments.data.source import Source
 from experiments.errors import DataError, UsageError, warn
@@ -122,7 +122,7 @@ class StoredImages:
 
     def __getitem__(self, rows: np.ndarray | slice | int, /) -> np.ndarray:
         """The images of these rows. Raises DataError where the file has changed."""
-        chosen = np.arange(len(self))[rows]
+        chosen = places(rows, len(self))
         images = np.empty((chosen.size, *self._source_shape[1:]), self._array.dtype)
         flat = images.reshape(chosen.size, -1)
         for place, i in enumerate(chosen.ravel().tolist()):

@@ -54,6 +54,18 @@ class LazyImages(Protocol):
         ...
 
 
+def places(rows: np.ndarray | slice | int, count: int) -> Int64[np.ndarray, "..."]:
+    """The numbers, from 0, of the rows that are asked for, of `count`. Raises IndexError for one beyond them."""
+    if isinstance(rows, slice):
+        return np.arange(*rows.indices(count))
+    wanted = np.asarray(rows)
+    if wanted.dtype.kind == "b":
+        return np.arange(count)[wanted]
+    if wanted.size and (wanted.min() < -count or wanted.max() >= count):
+        raise IndexError(f"there are {count} images, and rows {wanted.min()} to {wanted.max()} were asked for")
+    return np.asarray(np.where(wanted < 0, wanted + count, wanted), np.int64)
+
+
 class View:
     """The rows of a lazy source that a part of it has, in their order; no image is copied."""
 
@@ -113,7 +125,7 @@ class Mirrored:
 
     def __getitem__(self, rows: np.ndarray | slice | int, /) -> np.ndarray:
         """The images at these places; those from n on are mirrored left to right."""
-        chosen = np.arange(len(self))[rows]
+        chosen = places(rows, len(self))
         images = self.images[chosen % len(self.images)]
         mirrored = chosen >= len(self.images)
         if chosen.ndim == 0:

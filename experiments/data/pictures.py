@@ -20,7 +20,7 @@ from experiments.data.config import DataConfig
 from experiments.data.decode import Header, decode_picture, read_header, silence_warnings, without_warning
 from experiments.data.files import Files, unreadable
 from experiments.data.index import Index, index_of, kept_index
-from experiments.data.lazy import VERSION, LazyImages
+from experiments.data.lazy import VERSION, LazyImages, places
 from experiments.data.shapes import in_threads, read_lazily
 from experiments.errors import DataError
 from experiments.names import counted, listed
@@ -97,7 +97,7 @@ class LazyPictures:
     def __getitem__(self, rows: np.ndarray | slice | int, /) -> np.ndarray:
         """The pictures of these rows. Raises DataError naming one that has changed, has vanished or is damaged."""
         silence_warnings()
-        chosen = np.arange(len(self))[rows]
+        chosen = places(rows, len(self))
         images = np.empty((chosen.size, *self._event_shape), np.uint8)
         for place, i in enumerate(chosen.ravel().tolist()):
             images[place] = self._picture(i)

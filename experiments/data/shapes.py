@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 
 from experiments.data.config import DataConfig
 from experiments.errors import DataError
-from experiments.progress import tracked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -76,13 +75,12 @@ def to_channels(
     return ((wide + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
-def in_threads(work: Callable[[int], T], count: int, block: int = 32, what: str = "") -> list[T]:
+def in_threads(work: Callable[[int], T], count: int, block: int = 32) -> list[T]:
     """`work` of 0..count−1 in order; of several errors the first in that order is raised, and the rest is dropped.
 
-    A thread takes `block` of them at a time. `what` is what the progress is called, if it is told.
+    A thread takes `block` of them at a time.
     """
     blocks = [range(i, min(i + block, count)) for i in range(0, count, block)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="decode") as executor:
         done = executor.map(lambda numbers: [work(i) for i in numbers], blocks)
-        told = tracked(done, what, len(blocks), compiles=False) if what else done
-        return [result for results in told for result in results]
+        return [result for results in done for result in results]

@@ -41,8 +41,8 @@ def _files(folder: Path) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = Path(root).relative_to(folder)
-        yield from ((relative / name).as_posix() for name in files)
+        below = os.path.relpath(root, folder)
+        yield from files if below == os.curdir else (f"{below}/{name}" for name in files)
 
 
 def _refuse(error: OSError) -> None:

@@ -140,7 +140,8 @@ def _hidden(path: str) -> bool:
 
 
 def _refuse_unreadable(files: list[tuple[str, str]], where: str, known: frozenset[str]) -> None:
-    found = [name for name, path in files if is_picture(path, UNREADABLE - known)]
+    unreadable = UNREADABLE - known
+    found = [name for name, path in files if is_picture(path, unreadable)]
     if found:
         raise DataError(_unreadable(found, where))
 
