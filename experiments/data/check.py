@@ -15,9 +15,12 @@ from experiments.data.shapes import in_threads
 from experiments.data.source import Source
 from experiments.data.summary import warnings
 from experiments.errors import DataError, UsageError
+from experiments.progress import tracked
 
 _ANY_SIZE = 64
 """To which pictures of different sizes are brought, so that the rest can be looked at."""
+
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +124,12 @@ def _converted(source: Source, config: DataConfig) -> Counter[str]:
             *(("coloured, made grey",) if not header.grey and channels == 1 else ()),
         )
 
-    found = in_threads(look, len(files), what="what is done to the pictures")
-    return Counter(what for whats in found for what in whats)
+    counts = Counter[str]()
+    for start in tracked(range(0, len(files), _AT_ONCE), f"headers, {_AT_ONCE} at a time", compiles=False):
+        rows = range(start, min(start + _AT_ONCE, len(files)))
+        for whats in in_threads(lambda k, rows=rows: look(rows[k]), len(rows), block=16):
+            counts.update(whats)
+    return counts
 
 
 def _resized(height: int, width: int, to_height: int, to_width: int, config: DataConfig) -> Iterator[str]:
