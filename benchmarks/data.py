@@ -95,6 +95,7 @@ def torchvisions(folder: Path, workers: int) -> Batches:
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
+        multiprocessing_context="forkserver" if workers else None,  # a fork of our threads does not come back
         generator=torch.Generator().manual_seed(0),
     )
 
