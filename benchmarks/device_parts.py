@@ -66,7 +66,7 @@ def small(config: Config) -> Config:
 
 def side(config: Config, toy: bool) -> int:
     """The side of the images that a configuration is for."""
-    return 8 if toy else config.data.size or 32
+    return 8 if toy else max(config.data.shape or (32,))
 
 
 def on_noise(config: Config, size: int, folder: Path) -> Config:

@@ -24,7 +24,7 @@ class NetworkConfig:
     """The dotted name of the class of `module`, which a subclass gives unless it defines `module` itself."""
     takes_any_shape: ClassVar[bool] = False
     """Whether events may have any number of axes, points among them, and not (height, width, channels) alone."""
-    indifferent: ClassVar[frozenset[str]] = frozenset(("dropout", "compute_dtype"))
+    indifferent: ClassVar[frozenset[str]] = frozenset(("dropout", "compute_dtype", "remat"))
     """Fields that change how the parameters are trained or the network is computed, and not which function they make:
     networks that differ in nothing else can have each other's parameters."""
     takes_augmentation: ClassVar[bool] = False

@@ -81,6 +81,11 @@ def _init_from(given: Path | str | Run | None, average: int | None) -> InitFrom 
     if isinstance(given, Run):
         if given.model.path is None:
             raise UsageError(f"init_from is {given!r}, which is no checkpoint yet; save its step, and give the folder.")
+        if isinstance(given.model.average, float):
+            raise UsageError(
+                f"init_from is a run with average {given.model.average}, which was made after training; load it with the "
+                "number of one that is kept, such as average=0."
+            )
         return InitFrom(given.model.path, given.model.average)
     if not isinstance(given, str | os.PathLike) or not os.fspath(given):
         raise UsageError(f"init_from is {given!r}; give the folder of a run, or a run that was loaded.")

@@ -50,7 +50,8 @@ class Hosted:
                 called = f"{self._outdir.name}-{self._id}"
                 self._module.init(name=called, embed=False, auto_log_gpu=False, auto_log_cpu=False, **common)
                 return
-            if os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun") and not self._module.api.api_key:
+            online = os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun")
+            if online and not self._module.login(prompt=False):
                 raise RuntimeError("no API key; log in by `wandb login`, or set WANDB_MODE=offline")
             settings = self._module.Settings(console="off", silent=True, init_timeout=_PATIENCE)
             where = {"name": self._outdir.name, "id": self._id, "dir": str(self._outdir)}

@@ -45,7 +45,6 @@ CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
             class_tokens=2,
             class_tokens_from=1,
             registers=1,
-            remat=True,
             dropout=0.3,
         ),
         (7, 5, 2),

@@ -147,6 +147,7 @@ def test_swiglu_is_the_product_of_two_maps_one_of_them_by_silu(quick_jit, x64):
     @quick_jit
     def both(x):
         block = dit.Block(config, jnp.float64, rngs=nnx.Rngs(0))
+        assert block.gate is not None
         gate, value = block.gate(x), block.mlp1(x)
         return block.perceptron(x), block.mlp2(gate / (1 + jnp.exp(-gate)) * value)
 

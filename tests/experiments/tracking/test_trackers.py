@@ -129,7 +129,7 @@ def hosted(monkeypatch, name, key="key"):
     parts = {part: note(part) for part in ("init", "log", "finish")}
     module = types.SimpleNamespace(
         **parts,
-        api=types.SimpleNamespace(api_key=key),
+        login=lambda prompt: key is not None,
         Settings=dict,
         Image=lambda picture: ("image", picture.shape),
     )

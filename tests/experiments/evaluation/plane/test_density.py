@@ -73,7 +73,7 @@ def exact_model(law, noise=None):
 class ExactEnergy(Conservative):
     """ψ = σ² (ln p̂ + 3) of a law's p̂ = p * N(0, σ²I), in units of sigma_data; parameters (law, σ, sigma_data)."""
 
-    def potential(self, params, x, c_noise, labels=None, keys=None):
+    def potential(self, params, x, c_noise, labels=None, keys=None, augment=None):
         law, sigma, sigma_data = params
         return (exact_potential(law, sigma)(sigma_data * x) + 3 * sigma**2) / sigma_data**2
 
