@@ -1,7 +1,6 @@
 """The memory of a training by the number of its images, and how soon a folder gives its first batch.
 
-    python benchmarks/data_memory.py [--kinds folder zip] [--counts 20000 200000] [--folder-of 50000] [--work DIR]
-                                     [--first]
+    python benchmarks/data_memory.py [--kinds KIND ...] [--counts N ...] [--folder-of 50000] [--work DIR] [--first]
 
 The pictures are JPEGs of 64 × 64 × 3 in a temporary folder: a thousand different ones under as many names as there are
 images, by hard links; `--work` keeps them and the index. `scorefield train --network mlp --data.loading lazy` trains on

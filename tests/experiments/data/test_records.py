@@ -212,9 +212,17 @@ def test_the_stream_and_the_split_are_those_of_the_array(tmp_path):
     assert records[0].fingerprint != records[1].fingerprint
 
 
-@pytest.mark.parametrize(("option", "value"), [("size", 8), ("channels", 1)])
-def test_other_sizes_and_channels_are_refused(path, option, value):
-    with pytest.raises(DataError, match=f"holds images of 7×5×3, and --data.{option} is {value}; leave that out, or"):
+@pytest.mark.parametrize(
+    ("option", "value", "remedy"),
+    [
+        ("size", 8, "leave that out"),
+        ("size", "5x7", "leave that out"),
+        ("channels", 1, "leave that out"),
+        ("bits", 16, "give --data.bits 8"),
+    ],
+)
+def test_other_sizes_channels_and_bits_are_refused(path, option, value, remedy):
+    with pytest.raises(DataError, match=f"7×5×3 and 8 bits, and --data.{option} is {value}; {remedy}, or"):
         open_source(f"records:{path}", **{option: value})
 
 
