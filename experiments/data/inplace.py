@@ -121,6 +121,8 @@ class StoredImages:
     def __getitem__(self, rows: np.ndarray | slice | int, /) -> np.ndarray:
         """The images of these rows. Raises DataError where the file has changed."""
         chosen = places(rows, len(self))
+        if not chosen.size:
+            return np.empty((*chosen.shape, *self._target), self.dtype)
         images = np.empty((chosen.size, *self._source_shape[1:]), self._array.dtype)
         flat = images.reshape(chosen.size, -1)
         for place, i in enumerate(chosen.ravel().tolist()):

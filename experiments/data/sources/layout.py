@@ -52,11 +52,11 @@ class Layout:
 
     def source(self, name: str, decoded: Decoded) -> Source:
         """The data set of these pictures, or of those that could be read."""
-        all_kept = self.labels is None or decoded.kept is None
+        labels = self.labels
         return Source(
             name=name,
             images=decoded.images,
-            labels=self.labels if all_kept else self.labels[decoded.kept],
+            labels=labels if labels is None or decoded.kept is None else labels[decoded.kept],
             class_names=self.class_names,
             notes=(*self.notes, *decoded.notes),
             bad=(*self.bad, *decoded.bad),

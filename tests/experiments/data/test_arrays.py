@@ -220,9 +220,9 @@ def test_a_size_without_need_changes_nothing(npz):
 def test_the_centre_is_cropped_and_all_is_squeezed(npz):
     images = np.zeros((1, 4, 12), np.uint8)
     images[:, :, 4:8] = 255
-    assert (open_source(npz(x=images), size=4).images == 255).all()
-    squeezed = open_source(npz(x=images), size=4, crop="none").images
+    assert (open_source(npz(x=images), size=4).points == 255).all()
+    squeezed = open_source(npz(x=images), size=4, crop="none").points
     assert squeezed.mean() == pytest.approx(255 / 3, abs=30)
     assert squeezed[..., 0, 0].max() < 60  # the dark sides are still there
     tall = images.transpose(0, 2, 1)
-    assert (open_source(npz(x=tall), size=4).images == 255).all()
+    assert (open_source(npz(x=tall), size=4).points == 255).all()

@@ -133,7 +133,7 @@ def test_processes_share_a_lazy_stream_as_they_share_one_in_memory(tmp_path):
 def test_the_limit_of_memory_is_where_lazy_sources_begin(tmp_path, kind):
     uri = uri_of(kind, tmp_path)
     size = 8 if kind in ("folder", "zip") else None
-    exact = open_source(uri, size=size, loading="memory").images.nbytes / 2**30
+    exact = open_source(uri, size=size, loading="memory").points.nbytes / 2**30
     assert open_source(uri, size=size, memory_gib=exact).lazy is None
     assert open_source(uri, size=size, memory_gib=exact * 0.999).lazy is not None
     with pytest.raises(DataError, match="memory-gib"):
