@@ -82,10 +82,10 @@ def is_record_file(path: Path) -> bool:
 
 
 class Fingerprint:
-    """SHA-256 of the shape, the bits if they are 16, and the pixels of images, as they come."""
+    """SHA-256 of the shape and the pixels of images, as they come; those of 16 bits are of twice the bytes."""
 
-    def __init__(self, shape: tuple[int, ...], bits: int) -> None:
-        self._digest = hashlib.sha256(repr((*shape, *(bits,) * (bits != 8))).encode())
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._digest = hashlib.sha256(repr(tuple(shape)).encode())
 
     def add(self, images: Pixels) -> None:
         """The next images."""
@@ -112,7 +112,7 @@ def write_records(
         writer: Any = ArrayRecordWriter(str(path), _WRITING)
         for block in images:
             shape, bits = block.shape[1:], 8 * block.dtype.itemsize
-            fingerprint = fingerprint or Fingerprint(shape, bits)
+            fingerprint = fingerprint or Fingerprint(shape)
             fingerprint.add(block)
             for image in _little(block):
                 writer.write(_sealed(count, image.tobytes()))
@@ -190,7 +190,7 @@ class RecordImages:
 
     def verify(self) -> None:
         """Read every record, and compare all with the fingerprint. Raises DataError naming what is damaged."""
-        found = Fingerprint(self.facts.shape, self.facts.bits)
+        found = Fingerprint(self.facts.shape)
         for start in range(0, len(self), _AT_ONCE):
             found.add(self[start : start + _AT_ONCE])
         self.labels()

@@ -125,20 +125,26 @@ def test_fingerprints_tell_the_depth_and_the_shape(tmp_path, kind):
     uri = uri_of(kind, tmp_path, 8)
     options = ({"size": 8}, {"size": 8, "bits": 16}, *({"size": "12x8", "crop": crop} for crop in ("pad", "none")))
     sources = [open_source(uri, loading="lazy", **each) for each in (*options, *options)]
-    found = [source.fingerprint for source in sources]
+    found = [source.images.fingerprint for source in sources]
     assert found[:4] == found[4:]
     assert len(set(found)) == 4
 
 
-def test_records_tell_the_depth_of_the_same_bytes(tmp_path):
-    facts = []
-    for dtype, shape in ((np.uint8, (2, 2, 4, 1)), (np.uint16, (2, 2, 2, 1))):
-        np.savez(tmp_path / "a.npz", x=np.zeros(shape, dtype))
-        config = DataConfig(source=f"npz:{tmp_path / 'a.npz'}", bits=8 * np.dtype(dtype).itemsize)
-        facts.append(prepare(open_source(config), config, tmp_path / dtype.__name__))
-    assert facts[0].fingerprint != facts[1].fingerprint
+def test_records_of_another_depth_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=WIDE)
+    config = DataConfig(source=f"npz:{tmp_path / 'a.npz'}", bits=16)
+    prepare(open_source(config), config, tmp_path / "out.records")
     with pytest.raises(DataError, match=r"and --data\.bits is 8; give --data\.bits 16, or"):
-        open_source(f"records:{tmp_path / 'uint16'}")
+        open_source(f"records:{tmp_path / 'out.records'}")
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_values_that_16_bits_hold_are_refused_as_bytes_whatever_is_kept_of_them(tmp_path, refused, kind):
+    np.savez(tmp_path / "a.npz", x=np.full((2, 4, 4), 300, kind))
+    age(tmp_path / "a.npz")
+    uri = f"npz:{tmp_path / 'a.npz'}"
+    assert open_source(uri, bits=16, loading="lazy").images[:].max() == 300
+    assert len({refused(uri, "scale", loading=loading) for loading in ("memory", "lazy")}) == 1
 
 
 @pytest.mark.parametrize("kind", ["folder", "idx", "npz"])
