@@ -83,8 +83,8 @@ def _init_from(given: Path | str | Run | None, average: int | None) -> InitFrom 
             raise UsageError(f"init_from is {given!r}, which is no checkpoint yet; save its step, and give the folder.")
         if isinstance(given.model.average, float):
             raise UsageError(
-                f"init_from is a run with average {given.model.average}, which was made after training; load it with the "
-                "number of one that is kept, such as average=0."
+                f"init_from is a run with average {given.model.average}, which was made after training; load it with "
+                "the number of one that is kept, such as average=0."
             )
         return InitFrom(given.model.path, given.model.average)
     if not isinstance(given, str | os.PathLike) or not os.fspath(given):
