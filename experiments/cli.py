@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "measure a trained model against held-out images",
     "anomaly": "say how strange images are to a trained model with an energy",
     "verify": "measure the equations against exact answers, or a trained model against the equations",
+    "data": "prepare images for training, or say what would be read",
     "grid": "fit a sampler's time grid to a trained model",
     "ema": "make averages of other widths from a run's snapshots",
     "samplers": "list the samplers",
@@ -42,6 +43,7 @@ REMEDIES = {
     "evaluate": "give a smaller --batch, or fewer --samples",
     "anomaly": "give fewer --images",
     "verify": "give a smaller --batch with --run, or fewer --samples",
+    "data": "give a smaller --size",
     "grid": "give fewer --images",
     "ema": "give fewer --sigma-rel at a time",
 }

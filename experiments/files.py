@@ -53,15 +53,16 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def user_cache() -> Path:
-    """$XDG_CACHE_HOME, where that is an absolute path; else ~/Library/Caches on macOS, ~/.cache elsewhere.
-
-    Raises RuntimeError where the user has no home.
+def user_cache() -> Path | None:
+    """scorefield in $XDG_CACHE_HOME, where that is an absolute path; else in ~/Library/Caches on macOS, ~/.cache
+    elsewhere. None where the user has no home.
     """
     told = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if told.is_absolute():
-        return told
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+        return told / "scorefield"
+    with contextlib.suppress(RuntimeError):
+        return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "scorefield"
+    return None
 
 
 def require_writable(folder: Path) -> None:

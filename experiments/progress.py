@@ -32,9 +32,9 @@ class Reporter:
         self.said, self.width = self.started, 0
         self.writing = threading.Lock()
 
-    def begin(self, what: str, total: int | None) -> Stage:
+    def begin(self, what: str, total: int | None, compiles: bool = True) -> Stage:
         """Something begins, within what has begun already."""
-        stage = Stage(what, total, self.clock)
+        stage = Stage(what, total, self.clock, compiles)
         self.stages.append(stage)
         return stage
 
@@ -69,8 +69,8 @@ class Reporter:
 class Stage:
     """One thing that takes long, of so many items if that is known."""
 
-    def __init__(self, what: str, total: int | None, clock: Callable[[], float]) -> None:
-        self.what, self.total, self.clock = what, total, clock
+    def __init__(self, what: str, total: int | None, clock: Callable[[], float], compiles: bool = True) -> None:
+        self.what, self.total, self.clock, self.compiles = what, total, clock, compiles
         self.done, self.begun = 0, clock()
         self.last, self.each = self.begun, 0.0
 
@@ -88,7 +88,7 @@ class Stage:
         if self.total is None:
             return f"{self.what}, {gone:.0f} s"
         if self.done == 0:
-            return f"{self.what}: the first of {self.total}, with compilation, {gone:.0f} s"
+            return f"{self.what}: the first of {self.total}{', with compilation' * self.compiles}, {gone:.0f} s"
         left = f", {duration(self.each * (self.total - self.done))} left" if self.each else ""
         return f"{self.what}: {self.done} of {self.total}{left}"
 
@@ -119,14 +119,17 @@ def tell(line: str) -> None:
     print(line, flush=True)
 
 
-def tracked(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The items, each told of as done when the next is asked for; `total` is their number if they do not know it."""
+def tracked(items: Iterable[T], what: str, total: int | None = None, *, compiles: bool = True) -> Iterator[T]:
+    """The items, each told of as done when the next is asked for; `total` is their number if they do not know it.
+
+    The first of them takes longer where it `compiles` a program.
+    """
     if not _reporters:
         yield from items
         return
     count = len(items) if total is None and isinstance(items, Sized) else total
     reporter = _reporters[-1]
-    stage = reporter.begin(what, count)
+    stage = reporter.begin(what, count, compiles)
     try:
         for item in items:
             yield item

@@ -62,9 +62,8 @@ def folder_of(flag: str | None) -> Path | None:
         return None if told == "off" else Path(told).absolute()
     if os.environ.get(JAX_VARIABLE):
         return None
-    with contextlib.suppress(RuntimeError):
-        return user_cache() / "scorefield" / "programs"
-    return None
+    folder = user_cache()
+    return None if folder is None else folder / "programs"
 
 
 def keep_programs(folder: Path | None) -> None:

@@ -56,9 +56,9 @@ def flags_of(cls: type, prefix: str = "--") -> dict[str, Any]:
 
     flags: dict[str, Any] = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
-        if name not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
-            continue
         extras = getattr(hint, "__metadata__", ())
+        if name not in cls.__dataclass_fields__ or tyro.conf.Fixed in extras:  # type: ignore[attr-defined]
+            continue
         plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
         given = next((extra.name for extra in extras if getattr(extra, "name", None) is not None), name)
         inner = f"{prefix}{given.replace('_', '-')}"

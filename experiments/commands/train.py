@@ -23,6 +23,7 @@ from experiments.data.config import DataConfig
 from experiments.data.registry import SOURCES
 from experiments.errors import UsageError
 from experiments.names import choose
+from experiments.progress import reporting
 from experiments.sampling import solver
 from experiments.training.kept import run_config, run_source
 
@@ -247,7 +248,8 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     fits = words.isdisjoint(("--preset", "--config")) and not is_begun(outdir)
     if arguments.dry_run:
         return _show(config, outdir, place, init, fits)
-    data = open_data(config, place)
+    with reporting(quiet):
+        data = open_data(config, place)
     tell(data, quiet)
     if init is not None and fits:
         config = fitted(config, init, data.facts)
@@ -281,7 +283,8 @@ def _show(config: Config, outdir: Path, place: str | None, init: InitFrom | None
 
     expected, source = None, {}
     try:
-        data = open_data(config, place)
+        with reporting():
+            data = open_data(config, place)
         tell(data, quiet=False)
         if init is not None and not is_begun(outdir):
             config = fitted(config, init, data.facts) if fits else config

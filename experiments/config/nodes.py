@@ -334,8 +334,7 @@ class MeasureConfig:
     """Number of levels: equal parts of the times that are drawn in training, whose losses have the held-out loss for
     their mean."""
     frechet_every: int = 0
-    """Steps between quick Fréchet distances of samples to held-out images, in features learned from the data; 0 turns
-    them off."""
+    """Steps between quick Fréchet distances of samples to held-out images, in learned features; 0 turns them off."""
     frechet_samples: int = 256
     """Number of samples of each."""
 

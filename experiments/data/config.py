@@ -39,12 +39,16 @@ class DataConfig:
     seed: int = 0
     """Seed that chooses the images held out; the order of training follows the run's own seed."""
     memory_gib: float = 4.0
-    """Largest data set that is accepted, in GiB of decoded pixels."""
+    """Largest data set that is decoded into memory, in GiB of pixels; a larger one is decoded while it is used."""
+    loading: Literal["auto", "memory", "lazy"] = "auto"
+    """Images are decoded into memory once, or (lazy) each time that they are used; auto is by --data.memory-gib."""
+    on_bad: Literal["refuse", "skip"] = "refuse"
+    """What becomes of pictures that cannot be read: the data are refused, or such pictures left out."""
     rules: Literal[1, 2] = 2
     """How pictures are read, numbered and held out: 1 is the way of runs that were made before it was recorded, and a
     run that goes on keeps to its own."""
 
-    unrecorded: ClassVar[Mapping[str, Any]] = {"rules": 1}
+    unrecorded: ClassVar[Mapping[str, Any]] = {"rules": 1, "loading": "memory"}
     """What a field means that is absent from the file of a run, which was made before there was such a field."""
 
     def __post_init__(self) -> None:
@@ -98,5 +102,10 @@ class DataConfig:
             ),
             (self.seed < 0, f"--data.seed is {self.seed}; give 0 or more."),
             (self.rules not in (1, 2), f"--data.rules is {self.rules}; give 2, or 1 to read as older runs did."),
+            (
+                self.loading not in ("auto", "memory", "lazy"),
+                f"--data.loading is {self.loading!r}; give auto, memory or lazy.",
+            ),
+            (self.on_bad not in ("refuse", "skip"), f"--data.on-bad is {self.on_bad!r}; give refuse or skip."),
             (not self.memory_gib > 0, f"--data.memory-gib is {self.memory_gib}; give a number above 0."),
         ]

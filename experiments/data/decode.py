@@ -1,4 +1,4 @@
-"""Image files to pixels: headers first, then every picture into its place in one array, on several threads.
+"""One picture file to pixels; `pictures` reads all those of a data set.
 
 What a picture means here:
 - 16 bits are divided by 257 and rounded, so 65535 is 255 and 257·u is u; Pillow alone would clip grey, and cut colours
@@ -14,27 +14,21 @@ A picture that is damaged or cut short is refused, never filled up.
 
 from __future__ import annotations
 
-import io
 import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from diffusion.pytree import short_repr
 from experiments.data.colour import Treatment, to_srgb
 from experiments.data.config import DataConfig
 from experiments.data.depth import eight_bits, is_wide, opaque, read_wide
 from experiments.data.formats import formats
-from experiments.data.shapes import fit, fit_wide, in_threads, pixels_of, require_memory
-from experiments.data.source import Pixels
+from experiments.data.shapes import fit, fit_wide, pixels_of
 from experiments.data.wide import wide_pixels
 from experiments.errors import DataError, reason
-from experiments.names import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,85 +38,67 @@ MAX_PIXELS = 2**30 // 12
 """Pixels of the largest single picture, 89,478,485; it guards against small files that decode to gigabytes."""
 _ORIENTATION = 0x0112
 
-Open = Callable[[int], io.BytesIO | io.BufferedReader]
+Open = Callable[[], IO[bytes]]
+"""Opens the file of a picture, each time anew."""
 
 
-class Decoded(NamedTuple):
-    """Pictures, and what a person should know of how they were decoded."""
+class Header(NamedTuple):
+    """What a picture's file says before its pixels."""
 
-    images: Pixels
-    notes: tuple[str, ...]
-
-    __repr__ = short_repr
-
-
-@dataclass(frozen=True)
-class _Header:
     height: int
     width: int
     grey: bool
 
 
-def decode_images(names: Sequence[str], open_file: Open, config: DataConfig, where: str) -> Decoded:
-    """All pictures as `config` wants them; `open_file(i)` opens the file that the sentences call `names[i]`.
+def read_header(open_file: Open, name: str, config: DataConfig) -> Header:
+    """Height and width as the picture is shown, and whether it is grey, without its pixels.
 
-    Raises DataError for a file that is not a picture, is damaged or is too large, for pictures of different shapes
-    without `config.size`, and when all together are more than `config.memory_gib`.
+    Raises DataError for a file that is no picture, or is too large; the sentence calls it `name`.
     """
-    with _without_warning():
-        headers = in_threads(lambda i: _header(open_file, i, names[i], config), len(names))
-        for name, header in zip(names, headers, strict=True):
-            if config.size is None and (header.height, header.width) != (headers[0].height, headers[0].width):
-                raise _mixed(names[0], (headers[0].height, headers[0].width), name, (header.height, header.width))
-        height, width = config.shape or (headers[0].height, headers[0].width)
-        channels = config.channels or (1 if all(header.grey for header in headers) else 3)
-        shape = (height, width, channels)
-        require_memory((len(names), *shape), config, where)
-        images = np.empty((len(names), *shape), np.uint16 if config.bits == 16 else np.uint8)
-
-        def decode(i: int) -> Treatment:
-            pixels, profile = _decoded(open_file, i, names[i], channels, config)
-            if pixels.shape != shape:  # an orientation that stands behind the pixels
-                raise _mixed(names[i], pixels.shape, "its header", shape)
-            images[i] = pixels
-            return profile
-
-        profiles = Counter(in_threads(decode, len(names)))
-    return Decoded(images, tuple(_notes(profiles)))
-
-
-def _header(open_file: Open, i: int, name: str, config: DataConfig) -> _Header:
-    with _reading(open_file, i, name, config) as picture:
+    with _reading(open_file, name, config) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise DataError(_too_large(name, width * height))
         if _turned(picture):
             width, height = height, width
-        return _Header(height, width, picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I"))
+        return Header(height, width, picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I"))
 
 
-def _notes(profiles: Counter[Treatment]) -> Iterator[str]:
-    said: dict[Treatment, str] = {
-        "converted": "converted to sRGB",
-        "ignored": "ignored: broken, or of other pixels",
-        "wide": "ignored: of 16 bits, which are kept",
-    }
-    for treatment, how in said.items():
-        if count := profiles[treatment]:
-            yield f"{counted(count, 'colour profile')} {how}"
+def traits(open_file: Open, name: str, config: DataConfig) -> tuple[str, ...]:
+    """What is odd about a picture, in the words of `check`, by its header; of one that cannot be read nothing."""
+    from PIL.Image import Image
+
+    try:
+        with _reading(open_file, name, config) as picture:
+            turned = picture.format != "TIFF" and Image.getexif(picture).get(_ORIENTATION, 1) in range(2, 9)
+            deep = picture.mode.startswith("I") or (config.rules > 1 and is_wide(picture))
+            found = {
+                "of 16 bits, made 8": deep and config.bits == 8,
+                "of 8 bits, made 16": not deep and config.bits == 16,
+                "turned as the camera was held (EXIF)": turned,
+                "transparent, laid over white": picture.has_transparency_data,
+                "of several frames, the first taken": getattr(picture, "is_animated", False),
+            }
+            return tuple(what for what, so in found.items() if so)
+    except DataError:
+        return ()
 
 
-def _decoded(open_file: Open, i: int, name: str, channels: int, config: DataConfig) -> tuple[np.ndarray, Treatment]:
+def decode_picture(open_file: Open, name: str, channels: int, config: DataConfig) -> tuple[np.ndarray, Treatment]:
+    """(The picture as `config` wants it, what was done with its colour profile).
+
+    Raises DataError, calling the file `name`, when it is damaged, cut short or no picture.
+    """
     from PIL import ImageOps
 
     treatment: Treatment = ""
-    with _reading(open_file, i, name, config) as picture:
+    with _reading(open_file, name, config) as picture:
         if config.bits == 16:
-            with _reading(open_file, i, name, config) as again:
+            with _reading(open_file, name, config) as again:
                 wide, treatment = wide_pixels(picture, again, channels, name)
             return fit_wide(wide, config), treatment
         if config.rules > 1 and is_wide(picture):
-            with _reading(open_file, i, name, config) as again:
+            with _reading(open_file, name, config) as again:
                 read_wide(picture, again)
         plain = eight_bits(ImageOps.exif_transpose(picture), name)
         if config.rules > 1:
@@ -141,12 +117,12 @@ def _turned(picture: Image) -> bool:
 
 
 @contextmanager
-def _reading(open_file: Open, i: int, name: str, config: DataConfig) -> Iterator[ImageFile]:
-    """The i-th picture, opened; whatever Pillow raises on it becomes a sentence."""
+def _reading(open_file: Open, name: str, config: DataConfig) -> Iterator[ImageFile]:
+    """The picture, opened; whatever Pillow raises on it becomes a sentence."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open_file(i) as file, Image.open(file, formats=formats(config.rules)) as picture:
+        with open_file() as file, Image.open(file, formats=formats(config.rules)) as picture:
             yield picture
     except DataError:
         raise
@@ -162,18 +138,17 @@ def _too_large(name: str, pixels: int) -> str:
     return f"{name} has {pixels:,} pixels, above the limit of {MAX_PIXELS:,}; reduce it first, or remove it."
 
 
-def _mixed(first: str, shape: Sequence[int], second: str, other: Sequence[int]) -> DataError:
-    one, two = ("×".join(map(str, s[:2])) for s in (shape, other))
-    return DataError(
-        f"{first} is {one} (height×width) and {second} is {two}; give --data.size to crop and resize all to one shape."
-    )
-
-
 @contextmanager
-def _without_warning() -> Iterator[None]:
+def without_warning() -> Iterator[None]:
     """Silence Pillow's warnings, once for all threads: so many pixels are an error here, and what is odd in the EXIF
     data or the animation of a picture that can be read is no business of the person's.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
+
+
+def silence_warnings() -> None:
+    """The same for good, for pictures that are decoded later, by any thread."""
+    if not any(kept[0] == "ignore" and getattr(kept[3], "pattern", "") == r"PIL\." for kept in warnings.filters):
+        warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -11,12 +11,15 @@ fewer than about 500 images, and its order of (seed, epoch + 1) is that of (seed
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Protocol, cast
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int, Int64
 
 from experiments import streams
 from experiments.data import randomness
@@ -24,6 +27,9 @@ from experiments.data.source import Source
 from experiments.errors import UsageError
 
 Batch = dict[str, np.ndarray]
+_MOST_THREADS = 16
+_AHEAD = 2
+"""Batches that are ready, beside those that the threads are at."""
 
 
 class Batches(Protocol):
@@ -62,6 +68,25 @@ def pipeline(
     return cast(Batches, grain.MapDataset.source(_Stream(source, seed, batch_size, flip, slots)))
 
 
+@contextmanager
+def read_ahead(batches: Batches, first: int) -> Iterator[Iterator[Batch]]:
+    """The batches of `pipeline` from step `first` on, read by threads of grain: for sources that are decoded as they
+    are used. Each batch is the same, in its place, whatever their number, and a few of them are in memory.
+
+    Threads do: what takes the time, Pillow's decoding and resizing, holds no lock of Python's, and a process more would
+    take the memory of all that it imports.
+    """
+    import grain
+
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + _AHEAD)
+    iterator = iter(cast(grain.MapDataset, batches)[first:].to_iter_dataset(options))
+    try:
+        yield cast(Iterator[Batch], iterator)
+    finally:
+        iterator.close()
+
+
 class _Stream:
     """The batches as a random-access data source of grain: item k is the share of step k."""
 
@@ -88,9 +113,9 @@ class _Stream:
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> Int64[np.ndarray, "count"]:
-    """Images in the order in which an epoch visits them."""
-    return randomness.permutation(seed, streams.ORDER, epoch, count=count)
+def _order(seed: int, epoch: int, count: int) -> Int[np.ndarray, "count"]:
+    """Images in the order in which an epoch visits them, in half the memory where that will do."""
+    return randomness.permutation(seed, streams.ORDER, epoch, count=count).astype(np.int32 if count < 2**31 else int)
 
 
 @lru_cache(maxsize=4)

@@ -10,7 +10,7 @@ from experiments.errors import DataError
 
 REMEDY = "give their place now by --data URI (in anomaly --run-data)"
 """What a person can do about data that are not found."""
-_PATHS = ("folder", "zip", "npz", "idx", "hf")
+_PATHS = ("folder", "zip", "npz", "idx", "records", "hf")
 """The schemes that are followed by a path; hf by one or by a name."""
 UNNAMED = "a machine that it does not name"
 """Where a run was made that noted no place."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data.config import DataConfig
+from experiments.data.records import is_record_file
 from experiments.data.source import Source, split
 from experiments.errors import DataError, ExhaustedError, UsageError, did_you_mean, reason, refuse
 
@@ -47,6 +48,7 @@ SOURCES: dict[str, Kind] = {
         Kind("folder:DIR", "pictures; sub-folders are classes"),
         Kind("zip:FILE", "pictures in a zip; sub-folders are classes, or dataset.json labels them"),
         Kind("npz:FILE", "arrays images and labels, x and y, x_train …, arr_0 …"),
+        Kind("records:FILE", "what `scorefield data prepare` has written, read from the disk"),
         Kind("hf:NAME", "a Hugging Face data set by name or path (needs scorefield[hf])"),
     )
 }
@@ -106,4 +108,6 @@ def _suggestion(uri: str) -> str:
         return f"; write {'idx' if any(path.glob('*-idx3-ubyte*')) else 'folder'}:{uri}"
     if path.is_file() and path.suffix.lower() in (".zip", ".npz"):
         return f"; write {path.suffix.lower()[1:]}:{uri}"
+    if is_record_file(path):
+        return f"; write records:{uri}"
     return f"{did_you_mean(uri.partition(':')[0], SOURCES)}; the forms are {forms}"

@@ -21,15 +21,35 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def require_memory(shape: tuple[int, ...], config: DataConfig, where: str) -> None:
-    """Raise DataError when that many numbers of `config.bits` are more than `config.memory_gib`."""
-    gib = prod(shape) * config.bits / 8 / 2**30
+def pixel_type(config: DataConfig) -> np.dtype:
+    """uint8 or, under `config.bits` 16, uint16."""
+    return np.dtype(np.uint16 if config.bits == 16 else np.uint8)
+
+
+def require_memory(shape: tuple[int, ...], config: DataConfig, where: str, dtype: np.dtype | None = None) -> None:
+    """Raise DataError when that many numbers, by default pixels, are more than `config.memory_gib`."""
+    gib = _gib(shape, config, dtype)
     if gib > config.memory_gib:
         size = "×".join(map(str, shape))
         raise DataError(
             f"{where} is {gib:.3g} GiB of pixels ({size}), above --data.memory-gib {config.memory_gib:g}; "
             "raise the limit if the machine has the memory, or take fewer or smaller images (--data.size)."
         )
+
+
+def read_lazily(shape: tuple[int, ...], config: DataConfig, where: str, dtype: np.dtype | None = None) -> bool:
+    """Whether images of this shape, by default of pixels, are decoded when they are asked for: beyond
+    `config.memory_gib`.
+
+    Raises DataError as `require_memory` does where `config.loading` wants them in memory.
+    """
+    if config.loading == "memory":
+        require_memory(shape, config, where, dtype)
+    return config.loading == "lazy" or (config.loading == "auto" and _gib(shape, config, dtype) > config.memory_gib)
+
+
+def _gib(shape: tuple[int, ...], config: DataConfig, dtype: np.dtype | None) -> float:
+    return prod(shape) * (dtype or pixel_type(config)).itemsize / 2**30
 
 
 def fit(picture: Image, config: DataConfig) -> Image:

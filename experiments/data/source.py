@@ -1,4 +1,4 @@
-"""A data set in memory, and its division into a training and a held-out part."""
+"""A data set, in memory or lazy, and its division into a training and a held-out part."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import Float32, Int, Int32, UInt8, UInt16
 
 from experiments import streams
 from experiments.data import randomness
+from experiments.data.lazy import VERSION, LazyImages, View
 from experiments.errors import UsageError
 
 Pixels = UInt8[np.ndarray, "n height width channels"] | UInt16[np.ndarray, "n height width channels"]
@@ -18,14 +19,16 @@ Pixels = UInt8[np.ndarray, "n height width channels"] | UInt16[np.ndarray, "n he
 Events = Pixels | Float32[np.ndarray, "n d"]
 """Images, or points in the model's own units."""
 _KINDS = {(np.dtype(np.uint8), 4), (np.dtype(np.uint16), 4), (np.dtype(np.float32), 2)}
+_LOOKED_AT = 256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
     """Images of one shape, or points of one dimension, perhaps with a class each. The arrays are read-only."""
 
-    images: Events
-    """uint8 or uint16 images, or float32 points (n, d), which are handed on as they are."""
+    images: Events | LazyImages
+    """uint8 or uint16 images, in an array or decoded when rows are asked for; or float32 points (n, d), handed on
+    as they are."""
     labels: Int32[np.ndarray, "n"] | None = None
     """Class of each image in 0..num_classes − 1."""
     name: str = "arrays"
@@ -36,19 +39,23 @@ class Source:
     """The test split that the data set itself comes with."""
     notes: tuple[str, ...] = ()
     """What a person should know of how it was read, such as "2 files passed over"; for `summary`."""
+    bad: tuple[str, ...] = ()
+    """Why each picture that was left out cannot be read; for `check`."""
     hint: str = ""
     """Where classes might be, if there are none, as the end of a sentence."""
 
     def __post_init__(self) -> None:
-        images, labels = np.asarray(self.images), self.labels
+        lazy, labels = self.lazy is not None, self.labels
+        images = self.images if lazy else np.asarray(self.images)
         if (images.dtype, images.ndim) not in _KINDS or 0 in images.shape:
             raise ValueError(
                 f"images are {images.dtype} {images.shape}; give uint8 or uint16 (n, height, width, channels), or "
                 "float32 points (n, d)."
             )
-        if images.ndim == 2 and not np.isfinite(images).all():
+        if isinstance(images, np.ndarray) and images.ndim == 2 and not np.isfinite(images).all():
             raise ValueError(f"{np.sum(~np.isfinite(images))} coordinates of the points are not finite; drop those.")
-        object.__setattr__(self, "images", _read_only(images))
+        if isinstance(images, np.ndarray):
+            object.__setattr__(self, "images", _read_only(images))
         if labels is None:
             return
         if np.shape(labels) != images.shape[:1] or np.min(labels) < 0:
@@ -84,6 +91,13 @@ class Source:
         return len(self.event_shape) == 1
 
     @property
+    def points(self) -> np.ndarray:
+        """The points, or the images in memory, as an array. Raises TypeError where the images are lazy."""
+        if not isinstance(self.images, np.ndarray):
+            raise TypeError(f"the images of {self.name} are lazy, and no array; ask for rows of them.")
+        return self.images
+
+    @property
     def num_classes(self) -> int:
         """Number of classes, 0 without labels."""
         return 0 if self.labels is None else len(self.class_names)
@@ -93,23 +107,53 @@ class Source:
         """Number of images of each class; without labels there are none."""
         return () if self.labels is None else tuple(np.bincount(self.labels, minlength=self.num_classes).tolist())
 
+    @property
+    def lazy(self) -> LazyImages | None:
+        """The images, if they are decoded when rows are asked for."""
+        return None if isinstance(self.images, np.ndarray) or not isinstance(self.images, LazyImages) else self.images
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hex, of the shape, the pixels and the labels: equal exactly when these are equal.
 
-        The type is a part of the shape where it is uint16.
+        The type is a part of the shape where it is uint16. Of lazy images it is of the second version, `lazy.VERSION`
+        before it: of the contents of their files and what is done to them in the place of the pixels.
         """
-        wide = (str(self.images.dtype),) * (self.images.dtype == np.uint16)
+        lazy, wide = self.lazy, (str(self.images.dtype),) * (self.images.dtype == np.uint16)
         digest = hashlib.sha256(repr((self.images.shape, self.labels is not None, *wide)).encode())
-        digest.update(np.ascontiguousarray(self.images, self.images.dtype.newbyteorder("<")).data)
+        if isinstance(self.images, np.ndarray):
+            digest.update(np.ascontiguousarray(self.images, self.images.dtype.newbyteorder("<")).data)
+        elif lazy is not None:
+            digest.update(lazy.fingerprint.encode())
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, "<i4").data)
-        return digest.hexdigest()
+        return VERSION * (lazy is not None) + digest.hexdigest()
+
+    @property
+    def digest(self) -> str:
+        """The hexadecimal digits of the fingerprint alone, for the names of files."""
+        return self.fingerprint.removeprefix(VERSION)
+
+    @property
+    def looked_at(self) -> range:
+        """The images whose values are looked at to describe the data: all in memory, or some 256 lazy ones, spread."""
+        return range(0, len(self), 1 if self.lazy is None else -(-len(self) // _LOOKED_AT))
+
+    @cached_property
+    def value_range(self) -> tuple[int, int]:
+        """The least and the largest value of the images `looked_at`."""
+        pixels = self.images if isinstance(self.images, np.ndarray) else self.images[np.array(self.looked_at)]
+        return int(pixels.min()), int(pixels.max())
 
     def take(self, rows: Int[np.ndarray, "m"], name: str | None = None) -> Source:
-        """The images `rows`, copied, with their labels and all the class names, without a held-out part."""
+        """The images `rows` with their labels and all the class names, without a held-out part.
+
+        Images in memory are copied; lazy ones are not decoded for it.
+        """
         labels = None if self.labels is None else self.labels[rows]
-        return replace(self, images=self.images[rows], labels=labels, name=name or self.name, held_out=None)
+        lazy = self.lazy
+        images = self.images[rows] if lazy is None else View(lazy, np.arange(len(self))[rows])
+        return replace(self, images=images, labels=labels, name=name or self.name, held_out=None)
 
 
 def split(

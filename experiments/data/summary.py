@@ -32,7 +32,8 @@ def summary(training: Source, held_out: Source | None) -> str:
     said[0] += f", {len(held_out):,} held out" if held_out is not None else ", none held out"
     said += training.notes
     if not training.of_points:
-        said.append(f"brightest value {_range(parts)[1]}")
+        seen = _seen(parts)
+        said.append(f"brightest value {_range(parts)[1]}" + f" in {counted(seen, 'image')} looked at" * bool(seen))
     return f"{training.name}: {'; '.join(said)}"
 
 
@@ -40,14 +41,16 @@ def warnings(training: Source, held_out: Source | None) -> Iterator[str]:
     """Lines on what is hardly ever meant: images that are nearly black, or all the same."""
     if training.of_points:
         return
-    low, high = _range([part for part in (training, held_out) if part is not None])
+    parts = [part for part in (training, held_out) if part is not None]
+    low, high = _range(parts)
+    some = f"{counted(seen, 'image')} of " if (seen := _seen(parts)) else ""
     if low == high:
-        yield f"every pixel of {training.name} is {low}; there is nothing to learn."
+        yield f"every pixel of {some}{training.name} is {low}; there is nothing to learn."
         return
     white = np.iinfo(training.images.dtype).max
     if high * 255 <= DARK * white:
         yield (
-            f"the brightest of all pixels of {training.name} is {high} of {white}, so that the images are nearly "
+            f"the brightest of all pixels of {some}{training.name} is {high} of {white}, so that the images are nearly "
             f"black; scale them so that white is {white}."
         )
 
@@ -65,5 +68,12 @@ def ranges(numbers: list[int]) -> list[str]:
     ]
 
 
+def _seen(parts: list[Source]) -> int:
+    """How many images `_range` is of, where it is not of all."""
+    seen = sum(len(part.looked_at) for part in parts)
+    return seen if seen < sum(map(len, parts)) else 0
+
+
 def _range(parts: list[Source]) -> tuple[int, int]:
-    return int(min(part.images.min() for part in parts)), int(max(part.images.max() for part in parts))
+    ranges = [part.value_range for part in parts]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)

@@ -35,8 +35,8 @@ def wide_pixels(
         plain, treatment = to_srgb(eight_bits(ImageOps.exif_transpose(picture), name))
         narrow = pixels_of(opaque(plain).convert("L" if channels == 1 else "RGB"))
         return narrow.astype(np.uint16) * np.uint16(257), treatment
-    turned = _orientation(picture)
     values = wide_values(picture, again) if wide else wide_grey(picture, name)[..., None]
+    turned = _orientation(picture)
     values = _opaque(values, wide and picture.mode in ("RGBA", "LA"), picture.info.get("transparency"))
     pixels = to_channels(_turned(values, turned).astype(np.uint16)[None], channels)[0]
     return pixels, "wide" if picture.info.get("icc_profile") else ""
@@ -55,10 +55,9 @@ def _opaque(
 
 
 def _orientation(picture: ImageFile) -> int:
-    from PIL.Image import Image
-
+    """That of a picture that has been decoded, for it may stand behind the pixels."""
     # Pillow has taken that of a TIFF into account.
-    return 1 if picture.format == "TIFF" else Image.getexif(picture).get(_ORIENTATION, 1)
+    return 1 if picture.format == "TIFF" else picture.getexif().get(_ORIENTATION, 1)
 
 
 def _turned(values: np.ndarray, orientation: int) -> np.ndarray:

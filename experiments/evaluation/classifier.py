@@ -120,7 +120,7 @@ def train(source: Source, held_out: Source, seed: int) -> Trained:
     them and falls to 0 as a cosine. The parameters depend on the images, the labels and the seed alone.
     """
     architecture, count = architecture_for(source), len(source)
-    rng = np.random.default_rng([seed, int(source.fingerprint, 16)])
+    rng = np.random.default_rng([seed, int(source.digest, 16)])
     batch = min(BATCH, count)
     steps = int(np.clip(EPOCHS * count // batch, MIN_STEPS, MAX_STEPS))
     params = init(architecture, rng)

@@ -119,8 +119,8 @@ def feature_space(
     minute at most. A damaged file of the cache is reported, removed and made anew.
     """
     task: Task = "rotation" if classifier.classes_of(train) is None else "labels"
-    name = f"{KINDS[task]}{f'-s{seed}' if seed else ''}@{train.fingerprint[:8]}"
-    stem = f"{KINDS[task]}-{train.fingerprint[:16]}-{held_out.fingerprint[:16]}-s{seed}"
+    name = f"{KINDS[task]}{f'-s{seed}' if seed else ''}@{train.digest[:8]}"
+    stem = f"{KINDS[task]}-{train.digest[:16]}-{held_out.digest[:16]}-s{seed}"
     kept = store.load(cache, stem, notice)
     if kept is not None:
         meta = json.loads(str(kept.pop("meta")))
@@ -152,7 +152,7 @@ def source_features(
     They are kept in `cache`. `distances.moments` gives their mean and covariance.
     """
     count = features_kept(source, limit)
-    stem = f"features-{space.digest[:16]}-{source.fingerprint[:16]}-{count}"
+    stem = f"features-{space.digest[:16]}-{source.digest[:16]}-{count}"
     kept = store.load(cache, stem, notice)
     if kept is not None:
         return kept["features"]

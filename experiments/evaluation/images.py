@@ -33,12 +33,12 @@ def distances(
     samples: int,
     seed: int,
     batch: int,
-    cache: Path,
+    cache: Path | None,
 ) -> dict[str, Any]:
     """Fréchet distance, precision, recall, density and coverage against held-out images, as JSON values.
 
     `samples` images of the seeds from `seed` on, their classes as frequent as in training; rows as `compare` has them.
-    The feature network and the features of the data are kept in `cache`.
+    The feature network and the features of the data are kept in `cache`, if there is one.
     Raises DataError when there are too few images, DivergedError for a sample that is not finite.
     """
     with stage("the feature network"):
@@ -63,7 +63,7 @@ def distances(
     return {
         "feature_space": space.name,
         "feature_accuracy": space.accuracy,
-        "feature_cache": str(cache),
+        "feature_cache": None if cache is None else str(cache),
         "images_compared": min(samples, *map(len, known)),
         "nfe": calls,
         **throughput.rates(),

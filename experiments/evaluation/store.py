@@ -18,9 +18,9 @@ Notice = Callable[[str], None]
 """A function that shows one line to the user."""
 
 
-def default_folder() -> Path:
-    """$XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield, or what takes its place on macOS."""
-    return user_cache() / "scorefield"
+def default_folder() -> Path | None:
+    """$XDG_CACHE_HOME/scorefield, or ~/.cache/scorefield, or what takes its place on macOS; None without a home."""
+    return user_cache()
 
 
 def save(folder: Path | None, stem: str, arrays: Mapping[str, Any], notice: Notice) -> None:

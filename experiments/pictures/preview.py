@@ -67,4 +67,4 @@ class GridWriter:
 
         picture = model_picture(model, law_of(model.config.data.source), drawn.images, density=False)
         files.save_png(path, picture.pixels, {**provenance, **picture.facts})
-        return picture.pixels
+        return picture.pixels[..., :3]  # opaque

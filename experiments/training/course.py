@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.errors import CheckpointError, DivergedError, warn
+from experiments.errors import CheckpointError, DataError, DivergedError, warn
 from experiments.memory import give_back, shown
 from experiments.progress import duration
 from experiments.training.budget import Budget, require_compiled
@@ -102,8 +102,7 @@ class Course:
         """
         share, local = self._with.replicas.share, len(self._with.replicas.local)
         requests = {signum: share(np.full(local, signum, np.float32)) for signum in (0, *SIGNALS)}
-        reading = prefetch(self._read, dispatches(self._config, self._step))
-        with contextlib.closing(reading) as feed:
+        with self._feed() as feed:
             for (first, length), batches in zip(dispatches(self._config, self._step), feed, strict=True):
                 signum = requests[self._with.request.signum or 0]
                 if not self._with.request.begun:
@@ -238,9 +237,32 @@ class Course:
             f"--optimizer.learning-rate, {clip}, or a longer --optimizer.warmup-steps."
         )
 
-    def _read(self, dispatch: tuple[int, int]) -> Any:
-        first, length = dispatch
-        return self._with.replicas.split([self._with.data.batches[step] for step in range(first, first + length)])
+    @contextlib.contextmanager
+    def _feed(self) -> Generator[Iterator[Any]]:
+        """The batches of each dispatch on the devices, ahead of their use.
+
+        Where one cannot be read any more, the step that was made last is saved before DataError ends the training, in a
+        run of one process.
+        """
+        with self._with.data.from_step(self._step) as batches:
+
+            def read(dispatch: tuple[int, int]) -> Any:
+                return self._with.replicas.split([next(batches) for _ in range(dispatch[1])])
+
+            with contextlib.closing(prefetch(read, dispatches(self._config, self._step))) as feed:
+                yield self._saved_where_data_end(feed)
+
+    def _saved_where_data_end(self, feed: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from feed
+        except DataError:
+            if jax.process_count() == 1 and self._with.request.begun:
+                self._with.writer.wait()
+                saved = find_checkpoints(self._with.directory)
+                if not saved or saved[-1].step != self._step:
+                    self._save(None)
+                    self._with.writer.wait()
+            raise
 
     def _validate(self) -> float:
         """The mean loss of the first average on the held-out batches."""

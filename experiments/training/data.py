@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,8 @@ import numpy as np
 from experiments import streams
 from experiments.config.nodes import Denoising
 from experiments.config.tree import Config
-from experiments.data.pipeline import Batches, pipeline
+from experiments.data.lazy import VERSION
+from experiments.data.pipeline import Batches, pipeline, read_ahead
 from experiments.data.place import Place, place_of
 from experiments.errors import DataError, UsageError, warn
 from experiments.names import listed
@@ -35,7 +38,7 @@ class Facts:
     num_classes: int
     class_names: tuple[str, ...] = ()
     fingerprint: str = ""
-    """SHA-256 of the training images and labels."""
+    """SHA-256 of the training images and labels, as `Source.fingerprint` says."""
     class_counts: tuple[int, ...] | None = field(default=None, compare=False)
     """Training images of each class; None in checkpoints that were written before they were counted."""
     place: Place | None = field(default=None, compare=False)
@@ -97,7 +100,16 @@ class _WithReference:
     others: Batches
 
     def __getitem__(self, step: int, /) -> dict[str, np.ndarray]:
-        return {**self.batches[step], REFERENCE: self.others[step]["image"]}
+        return self._together(self.batches[step], self.others[step])
+
+    @contextmanager
+    def read_ahead(self, first: int) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+        """As `pipeline.read_ahead` gives them."""
+        with read_ahead(self.batches, first) as own, read_ahead(self.others, first) as others:
+            yield map(self._together, own, others)
+
+    def _together(self, batch: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {**batch, REFERENCE: other["image"]}
 
 
 @dataclass(frozen=True)
@@ -114,9 +126,23 @@ class RunData:
     """What seems not to be meant, in a line each."""
     parts: tuple[Source, Source | None] | None = None
     """The training and the held-out part, for what is measured on them; None where the batches are all there is."""
+    lazy: bool = False
+    """Whether images are decoded as they are used."""
 
     def __repr__(self) -> str:
         return f"RunData({self.facts}, {len(self.held_out)} held-out batches)"
+
+    @contextmanager
+    def from_step(self, first: int) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+        """The batches from step `first` on; lazy ones are decoded ahead of their use."""
+        if not self.lazy:
+            yield (self.batches[step] for step in itertools.count(first))
+        elif isinstance(self.batches, _WithReference):
+            with self.batches.read_ahead(first) as batches:
+                yield batches
+        else:
+            with read_ahead(self.batches, first) as batches:
+                yield batches
 
 
 def open_data(config: Config, uri: str | None = None) -> RunData:
@@ -142,10 +168,11 @@ def open_data(config: Config, uri: str | None = None) -> RunData:
         counts,
         place_of(source.source),
     )
-    said = {
+    said: dict[str, Any] = {
         "summary": summary(training, held_out),
         "warnings": tuple(warnings(training, held_out)),
         "parts": (training, held_out),
+        "lazy": training.lazy is not None,
     }
 
     def batches(part: Source, flip: bool) -> Batches:
@@ -195,6 +222,13 @@ def tell(data: RunData, quiet: bool) -> None:
 def require_same_data(before: Facts, now: Facts) -> None:
     """Raise DataError unless a run goes on with the data that it began with."""
     if before != now:
+        if before.fingerprint and before.fingerprint.startswith(VERSION) != now.fingerprint.startswith(VERSION):
+            lazily = before.fingerprint.startswith(VERSION)
+            raise DataError(
+                f"this run decodes its images {'as they are used' if lazily else 'into memory'}, and now they would be "
+                f"decoded {'into memory' if lazily else 'as they are used'}; give --data.loading "
+                f"{'lazy' if lazily else 'memory'}."
+            )
         what = "images or labels" if replace(before, fingerprint=now.fingerprint) == now else "shape or classes"
         raise DataError(
             f"the {what} of --data.source are not those that this run was trained on; restore them, or train anew in "

@@ -28,6 +28,7 @@ from experiments.config.file import check_kinds, document, save_config
 from experiments.config.tree import Config
 from experiments.errors import UsageError, reason, warn
 from experiments.memory import remedied, shown
+from experiments.progress import reporting
 from experiments.tracking.tracker import Picture, Tracker, named
 from experiments.training import budget as budgets
 from experiments.training import distributed, peers
@@ -46,7 +47,7 @@ from experiments.training.plan import count_saves
 from experiments.training.programs import place_held_out
 from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device
-from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
+from experiments.training.resume import check_config, command_of, starting_point, with_form, with_own_rules
 from experiments.training.room import size_of
 from experiments.training.snapshots import SnapshotWriter, bytes_to_come, snapshots_of
 from experiments.training.state import Params, TrainState, to_tree
@@ -227,8 +228,10 @@ def _steps(step_type: type[Step], config: Config, outdir: Path, given: Options) 
         distributed.on_process_0(claim)
         request = stack.enter_context(interruption()) if given.signals else Interruption()
         if data is None:
-            data = open_data(config)
+            with reporting(quiet or not writes):
+                data = open_data(config)
             tell(data, quiet)
+        config = with_form(config, data)
         distributed.require_alike(command_of(config, data.facts))
         optimizer = optimizer_of(config)
         network = network_of(config, data.facts)

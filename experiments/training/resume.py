@@ -20,7 +20,7 @@ from experiments.config.tree import Config
 from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, ScorefieldError, UsageError, warn
 from experiments.training.checkpoint import checkpoint_path, find_checkpoints, newest_trusted, read, set_aside
-from experiments.training.data import Facts, require_same_data
+from experiments.training.data import Facts, RunData, require_same_data
 from experiments.training.differences import differences, flag_of, flat
 from experiments.training.distributed import from_process_0
 from experiments.training.kept import run_config
@@ -30,7 +30,7 @@ from experiments.training.warm_start import InitFrom, Origin, begin, read_source
 
 
 def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
-    """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data.
+    """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data, and in its form.
 
     What is wrong with the run is left for `check_config` to say. Raises UsageError for other rules that a person asks
     for: any that are not those of new runs, and where the person is known to have `told` them, these too.
@@ -39,16 +39,24 @@ def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
         _require_new_seed(config)
         return config
     try:
-        rules = run_config(outdir, free=False).data.rules
+        own = run_config(outdir, free=False).data
     except ScorefieldError:
         return config
-    asked = config.data.rules
+    rules, asked = own.rules, config.data.rules
     if rules != asked and (told or asked != DataConfig.rules):
         raise UsageError(
             f"{outdir} holds a run with --data.rules {rules}, and this command says {asked}; leave it out, or give "
             "another --outdir."
         )
-    return replace(config, data=replace(config.data, rules=rules))
+    loading = "lazy" if own.loading == "lazy" else "memory"
+    loading = loading if config.data.loading == "auto" else config.data.loading
+    return replace(config, data=replace(config.data, rules=rules, loading=loading))
+
+
+def with_form(config: Config, data: RunData) -> Config:
+    """`config` of a run whose `data` were opened: where they are lazy, it goes on with such, however much memory there
+    is then."""
+    return replace(config, data=replace(config.data, loading="lazy")) if data.lazy else config
 
 
 def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: bool = False) -> None:

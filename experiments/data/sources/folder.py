@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.data.config import DataConfig
-from experiments.data.decode import decode_images
+from experiments.data.files import FolderFiles
+from experiments.data.pictures import decode_images
 from experiments.data.source import Source
 from experiments.data.sources.layout import lay_out
 from experiments.data.sources.paths import folder_at
@@ -19,12 +20,16 @@ def read(where: str, config: DataConfig) -> Source:
     Pictures are recognised by their suffix, in either case; other files, hidden ones and hidden folders are skipped.
     """
     folder = folder_at(where, "folder")
+    skip = config.on_bad == "skip"
     found = lay_out(
-        _files(folder), str(folder), lambda name: (folder / name).read_bytes(), kind="folder", rules=config.rules
+        _files(folder),
+        str(folder),
+        lambda name: (folder / name).read_bytes(),
+        kind="folder",
+        rules=config.rules,
+        skip=skip,
     )
-    paths = [folder / name for name in found.names]
-    decoded = decode_images(list(map(str, paths)), lambda i: paths[i].open("rb"), config, str(folder))
-    return found.source(where, decoded)
+    return found.source(where, decode_images(FolderFiles(str(folder), found.names), config, str(folder)))
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -36,8 +41,8 @@ def _files(folder: Path) -> Iterator[str]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = Path(root).relative_to(folder)
-        yield from ((relative / name).as_posix() for name in files)
+        below = os.path.relpath(root, folder)
+        yield from files if below == os.curdir else (f"{below}/{name}" for name in files)
 
 
 def _refuse(error: OSError) -> None:

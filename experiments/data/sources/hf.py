@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 from jaxtyping import Int32
 
 from experiments.data.arrays import paired
+from experiments.data.cells import CellFiles
 from experiments.data.config import DataConfig
-from experiments.data.decode import decode_images
 from experiments.data.formats import endings
 from experiments.data.labels import MAX_CLASSES, check_labels
+from experiments.data.pictures import decode_images
 from experiments.data.source import Source
 from experiments.data.sources.layout import is_picture, natural, splits_beside_classes
 from experiments.errors import DataError, did_you_mean, reason
@@ -114,17 +114,12 @@ def _read_split(
     labels, names = _labels(split, where, label, texts)
     packed = split.select_columns([column]).cast_column(column, library.Image(decode=False))
 
-    def open_file(i: int) -> io.BytesIO | io.BufferedReader:
-        cell = packed[i][column]
-        if cell is None:
-            raise DataError(f"{where}[{i}] has no picture; filter such rows out first.")
-        return io.BytesIO(cell["bytes"]) if cell["bytes"] is not None else open(cell["path"], "rb")
-
-    images, notes = decode_images([f"{where}[{i}]" for i in range(len(split))], open_file, config, where)
+    images, notes, kept, bad = decode_images(CellFiles(packed, column, where), config, where)
+    labels = labels if labels is None or kept is None else labels[kept]
     others = [f"{name} ({_dtype(split, name) or 'other'})" for name in split.features if name != column]
     remedy = f": its columns are {listed(others)}; choose one by --data.label-column"
     hint = remedy if others else ", and no other column than its images"
-    return Source(name=where, images=images, labels=labels, class_names=names, notes=notes, hint=hint)
+    return Source(name=where, images=images, labels=labels, class_names=names, notes=notes, bad=bad, hint=hint)
 
 
 def _labels(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import struct
 import zlib
 from dataclasses import replace
@@ -22,6 +23,7 @@ from jaxtyping import UInt8
 
 from experiments.data.arrays import from_arrays, paired
 from experiments.data.config import DataConfig
+from experiments.data.inplace import Stored, StoredImages, cannot_be_read_in_place, from_lazy, too_large_for_memory
 from experiments.data.shapes import require_memory
 from experiments.data.source import Source
 from experiments.data.sources.paths import folder_at
@@ -68,7 +70,7 @@ def _read_bytes(file: gzip.GzipFile | io.BufferedReader, path: Path, dimensions:
     if len(header) < 4 + 4 * dimensions:
         raise _cut_short(path, f"its header has {len(header)} of {4 + 4 * dimensions} bytes")
     shape = struct.unpack(f">{dimensions}I", header[4:])
-    require_memory(shape, config, str(path))
+    require_memory(shape, config, str(path), np.dtype(np.uint8))
     values, done = np.empty(prod(shape), np.uint8), 0
     while done < len(values) and (count := file.readinto(values[done:].data)):
         done += count
@@ -84,8 +86,35 @@ def _read_split(folder: Path, part: str, config: DataConfig) -> Source | None:
     if images is None:
         return None
     classes = None if labels is None else read_idx(labels, 1, config)
-    source = from_arrays(config, read_idx(images, 3, config), str(images), classes, str(labels))
+    lazy = _lazily(images, config)
+    if lazy is None:
+        source = from_arrays(config, read_idx(images, 3, config), str(images), classes, str(labels))
+    else:
+        source = from_lazy(lazy, str(images), classes, str(labels))
     return replace(source, hint=f"; no {part}-labels-idx1-ubyte or .gz lies beside its images")
+
+
+def _lazily(path: Path, config: DataConfig) -> StoredImages | None:
+    """The images read in place, where they are too many for memory; None of others, and of what `read_idx` refuses."""
+    with open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        try:
+            header = (gzip.GzipFile(fileobj=raw) if packed else raw).read(16)
+        except (EOFError, OSError, zlib.error):
+            return None
+        length = os.fstat(raw.fileno()).st_size
+    if len(header) < 16 or header[:4] != b"\0\0\x08\x03":
+        return None
+    shape = struct.unpack(">3I", header[4:])
+    if 0 in shape or not too_large_for_memory(shape, np.dtype(np.uint8), config, str(path)):
+        return None
+    if packed:
+        raise cannot_be_read_in_place(str(path), "compressed", config)
+    images = StoredImages(Stored(path, 16, shape, np.dtype(np.uint8)), config, str(path))
+    if length > 16 + prod(shape):
+        raise DataError(f"{path} goes on after its {prod(shape):,} bytes of data; copy or download it again.")
+    return images
 
 
 def _find(folder: Path, stem: str, dimensions: int) -> Path | None:

@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Int32
 
 from diffusion.pytree import short_repr
-from experiments.data.decode import Decoded
 from experiments.data.formats import UNREADABLE, endings
 from experiments.data.labels import manifest_labels
+from experiments.data.pictures import Decoded
 from experiments.data.source import Source
 from experiments.errors import DataError
-from experiments.names import listed
+from experiments.names import counted, listed
 
 MANIFEST = "dataset.json"
 _METADATA = ("metadata.csv", "metadata.jsonl")
@@ -43,25 +43,33 @@ class Layout:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     """What was passed over."""
+    bad: tuple[str, ...] = ()
+    """Why each picture of a kind that is not read was left out."""
     hint: str = ""
     """Where classes might be, if there are none here."""
 
     __repr__ = short_repr
 
     def source(self, name: str, decoded: Decoded) -> Source:
-        """The data set of these pictures."""
+        """The data set of these pictures, or of those that could be read."""
+        labels = self.labels
         return Source(
             name=name,
             images=decoded.images,
-            labels=self.labels,
+            labels=labels if labels is None or decoded.kept is None else labels[decoded.kept],
             class_names=self.class_names,
             notes=(*self.notes, *decoded.notes),
+            bad=(*self.bad, *decoded.bad),
             hint=self.hint,
         )
 
 
-def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, kind: str, rules: int) -> Layout:
+def lay_out(
+    files: Iterable[str], where: str, read: Callable[[str], bytes], *, kind: str, rules: int, skip: bool = False
+) -> Layout:
     """The pictures among all `files` of a folder or zip (the `kind`) at `where`, and their classes; `read` opens one.
+
+    Those of a kind that is not read are refused or, with `skip`, passed over.
 
     By `rules` 1 classes sort as strings, those of a zip are in `dataset.json` alone, nothing is passed through, `\\` is
     a character like others, and pictures that cannot be read are passed over.
@@ -72,7 +80,7 @@ def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, k
     clean, known = _path if rules > 1 else str, endings(rules)
     everything = [(name, clean(name)) for name in sorted(files)]
     pictures = [(name, path) for name, path in everything if is_picture(path, known)]
-    if rules > 1:
+    if rules > 1 and not skip:
         _refuse_unreadable(everything, where, known)
     if not pictures:
         raise DataError(
@@ -96,8 +104,10 @@ def lay_out(files: Iterable[str], where: str, read: Callable[[str], bytes], *, k
     hint = hint if manifest is None else f"; {manifest} has null for labels"
     taken = {*names, manifest}
     others = [path for name, path in everything if name not in taken]
+    unread = [name for name, path in everything if is_picture(path, UNREADABLE - known)] if skip else []
+    bad = tuple(_unreadable([name], where) for name in unread)
     doubtful = _doubtful(class_names) if rules > 1 and manifest is None else ()
-    return Layout(names, labels, class_names, (*doubtful, *_notes(others, known)), hint)
+    return Layout(names, labels, class_names, (*doubtful, *_notes(others, known, skip)), bad, hint)
 
 
 def is_picture(path: str, known: Iterable[str]) -> bool:
@@ -130,14 +140,19 @@ def _hidden(path: str) -> bool:
 
 
 def _refuse_unreadable(files: list[tuple[str, str]], where: str, known: frozenset[str]) -> None:
-    found = [name for name, path in files if is_picture(path, UNREADABLE - known)]
+    unreadable = UNREADABLE - known
+    found = [name for name, path in files if is_picture(path, unreadable)]
     if found:
-        kinds = sorted({_ending(name) for name in found})
-        more = f" and {len(found) - 1:,} more are" if len(found) > 1 else " is"
-        raise DataError(
-            f"{listed([f'{where}/{found[0]}'], 160)}{more} of a kind that scorefield does not read "
-            f"({listed(kinds, 40)}); convert to PNG or JPEG, or move away."
-        )
+        raise DataError(_unreadable(found, where))
+
+
+def _unreadable(found: list[str], where: str) -> str:
+    kinds = sorted({_ending(name) for name in found})
+    more = f" and {len(found) - 1:,} more are" if len(found) > 1 else " is"
+    return (
+        f"{listed([f'{where}/{found[0]}'], 160)}{more} of a kind that scorefield does not read "
+        f"({listed(kinds, 40)}); convert to PNG or JPEG, or move away."
+    )
 
 
 def _root(pictures: list[str], files: Container[str]) -> str:
@@ -182,14 +197,16 @@ def _doubtful(classes: Iterable[str]) -> tuple[str, ...]:
     return (f"the folder {listed(found)} is a class, though called like a split (if it is, move it away)",) * len(found)
 
 
-def _notes(others: list[str], known: frozenset[str]) -> tuple[str, ...]:
+def _notes(others: list[str], known: frozenset[str], skip: bool) -> tuple[str, ...]:
     """What is said of files that were passed over; hidden ones are mentioned if they are pictures."""
     kinds = Counter(_ending(path) or "no ending" for path in others if not _hidden(path))
     hidden = sum(_is_hidden_picture(path, known) for path in others)
+    unread = sum(kinds.pop(kind) for kind in sorted(kinds.keys() & UNREADABLE - known)) if skip else 0
     count, said = kinds.total(), listed([f"{kind} {many:,}" for kind, many in sorted(kinds.items())])
     what = f"{count:,} files passed over that are no pictures" if count > 1 else "a file passed over that is no picture"
     hiding = f"{hidden:,} hidden pictures passed over" if hidden > 1 else "a hidden picture passed over"
-    return (f"{what} ({said})",) * bool(count) + (hiding,) * bool(hidden)
+    kept = f"{counted(unread, 'picture')} left out of kinds that are not read"
+    return (f"{what} ({said})",) * bool(count) + (hiding,) * bool(hidden) + (kept,) * bool(unread)
 
 
 def _is_hidden_picture(path: str, known: frozenset[str]) -> bool:

@@ -6,12 +6,16 @@ import tokenize
 import zipfile
 import zlib
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
 
 from experiments.data.arrays import from_arrays, paired
 from experiments.data.config import DataConfig
+from experiments.data.inplace import Stored, StoredImages, cannot_be_read_in_place, from_lazy, too_large_for_memory
+from experiments.data.members import member_start
 from experiments.data.shapes import require_memory
 from experiments.data.source import Source
 from experiments.data.sources.paths import file_at
@@ -60,24 +64,51 @@ def _read_pair(archive: zipfile.ZipFile, where: str, pairs: Pairs, config: DataC
     for images, labels in pairs:
         if f"{images}.npy" in names:
             classes = _read_array(archive, labels, where, config) if f"{labels}.npy" in names else None
+            lazy = _lazily(archive, images, where, config)
+            if lazy is not None:
+                return from_lazy(lazy, f"{where}[{images}]", classes, f"{where}[{labels}]")
             pixels = _read_array(archive, images, where, config)
             return from_arrays(config, pixels, f"{where}[{images}]", classes, f"{where}[{labels}]")
     return None
 
 
-def _read_array(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) -> np.ndarray:
+def _lazily(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) -> StoredImages | None:
+    """The images read in place, where they are too many for memory; None where they are not."""
+    name, info = f"{where}[{key}]", archive.getinfo(f"{key}.npy")
+    shape, transposed, dtype, head = _header(archive, key, where)
+    if len(shape) not in (3, 4) or not too_large_for_memory(shape, dtype, config, name):
+        return None
+    if info.compress_type != zipfile.ZIP_STORED or transposed or info.flag_bits & 1:
+        why = "stored by columns" if transposed else "compressed" if info.compress_type else "encrypted"
+        raise cannot_be_read_in_place(name, why, config)
+    if info.file_size != len(head) + prod(shape) * dtype.itemsize:
+        raise DataError(f"{name} is cut short, or goes on after its array; write it anew with numpy.savez.")
+    with open(where, "rb") as file:
+        offset = member_start(file.fileno(), info.header_offset) + len(head)
+    return StoredImages(Stored(Path(where), offset, shape, dtype, (head, info.CRC)), config, name)
+
+
+def _header(archive: zipfile.ZipFile, key: str, where: str) -> tuple[tuple[int, ...], bool, np.dtype, bytes]:
+    """(Shape, whether its first axis is the innermost, type, the bytes that say so) of an array."""
     with archive.open(f"{key}.npy") as file:
         try:
             version = npy.read_magic(file)
             reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = reader(file)
+            shape, transposed, dtype = reader(file)
         except (ValueError, SyntaxError, tokenize.TokenError) as error:
             raise DataError(f"{where}[{key}] is not an array ({reason(error)}); write it with numpy.savez.") from None
+        length = file.tell()
     if dtype.hasobject:
         raise DataError(
             f"{where}[{key}] holds Python objects, which are never unpickled; save images of one shape as uint8."
         )
-    require_memory((*shape, dtype.itemsize), config, f"{where}[{key}]")
+    with archive.open(f"{key}.npy") as file:
+        return shape, transposed, dtype, file.read(length)
+
+
+def _read_array(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) -> np.ndarray:
+    shape, _, dtype, _ = _header(archive, key, where)
+    require_memory(shape, config, f"{where}[{key}]", dtype)
     with archive.open(f"{key}.npy") as file:
         try:
             array = npy.read_array(file, allow_pickle=False)

@@ -54,10 +54,10 @@ def distances(
     def some(points: np.ndarray) -> Points:
         return points[np.sort(rng.permutation(len(points))[:n])]
 
-    real = some(held_out.images)
-    known = training.images.astype(np.float64)
+    real = some(held_out.points)
+    known = training.points.astype(np.float64)
     blob = rng.multivariate_normal(known.mean(0), np.cov(known, rowvar=False), n).astype(np.float32)
-    sets = {"samples": some(drawn.images), "training data": some(training.images)}
+    sets = {"samples": some(drawn.images), "training data": some(training.points)}
     return {
         "points_compared": n,
         **drawn.report(),

@@ -21,6 +21,7 @@ from jaxtyping import Array
 from diffusion.prediction import Denoiser
 from experiments.config.nodes import ImportanceConfig
 from experiments.config.tree import Config
+from experiments.data.lazy import Mirrored
 from experiments.data.scaling import bin_width
 from experiments.data.source import Source
 from experiments.errors import ScorefieldError
@@ -116,7 +117,8 @@ def subject_of(
     """A trained model as the checks see it, with its run's sampler made deterministic."""
     config, images, labels = model.config, training.images, training.labels
     if config.data.flip:  # the mirror images, half of the training data
-        images = np.concatenate([images, images[:, :, ::-1]])
+        whole = isinstance(images, np.ndarray)
+        images = np.concatenate([images, images[:, :, ::-1]]) if whole else Mirrored(images)
         labels = None if labels is None else np.concatenate([labels, labels])
 
     def denoiser(labels: Array | None) -> Denoiser:

@@ -20,6 +20,7 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process, perturb
 from diffusion.pytree import short_repr
 from diffusion.schedules import Schedule
+from experiments.data.lazy import LazyImages
 from experiments.data.scaling import to_model
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.grids import host_float64
@@ -38,7 +39,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 class Pictures:
     """Images, of 8 or 16 bits or in the model's units, with their classes if these are known."""
 
-    values: np.ndarray
+    values: np.ndarray | LazyImages
     """The images, (n, *event)."""
     labels: np.ndarray | None = None
 

@@ -6,6 +6,14 @@ from experiments.data import open_source
 from experiments.errors import DataError
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """A cache folder of the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "scorefield"
+
+
 @pytest.fixture
 def refused():
     """Open a URI that must be refused, in one sentence with a remedy that contains all the words."""

@@ -96,7 +96,7 @@ def test_a_home_directory_is_expanded_after_the_colon(refused, monkeypatch, tmp_
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra(refused, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     refused("digits", "scikit-learn", "scorefield[train]")
 
 

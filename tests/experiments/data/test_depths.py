@@ -1,8 +1,5 @@
 """Images of 16 bits, and of other numbers of channels than one and three: from the file to the model and back."""
 
-import struct
-import zlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,24 +11,11 @@ from experiments.data.scaling import bin_width, to_model, to_pixels, to_uint16
 from experiments.data.summary import warnings
 from experiments.data.wide import _turned
 from experiments.errors import UsageError
+from tests.experiments.data.pngs import write_png
 
 RNG = np.random.default_rng(6)
 WIDE = RNG.integers(0, 65536, (3, 6, 5, 3)).astype(np.uint16)
 DEEP = RNG.integers(0, 256, (4, 8, 9, 5), np.uint8)
-
-
-def write_png(path, pixels, kind):
-    """A PNG of 16 bits and of this kind: 0 is grey, 2 RGB, 4 grey with alpha, 6 RGBA."""
-    height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    )
-    chunks = (struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-              for name, data in parts)  # fmt: skip
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
 
 
 @pytest.fixture
@@ -72,7 +56,7 @@ def test_bytes_are_widened_by_257(npz):
     np.testing.assert_array_equal(open_source(npz(narrow), bits=16).images, narrow.astype(np.uint16) * 257)
     np.testing.assert_array_equal(open_source(npz(narrow > 99), bits=16).images, 65535 * (narrow > 99))
     digits = open_source("digits", bits=16).images
-    np.testing.assert_array_equal(digits, open_source("digits").images.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(digits, open_source("digits").points.astype(np.uint16) * 257)
 
 
 def test_the_fingerprint_tells_the_depth():

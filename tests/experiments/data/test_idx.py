@@ -82,7 +82,7 @@ def test_damage_is_named_with_its_file(refused, tmp_path, part, which, pack, cha
             twin.unlink()
     content = gzip.decompress(path.read_bytes()) if pack else path.read_bytes()
     path.write_bytes((pack or bytes)(change(content)))
-    refused(f"idx:{tmp_path}", path, word, memory_gib=1.0)
+    refused(f"idx:{tmp_path}", path, word, memory_gib=1.0, loading="memory")
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,10 @@ def test_more_than_the_memory_limit_is_refused_before_it_is_read(refused, tmp_pa
     path, _ = write(tmp_path)
     header = path.read_bytes()[:4] + struct.pack(">3I", 60_000, 1000, 1000)
     path.write_bytes(header)
-    refused(f"idx:{tmp_path}", path, "55.9 GiB", "60000×1000×1000", "--data.memory-gib 4")
+    refused(f"idx:{tmp_path}", path, "55.9 GiB", "60000×1000×1000", "--data.memory-gib 4", loading="memory")
+    refused(f"idx:{tmp_path}", path, "cut short", "60,000,000,016 bytes")
     write(tmp_path)
-    refused(f"idx:{tmp_path}", path, "--data.memory-gib", size=4096, memory_gib=0.1)
+    refused(f"idx:{tmp_path}", path, "--data.memory-gib", size=4096, memory_gib=0.1, loading="memory")
 
 
 def test_what_the_system_refuses_to_read_is_named(refused, tmp_path):

@@ -230,7 +230,8 @@ def test_too_many_pixels_are_refused_from_the_header_alone(tmp_path, refused, mo
 
 def test_more_than_the_memory_limit_is_refused_before_decoding(tmp_path, refused):
     save(tmp_path / "a.png")
-    refused(f"folder:{tmp_path}", tmp_path, "--data.memory-gib 0.001", "1×2048×2048×1", size=2048, memory_gib=0.001)
+    options = {"size": 2048, "memory_gib": 0.001, "loading": "memory"}
+    refused(f"folder:{tmp_path}", tmp_path, "--data.memory-gib 0.001", "1×2048×2048×1", **options)
 
 
 def test_a_folder_that_makes_no_set_is_refused(tmp_path, refused):

@@ -216,7 +216,7 @@ def test_digits_are_told_apart(feature_cache):
 def test_samples_lie_between_data_and_noise(space):
     """Samples half of which are noise are worse than data and better than noise; new data is as good as the old."""
     train, held_out = (source_features(space, source) for source in (TRAIN, HELD_OUT))
-    other = patterns(150, 9).images
+    other = patterns(150, 9).points
     noisy = other.copy()
     noisy[::2] = np.random.default_rng(0).integers(0, 256, noisy[::2].shape, np.uint8)
     rows = compare(space, [noisy], noisy.shape, train, held_out)

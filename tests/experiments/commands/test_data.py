@@ -1,0 +1,88 @@
+"""`scorefield data`: the group, its flags and its exit statuses."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.cli import main
+from experiments.data import open_source
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    for i in range(8):
+        (folder / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(256, size=(12, 10 + i, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "ab"[i % 2] / f"{i}.png")
+    return folder
+
+
+def test_the_group_says_what_there_is(capsys):
+    assert main(["data", "--help"]) == 0
+    assert main(["data"]) == 2
+    out = capsys.readouterr().out
+    assert "prepare" in out
+    assert "check" in out
+    assert main(["data", "prepair"]) == 2
+    assert "is not a command of scorefield data (did you mean 'prepare'?)" in capsys.readouterr().err
+
+
+def test_what_is_prepared_is_what_a_training_would_read(photos, tmp_path, capsys):
+    out = tmp_path / "out.records"
+    command = ["data", "prepare", f"folder:{photos}", "--size", "6", "--crop", "none", "--out", str(out), "--json"]
+    assert main(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["images"], said["shape"], said["classes"]) == (8, [6, 6, 3], ["a", "b"])
+    ours, theirs = open_source(f"records:{out}"), open_source(f"folder:{photos}", size=6, crop="none")
+    np.testing.assert_array_equal(ours.images[:], theirs.images)
+    np.testing.assert_array_equal(ours.labels, theirs.labels)
+    assert main(command) == 2
+    assert "exists already, and nothing is overwritten" in capsys.readouterr().err
+
+
+def test_flags_may_be_written_as_those_of_a_training(photos, tmp_path):
+    plain, prefixed = tmp_path / "plain", tmp_path / "prefixed"
+    assert main(["data", "prepare", f"folder:{photos}", "--size", "6", "--channels=1", "--out", str(plain)]) == 0
+    flags = ["--data.size", "6", "--data.channels=1", "--out", str(prefixed)]
+    assert main(["data", "prepare", f"folder:{photos}", *flags]) == 0
+    assert plain.read_bytes() == prefixed.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "no data set is named"),
+        (["digits"], "--out is missing"),
+        (["digits", "--out", "x", "--flip"], "--flip is no option of scorefield data prepare"),
+        (["digits", "--out", "x", "--seed", "3"], "--seed is no option of scorefield data prepare"),
+        (["digits", "--out", "x", "--size", "0"], "--size is 0; give a number of pixels above 0"),
+        (["digits", "--out", "x", "--siz", "8"], "did you mean --size?"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "prepare", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_check_answers_by_its_status_and_in_json(photos, capsys):
+    assert main(["data", "check", f"folder:{photos}", "--size", "6"]) == 0
+    out = capsys.readouterr().out
+    assert "8 images of 6×6×3" in out
+    assert "2 classes: a 4, b 4" in out
+    assert "A training would take these data." in out
+    (photos / "a" / "bad.png").write_bytes(b"1")
+    (photos / "b" / "bad.png").write_bytes(b"2")
+    assert main(["data", "check", f"folder:{photos}", "--size", "6", "--json"]) == 3
+    said = json.loads(capsys.readouterr().out)
+    assert (said["ok"], len(said["refused"]), said["classes"]) == (False, 2, {"a": 4, "b": 4})
+    assert main(["data", "check", f"folder:{photos}", "--size", "6", "--on-bad", "skip"]) == 0
+    assert capsys.readouterr().out.count("left out: ") == 2
