@@ -125,7 +125,7 @@ def test_fingerprints_tell_the_depth_and_the_shape(tmp_path, kind):
     uri = uri_of(kind, tmp_path, 8)
     options = ({"size": 8}, {"size": 8, "bits": 16}, *({"size": "12x8", "crop": crop} for crop in ("pad", "none")))
     sources = [open_source(uri, loading="lazy", **each) for each in (*options, *options)]
-    found = [source.images.fingerprint for source in sources]
+    found = [source.lazy.fingerprint for source in sources if source.lazy is not None]
     assert found[:4] == found[4:]
     assert len(set(found)) == 4
 
