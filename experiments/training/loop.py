@@ -48,6 +48,7 @@ from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device
 from experiments.training.resume import check_config, command_of, starting_point, with_own_rules
 from experiments.training.room import size_of
+from experiments.training.settle import settled
 from experiments.training.snapshots import SnapshotWriter, bytes_to_come, snapshots_of
 from experiments.training.state import Params, TrainState, to_tree
 from experiments.training.warm_start import KEY, InitFrom, Origin, require_same_source
@@ -229,6 +230,7 @@ def _steps(step_type: type[Step], config: Config, outdir: Path, given: Options) 
         if data is None:
             data = open_data(config)
             tell(data, quiet)
+        config = settled(config, data)
         distributed.require_alike(command_of(config, data.facts))
         optimizer = optimizer_of(config)
         network = network_of(config, data.facts)

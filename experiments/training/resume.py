@@ -25,12 +25,15 @@ from experiments.training.differences import differences, flag_of, flat
 from experiments.training.distributed import from_process_0
 from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, network_of
+from experiments.training.settle import settled_as
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
 from experiments.training.warm_start import InitFrom, Origin, begin, read_source, recorded, require_source_again
 
 
 def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
-    """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data.
+    """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data, and its numbers.
+
+    Its numbers take the place of every "auto".
 
     What is wrong with the run is left for `check_config` to say. Raises UsageError for other rules that a person asks
     for: any that are not those of new runs, and where the person is known to have `told` them, these too.
@@ -39,16 +42,16 @@ def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
         _require_new_seed(config)
         return config
     try:
-        rules = run_config(outdir, free=False).data.rules
+        kept = run_config(outdir, free=False)
     except ScorefieldError:
         return config
-    asked = config.data.rules
+    asked, rules = config.data.rules, kept.data.rules
     if rules != asked and (told or asked != DataConfig.rules):
         raise UsageError(
             f"{outdir} holds a run with --data.rules {rules}, and this command says {asked}; leave it out, or give "
             "another --outdir."
         )
-    return replace(config, data=replace(config.data, rules=rules))
+    return settled_as(replace(config, data=replace(config.data, rules=rules)), kept)
 
 
 def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: bool = False) -> None:
