@@ -36,7 +36,8 @@ def test_it_warns_a_few_validations_after_losses_part_and_names_the_minimum():
 def test_it_warns_once():
     parting, rng = Parting(), np.random.default_rng(0)
     told = [
-        parting(Validation(i, a, b + rng.standard_normal(8) * 1e-6)) for i, (a, b) in enumerate(zip(FALLING, PARTING))
+        parting(Validation(i, a, b + rng.standard_normal(8) * 1e-6))
+        for i, (a, b) in enumerate(zip(FALLING, PARTING, strict=True))
     ]
     assert sum(one is not None for one in told) == 1
 

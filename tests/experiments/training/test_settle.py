@@ -84,7 +84,7 @@ def test_what_cannot_be_measured_is_refused():
 
 
 SHORT = (
-    *("--training.steps", 2, "--training.batch-size", 2, "--training.sample-every", 0, "--training.validate-every", 0),
+    *("--training.steps", 2, "--training.batch-size", 4, "--training.sample-every", 0, "--training.validate-every", 0),
     *("--network", "mlp", "--network.hidden", 4, "--network.layers", 1, "--network.embedding", 4),
 )
 
@@ -108,6 +108,7 @@ def test_the_command_measures_writes_and_goes_on(run_command, tmp_path):
     assert (written["sigma_data"], written["weighting"]["sigma_data"]) == ("given", sigma)
     assert sigma != 0.5
     again = run_command(*told, "--preconditioning.sigma-data", "auto", "--dry-run")
+    assert again.status == 0, again.err
     assert (again.status, again.value["config"]["preconditioning"]["sigma_data"]) == (0, sigma)
     other = run_command(*told, "--preconditioning.sigma-data", "0.7")
     assert (other.status, "--preconditioning.sigma-data" in other.err) == (2, True)
