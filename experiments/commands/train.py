@@ -33,7 +33,7 @@ DESCRIPTION = """\
 Train a model on images. The same command again resumes the training, bit for bit.
 
   scorefield train --preset digits-ddpm --outdir runs/digits
-  scorefield train --preset photos64-edm-unet --data folder:photos
+  scorefield train --preset photos-cpu --data folder:photos
   scorefield train --run runs/digits
   scorefield train --config runs/digits/config.json --outdir runs/other --training.seed 1
   scorefield train --init-from runs/digits --data folder:letters --outdir runs/letters

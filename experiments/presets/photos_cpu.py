@@ -1,8 +1,22 @@
-"""EDM on pictures of one's own at 32 × 32: for two CPU cores and about an hour.
+"""EDM on pictures of one's own at 32 × 32, grey or coloured: for two CPU cores.
 
     scorefield train --preset photos-cpu --data folder:photos
 
-TO BE WRITTEN
+Each picture is cut to its central square and resized; sub-folders are classes with --conditional. Levels and attention
+follow the size, and sigma_data is that of the data. In colour 1.1 M parameters and 1.4 GFLOP an image. Not run by us at
+this size: by the processor time of `mnist-edm-unet`, which has this network, 4,000 steps are about an hour of two cores
+that have nothing else to do. On a busy machine these were run instead, 2026-11-30, Python 3.11, jax 0.10.1, with
+
+    --data.size 16 --network.channels 16 --network.head-channels 16 --training.batch-size 32 --training.sample-every 0
+
+- 1,000 steps on 10,000 crops of five photographs (scikit-learn's china and flower, scikit-image's astronaut, coffee and
+  motorcycle), with 1,000 crops of two others (chelsea, rocket) held out: 10 min, 5 min 17 s of them processor time.
+  Held-out loss 0.588 after 125 steps and 0.303 in the end. The samples have the colours and the grain of the five
+  photographs, and nothing in them can be named.
+- 500 steps on Fashion-MNIST, with --data idx:fashion-mnist --data.no-flip: 10 min, 3 min 31 s of them processor time.
+  Held-out loss 0.473 after 125 steps and 0.305 in the end.
+
+No distances were measured, and seven photographs say nothing about others.
 """
 
 import math
