@@ -5,8 +5,8 @@
 
 JiT-B/16 of Li & He 2025 (arXiv:2511.13720): it predicts the image and weighs its error as one of the velocity, with no
 division by less than 0.05, at noise levels of log-normal σ/α. Patches grow with the size, so that there are 16 × 16 of
-them, and so does the noise (Hoogeboom et al. 2023, arXiv:2301.11093). sigma_data, which scales what the network sees, is
-that of the data. Sub-folders are classes with --conditional; without, the class tokens are plain learned ones.
+them, and so does the noise (Hoogeboom et al. 2023, arXiv:2301.11093). sigma_data, which scales what the network sees,
+is that of the data. Sub-folders are classes with --conditional; without, the class tokens are plain learned ones.
 Not run by us: 130 M parameters at 0.15 TFLOP an image are 1.5e19 FLOP, 21 hours at 200 TFLOP/s. --network.remat takes
 less memory, --optimizer.accumulate 8 an eighth of the activations, and --dry-run says what they take on your machine.
 """
