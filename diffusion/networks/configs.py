@@ -154,7 +154,7 @@ class UNetConfig(NetworkConfig):
             return self
         own = self.settled(before)
         old, new = (_sides(shape, len(own.multipliers)) for shape in (before, after))
-        attended = tuple(side for side, was in zip(new, old, strict=True) if was in own.attention_resolutions)
+        attended = tuple(side for side, was in zip(new, old, strict=True) if was in tuple(own.attention_resolutions))
         return replace(own, attention_resolutions=attended)
 
 

@@ -169,7 +169,8 @@ class UNet(nnx.Module):
         config = config.settled(event_shape)
         dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
         sizes = level_sizes(height, width, config)
-        attend = [max(size) in config.attention_resolutions for size in sizes]
+        attended = tuple(config.attention_resolutions)
+        attend = [max(size) in attended for size in sizes]
         widths = [config.channels * int(multiplier) for multiplier in config.multipliers]
         emb = 4 * config.channels
 

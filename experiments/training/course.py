@@ -268,7 +268,7 @@ class Course:
         self._with.recorder.say(f"step {self._step}: held-out loss {loss:.4g}")
         self._held_out_loss, self._patience = loss, self._patience.after(self._step, loss)
         if self._trained:
-            each = np.concatenate([np.asarray(losses) for _, losses in found])
+            each = np.concatenate([np.asarray(losses) for _, losses in found]).tolist()
             self._compare(Validation(self._step, sum(self._trained) / len(self._trained), each))
         self._trained = []
         return loss
