@@ -14,8 +14,8 @@ that have nothing else to do. On a busy machine these were run instead, 2026-11-
   Held-out loss 0.588 after 125 steps and 0.303 in the end. The samples have the colours and the grain of the five
   photographs, and nothing in them can be named.
 - 500 steps on Fashion-MNIST, with --data idx:fashion-mnist --data.no-flip: 10 min, 3 min 31 s of them processor time.
-  Held-out loss 0.473 after 125 steps and 0.305 in the end. About half of the samples are garments with ragged edges, and
-  the others are none.
+  Held-out loss 0.473 after 125 steps and 0.305 in the end. About half of the samples are garments with ragged edges,
+  and the others are none.
 
 No distances were measured, and seven photographs say nothing about others.
 """
