@@ -33,6 +33,8 @@ SPLIT, ORDER, FLIP, POINTS = range(4)
 """Who is held out, an epoch's order, its mirroring, points that are drawn."""
 CLASS = 4
 """From the seed of a sample, in the same numbers: which class it has where classes are drawn."""
+SIGMA_DATA = 5
+"""From the seed 0, in the same numbers: the images whose standard deviation is measured."""
 PLANE = 20_221
 """The seed of the points of `plane:NAME`, the same in every run."""
 

@@ -37,6 +37,10 @@ class NetworkConfig:
         """
         return self
 
+    def settled(self, event_shape: tuple[int, ...]) -> NetworkConfig:
+        """The same architecture with numbers that fit events of this shape in the place of every "auto"."""
+        return self
+
     def module(self) -> Callable[..., Any]:
         """The architecture: module(config, event_shape, num_classes, outputs, rngs=rngs) is a `flax.nnx.Module`.
 
@@ -94,12 +98,14 @@ class UNetConfig(NetworkConfig):
 
     channels: int = 64
     """Number of channels at full resolution, and of sinusoidal features of the noise level (even)."""
-    multipliers: tuple[int, ...] = (1, 2, 2)
-    """Number of channels at each level, as a multiple of `channels`; each level halves the size."""
+    multipliers: tuple[int, ...] | Literal["auto"] = (1, 2, 2)
+    """Number of channels at each level, as a multiple of `channels`; each level halves the size. auto has levels down
+    to 8 pixels or fewer, two at least: 1 for the first and for those above 32 pixels, and 2 for the others."""
     blocks: int = 2
     """Residual blocks at each level (one more on the way up)."""
-    attention_resolutions: tuple[int, ...] = ()
-    """Levels with self-attention, given by their longer side in pixels (16 means the 16×16 level)."""
+    attention_resolutions: tuple[int, ...] | Literal["auto"] = ()
+    """Levels with self-attention, given by their longer side in pixels (16 means the 16×16 level). auto has those of 16
+    pixels or fewer but the first."""
     head_channels: int = 64
     """Number of channels of an attention head."""
     dropout: float = 0.0
@@ -116,25 +122,40 @@ class UNetConfig(NetworkConfig):
     def __post_init__(self) -> None:
         _positive(channels=self.channels, blocks=self.blocks, head_channels=self.head_channels)
         _multiple(2, channels=self.channels)
-        _positives(multipliers=self.multipliers, attention_resolutions=self.attention_resolutions)
+        for name, value in (("multipliers", self.multipliers), ("attention_resolutions", self.attention_resolutions)):
+            if isinstance(value, str):
+                _choice(("auto",), **{name: value})
+            else:
+                _positives(**{name: value})
         if not self.multipliers:
             raise ValueError("multipliers is empty; give one positive integer for each level, such as (1, 2, 2).")
         _choice(("pool", "conv"), resampling=self.resampling)
         _common(self.dropout, self.compute_dtype)
 
+    def settled(self, event_shape: tuple[int, ...]) -> UNetConfig:
+        """The levels, and those with attention, that fit images of this shape, as the fields say."""
+        if len(event_shape) != 3 or "auto" not in (self.multipliers, self.attention_resolutions):
+            return self
+        multipliers = self.multipliers
+        if isinstance(multipliers, str):
+            longer, shorter = max(event_shape[:2]), min(event_shape[:2])
+            multipliers = (1,)
+            while shorter > 1 and (longer > 8 or len(multipliers) < 2):
+                longer, shorter = -(-longer // 2), -(-shorter // 2)
+                multipliers = (*multipliers, 1 if longer > 32 else 2)
+        attended = self.attention_resolutions
+        if isinstance(attended, str):
+            attended = tuple(side for side in _sides(event_shape, len(multipliers))[1:] if side <= 16)
+        return replace(self, multipliers=multipliers, attention_resolutions=attended)
+
     def resized(self, before: tuple[int, ...], after: tuple[int, ...]) -> UNetConfig:
         """Attention stays at its levels, whose sides are other ones."""
         if len(before) != 3 or len(after) != 3:
             return self
-        sides, attended = zip(self._sides(before), self._sides(after), strict=True), self.attention_resolutions
-        return replace(self, attention_resolutions=tuple(new for old, new in sides if old in attended))
-
-    def _sides(self, shape: tuple[int, ...]) -> list[int]:
-        """The longer side of each level: half of the last, rounded up."""
-        sides = [max(shape[:2])]
-        for _ in self.multipliers[1:]:
-            sides.append(-(-sides[-1] // 2))
-        return sides
+        own = self.settled(before)
+        old, new = (_sides(shape, len(own.multipliers)) for shape in (before, after))
+        attended = tuple(side for side, was in zip(new, old, strict=True) if was in tuple(own.attention_resolutions))
+        return replace(own, attention_resolutions=attended)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +255,14 @@ class DiTConfig(NetworkConfig):
         """
         hidden = round(self.mlp_ratio * self.width)
         return hidden if self.mlp == "gelu" else 2 * hidden // 3
+
+
+def _sides(event_shape: tuple[int, ...], levels: int) -> list[int]:
+    """The longer side of each level of a U-Net: half of the last, rounded up."""
+    sides = [max(event_shape[:2])]
+    for _ in range(levels - 1):
+        sides.append(-(-sides[-1] // 2))
+    return sides
 
 
 def _positive(**fields: int | float) -> None:

@@ -37,10 +37,11 @@ Image = Float[Array, "b h w c"]
 def level_sizes(height: int, width: int, config: UNetConfig) -> list[tuple[int, int]]:
     """The height and width at each level, each half of the last, rounded up.
 
+    An "auto" of `config` means what `UNetConfig.settled` makes of it.
     Raises ValueError when a side of one pixel would have to be halved, and when an attention resolution is not
     the longer side of any level.
     """
-    sizes = [(height, width)]
+    config, sizes = config.settled((height, width, 1)), [(height, width)]
     for _ in config.multipliers[1:]:
         if min(sizes[-1]) < 2:
             raise ValueError(
@@ -166,10 +167,12 @@ class UNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         height, width, c_data = event_shape
+        config = config.settled(event_shape)
         dtype = jnp.bfloat16 if config.compute_dtype == "bfloat16" else None
         sizes = level_sizes(height, width, config)
-        attend = [max(size) in config.attention_resolutions for size in sizes]
-        widths = [config.channels * multiplier for multiplier in config.multipliers]
+        attended = tuple(config.attention_resolutions)
+        attend = [max(size) in attended for size in sizes]
+        widths = [config.channels * int(multiplier) for multiplier in config.multipliers]
         emb = 4 * config.channels
 
         def stage(c_in: int, c_out: int, attend: bool) -> Stage:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from experiments.errors import UsageError
 
@@ -143,6 +143,10 @@ def _written(flag: str, hint: Any, values: list[str]) -> list[str]:
         return [_switch(flag, values)]
     if values == ["None"] and NoneType in _kinds(hint):
         return [flag, *values]
+    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    if len(values) == 1 and values[0] in words:  # auto, where there may be numbers too
+        return [flag, *values]
+    kinds = [kind for kind in kinds if get_origin(kind) is not Literal]
     if len(kinds) == 1 and get_origin(kinds[0]) is tuple:
         (inner, *_), parts = (
             get_args(kinds[0]),

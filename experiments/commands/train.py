@@ -34,7 +34,7 @@ DESCRIPTION = """\
 Train a model on images. The same command again resumes the training, bit for bit.
 
   scorefield train --preset digits-ddpm --outdir runs/digits
-  scorefield train --preset photos64-edm-unet --data folder:photos
+  scorefield train --preset photos-cpu --data folder:photos
   scorefield train --run runs/digits
   scorefield train --config runs/digits/config.json --outdir runs/other --training.seed 1
   scorefield train --init-from runs/digits --data folder:letters --outdir runs/letters
@@ -124,7 +124,7 @@ def read(argv: list[str]) -> TrainArguments:
 
     Raises UsageError for anything that cannot be read, CheckpointError for a run or a file that cannot be.
     """
-    start, config, argv = _start(respelt(argv, flags_of(TrainArguments)))
+    start, config, argv = _start(respelt(_with_sigma_data(argv), flags_of(TrainArguments)))
     source, argv = take_flag(argv, "--data")
     nodes = {}
     for node, choices in NODES.items():
@@ -195,6 +195,26 @@ def _start(argv: list[str]) -> tuple[dict[str, Any], Config, list[str]]:
     return {"preset": preset}, presets.load(preset, DataConfig(size=size).size if known else None), argv
 
 
+def _with_sigma_data(argv: list[str]) -> list[str]:
+    """`argv` in which a number for `sigma_data` turns its measurement off, and auto turns it on."""
+    flags = ("--preconditioning.sigma-data", "--weighting.sigma-data")
+    argv = [word.replace("_", "-") if word.startswith(("--pre", "--wei", "--sigma")) else word for word in argv]
+    said = [take_flag(argv, flag)[0] for flag in flags]
+    if "auto" in said:
+        if said[0] not in (None, "auto") or said[1] not in (None, "auto"):
+            raise UsageError(
+                f"{flags[0]} {said[0]} and {flags[1]} {said[1]} differ; give one number, or auto for both."
+            )
+        for flag in flags:
+            argv = take_flag(argv, flag)[1]
+        return [*argv, "--sigma-data", "auto"]
+    return (
+        [*argv, "--sigma-data", "given"]
+        if said != [None, None] and take_flag(argv, "--sigma-data")[0] is None
+        else argv
+    )
+
+
 def _parse(argv: list[str], config: Config, start: dict[str, Any], taken: Sequence[str]) -> TrainArguments:
     """The arguments, with `config` and `start` as their defaults.
 
@@ -237,6 +257,7 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     from experiments.training.data import open_data, tell
     from experiments.training.loop import train
     from experiments.training.resume import with_own_rules
+    from experiments.training.settle import settled
 
     words, quiet = {word.partition("=")[0] for word in argv}, arguments.quiet or arguments.json
     config = with_own_rules(arguments.config, outdir, told="--data.rules" in words)
@@ -251,6 +272,7 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     with reporting(quiet):
         data = open_data(config, place)
     tell(data, quiet)
+    config = settled(config, data)
     if init is not None and fits:
         config = fitted(config, init, data.facts)
     on_sample = None
@@ -280,12 +302,14 @@ def _show(config: Config, outdir: Path, place: str | None, init: InitFrom | None
     """Print the configuration, and what the data are and a training on them takes, or raise what it would raise."""
     from experiments.training.budget import expectation
     from experiments.training.data import open_data, tell
+    from experiments.training.settle import settled
 
     expected, source = None, {}
     try:
         with reporting():
             data = open_data(config, place)
         tell(data, quiet=False)
+        config = settled(config, data)
         if init is not None and not is_begun(outdir):
             config = fitted(config, init, data.facts) if fits else config
             source = {"init_from": report(init, config, data.facts)}

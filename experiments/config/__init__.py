@@ -6,12 +6,11 @@ from experiments.config.nodes import (
     EMAConfig,
     Generator,
     ImportanceConfig,
-    MeasureConfig,
     OptimizerConfig,
     SamplingConfig,
-    TrackingConfig,
     TrainingConfig,
 )
+from experiments.config.told import MeasureConfig, TrackingConfig
 from experiments.config.tree import Config
 from experiments.data.config import DataConfig
 

@@ -261,6 +261,9 @@ class TrainingConfig:
     """Steps between lines of metrics."""
     validate_every: int = 1000
     """Steps between measurements of the held-out loss; 0 turns them off."""
+    stop_after: int = 0
+    """Measurements without a lower held-out loss after which the run ends early; each lowest one is then a checkpoint,
+    which --best takes. 0 never ends it."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step always has one."""
     keep_last: int = 3
@@ -286,6 +289,12 @@ class TrainingConfig:
                 min(self.validate_every, self.sample_every) < 0,
                 "--training.validate-every and --training.sample-every must be 0 (off) or more.",
             ),
+            (self.stop_after < 0, f"--training.stop-after is {self.stop_after}; give 0 (off) or more."),
+            (
+                self.stop_after > 0 and min(self.validate_every, self.keep_best) < 1,
+                f"--training.stop-after {self.stop_after} goes by the held-out loss and keeps the best checkpoint; "
+                "give --training.validate-every and --training.keep-best of 1 or more.",
+            ),
             (self.keep_last < 1, f"--training.keep-last is {self.keep_last}; a run needs at least one to resume."),
         ]
 
@@ -307,44 +316,4 @@ class SamplingConfig:
             (self.steps < 1, f"--sampling.steps is {self.steps}; give at least 1."),
             unknown("--sampling.sampler", self.sampler, SAMPLERS),
             unknown("--sampling.grid", self.grid, ("auto", *GRIDS)),
-        ]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrackingConfig:
-    """Where metrics and pictures go besides metrics.jsonl; `--track NAMES` for short."""
-
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    """Trackers by name, such as tensorboard,wandb; each needs the extra of its name."""
-    project: str = "scorefield"
-    """Name of the project there."""
-
-    def refusals(self) -> Refusals:
-        """A project without a name."""
-        return [(not self.project, "--tracking.project is empty; give a name.")]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasureConfig:
-    """What is measured along a training, besides its losses; nothing of it takes part in the training."""
-
-    levels_every: int = 0
-    """Steps between held-out losses by noise level; 0 turns them off."""
-    levels: int = 5
-    """Number of levels: equal parts of the times that are drawn in training, whose losses have the held-out loss for
-    their mean."""
-    frechet_every: int = 0
-    """Steps between quick Fréchet distances of samples to held-out images, in learned features; 0 turns them off."""
-    frechet_samples: int = 256
-    """Number of samples of each."""
-
-    def refusals(self) -> Refusals:
-        """Periods and counts that no measure has."""
-        return [
-            (
-                min(self.levels_every, self.frechet_every) < 0,
-                "--measure.levels-every and --measure.frechet-every must be 0 (off) or more.",
-            ),
-            (self.levels < 1, f"--measure.levels is {self.levels}; give at least 1."),
-            (self.frechet_samples < 2, f"--measure.frechet-samples is {self.frechet_samples}; give at least 2."),
         ]

@@ -24,12 +24,11 @@ from experiments.config.nodes import (
     EMAConfig,
     Generator,
     ImportanceConfig,
-    MeasureConfig,
     OptimizerConfig,
     SamplingConfig,
-    TrackingConfig,
     TrainingConfig,
 )
+from experiments.config.told import MeasureConfig, TrackingConfig
 from experiments.data.config import DataConfig
 from experiments.errors import Refusals
 
@@ -81,6 +80,9 @@ class Config:
     preconditioning: Preconditioning = Preconditioning()
     weighting: AnyWeighting = weightings.EDMWeighting()
     times: AnyTimes = laws.LogNormalSigma()
+    sigma_data: Literal["given", "auto"] = "given"
+    """auto measures the standard deviation of the training data, as a run begins, and writes it where preconditioning
+    and weighting have `sigma_data` as by default; --preconditioning.sigma-data auto says the same."""
     draw: Literal["low_discrepancy", "antithetic", "independent"] = "low_discrepancy"
     """Way in which the uniform numbers behind the times are drawn."""
     objective: AnyObjective = Denoising()

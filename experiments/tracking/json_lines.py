@@ -75,6 +75,16 @@ def newest(path: Path, name: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
+def series(path: Path, name: str) -> list[tuple[int, float]]:
+    """(step, number) of each line of a metrics file that has a number of that name, in order."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    said = [json.loads(line) for line in lines if f'"{name}"'.encode() in line]
+    return [(line["step"], float(line[name])) for line in said if isinstance(line.get(name), (int, float))]
+
+
 def _step_of(line: bytes) -> int | None:
     """The step of a line of metrics, None for one that is damaged."""
     try:

@@ -12,7 +12,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from experiments.training.distributed import from_process_0
 from experiments.training.interrupt import SIGNALS, Interruption
 from experiments.training.logging import Recorder, StepRecord
 from experiments.training.measures import Measure
+from experiments.training.parting import Parting, Patience, Validation
 from experiments.training.plan import dispatches, due
 from experiments.training.prefetch import prefetch
 from experiments.training.programs import Programs
@@ -94,12 +95,19 @@ class Course:
         self._pending: deque[tuple[int, jax.Array]] = deque()
         self._signum, self._held_out_loss = 0, equipment.recorder.held_out_loss
         self._divergence: DivergedError | None = None
+        self._parting, patience = Parting(), Patience().after_all(equipment.recorder.held_out_losses)
+        known = from_process_0(tuple(map(np.asarray, astuple(patience))))  # which alone has read the file
+        self._patience = Patience(*(number.item() for number in known))
+        self._trained: list[float] = []
+        """The losses of the steps since the last validation."""
 
     def steps(self) -> Generator[Step, None, TrainResult]:
-        """Advance until the last step or a signal; gives every step, and in the end returns how the run ended.
+        """Advance until the last step, an early stop or a signal; gives every step, and returns how the run ended.
 
         Closed early, in a run of one process, it saves the step that it gave last.
         """
+        if self._is_over:
+            return self._finish()
         share, local = self._with.replicas.share, len(self._with.replicas.local)
         requests = {signum: share(np.full(local, signum, np.float32)) for signum in (0, *SIGNALS)}
         with self._feed() as feed:
@@ -116,7 +124,7 @@ class Course:
                 if self._with.writer.failed:
                     self._save_instead()
                 yield from self._give(report)
-                if self._stopped:
+                if self._stopped or self._is_over:
                     break
         return self._finish()
 
@@ -143,6 +151,12 @@ class Course:
         """The signal that stops the run at this step, or 0; after the last step there is nothing to stop."""
         return self._signum if self._step < self._config.training.steps else 0
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether the held-out loss has not fallen for so long that the run ends before its last step."""
+        rule = self._config.training
+        return self._step < rule.steps and bool(self._with.held_out) and self._patience.is_over(rule.stop_after)
+
     def _give(self, report: jax.Array) -> Generator[Step]:
         """Do what is due, and give the step to the loop's body."""
         now = due(self._config, self._step, has_held_out=bool(self._with.held_out))
@@ -153,6 +167,8 @@ class Course:
         if now.snapshot:  # before the checkpoint of this step, or a kill between the two would lose it
             self._with.snapshots.save(self._step, self._with.replicas.whole(self._state.ema))
         loss = self._validate() if now.validate and not self._stopped else None
+        if loss is not None and self._config.training.stop_after:
+            now = now._replace(save=now.save or self._is_over or self._patience.step == self._step)
         step = self._with.step_type(
             self._step,
             self._with.setting,
@@ -225,6 +241,7 @@ class Course:
                     self._divergence = self._diverged(step, record)
                     raise self._divergence
                 self._with.recorder.record(step, record)
+                self._trained.append(record.loss)
 
     def _diverged(self, step: int, record: StepRecord) -> DivergedError:
         self._with.writer.wait()
@@ -267,13 +284,28 @@ class Course:
     def _validate(self) -> float:
         """The mean loss of the first average on the held-out batches."""
         average, held_out = self._state.ema[0], self._with.held_out
-        losses = [float(self._with.programs.held_out_loss(average, key, batch)) for key, batch in held_out]
-        loss = sum(losses) / len(losses)
+        found = [self._with.programs.held_out_loss(average, key, batch) for key, batch in held_out]
+        loss = sum(float(mean) for mean, _ in found) / len(found)
         if math.isfinite(loss):
             self._with.recorder.write(self._step, held_out_loss=loss)
         self._with.recorder.say(f"step {self._step}: held-out loss {loss:.4g}")
-        self._held_out_loss = loss
+        self._held_out_loss, self._patience = loss, self._patience.after(self._step, loss)
+        if self._trained:
+            each = np.concatenate([np.asarray(losses) for _, losses in found]).tolist()
+            self._compare(Validation(self._step, sum(self._trained) / len(self._trained), each))
+        self._trained = []
         return loss
+
+    def _compare(self, now: Validation) -> None:
+        """Warn, once, when held-out and training loss part."""
+        lowest = self._parting(now)
+        if lowest is not None and jax.process_index() == 0:
+            warn(
+                f"since step {lowest.step} the held-out loss has risen from {np.mean(lowest.held_out):.4g} to "
+                f"{np.mean(now.held_out):.4g} at step {now.step} while the training loss falls: there are too few "
+                "images for this network and so many steps. Stop and take --best, or begin again with more images, "
+                "--augment.probability 0.15, --network.dropout or a smaller network."
+            )
 
     def _measure(self, measure: Measure, step: Step) -> None:
         """Measure and tell; before the checkpoint, after which nothing would be measured any more."""
@@ -296,4 +328,10 @@ class Course:
         if signum is not None:
             name = signal.Signals(signum).name
             self._with.recorder.say(f"stopped by {name} after step {self._step}; the same command resumes.")
+        elif self._is_over:
+            self._with.recorder.say(
+                f"ended at step {self._step} of {self._config.training.steps}: the held-out loss was lowest at step "
+                f"{self._patience.step}, {self._patience.lowest:.4g}, which --best takes; a larger "
+                "--training.stop-after goes on."
+            )
         return TrainResult(self._step, self._with.recorder.loss, self._held_out_loss, latest, signum)

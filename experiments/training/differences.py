@@ -14,7 +14,7 @@ FREE = frozenset(
     (
         *("training.steps", "training.steps_per_dispatch", "training.log_every", "training.validate_every"),
         *("training.checkpoint_every", "training.keep_last", "training.keep_best", "training.sample_every"),
-        *("training.tensorboard", "data.source", "data.memory_gib", "data.loading"),
+        *("training.stop_after", "training.tensorboard", "data.source", "data.memory_gib", "data.loading"),
         *("ema.snapshot_precision", "parallel"),
     )
 )

@@ -101,10 +101,10 @@ def make_sharded_programs(
         report = jnp.stack([*metrics, jnp.broadcast_to(jnp.max(signum), metrics.loss.shape)], axis=-1)
         return after, jax.lax.with_sharding_constraint(report, everywhere)
 
-    def held_out_loss(params: Params, key_data: jax.Array, batch: Any) -> jax.Array:
+    def held_out_loss(params: Params, key_data: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array]:
         key = jax.random.wrap_key_data(key_data, impl=PRNG)
         losses, _ = collected(params, key, jax.tree.map(lambda leaf: leaf[0], batch), jnp.ones(1), False)
-        return jax.lax.with_sharding_constraint(jnp.mean(losses), everywhere)
+        return jax.lax.with_sharding_constraint((jnp.mean(losses), losses), everywhere)
 
     return Programs(jax.jit(advance, donate_argnums=0), jax.jit(held_out_loss))
 

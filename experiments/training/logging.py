@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from experiments.config.tree import Config
 from experiments.tracking.choice import chosen
-from experiments.tracking.json_lines import JsonLines, newest
+from experiments.tracking.json_lines import JsonLines, newest, series
 from experiments.tracking.tracker import Tracker, Trackers, named
 
 _EARLY = 2.0
@@ -135,10 +135,13 @@ class Recorder:
         self._last: float | None = None
         self.loss: float | None = None
         self.held_out_loss: float | None = None
+        self.held_out_losses: list[tuple[int, float]] = []
+        """(step, loss) of those that were measured before step `start`, on the process that writes."""
         self._lines, reached = None, 0
         if outdir is not None:
             self._lines = JsonLines(path := outdir / "metrics.jsonl", start)
             self.loss, self.held_out_loss = newest(path, "loss"), newest(path, "held_out_loss")
+            self.held_out_losses = series(path, "held_out_loss") if start else []
             reached = self._lines.reached if start else 0  # what begins anew is new to its trackers, too
         self.trackers = Trackers(start, reached)
         if self._lines is not None and outdir is not None:

@@ -49,6 +49,7 @@ from experiments.training.progress import Setting, Step
 from experiments.training.replicas import Device
 from experiments.training.resume import check_config, command_of, starting_point, with_form, with_own_rules
 from experiments.training.room import size_of
+from experiments.training.settle import settled
 from experiments.training.snapshots import SnapshotWriter, bytes_to_come, snapshots_of
 from experiments.training.state import Params, TrainState, to_tree
 from experiments.training.warm_start import KEY, InitFrom, Origin, require_same_source
@@ -227,11 +228,7 @@ def _steps(step_type: type[Step], config: Config, outdir: Path, given: Options) 
         config = with_own_rules(config, outdir)
         distributed.on_process_0(claim)
         request = stack.enter_context(interruption()) if given.signals else Interruption()
-        if data is None:
-            with reporting(quiet or not writes):
-                data = open_data(config)
-            tell(data, quiet)
-        config = with_form(config, data)
+        config, data = _opened(config, data, quiet, writes)
         distributed.require_alike(command_of(config, data.facts))
         optimizer = optimizer_of(config)
         network = network_of(config, data.facts)
@@ -254,8 +251,7 @@ def _steps(step_type: type[Step], config: Config, outdir: Path, given: Options) 
         stack.enter_context(contextlib.closing(recorder))
         writer = stack.enter_context(contextlib.closing(CheckpointWriter(directory, config, data.facts, notes)))
         if config.parallel == "fsdp":
-            each, all_of_it = shown(replicas.bytes_on_each(state)), shown(size)
-            recorder.say(f"the state, {all_of_it}, is cut among {replicas.count} devices: {each} on each")
+            recorder.say(_cut(replicas.bytes_on_each(state), size, replicas.count))
         peers.tell_saved(lambda: _newest(directory))
         stack.enter_context(_as_one(config, outdir))  # before the saves that wait for the others
         writer.require_room(size, count_saves(config, start), besides)
@@ -275,6 +271,19 @@ def _steps(step_type: type[Step], config: Config, outdir: Path, given: Options) 
             measures=measures,
         )
         return (yield from Course(equipment, state, start).steps())
+
+
+def _opened(config: Config, data: RunData | None, quiet: bool, writes: bool) -> tuple[Config, RunData]:
+    """The data, those of `config` unless they are given, and `config` with what it leaves to them."""
+    if data is None:
+        with reporting(quiet or not writes):
+            data = open_data(config)
+        tell(data, quiet)
+    return settled(with_form(config, data), data), data
+
+
+def _cut(each: int, size: int, count: int) -> str:
+    return f"the state, {shown(size)}, is cut among {count} devices: {shown(each)} on each"
 
 
 def _begin_from(origin: Origin, writer: CheckpointWriter, state: TrainState, quiet: bool) -> None:

@@ -24,8 +24,10 @@ def dispatches(config: Config, start: int) -> Iterator[tuple[int, int]]:
 
 
 def count_saves(config: Config, start: int) -> int:
-    """How many checkpoints are due after step `start`: one in each period, and one at the end."""
+    """How many checkpoints may be due after step `start`: one in each period, and one at the end."""
     steps, every = config.training.steps, config.training.checkpoint_every
+    if config.training.stop_after > 0:  # each lowest loss is saved
+        every = min(every, config.training.validate_every)
     return -(-steps // every) - start // every if start < steps else 0
 
 

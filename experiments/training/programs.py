@@ -27,8 +27,8 @@ class Programs:
 
     advance: Any
     """(state, batches, the signal that this process has, or 0) -> (state, a row of numbers for each step)."""
-    held_out_loss: Callable[[Params, Any, Any], jax.Array]
-    """(params, key data, batch) -> mean loss."""
+    held_out_loss: Callable[[Params, Any, Any], tuple[jax.Array, jax.Array]]
+    """(params, key data, batch) -> (mean loss, the loss of each element)."""
 
 
 def make_programs(
@@ -45,10 +45,11 @@ def make_programs(
         signum = jnp.broadcast_to(jax.lax.pmax(signum, AXIS), metrics.loss.shape)
         return state, jnp.stack([*metrics, signum], axis=-1)
 
-    def held_out_loss(params: Params, key_data: jax.Array, batch: Any) -> jax.Array:
+    def held_out_loss(params: Params, key_data: jax.Array, batch: Any) -> tuple[jax.Array, jax.Array]:
         key = jax.random.wrap_key_data(key_data, impl=PRNG)
         batch = jax.tree.map(lambda leaf: leaf[0], batch)
-        return mean(jnp.mean(objective(params, key, batch, jnp.ones(1), False)[0]))
+        losses = objective(params, key, batch, jnp.ones(1), False)[0]
+        return mean(jnp.mean(losses)), jax.lax.all_gather(losses, AXIS, tiled=True)
 
     devices = replicas.local if jax.process_count() == 1 else None
     pmap = partial(jax.pmap, axis_name=AXIS, out_axes=None, devices=devices)

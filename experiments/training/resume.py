@@ -25,12 +25,14 @@ from experiments.training.differences import differences, flag_of, flat
 from experiments.training.distributed import from_process_0
 from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, network_of
+from experiments.training.settle import settled_as
 from experiments.training.state import TrainState, from_tree, initial_state, seed_key, to_tree
 from experiments.training.warm_start import InitFrom, Origin, begin, read_source, recorded, require_source_again
 
 
 def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
-    """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data, and in its form.
+    """`config` with the rules by which the run in `outdir`, if it has been trained, reads its data, in its form, and
+    with its numbers in the place of every "auto".
 
     What is wrong with the run is left for `check_config` to say. Raises UsageError for other rules that a person asks
     for: any that are not those of new runs, and where the person is known to have `told` them, these too.
@@ -39,9 +41,10 @@ def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
         _require_new_seed(config)
         return config
     try:
-        own = run_config(outdir, free=False).data
+        kept = run_config(outdir, free=False)
     except ScorefieldError:
         return config
+    own = kept.data
     rules, asked = own.rules, config.data.rules
     if rules != asked and (told or asked != DataConfig.rules):
         raise UsageError(
@@ -50,7 +53,7 @@ def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
         )
     loading = "lazy" if own.loading == "lazy" else "memory"
     loading = loading if config.data.loading == "auto" else config.data.loading
-    return replace(config, data=replace(config.data, rules=rules, loading=loading))
+    return settled_as(replace(config, data=replace(config.data, rules=rules, loading=loading)), kept)
 
 
 def with_form(config: Config, data: RunData) -> Config:

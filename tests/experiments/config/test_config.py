@@ -89,6 +89,29 @@ def test_the_preset_for_photographs_follows_their_size(size, multipliers, attent
     np.testing.assert_allclose(np.exp(config.times.mean) * 64 / max(size, 64), np.exp(-1.2), rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["photos-small", "photos-cpu", "photos-gpu"])
+@pytest.mark.parametrize("size", [8, 32, 64, 200])
+def test_presets_for_pictures_fit_any_size(name, size):
+    config = presets.load(name, size)
+    check(config)
+    assert isinstance(config.network, UNetConfig)
+    assert isinstance(config.times, LogNormalSigma)
+    assert (config.data.size, config.data.channels, config.sigma_data) == (size, None, "auto")
+    small = dataclasses.replace(config.network, channels=8, head_channels=8, blocks=1)
+    Network(small, (size, size, 1))  # it has those levels
+    np.testing.assert_allclose(np.exp(config.times.mean) * 64 / max(size, 64), np.exp(-1.2), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(256, 16), (512, 32), (64, 4), (8, 1)])
+def test_patches_of_the_large_preset_grow_with_the_size_and_so_does_the_noise(size, patch):
+    config = presets.load("photos-gpu-large", size)
+    check(config)
+    assert isinstance(config.network, DiTConfig)
+    assert isinstance(config.times, LogNormalSigma)
+    assert config.network.patch == patch
+    np.testing.assert_allclose(np.exp(config.times.mean) / size, np.exp(0.8) / 256, rtol=1e-12)
+
+
 def test_another_preset_keeps_all_but_the_size():
     plain, sized = presets.load("mnist-edm-unet"), presets.load("mnist-edm-unet", 14)
     assert sized == dataclasses.replace(plain, data=dataclasses.replace(plain.data, size=14))

@@ -11,7 +11,8 @@ import pytest
 from diffusion.process import Process
 from diffusion.schedules import EDM
 from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma, UniformTime
-from experiments.config.nodes import Generator, MeasureConfig, TrainingConfig
+from experiments.config.nodes import Generator, TrainingConfig
+from experiments.config.told import MeasureConfig
 from experiments.config.tree import Config
 from experiments.data.config import DataConfig
 from experiments.errors import DivergedError, UsageError

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.config.nodes import TrackingConfig
+from experiments.config.told import TrackingConfig
 from experiments.errors import UsageError
 from experiments.interface.steps import training
 from experiments.tracking.hosted import Hosted
