@@ -55,8 +55,7 @@ def our_calls(name: str) -> Calls:
     from experiments.training.generator import optimizer_of
     from experiments.training.model import make_network
     from experiments.training.objective import make_objective
-    from experiments.training.programs import make_programs
-    from experiments.training.replicas import make_replicas
+    from experiments.training.placement import make_programs, make_replicas
     from experiments.training.state import initial_state, seed_key
 
     config = load(name)
@@ -66,7 +65,7 @@ def our_calls(name: str) -> Calls:
     objective = make_objective(config, network, facts.num_classes, config.network.dropout > 0)
     replicas = make_replicas(config)
     programs = make_programs(config, objective, optimizer, replicas)
-    state = replicas.replicate(initial_state(jax.tree.map(jnp.copy, params), optimizer, config))
+    state = replicas.place(initial_state(jax.tree.map(jnp.copy, params), optimizer, config))
     batches = replicas.split([batch_of_noise()])
     signal = replicas.share(np.zeros(len(replicas.local), np.float32))
 

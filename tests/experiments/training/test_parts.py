@@ -384,6 +384,7 @@ def test_a_run_that_goes_on_keeps_the_rules_by_which_it_reads_its_data(tmp_path)
     save_config(older, tmp_path / "config.json")
     assert with_own_rules(config, tmp_path) == config  # nothing was trained yet, so it begins anew
     (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    older = dataclasses.replace(older, data=dataclasses.replace(older.data, loading="memory"))  # their form is kept too
     assert with_own_rules(config, tmp_path) == older
     check_config(with_own_rules(config, tmp_path), tmp_path, has_checkpoints=True)
     assert with_own_rules(older, tmp_path, told=True) == older
