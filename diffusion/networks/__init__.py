@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from diffusion.networks.configs import DiTConfig, MLPConfig, NetworkConfig, UNetConfig
+from diffusion.networks.configs import DiTConfig, JiTConfig, MLPConfig, NetworkConfig, UNetConfig
 
 if TYPE_CHECKING:
     from diffusion.networks.dit import DiT
@@ -17,6 +17,7 @@ __all__ = [
     "MLP",
     "DiT",
     "DiTConfig",
+    "JiTConfig",
     "MLPConfig",
     "Network",
     "NetworkConfig",

@@ -162,9 +162,7 @@ class UNetConfig(NetworkConfig):
 class DiTConfig(NetworkConfig):
     """The diffusion transformer: patches as tokens, adaLN-zero blocks.
 
-    The defaults are the network of Peebles & Xie 2023. That of JiT (Li & He 2025, arXiv:2511.13720), in its size B for
-    patches of 16 pixels, has width=768, depth=12, heads=12, patch=16, qk_norm=True, positions="both", mlp="swiglu",
-    norm="rms", bottleneck=128, class_tokens=32 and class_tokens_from=4.
+    The defaults are the network of Peebles & Xie 2023; `JiTConfig` has others.
     """
 
     architecture = "diffusion.networks.dit.DiT"
@@ -255,6 +253,23 @@ class DiTConfig(NetworkConfig):
         """
         hidden = round(self.mlp_ratio * self.width)
         return hidden if self.mlp == "gelu" else 2 * hidden // 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class JiTConfig(DiTConfig):
+    """The pixel transformer of Li & He 2025 (JiT, arXiv:2511.13720), in its size B for patches of 16 pixels."""
+
+    patch: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp: Literal["gelu", "swiglu"] = "swiglu"
+    norm: Literal["layer", "rms"] = "rms"
+    qk_norm: bool = True
+    positions: Literal["fixed", "rotary", "both"] = "both"
+    bottleneck: int = 128
+    class_tokens: int = 32
+    class_tokens_from: int = 4
 
 
 def _sides(event_shape: tuple[int, ...], levels: int) -> list[int]:

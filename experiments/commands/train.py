@@ -63,7 +63,7 @@ COMMON = (
     ("--training.checkpoint-every N", "steps between checkpoints"),
     ("--training.seed N", "seed of the run"),
     ("--optimizer.learning-rate F", "peak learning rate"),
-    ("--network NAME", "unet, dit or mlp; its fields are --network.channels and so on"),
+    ("--network NAME", "unet, dit, mlp or jit; its fields are --network.channels and so on"),
     ("--track NAMES", "tell tensorboard, wandb or trackio, or several of them"),
     ("--dry-run", "print the configuration, and what a training takes, and stop"),
 )

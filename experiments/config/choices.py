@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from diffusion.networks.configs import DiTConfig, UNetConfig
+from diffusion.networks.configs import DiTConfig, JiTConfig, UNetConfig
 from experiments.config.plugins import claim
 from experiments.config.tree import Config
 from experiments.errors import UsageError
 
-_IRREGULAR = {UNetConfig: "unet", DiTConfig: "dit"}
+_IRREGULAR = {UNetConfig: "unet", DiTConfig: "dit", JiTConfig: "jit"}
 """Names on the command line that the rule would spell otherwise."""
 
 

@@ -37,7 +37,7 @@ AnySchedule = (
     schedules.VP | schedules.SubVP | schedules.Cosine | schedules.VE | schedules.EDM | schedules.RectifiedFlow | Chain
 )
 AnyNoise = noises.Gaussian | noises.StudentT
-AnyNetwork = networks.UNetConfig | networks.DiTConfig | networks.MLPConfig
+AnyNetwork = networks.UNetConfig | networks.DiTConfig | networks.MLPConfig | networks.JiTConfig
 AnyWeighting = (
     weightings.EDMWeighting
     | weightings.SNRWeighting

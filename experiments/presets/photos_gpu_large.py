@@ -13,7 +13,7 @@ less memory, --optimizer.accumulate 8 an eighth of the activations, and --dry-ru
 
 import math
 
-from diffusion.networks.configs import DiTConfig
+from diffusion.networks.configs import JiTConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import RectifiedFlow
 from diffusion.score_matching.times import LogNormalSigma
@@ -28,20 +28,7 @@ def at(size: int) -> Config:
     return Config(
         data=DataConfig(source="folder:photos", size=size, flip=True, held_out=0.02),
         schedule=RectifiedFlow(),
-        network=DiTConfig(
-            patch=max(1, round(size / 16)),
-            width=768,
-            depth=12,
-            heads=12,
-            mlp="swiglu",
-            norm="rms",
-            qk_norm=True,
-            positions="both",
-            bottleneck=128,
-            class_tokens=32,
-            class_tokens_from=4,
-            compute_dtype="bfloat16",
-        ),
+        network=JiTConfig(patch=max(1, round(size / 16)), compute_dtype="bfloat16"),
         preconditioning=Preconditioning("x0"),
         weighting=VelocityWeighting(floor=0.05),
         sigma_data="auto",

@@ -32,6 +32,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from diffusion import keys as keys_lib
+from diffusion.pytree import short_repr
 from experiments import streams
 from experiments.config.augment import AugmentConfig
 from experiments.training.resampling import affine, reflected
@@ -55,6 +56,8 @@ class Transformations(NamedTuple):
     axis: Float[Array, " b"]
     shift: Float[Array, "b 2"]
     """Of (x, y)."""
+
+    __repr__ = short_repr
 
 
 def augmented(keys: Key[Array, " b"], config: AugmentConfig, images: Images) -> tuple[Array, ...]:

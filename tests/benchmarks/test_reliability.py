@@ -131,9 +131,11 @@ def test_a_changed_byte_in_a_run_is_never_used_silently(tiny_run, tmp_path, monk
     names = ["config.json", "metrics.jsonl"]
     names += [str((newest / name).relative_to(run)) for name in ("checkpoint.json", "config.json", "SHA256SUMS")]
     names.append(str(next((newest / "state").rglob("d/*")).relative_to(run)))
+    (run / "notes.txt").write_text("99")  # of which nobody reads
+    names.append("notes.txt")
     row = Row("a changed digit", "", "")
     damage.each_file(run, [run / name for name in names], row, damage.digit, 1, random.Random(0))
-    assert (row.trials, row.wrong) == (6, [])
+    assert (row.trials, row.wrong) == (7, [])
     assert row.also.keys() > {"without effect"}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffusion.keys import sample_keys
-from diffusion.networks import DiTConfig, MLPConfig, Network, NetworkConfig, UNetConfig, build
+from diffusion.networks import DiTConfig, JiTConfig, MLPConfig, Network, NetworkConfig, UNetConfig, build
 
 CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
     "mlp": (MLPConfig(hidden=16, layers=2, embedding=8, dropout=0.3), (3, 2)),
@@ -32,15 +32,11 @@ CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
     ),
     "dit": (DiTConfig(patch=2, width=16, depth=2, heads=2, dropout=0.3), (7, 5, 2)),
     "jit": (
-        DiTConfig(
+        JiTConfig(
             patch=2,
             width=16,
             depth=2,
             heads=2,
-            mlp="swiglu",
-            norm="rms",
-            qk_norm=True,
-            positions="both",
             bottleneck=3,
             class_tokens=2,
             class_tokens_from=1,

@@ -179,7 +179,7 @@ def test_the_short_help_is_short_and_true(capsys):
     status, output, _ = said(capsys, "train", "--help")
     assert status == 0
     assert len(output.splitlines()) < 30
-    flags = {*TRAIN, "--data", "--network"}
+    flags = {*TRAIN, "--data", "--network", "--track"}
     assert all(flag.split()[0] in flags for flag, _ in train.COMMON)
     assert "--help all" in output
     with pytest.raises(SystemExit):

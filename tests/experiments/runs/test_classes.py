@@ -143,8 +143,8 @@ def test_an_older_run_counts_its_classes_where_its_data_are(counted_by, capsys):
     [
         ({"fingerprint": ""}, None, "it kept no fingerprint to know its data by"),
         ({"fingerprint": "0" * 64}, None, "npz:.*few.npz holds other images now"),
-        ({}, "npz:nowhere.npz", "its data are not there"),
-        ({"place": Place("npz:/nowhere.npz", "theirs")}, None, "its data are not there"),
+        ({}, "npz:nowhere.npz", r"its data cannot be read \(nowhere.npz does not exist; .*\)"),
+        ({"place": Place("npz:/nowhere.npz", "theirs")}, None, r"its data cannot be read \(.*npz:/nowhere.npz.*\)"),
     ],
 )
 def test_an_older_run_says_that_it_cannot_count(counted_by, capsys, facts, data, why):

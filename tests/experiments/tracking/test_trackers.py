@@ -77,7 +77,7 @@ def test_a_tracker_of_ones_own_is_told_what_the_file_is_told(tmp_path):
 
 def test_a_run_that_goes_on_tells_of_no_step_twice(tmp_path):
     """It was broken off after the line of step 15, and goes on from the checkpoint of step 10."""
-    before, after, rewinding, data = Told(), Told(), Rewinding(), tiny_data(fails_at=17)
+    before, after, rewinding, data = Told(), Told(), Rewinding(), tiny_data(fails_at=17, error=RuntimeError)
     config = tiny_config(training={"validate_every": 0})
     devices = tuple(jax.devices()[:1])
     with pytest.raises(Exception, match="an image is gone"):

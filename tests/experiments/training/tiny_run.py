@@ -20,14 +20,14 @@ NETWORK = MLPConfig(hidden=8, layers=1, embedding=4, dropout=0.2)
 class TinyBatches:
     """Blobs that move with their label; batch n depends on n, and each process takes its share."""
 
-    def __init__(self, process_index=0, process_count=1, delay=0.0, fails_at=None):
+    def __init__(self, process_index=0, process_count=1, delay=0.0, fails_at=None, error=DataError):
         self.share = slice(process_index * BATCH // process_count, (process_index + 1) * BATCH // process_count)
-        self.delay, self.fails_at = delay, fails_at
+        self.delay, self.fails_at, self.error = delay, fails_at, error
 
     def __getitem__(self, step):
         time.sleep(self.delay)
         if step == self.fails_at:
-            raise DataError("an image is gone.")
+            raise self.error("an image is gone.")
         rng = np.random.default_rng(step)
         label = rng.integers(0, 4, BATCH)
         image = rng.integers(0, 60, (BATCH, *SHAPE))
@@ -41,12 +41,12 @@ class TinyBatches:
         return {name: leaf[self.share] for name, leaf in batch.items()}
 
 
-def tiny_data(process_index=0, process_count=1, delay=0.0, fails_at=None):
+def tiny_data(process_index=0, process_count=1, delay=0.0, fails_at=None, error=DataError):
     """Training batches and two held-out ones."""
     from experiments.training.data import Facts, RunData
 
     held_out = TinyBatches(process_index, process_count)
-    batches = TinyBatches(process_index, process_count, delay, fails_at)
+    batches = TinyBatches(process_index, process_count, delay, fails_at, error)
     return RunData(Facts(SHAPE, 4, ("a", "b", "c", "d")), batches, [held_out[10**6], held_out[10**6 + 1]])
 
 
