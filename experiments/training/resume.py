@@ -57,9 +57,8 @@ def with_own_rules(config: Config, outdir: Path, told: bool = False) -> Config:
 
 
 def with_form(config: Config, data: RunData) -> Config:
-    """`config` of a run whose `data` were opened: where they are lazy, it goes on with such, however much memory there
-    is then."""
-    return replace(config, data=replace(config.data, loading="lazy")) if data.lazy else config
+    """`config` of a run whose `data` were opened, with their form, in which it goes on however much memory there is."""
+    return replace(config, data=replace(config.data, loading="lazy" if data.lazy else "memory"))
 
 
 def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: bool = False) -> None:
