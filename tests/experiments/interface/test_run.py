@@ -195,9 +195,7 @@ def test_what_cannot_be_asked_of_a_run_is_said_in_a_sentence(run, images, tmp_pa
     for place in (None, 3, ""):
         with pytest.raises(UsageError, match=f"the place of a run is {place!r}; give the folder"):
             load(place)
-    with pytest.raises(
-        UsageError, match="average is 'raw'; give its number, counted from 0, its relative width, or"
-    ):
+    with pytest.raises(UsageError, match="average is 'raw'; give its number, counted from 0, its relative width, or"):
         load(run.path, average="raw")
     for seeds in ([], [-1], [2**31]):
         with pytest.raises(UsageError, match="seeds are one or more whole numbers"):
