@@ -89,8 +89,6 @@ def decode_picture(open_file: Open, name: str, channels: int, config: DataConfig
 
     Raises DataError, calling the file `name`, when it is damaged, cut short or no picture.
     """
-    from PIL import ImageOps
-
     treatment: Treatment = ""
     with _reading(open_file, name, config) as picture:
         if config.bits == 16:
@@ -100,10 +98,19 @@ def decode_picture(open_file: Open, name: str, channels: int, config: DataConfig
         if config.rules > 1 and is_wide(picture):
             with _reading(open_file, name, config) as again:
                 read_wide(picture, again)
-        plain = eight_bits(ImageOps.exif_transpose(picture), name)
+        plain = eight_bits(_upright(picture), name)
         if config.rules > 1:
             plain, treatment = to_srgb(plain)
-        return pixels_of(fit(opaque(plain).convert("L" if channels == 1 else "RGB"), config)), treatment
+        plain, mode = opaque(plain), "L" if channels == 1 else "RGB"
+        return pixels_of(fit(plain if plain.mode == mode else plain.convert(mode), config)), treatment
+
+
+def _upright(picture: Image) -> Image:
+    """The picture as its EXIF orientation wants it; itself, and no copy, where it wants nothing."""
+    from PIL import ImageOps
+
+    picture.load()
+    return picture if picture.getexif().get(_ORIENTATION, 1) == 1 else ImageOps.exif_transpose(picture)
 
 
 def _turned(picture: Image) -> bool:
