@@ -176,15 +176,11 @@ class Samples(NamedTuple):
         return {"nfe": self.nfe, **self.throughput.rates()}
 
 
-def gather(
-    batches: Iterable[Drawn], throughput: Throughput, tell: Callable[[Throughput], None] | None = None
-) -> Samples:
-    """All samples of `draw`, timed by `throughput`, which `tell` is shown after each batch."""
+def gather(batches: Iterable[Drawn], throughput: Throughput) -> Samples:
+    """All samples of `draw`, timed by `throughput`."""
     parts, nfe = [], 0
     for drawn in batches:
         parts.append(drawn.images)
         nfe = drawn.nfe
         throughput.add(len(drawn.seeds))
-        if tell is not None:
-            tell(throughput)
     return Samples(np.concatenate(parts), nfe, throughput)
