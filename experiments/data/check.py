@@ -10,8 +10,8 @@ from experiments.data.config import DataConfig
 from experiments.data.decode import read_header, traits
 from experiments.data.lazy import View
 from experiments.data.pictures import LazyPictures
-from experiments.data.registry import divided, open_source
-from experiments.data.shapes import in_threads
+from experiments.data.registry import divided, one_by_one, open_source
+from experiments.data.shapes import in_threads, require_memory
 from experiments.data.source import Source
 from experiments.data.summary import warnings
 from experiments.errors import DataError, UsageError
@@ -52,11 +52,12 @@ class Report:
 
 def check(config: DataConfig) -> Report:
     """Open the data of `config` as a training does, decoding every picture once. Raises UsageError for bad options."""
-    config = replace(config, loading="lazy")
+    asked, config = config, one_by_one(config)
     source, refused, opened = _opened(config)
     if source is None or opened is None:
         return Report(source=config.source, classes={}, converted={}, refused=tuple(refused))
     parts = [source] if source.held_out is None else [source, source.held_out]
+    refused += [] if asked == config else _too_large(parts, asked)
     bad = tuple(dict.fromkeys(sentence for part in parts for sentence in part.bad))
     converted = sum((_converted(part, config) for part in parts), Counter[str]())
     try:
@@ -102,6 +103,16 @@ def _opened(config: DataConfig) -> tuple[Source | None, list[str], DataConfig | 
             if config.size is not None:
                 break
     return None, refused, None
+
+
+def _too_large(parts: list[Source], asked: DataConfig) -> list[str]:
+    """What a training would say of pictures that are to be in memory and are too many."""
+    try:
+        for part in parts if asked.loading == "memory" else ():
+            require_memory(part.images.shape, asked, part.name)
+    except DataError as error:
+        return [str(error)]
+    return []
 
 
 def _same_kind(sentence: str, bad: tuple[str, ...]) -> bool:

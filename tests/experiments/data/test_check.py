@@ -1,5 +1,7 @@
 """Every bad picture is named with its reason, what is done to others is counted, and the verdict is a training's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -145,3 +147,25 @@ def test_arrays_and_points_are_reported_too(tmp_path):
     assert (report.ok, report.images, report.shape, report.classes) == (True, 20, (8, 8, 1), {"0": 10, "1": 10})
     assert any("every pixel" in line for line in report.warnings)
     assert check(DataConfig(source="plane:moons")).shape == (2,)
+
+
+def test_compressed_arrays_are_taken_where_a_training_takes_them(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", images=np.eye(8, dtype=np.uint8)[None].repeat(20, 0) * 255)
+    config = DataConfig(source=f"npz:{tmp_path / 'a.npz'}")
+    assert divided(config)[0].lazy is None
+    report = check(config)
+    assert (report.ok, report.images, report.shape) == (True, 20, (8, 8, 1))
+    lazily = replace(config, loading="lazy")
+    with pytest.raises(DataError) as refused:
+        divided(lazily)
+    assert check(lazily).refused == (str(refused.value),)
+
+
+def test_pictures_that_are_to_be_in_memory_and_too_many_are_refused(photos):
+    small = config(photos, loading="memory", memory_gib=1e-6)
+    with pytest.raises(DataError, match=r"above --data\.memory-gib 1e-06"):
+        divided(small)
+    report = check(small)
+    assert len(report.refused) == 1
+    assert "above --data.memory-gib 1e-06" in report.refused[0]
+    assert check(replace(small, loading="auto")).ok
