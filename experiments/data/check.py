@@ -42,6 +42,8 @@ class Report:
     """Each picture that cannot be read, and whatever else a training would refuse the data for."""
     left_out: tuple[str, ...] = ()
     """Each picture that cannot be read, where `on_bad` says that such are left out."""
+    skippable: bool = False
+    """Whether all that is refused are pictures that `on_bad` "skip" would leave out."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -76,10 +78,11 @@ def check(config: DataConfig) -> Report:
         shape=source.event_shape if opened.size == config.size else (),
         classes={name: counts[name] for name in training.class_names},
         held_out=0 if held_out is None else len(held_out),
-        passed_over=source.notes,
+        passed_over=tuple(note for note in source.notes if skipped or " left out " not in note),
         converted=dict(converted.most_common()),
         refused=(*first, *(() if skipped else bad)),
         left_out=bad if skipped else (),
+        skippable=bool(bad) and not skipped and not first,
         warnings=tuple(warnings(training, held_out)),
     )
 

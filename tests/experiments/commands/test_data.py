@@ -86,6 +86,9 @@ def test_check_answers_by_its_status_and_in_json(photos, capsys):
     assert main(["data", "check", f"folder:{photos}", "--size", "6", "--json"]) == 3
     said = json.loads(capsys.readouterr().out)
     assert (said["ok"], len(said["refused"]), said["classes"]) == (False, 2, {"a": 4, "b": 4})
+    assert said["passed_over"] == []
+    assert main(["data", "check", f"folder:{photos}", "--size", "6"]) == 3
+    assert "with --data.on-bad skip it would leave out what is refused." in capsys.readouterr().out
     assert main(["data", "check", f"folder:{photos}", "--size", "6", "--on-bad", "skip"]) == 0
     assert capsys.readouterr().out.count("left out: ") == 2
 

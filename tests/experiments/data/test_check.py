@@ -101,6 +101,7 @@ def test_what_is_done_to_pictures_is_counted(photos):
     save(photos / "cat" / "grey.png", 20, 20)
     save(photos / "cat" / "wide.png", 20, 20, dtype=np.uint16)
     save(photos / "cat" / "clear.png", 20, 20, 4)
+    Image.new("CMYK", (20, 20)).save(photos / "cat" / "printed.jpg")
     save(photos / "cat" / "small.png", 7, 7, 3)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -114,6 +115,7 @@ def test_what_is_done_to_pictures_is_counted(photos):
         "of other proportions (squeezed)": 6,
         "grey, made RGB": 2,
         "of 16 bits, made 8": 1,
+        "of CMYK, made RGB": 1,
         "transparent, laid over white": 1,
         "enlarged": 1,
         "turned as the camera was held (EXIF)": 1,
