@@ -59,7 +59,8 @@ def check(config: DataConfig) -> Report:
     if source is None or opened is None:
         return Report(source=config.source, classes={}, converted={}, refused=tuple(refused))
     parts = [source] if source.held_out is None else [source, source.held_out]
-    refused += [] if asked == config else _too_large(parts, asked)
+    damaged = _damaged(parts)
+    refused += [*damaged, *(() if asked == config else _too_large(parts, asked))]
     bad = tuple(dict.fromkeys(sentence for part in parts for sentence in part.bad))
     converted = sum((_converted(part, config) for part in parts), Counter[str]())
     try:
@@ -83,7 +84,7 @@ def check(config: DataConfig) -> Report:
         refused=(*first, *(() if skipped else bad)),
         left_out=bad if skipped else (),
         skippable=bool(bad) and not skipped and not first,
-        warnings=tuple(warnings(training, held_out)),
+        warnings=() if damaged else tuple(warnings(training, held_out)),
     )
 
 
@@ -106,6 +107,20 @@ def _opened(config: DataConfig) -> tuple[Source | None, list[str], DataConfig | 
             if config.size is not None:
                 break
     return None, refused, None
+
+
+def _damaged(parts: list[Source]) -> list[str]:
+    """What is said of the first image that cannot be read, in data that opening them has not read whole."""
+    try:
+        for part in parts:
+            lazy = part.lazy
+            images = lazy.images if isinstance(lazy, View) else lazy
+            if lazy is not None and not isinstance(images, LazyPictures):
+                for start in tracked(range(0, len(lazy), _AT_ONCE), f"images, {_AT_ONCE} at a time", compiles=False):
+                    lazy[start : start + _AT_ONCE]
+    except DataError as error:
+        return [str(error)]
+    return []
 
 
 def _too_large(parts: list[Source], asked: DataConfig) -> list[str]:

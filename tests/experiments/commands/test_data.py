@@ -113,3 +113,17 @@ def test_what_cannot_be_read_in_place_can_be_prepared(tmp_path, capsys):
 def test_what_is_always_in_memory_is_not_lazy(uri, capsys):
     assert main(["data", "check", uri, "--loading", "lazy"]) == 2
     assert "is always in memory; leave it out" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_refused_wherever_it_lies(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(256, size=(600, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels)
+    out = tmp_path / "a.records"
+    assert main(["data", "prepare", f"npz:{tmp_path / 'a.npz'}", "--out", str(out)]) == 0
+    content = out.read_bytes()
+    for i in (300, 301, 302):
+        start = content.index(pixels[i].tobytes())
+        out.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
+        capsys.readouterr()
+        assert main(["data", "check", f"records:{out}", "--json"]) == 3
+        assert "is damaged" in json.loads(capsys.readouterr().out)["refused"][0]
