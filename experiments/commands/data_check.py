@@ -57,6 +57,6 @@ def told(report: Report) -> str:
     lines += [f"  left out: {sentence}" for sentence in report.left_out]
     lines += [f"  warning: {sentence}" for sentence in report.warnings]
     lines += [f"  refused: {sentence}" for sentence in report.refused]
-    return "\n".join(
-        [*lines, "A training would take these data." if report.ok else "A training would refuse these data."]
-    )
+    verdict = "take" if report.ok else "refuse"
+    remedy = "; with --data.on-bad skip it would leave out what is refused" * report.skippable
+    return "\n".join([*lines, f"A training would {verdict} these data{remedy}."])

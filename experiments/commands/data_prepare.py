@@ -12,7 +12,7 @@ import tyro
 
 from experiments.commands.data_options import ReadingArguments, read_arguments
 from experiments.data.prepare import prepare, require_new
-from experiments.data.registry import open_source
+from experiments.data.registry import open_in_passing
 from experiments.errors import UsageError
 from experiments.memory import shown
 from experiments.names import counted
@@ -38,7 +38,8 @@ class PrepareArguments(ReadingArguments):
     """It is for training, and so are these."""
     seed: tyro.conf.SuppressFixed[tyro.conf.Fixed[int]] = 0
     loading: tyro.conf.SuppressFixed[tyro.conf.Fixed[Literal["auto", "memory", "lazy"]]] = "lazy"
-    memory_gib: tyro.conf.SuppressFixed[tyro.conf.Fixed[float]] = 4.0
+    memory_gib: float = 4.0
+    """Largest compressed array that is taken into memory, in GiB of pixels; other data never are, as a whole."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File to write, such as photos.records; it must not be there yet."""
     json: bool = False
@@ -52,11 +53,11 @@ def run(argv: list[str]) -> int:
     arguments = read_arguments(PrepareArguments, argv, "scorefield data prepare", DESCRIPTION)
     if arguments.out is None:
         raise UsageError("--out is missing; give the file to write, such as --out photos.records.")
-    out, config = arguments.out, dataclasses.replace(arguments.config(), loading="lazy")
+    out, config = arguments.out, arguments.config()
     require_new(out)
     tell_written(lambda count: f"the same command goes on with {out.name}" if count else "nothing was written")
     with reporting(quiet=arguments.quiet or arguments.json):
-        facts = prepare(open_source(config), config, out)
+        facts = prepare(open_in_passing(config), config, out)
     size, shape = out.stat().st_size, "×".join(map(str, facts.shape))
     if arguments.json:
         said = {"file": str(out), "bytes": size, "images": facts.images, "held_out": facts.held_out}

@@ -10,8 +10,8 @@ from experiments.data.config import DataConfig
 from experiments.data.decode import read_header, traits
 from experiments.data.lazy import View
 from experiments.data.pictures import LazyPictures
-from experiments.data.registry import divided, open_source
-from experiments.data.shapes import in_threads
+from experiments.data.registry import divided, one_by_one, open_source
+from experiments.data.shapes import in_threads, require_memory
 from experiments.data.source import Source
 from experiments.data.summary import warnings
 from experiments.errors import DataError, UsageError
@@ -42,6 +42,8 @@ class Report:
     """Each picture that cannot be read, and whatever else a training would refuse the data for."""
     left_out: tuple[str, ...] = ()
     """Each picture that cannot be read, where `on_bad` says that such are left out."""
+    skippable: bool = False
+    """Whether all that is refused are pictures that `on_bad` "skip" would leave out."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -52,11 +54,13 @@ class Report:
 
 def check(config: DataConfig) -> Report:
     """Open the data of `config` as a training does, decoding every picture once. Raises UsageError for bad options."""
-    config = replace(config, loading="lazy")
+    asked, config = config, one_by_one(config)
     source, refused, opened = _opened(config)
     if source is None or opened is None:
         return Report(source=config.source, classes={}, converted={}, refused=tuple(refused))
     parts = [source] if source.held_out is None else [source, source.held_out]
+    damaged = _damaged(parts)
+    refused += [*damaged, *(() if asked == config else _too_large(parts, asked))]
     bad = tuple(dict.fromkeys(sentence for part in parts for sentence in part.bad))
     converted = sum((_converted(part, config) for part in parts), Counter[str]())
     try:
@@ -75,11 +79,12 @@ def check(config: DataConfig) -> Report:
         shape=source.event_shape if opened.size == config.size else (),
         classes={name: counts[name] for name in training.class_names},
         held_out=0 if held_out is None else len(held_out),
-        passed_over=source.notes,
+        passed_over=tuple(note for note in source.notes if skipped or " left out " not in note),
         converted=dict(converted.most_common()),
         refused=(*first, *(() if skipped else bad)),
         left_out=bad if skipped else (),
-        warnings=tuple(warnings(training, held_out)),
+        skippable=bool(bad) and not skipped and not first,
+        warnings=() if damaged else tuple(warnings(training, held_out)),
     )
 
 
@@ -102,6 +107,30 @@ def _opened(config: DataConfig) -> tuple[Source | None, list[str], DataConfig | 
             if config.size is not None:
                 break
     return None, refused, None
+
+
+def _damaged(parts: list[Source]) -> list[str]:
+    """What is said of the first image that cannot be read, in data that opening them has not read whole."""
+    try:
+        for part in parts:
+            lazy = part.lazy
+            images = lazy.images if isinstance(lazy, View) else lazy
+            if lazy is not None and not isinstance(images, LazyPictures):
+                for start in tracked(range(0, len(lazy), _AT_ONCE), f"images, {_AT_ONCE} at a time", compiles=False):
+                    lazy[start : start + _AT_ONCE]
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def _too_large(parts: list[Source], asked: DataConfig) -> list[str]:
+    """What a training would say of pictures that are to be in memory and are too many."""
+    try:
+        for part in parts if asked.loading == "memory" else ():
+            require_memory(part.images.shape, asked, part.name)
+    except DataError as error:
+        return [str(error)]
+    return []
 
 
 def _same_kind(sentence: str, bad: tuple[str, ...]) -> bool:

@@ -76,6 +76,7 @@ def traits(open_file: Open, name: str, config: DataConfig) -> tuple[str, ...]:
                 "of 16 bits, made 8": deep and config.bits == 8,
                 "of 8 bits, made 16": not deep and config.bits == 16,
                 "turned as the camera was held (EXIF)": turned,
+                "of CMYK, made RGB": picture.mode == "CMYK",
                 "transparent, laid over white": picture.has_transparency_data,
                 "of several frames, the first taken": getattr(picture, "is_animated", False),
             }

@@ -13,7 +13,7 @@ import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from experiments.data.arrays import Levels, converted, levels_of, target_of, to_
 from experiments.data.config import DataConfig
 from experiments.data.labels import check_labels
 from experiments.data.lazy import VERSION, places
-from experiments.data.shapes import pixel_type, read_lazily
+from experiments.data.shapes import pixel_type, pixels_gib, read_lazily
 from experiments.data.source import Source
 from experiments.errors import DataError, UsageError, warn
 from experiments.files import user_cache, write_text
@@ -62,11 +62,22 @@ def too_large_for_memory(shape: tuple[int, ...], dtype: np.dtype, config: DataCo
     return read_lazily(shape, config, where, dtype) or read_lazily((shape[0], *target), config, where)
 
 
-def cannot_be_read_in_place(where: str, why: str, config: DataConfig) -> DataError:
-    """What is said of an array that is too large for memory and not stored plainly."""
-    return DataError(
-        f"{where} is above --data.memory-gib {config.memory_gib:g} and {why}, so that it cannot be read in place; give "
-        "it to scorefield data prepare, and train on the records:FILE that this writes."
+class NotInPlaceError(DataError):
+    """An array that is to be read in place and is not stored plainly."""
+
+
+def cannot_be_read_in_place(
+    where: str, why: str, shape: tuple[int, ...], dtype: np.dtype, config: DataConfig
+) -> NotInPlaceError:
+    """What is said of an array that is too large for memory, or wanted lazily, and not stored plainly."""
+    target = (shape[0], *target_of(with_channels(shape, where, config), config))
+    needed = max(pixels_gib(shape, config, dtype), pixels_gib(target, config))
+    large = needed > config.memory_gib
+    reasons = (f"above --data.memory-gib {config.memory_gib:g}",) * large + ("wanted lazily",) * (not large)
+    room = f" --memory-gib {ceil(needed)}" * large
+    return NotInPlaceError(
+        f"{where} is {reasons[0]} and {why}, so that it cannot be read in place; train on the records:FILE that "
+        f"scorefield data prepare{room} writes of it{', which has all of it in memory once' * large}."
     )
 
 

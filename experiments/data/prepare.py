@@ -58,7 +58,12 @@ def prepare(source: Source, config: DataConfig, out: Path) -> RecordFacts:
     with parts.mine():
         parts.agree()
         missing = [i for i in range(len(parts)) if not parts.there(i)]
-        _require_room(out, parts, missing)
+        try:
+            _require_room(out, parts, missing)
+        except UsageError:
+            if len(missing) == len(parts):
+                parts.remove()
+            raise
         for i in tracked(missing, f"images in parts of {parts.size:,}", compiles=False):
             parts.write(i)
         with replacing(out) as temporary:

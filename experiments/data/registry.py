@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data.config import DataConfig
+from experiments.data.inplace import NotInPlaceError
 from experiments.data.records import is_record_file
 from experiments.data.source import Source, split
 from experiments.errors import DataError, ExhaustedError, UsageError, did_you_mean, reason, refuse
@@ -54,6 +55,10 @@ SOURCES: dict[str, Kind] = {
 }
 """Scheme to kind."""
 _OF_PICTURES = ("digits", "idx", "folder", "zip", "hf")
+_IN_FILES = ("folder", "zip", "hf")
+"""Sources of pictures in files, any of which can be read one by one."""
+_IN_MEMORY = ("digits", "plane")
+"""Sources that are small, and never lazy."""
 
 
 def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
@@ -73,6 +78,8 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         raise UsageError(f"--data.label-column goes with hf:NAME, and {config.source} has no columns; leave it out.")
     if config.channels not in (None, 1, 3) and kind.reader is None and scheme in _OF_PICTURES:
         raise UsageError(f"--data.channels {config.channels} goes with arrays, npz:FILE; pictures have 1 or 3.")
+    if config.loading == "lazy" and kind.reader is None and scheme in _IN_MEMORY:
+        raise UsageError(f"--data.loading lazy goes with files, and {scheme} is always in memory; leave it out.")
     try:
         return _of_depth(replace(kind.read(where, config), name=config.source), config)
     except OSError as error:
@@ -83,6 +90,24 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
         raise DataError(f"{config.source} cannot be read ({reason(error)}); restore it, or write it anew.") from None
     except MemoryError:
         raise ExhaustedError(f"{config.source} does not fit into memory; choose a smaller --data.size.") from None
+
+
+def one_by_one(config: DataConfig) -> DataConfig:
+    """`config`, by which pictures in files are decoded when they are asked for, and other data are as they were."""
+    return replace(config, loading="lazy") if config.source.partition(":")[0] in _IN_FILES else config
+
+
+def open_in_passing(config: DataConfig) -> Source:
+    """The data set in as little memory as it can be read in, for one who goes through it once.
+
+    Raises as `open_source` does, and DataError for an array that is compressed and above `config.memory_gib`.
+    """
+    if config.source.partition(":")[0] not in _IN_MEMORY:
+        try:
+            return open_source(config, loading="lazy")
+        except NotInPlaceError:
+            pass
+    return open_source(config, loading="auto")
 
 
 def _of_depth(source: Source, config: DataConfig) -> Source:

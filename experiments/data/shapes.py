@@ -28,7 +28,7 @@ def pixel_type(config: DataConfig) -> np.dtype:
 
 def require_memory(shape: tuple[int, ...], config: DataConfig, where: str, dtype: np.dtype | None = None) -> None:
     """Raise DataError when that many numbers, by default pixels, are more than `config.memory_gib`."""
-    gib = _gib(shape, config, dtype)
+    gib = pixels_gib(shape, config, dtype)
     if gib > config.memory_gib:
         size = "×".join(map(str, shape))
         raise DataError(
@@ -45,10 +45,13 @@ def read_lazily(shape: tuple[int, ...], config: DataConfig, where: str, dtype: n
     """
     if config.loading == "memory":
         require_memory(shape, config, where, dtype)
-    return config.loading == "lazy" or (config.loading == "auto" and _gib(shape, config, dtype) > config.memory_gib)
+    return config.loading == "lazy" or (
+        config.loading == "auto" and pixels_gib(shape, config, dtype) > config.memory_gib
+    )
 
 
-def _gib(shape: tuple[int, ...], config: DataConfig, dtype: np.dtype | None) -> float:
+def pixels_gib(shape: tuple[int, ...], config: DataConfig, dtype: np.dtype | None = None) -> float:
+    """GiB of that many numbers, by default pixels."""
     return prod(shape) * (dtype or pixel_type(config)).itemsize / 2**30
 
 

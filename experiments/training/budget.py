@@ -232,8 +232,9 @@ def forecast(images: float, flops: float, rate: float, config: Config, replicas:
     """How fast a training can be at most, in words, by what `ceiling` says."""
     seconds = config.training.steps * config.training.batch_size / images
     return (
-        f"at most {_brief(images)} images/s, so {duration(seconds)} or more for {config.training.steps:,} steps: each "
-        f"takes {_brief(flops / 1e9)} GFLOP, and {_place(replicas)} multiplies matrices at {_brief(rate / 1e9)} GFLOP/s"
+        f"at most {_brief(images)} images/s, so {duration(seconds)} or more for {config.training.steps:,} steps: an "
+        f"image takes {_brief(flops / 1e9)} GFLOP, and {_place(replicas)} multiplies matrices at "
+        f"{_brief(rate / 1e9)} GFLOP/s"
     )
 
 

@@ -87,9 +87,10 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
         others = (
             f" (and {', '.join(flag_of(name) for name, _, _ in differing[1:4])} differ too)" if differing[1:] else ""
         )
+        another = "begin another --outdir with --init-from" if name == "training.steps" else "give another --outdir"
         raise UsageError(
             f"{outdir} holds a run with --{flag_of(name)} {old}, and this command says {new}{others}; "
-            f"{_why_not(name, config)}repeat the run's own values, or give another --outdir."
+            f"{_why_not(name, config)}repeat the run's own values, or {another}."
         )
 
 

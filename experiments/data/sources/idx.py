@@ -110,7 +110,7 @@ def _lazily(path: Path, config: DataConfig) -> StoredImages | None:
     if 0 in shape or not too_large_for_memory(shape, np.dtype(np.uint8), config, str(path)):
         return None
     if packed:
-        raise cannot_be_read_in_place(str(path), "compressed", config)
+        raise cannot_be_read_in_place(str(path), "compressed", shape, np.dtype(np.uint8), config)
     images = StoredImages(Stored(path, 16, shape, np.dtype(np.uint8)), config, str(path))
     if length > 16 + prod(shape):
         raise DataError(f"{path} goes on after its {prod(shape):,} bytes of data; copy or download it again.")

@@ -80,7 +80,7 @@ def _lazily(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) 
         return None
     if info.compress_type != zipfile.ZIP_STORED or transposed or info.flag_bits & 1:
         why = "stored by columns" if transposed else "compressed" if info.compress_type else "encrypted"
-        raise cannot_be_read_in_place(name, why, config)
+        raise cannot_be_read_in_place(name, why, shape, dtype, config)
     if info.file_size != len(head) + prod(shape) * dtype.itemsize:
         raise DataError(f"{name} is cut short, or goes on after its array; write it anew with numpy.savez.")
     with open(where, "rb") as file:

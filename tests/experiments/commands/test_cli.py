@@ -144,7 +144,9 @@ def test_a_dry_run_tells_what_a_training_takes_and_compiles_none(run_command, ti
     assert told[1].startswith(f"{count:,} parameters; a step of 16 images takes up to ")
     assert (expected["parameters"], expected["memory_bytes"] > 4 * count) == (count, True)
     assert f"at most {expected['images_per_second_at_most']:,.0f} images/s" in told[2]
-    assert re.fullmatch(r"at most [\d,]+ images/s, so 0 s or more for 12 steps: each takes .* at 1 GFLOP/s", told[2])
+    assert re.fullmatch(
+        r"at most [\d,]+ images/s, so 0 s or more for 12 steps: an image takes .* at 1 GFLOP/s", told[2]
+    )
     # Two snapshots of two averages of half precision.
     assert expected["snapshot_bytes"] == 2 * 2 * 2 * count
     assert re.fullmatch(r"2 snapshots of .* in float16: .* of disk", told[3])

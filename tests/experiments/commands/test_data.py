@@ -1,6 +1,8 @@
 """`scorefield data`: the group, its flags and its exit statuses."""
 
+import gzip
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -84,5 +86,44 @@ def test_check_answers_by_its_status_and_in_json(photos, capsys):
     assert main(["data", "check", f"folder:{photos}", "--size", "6", "--json"]) == 3
     said = json.loads(capsys.readouterr().out)
     assert (said["ok"], len(said["refused"]), said["classes"]) == (False, 2, {"a": 4, "b": 4})
+    assert said["passed_over"] == []
+    assert main(["data", "check", f"folder:{photos}", "--size", "6"]) == 3
+    assert "with --data.on-bad skip it would leave out what is refused." in capsys.readouterr().out
     assert main(["data", "check", f"folder:{photos}", "--size", "6", "--on-bad", "skip"]) == 0
     assert capsys.readouterr().out.count("left out: ") == 2
+
+
+def test_what_cannot_be_read_in_place_can_be_prepared(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(256, size=(9, 6, 5), dtype=np.uint8)
+    np.savez_compressed(tmp_path / "a.npz", images=pixels)
+    (tmp_path / "idx").mkdir()
+    content = struct.pack(">4I", 0x803, *pixels.shape) + pixels.tobytes()
+    (tmp_path / "idx" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+    for i, uri in enumerate((f"npz:{tmp_path / 'a.npz'}", f"idx:{tmp_path / 'idx'}")):
+        out = tmp_path / f"{i}.records"
+        command = ["data", "prepare", uri, "--out", str(out)]
+        assert main([*command, "--memory-gib", "1e-9"]) == 3
+        assert "scorefield data prepare --memory-gib 1 " in capsys.readouterr().err
+        assert not list(tmp_path.glob(f"{out.name}*"))
+        assert main(command) == 0
+        np.testing.assert_array_equal(open_source(f"records:{out}").images[:], pixels[..., None])
+
+
+@pytest.mark.parametrize("uri", ["digits", "plane:moons"])
+def test_what_is_always_in_memory_is_not_lazy(uri, capsys):
+    assert main(["data", "check", uri, "--loading", "lazy"]) == 2
+    assert "is always in memory; leave it out" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_refused_wherever_it_lies(tmp_path, capsys):
+    pixels = np.random.default_rng(0).integers(256, size=(600, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels)
+    out = tmp_path / "a.records"
+    assert main(["data", "prepare", f"npz:{tmp_path / 'a.npz'}", "--out", str(out)]) == 0
+    content = out.read_bytes()
+    for i in (300, 301, 302):
+        start = content.index(pixels[i].tobytes())
+        out.write_bytes(content[:start] + bytes(64) + content[start + 64 :])
+        capsys.readouterr()
+        assert main(["data", "check", f"records:{out}", "--json"]) == 3
+        assert "is damaged" in json.loads(capsys.readouterr().out)["refused"][0]

@@ -1,5 +1,7 @@
 """Every bad picture is named with its reason, what is done to others is counted, and the verdict is a training's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -99,6 +101,7 @@ def test_what_is_done_to_pictures_is_counted(photos):
     save(photos / "cat" / "grey.png", 20, 20)
     save(photos / "cat" / "wide.png", 20, 20, dtype=np.uint16)
     save(photos / "cat" / "clear.png", 20, 20, 4)
+    Image.new("CMYK", (20, 20)).save(photos / "cat" / "printed.jpg")
     save(photos / "cat" / "small.png", 7, 7, 3)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -112,6 +115,7 @@ def test_what_is_done_to_pictures_is_counted(photos):
         "of other proportions (squeezed)": 6,
         "grey, made RGB": 2,
         "of 16 bits, made 8": 1,
+        "of CMYK, made RGB": 1,
         "transparent, laid over white": 1,
         "enlarged": 1,
         "turned as the camera was held (EXIF)": 1,
@@ -145,3 +149,25 @@ def test_arrays_and_points_are_reported_too(tmp_path):
     assert (report.ok, report.images, report.shape, report.classes) == (True, 20, (8, 8, 1), {"0": 10, "1": 10})
     assert any("every pixel" in line for line in report.warnings)
     assert check(DataConfig(source="plane:moons")).shape == (2,)
+
+
+def test_compressed_arrays_are_taken_where_a_training_takes_them(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", images=np.eye(8, dtype=np.uint8)[None].repeat(20, 0) * 255)
+    config = DataConfig(source=f"npz:{tmp_path / 'a.npz'}")
+    assert divided(config)[0].lazy is None
+    report = check(config)
+    assert (report.ok, report.images, report.shape) == (True, 20, (8, 8, 1))
+    lazily = replace(config, loading="lazy")
+    with pytest.raises(DataError) as refused:
+        divided(lazily)
+    assert check(lazily).refused == (str(refused.value),)
+
+
+def test_pictures_that_are_to_be_in_memory_and_too_many_are_refused(photos):
+    small = config(photos, loading="memory", memory_gib=1e-6)
+    with pytest.raises(DataError, match=r"above --data\.memory-gib 1e-06"):
+        divided(small)
+    report = check(small)
+    assert len(report.refused) == 1
+    assert "above --data.memory-gib 1e-06" in report.refused[0]
+    assert check(replace(small, loading="auto")).ok

@@ -146,8 +146,8 @@ def test_the_speed_is_that_of_matrices_over_the_arithmetic_of_an_image(monkeypat
     rate = ceiling(budget, config, two := accelerator(count=2))
     assert rate == (2e6, 1024.0, 1024e6)
     assert forecast(*rate, config, two) == (
-        "at most 2,000,000 images/s, so 3 s or more for 10,000 steps: each takes 1e-06 GFLOP, and the H200 multiplies "
-        "matrices at 1 GFLOP/s"
+        "at most 2,000,000 images/s, so 3 s or more for 10,000 steps: an image takes 1e-06 GFLOP, and the H200 "
+        "multiplies matrices at 1 GFLOP/s"
     )
     monkeypatch.setattr(Budget, "flops", lambda self: None)
     assert ceiling(budget, config, accelerator()) is None

@@ -101,7 +101,8 @@ def test_a_longer_training_is_refused_with_the_reason(tmp_path):
     before = dataclasses.replace(changed(steps=20), optimizer=optimizer)
     save_config(before, tmp_path / "config.json")
     with pytest.raises(
-        UsageError, match=r"learning rate falls to its end \(--optimizer.decay cosine\), so that no step"
+        UsageError,
+        match=r"falls to its end \(--optimizer.decay cosine\), so that no step.*another --outdir with --init-from",
     ):
         check_config(dataclasses.replace(changed(steps=25), optimizer=optimizer), tmp_path, True)
     save_config(changed(steps=20), tmp_path / "config.json")
