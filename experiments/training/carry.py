@@ -3,7 +3,7 @@
 Arrays go by their names. An array of another shape is begun anew, but for the table of classes, whose rows go by the
 names of the classes: a class that the source does not know begins as its "no class", and so does that one itself.
 Where only one of the two has a table, the network still begins as the source's without a class: by rows of zeros, or
-with the row of "no class" added to the bias that the table's rows are added to.
+with the row of "no class" added to what the table's rows are added to: a bias, and tokens that carry the class.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from experiments.training.state import Params
 
 _TABLE, _BIAS = "table/embedding", "out/bias"
 """The table of classes of `diffusion.networks.embeddings.Conditioning`, and the bias to which its rows are added."""
+_TOKENS = "classes/learned"
+"""The class tokens of `diffusion.networks.dit.DiT`, to each of which a row is added too."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,9 @@ def carry_over(
             found[name] = have[name].astype(leaf.dtype)
         (anew if name not in have or (name not in tables and have[name].shape != leaf.shape) else carried).append(name)
     for name in tables - begin.keys():
-        bias = name.removesuffix(_TABLE) + _BIAS
-        if bias in carried:
-            found[bias] = found[bias] + have[name][-1]
+        for other in (name.removesuffix(_TABLE) + _BIAS, _TOKENS):
+            if other in carried:
+                found[other] = found[other] + have[name][-1]
     if not carried:
         raise CheckpointError("no array of the source has the shape that this network needs.")
     table = bool(tables & begin.keys())
