@@ -9,6 +9,7 @@ import pytest
 
 from diffusion import keys as keys_lib
 from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
+from experiments import streams
 from experiments.config.augment import AugmentConfig
 from experiments.config.checks import check
 from experiments.config.file import from_json, to_json
@@ -149,8 +150,6 @@ def test_a_group_alone_is_told_by_its_numbers_and_changes_no_other(name):
 
 
 def keys_of(count):
-    from experiments import streams
-
     return keys_lib.fold(keys(count), streams.TRANSFORMED)
 
 
@@ -233,6 +232,24 @@ def test_the_loss_of_an_element_does_not_depend_on_how_the_batch_is_shared():
     whole = loss_of(config, True)
     shares = [loss_of(config, True, slice(0, 4)), loss_of(config, True, slice(4, 8))]
     np.testing.assert_allclose(np.concatenate(shares), whole, rtol=1e-4)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_network_is_told_of_each_image_what_was_done_to_it_and_nothing_else(train):
+    """By keys of its own, which neither the noise nor the dropped labels have."""
+    config, data, told_it = tiny_config(augment=ALL), tiny_data(), []
+
+    def network(params, x, c_noise, labels, keys, *told):
+        told_it.append(told)
+        return jnp.zeros_like(x)
+
+    batch = {name: jnp.asarray(leaf) for name, leaf in data.batches[0].items()}
+    make_objective(config, network, 4, dropout=False)({}, jax.random.key(2), batch, jnp.ones(1), train)
+    own = keys_lib.sample_keys(jax.random.fold_in(jax.random.key(2), streams.AUGMENT), batch["slot"])
+    wanted = [told(draw(keys_lib.fold(own, streams.TRANSFORMED), ALL), ALL)] if train else []
+    (found,) = told_it
+    assert len(found) == len(wanted)
+    jax.tree.map(np.testing.assert_array_equal, list(found), wanted)
 
 
 def test_training_alone_is_augmented():
