@@ -127,12 +127,22 @@ def test_each_is_drawn_with_its_probability_and_its_law():
         near(value != 0, p, 0.46)
     np.testing.assert_array_equal(drawn.shift[:, 0] != 0, drawn.shift[:, 1] != 0)
     near(drawn.axis != 0, 0.5, 0.5)
-    near(drawn.angle[drawn.angle != 0] ** 2, np.pi**2 / 3, np.pi**2 * np.sqrt(4 / 45))
+    for value in (drawn.angle, drawn.axis):
+        value = value[value != 0]
+        near(value > 0, 0.5, 0.5)
+        near(value**2, np.pi**2 / 3, np.pi**2 * np.sqrt(4 / 45))
     for value in (drawn.scale, drawn.stretch, drawn.shift[:, 1]):
         near(value[value != 0] ** 2, 1, np.sqrt(2))
-    both = (drawn.scale != 0) & (drawn.angle != 0)
-    near(both, p**2, 0.29)
-    assert abs(np.corrcoef(drawn.shift.T)[0, 1]) < 4 / np.sqrt(n)
+
+
+def test_each_is_drawn_by_itself():
+    """No two of the numbers, and no two of whether they are 0, go together; but for the two of a translation."""
+    n = 4000
+    values = np.stack(jax.tree.leaves(draw(keys(n), ALL)._replace(shift=jnp.zeros(n))))[:-1]
+    shift = draw(keys(n), ALL).shift
+    for numbers in ((*values, *shift.T), (*(values != 0), shift[:, 0] != 0)):
+        together = np.corrcoef(np.asarray(numbers, float)) - np.eye(len(numbers))
+        assert np.abs(together).max() < 4 / np.sqrt(n)
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -157,7 +167,7 @@ def test_what_is_told_determines_what_was_done():
     drawn = draw(keys_of(64), ALL)
     flip_x, flip_y, scale, cos, sin, along, across, right, up = told(drawn, ALL).T
     np.testing.assert_allclose(np.arctan2(sin, cos + 1), drawn.angle, atol=1e-6)
-    np.testing.assert_allclose(along**2 + across**2, drawn.stretch**2, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(along + 1j * across, drawn.stretch * np.exp(1j * drawn.axis), atol=1e-6)
     for found, wanted in ((flip_x, drawn.flip_x), (flip_y, drawn.flip_y), (scale, drawn.scale)):
         np.testing.assert_array_equal(found, wanted)
     np.testing.assert_array_equal(np.stack([right, up], axis=-1), drawn.shift)
