@@ -120,14 +120,17 @@ def test_rotary_positions_tell_permuted_patches_apart_and_fixed_ones_are_not_add
 def test_attention_goes_by_the_offsets_of_places_alone_whatever_scales_q_and_k_have_learned(quick_jit):
     """So both are turned, and after they are normalised: a scale is for a channel and not for a direction."""
     rng = np.random.default_rng(0)
-    x, scales = (np.float32(a) for a in (rng.standard_normal((2, 6, 16)), rng.uniform(0.5, 2.0, (2, 8))))
+    x, of_q, of_k = (
+        rng.standard_normal((2, 6, 16)).astype(np.float32),
+        *rng.uniform(0.5, 2.0, (2, 8)).astype(np.float32),
+    )
 
     @quick_jit
     def attended(x, angles):
         module = SelfAttention(16, 2, dtype=None, qk_norm=True, rngs=nnx.Rngs(0))
         assert module.q_norm is not None
         assert module.k_norm is not None
-        module.q_norm.scale[...], module.k_norm.scale[...] = scales
+        module.q_norm.scale[...], module.k_norm.scale[...] = of_q, of_k
         return module(x, angles)
 
     angles = rotary_angles(2, 3, 8, jnp.float32)
