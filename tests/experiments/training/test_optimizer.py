@@ -138,6 +138,12 @@ def test_weight_decay_pulls_on_muons_matrices_by_its_own_rate():
     np.testing.assert_allclose(update["blocks"]["0"]["mlp"]["kernel"], -0.05 * np.eye(3), rtol=1e-6)
 
 
+def test_muons_matrices_warm_up_as_all_else_does():
+    config = OptimizerConfig(name="muon", warmup_steps=4, clip_norm=0.0)
+    params = block(mlp={"kernel": np.eye(3, dtype=np.float32)})
+    np.testing.assert_array_equal(first_update(config, params, params)["blocks"]["0"]["mlp"]["kernel"], 0.0)
+
+
 def test_hidden_matrices_of_the_networks_are_those_between_input_and_output():
     key = jax.random.key(0)
     found = {}
