@@ -18,8 +18,8 @@ Make power-function averages of the parameters, of any relative width, from a ru
   scorefield ema --run runs/digits --sigma-rel 0.05,0.10,0.15
   scorefield sample --run runs/digits --ema 0.15
 
-The average of width s weighs the parameters over about the last fraction s of the training. It is the sum of averages
-in the snapshots whose profile is nearest to its own, and is kept in the run, under averages/.
+The average of width s weighs the parameters by a power of the step, with a standard deviation of s of all steps. It is
+the sum of averages in the snapshots whose profile is nearest to its own, and is kept in the run, under averages/.
 """
 
 

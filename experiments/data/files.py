@@ -18,6 +18,8 @@ State = tuple[tuple[int, int], ...]
 """Size in bytes and time of change in nanoseconds of the files that hold all pictures together."""
 Stamp = tuple[int, int]
 """What a picture's file is known by: its size in bytes and its time of change in nanoseconds, or its checksum."""
+DOUBTFUL = 50_000_000
+"""Nanoseconds: a file that changed so shortly before it was read may change again and keep its time."""
 
 
 class Files(Protocol):

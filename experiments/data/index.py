@@ -25,15 +25,13 @@ from diffusion.pytree import short_repr
 from experiments.data.colour import Treatment
 from experiments.data.config import DataConfig
 from experiments.data.decode import decode_picture, read_header
-from experiments.data.files import Files, Names
+from experiments.data.files import DOUBTFUL, Files, Names
 from experiments.data.shapes import in_threads
 from experiments.errors import DataError, UsageError, warn
 from experiments.files import replacing, user_cache
 from experiments.progress import tracked
 
 _MAGIC = b"scorefield index 1\n"
-_DOUBTFUL = 50_000_000
-"""Nanoseconds: a file that changed so shortly before it was read may change again and keep its time."""
 _KEPT = 8192
 """Pictures after whose reading the index is kept: what is stopped then loses no more than these."""
 _GREY, _LATE, _CONVERTED, _IGNORED, _BAD, _WIDE = 1, 2, 4, 8, 16, 32
@@ -139,7 +137,7 @@ def _known(
         return index, trusted
     kept, names, state, read = found
     now = files.state()
-    if state != now or any(changed > read - _DOUBTFUL for _, changed in now):
+    if state != now or any(changed > read - DOUBTFUL for _, changed in now):
         return index, trusted
     mine, rows = files.names(), np.arange(count)
     if names.same(mine):
@@ -150,7 +148,7 @@ def _known(
         rows = np.flatnonzero(theirs >= 0)
         theirs = theirs[rows]
     same = (kept.stamps[theirs] == stamps[rows]).all(1) & ~kept.bad[theirs] & (stamps[rows, 0] >= 0)
-    same &= stamps[rows, 1] <= read - _DOUBTFUL
+    same &= stamps[rows, 1] <= read - DOUBTFUL
     for name in _ARRAYS:
         getattr(index, name)[rows[same]] = getattr(kept, name)[theirs[same]]
     trusted[rows[same]] = True

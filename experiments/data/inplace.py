@@ -21,6 +21,7 @@ import numpy as np
 
 from experiments.data.arrays import Levels, converted, levels_of, target_of, to_levels, with_channels
 from experiments.data.config import DataConfig
+from experiments.data.files import DOUBTFUL
 from experiments.data.labels import check_labels
 from experiments.data.lazy import VERSION, places
 from experiments.data.shapes import pixel_type, pixels_gib, read_lazily
@@ -31,8 +32,6 @@ from experiments.progress import tracked
 
 _BLOCK = 2**24
 """Bytes that are looked at at once."""
-_DOUBTFUL = 50_000_000
-"""Nanoseconds: a file that changed so shortly before it was read may change again and keep its time."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ class StoredImages:
         try:
             kept = json.loads(path.read_bytes())
             sound = kept["key"] == key and tuple(kept["stamp"]) == self._stamp
-            if sound and self._stamp[1] <= kept["read"] - _DOUBTFUL:
+            if sound and self._stamp[1] <= kept["read"] - DOUBTFUL:
                 return str(kept["sha256"]), Levels(float(kept["low"]), float(kept["high"]))
         except OSError:
             pass

@@ -49,7 +49,7 @@ def measures_of(config: Config, data: RunData) -> Sequence[Measure]:
 
 @pytree
 class PartOfTimes(TimeDistribution):
-    """A law of times between two of its quantiles: t(low + (high − low) u)."""
+    """A law of times between two of its quantiles: t(low + (high − low) u), with the weights that the law has there."""
 
     law: TimeDistribution
     low: Float[Array, ""]
@@ -57,7 +57,18 @@ class PartOfTimes(TimeDistribution):
 
     def quantile(self, process: Process, u: Float[Array, " b"]) -> Float[Array, " b"]:
         """The quantile of the law, at u stretched over the part."""
-        return self.law.quantile(process, self.low + (self.high - self.low) * u)
+        return self.law.quantile(process, self._stretched(u))
+
+    def correction(self, u: Float[Array, " b"]) -> Float[Array, " b"]:
+        """That of the law."""
+        return self.law.correction(self._stretched(u))
+
+    def slope(self, process: Process, u: Float[Array, " b"]) -> Float[Array, " b"]:
+        """dt/du of the law: so the mean over equal parts of an integral over t is the whole integral, as of a mean."""
+        return self.law.slope(process, self._stretched(u))
+
+    def _stretched(self, u: Float[Array, " b"]) -> Float[Array, " b"]:
+        return self.low + (self.high - self.low) * u
 
 
 class HeldOutLevels:

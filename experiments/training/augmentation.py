@@ -38,7 +38,7 @@ from experiments.config.augment import AugmentConfig
 from experiments.training.resampling import affine, reflected
 
 SCALE = 0.2
-"""log2 of the standard deviation of a scaling and of a stretching."""
+"""Standard deviation of the log2 of a scaling and of a stretching."""
 SHIFT = 1 / 8
 """Standard deviation of a translation, as a part of the side."""
 

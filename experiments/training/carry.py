@@ -3,7 +3,8 @@
 Arrays go by their names. An array of another shape is begun anew, but for the table of classes, whose rows go by the
 names of the classes: a class that the source does not know begins as its "no class", and so does that one itself.
 Where only one of the two has a table, the network still begins as the source's without a class: by rows of zeros, or
-with the row of "no class" added to the bias that the table's rows are added to.
+with the row of "no class" added to what the table's rows are added to: a bias, and tokens that carry the class. Where
+only one of the two is told how an image was augmented, it begins as the source's for an image that was not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from experiments.training.state import Params
 
 _TABLE, _BIAS = "table/embedding", "out/bias"
 """The table of classes of `diffusion.networks.embeddings.Conditioning`, and the bias to which its rows are added."""
+_TOKENS = "classes/learned"
+"""The class tokens of `diffusion.networks.dit.DiT`, to each of which a row is added too."""
+_TOLD = "augment/kernel"
+"""What `Conditioning` multiplies with the numbers of an augmentation, which are 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +54,21 @@ def carry_over(
     have, flat = _by_name(old), tree_flatten_with_path(new)[0]
     begin = {_name(path): np.asarray(leaf) for path, leaf in flat}
     tables = {name for name in have.keys() | begin.keys() if name.endswith(_TABLE)}
-    if stray := sorted((have.keys() ^ begin.keys()) - tables):
+    told = {name for name in have.keys() | begin.keys() if name.endswith(_TOLD)}
+    if stray := sorted((have.keys() ^ begin.keys()) - tables - told):
         where = "the source has no" if stray[0] in begin else "only the source has an"
         raise CheckpointError(f"{where} array {stray[0]}; its network is of another kind.")
     found, carried, anew = dict(begin), [], []
     for name, leaf in begin.items():
         if name in tables:
             found[name] = _rows(leaf, have.get(name), old_classes, new_classes)
-        elif have[name].shape == leaf.shape:
+        elif name in have and have[name].shape == leaf.shape:
             found[name] = have[name].astype(leaf.dtype)
         (anew if name not in have or (name not in tables and have[name].shape != leaf.shape) else carried).append(name)
     for name in tables - begin.keys():
-        bias = name.removesuffix(_TABLE) + _BIAS
-        if bias in carried:
-            found[bias] = found[bias] + have[name][-1]
+        for other in (name.removesuffix(_TABLE) + _BIAS, _TOKENS):
+            if other in carried:
+                found[other] = found[other] + have[name][-1]
     if not carried:
         raise CheckpointError("no array of the source has the shape that this network needs.")
     table = bool(tables & begin.keys())

@@ -34,8 +34,9 @@ class Parting:
     Call it with each validation. With h_n,i the held-out loss of element i at validation n and m the validation of the
     lowest mean, the rise is r_n = mean_i(h_n,i − h_m,i), and its standard error e_n = std_i(h_n,i − h_m,i)/√N: the
     elements are the same, so what they have in common is in neither. The losses part when r_n > 3 e_n for 4 validations
-    in a row, during which the training loss is on average below what it was at m. Under noise that is new at each
-    validation, of which a minimum is the luckiest, three errors in a row of four hardly ever come about.
+    in a row, during which the training loss is on average below what it was at m. Where there is nothing but noise, new
+    at each validation, the minimum is the luckiest one; but a rise of three errors over it hardly ever comes four times
+    in a row.
 
     It answers the validation of the minimum, once; None otherwise, and also where fewer than two elements are held out.
     """

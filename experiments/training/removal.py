@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint so that no half of it ever has a step for its name."""
+    """Delete a folder, such as a checkpoint, so that no half of it ever has its name."""
     if path.exists():
         hidden = path.with_name(f".deleting-{path.name}")
         if hidden.is_symlink() or hidden.exists():

@@ -30,6 +30,7 @@ from experiments.errors import CheckpointError, reason
 from experiments.training.differences import differences
 from experiments.training.manifest import sync, verify, write_manifest
 from experiments.training.plan import count_snapshots
+from experiments.training.removal import delete, remove
 from experiments.training.room import lacking
 
 _STEP = re.compile(r"[0-9]{8,}")
@@ -74,9 +75,11 @@ class SnapshotWriter:
         self._directory, self._config = directory, config
         self._writes = jax.process_index() == 0
         if self._writes and directory.is_dir():
-            later = [snapshot.path for snapshot in find_snapshots(directory) if snapshot.step > start]
-            for leftover in (*later, *directory.glob(".saving-*"), *directory.glob(".deleting-*")):
-                remove_whole(leftover)
+            for snapshot in find_snapshots(directory):
+                if snapshot.step > start:
+                    remove(snapshot.path)
+            for leftover in (*directory.glob(".saving-*"), *directory.glob(".deleting-*")):
+                delete(leftover)
 
     def save(self, step: int, averages: tuple[Any, ...]) -> None:
         """Write the averages of the widths, all those after the decays' among `averages`, as the snapshot of `step`.
@@ -178,29 +181,15 @@ def write_folder(final: Path, fill: Any) -> None:
     No half of it ever has that name. Raises what the disk raises.
     """
     hidden = final.with_name(f".saving-{final.name}")
-    if hidden.exists():
-        remove_whole(hidden)
+    if hidden.is_symlink() or hidden.exists():
+        delete(hidden)
     hidden.mkdir(parents=True)
     try:
         fill(hidden)
         write_manifest(hidden)
-        if final.exists():
-            remove_whole(final)
+        remove(final)
         hidden.rename(final)
         sync(final.parent)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
-
-
-def remove_whole(path: Path) -> None:
-    """Remove a folder so that no half of it ever has its name; a link is removed, and not what it points to."""
-    hidden = path if path.name.startswith(".") else path.with_name(f".deleting-{path.name}")
-    if hidden is not path:
-        if hidden.is_symlink() or hidden.exists():
-            remove_whole(hidden)
-        path.rename(hidden)
-    if hidden.is_dir() and not hidden.is_symlink():
-        shutil.rmtree(hidden)
-    else:
-        hidden.unlink()

@@ -117,6 +117,34 @@ def test_rotary_positions_tell_permuted_patches_apart_and_fixed_ones_are_not_add
     np.testing.assert_array_equal(embedded("both"), embedded("fixed"))
 
 
+def test_attention_goes_by_the_offsets_of_places_alone_whatever_scales_q_and_k_have_learned(quick_jit):
+    """So both are turned, and after they are normalised: a scale is for a channel and not for a direction."""
+    rng = np.random.default_rng(0)
+    x, of_q, of_k = (
+        rng.standard_normal((2, 6, 16)).astype(np.float32),
+        *rng.uniform(0.5, 2.0, (2, 8)).astype(np.float32),
+    )
+
+    @quick_jit
+    def attended(x, angles):
+        module = SelfAttention(16, 2, dtype=None, qk_norm=True, rngs=nnx.Rngs(0))
+        assert module.q_norm is not None
+        assert module.k_norm is not None
+        module.q_norm.scale[...], module.k_norm.scale[...] = of_q, of_k
+        return module(x, angles)
+
+    angles = rotary_angles(2, 3, 8, jnp.float32)
+    y = np.asarray(attended(x, angles))
+    np.testing.assert_allclose(attended(x, angles + np.float32(rng.uniform(-3, 3, 4))), y, atol=1e-5)
+    assert np.abs(np.asarray(attended(x, 2 * angles)) - y).max() > 1e-2
+
+
+def test_rotary_places_are_spread_over_the_grid_that_the_longer_side_counts_as():
+    config = DiTConfig(patch=2, width=16, heads=2, depth=1, positions="rotary", position_grid=4)
+    network = dit.DiT(config, (16, 8, 1), 0, 1, rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(network.angles(0, jnp.float32), 0.5 * rotary_angles(8, 4, 8, jnp.float32), rtol=1e-6)
+
+
 def test_rms_normalisation_has_unit_mean_square_whatever_the_size(x64):
     x = np.random.default_rng(0).standard_normal((2, 3, 8))
     norm = RMSNorm(8)
@@ -182,6 +210,17 @@ def test_extra_tokens_join_where_they_should_and_leave_in_the_end(monkeypatch):
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(2, 4, 4, 1), (2,)]]
     jax.eval_shape(network, params, *shapes)
     assert seen == [5, 5, 7, 7, 7, 7]
+
+
+def test_class_tokens_are_given_the_class_of_each_image(monkeypatch):
+    given = []
+    monkeypatch.setattr(dit.ExtraTokens, "__call__", lambda self, x, of_class=None: given.append(of_class) or x)
+    network = dit.DiT(DiTConfig(width=8, heads=2, depth=1, class_tokens=2), (4, 4, 1), 3, 1, rngs=nnx.Rngs(0))
+    labels = jnp.asarray([2, 0], jnp.int32)
+    assert network.emb.table is not None
+    for said, rows in ((labels, [2, 0]), (None, [3, 3])):
+        network(jnp.zeros((2, 4, 4, 1)), jnp.zeros(2), said, None)
+        np.testing.assert_array_equal(given.pop(), network.emb.table.embedding[...][jnp.asarray(rows)])
 
 
 def test_class_tokens_carry_the_class_and_have_no_place():

@@ -11,6 +11,7 @@ import pytest
 from diffusion.process import Process
 from diffusion.schedules import EDM
 from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma, UniformTime
+from diffusion.score_matching.weightings import LikelihoodWeighting
 from experiments.config.nodes import Generator, TrainingConfig
 from experiments.config.told import MeasureConfig
 from experiments.config.tree import Config
@@ -32,6 +33,7 @@ def test_the_parts_of_a_law_are_the_law(law):
     for k in range(4):
         part = PartOfTimes(law, jnp.asarray(k / 4), jnp.asarray((k + 1) / 4))
         np.testing.assert_allclose(part.quantile(process, u), law.quantile(process, (k + u) / 4), rtol=1e-5)
+        np.testing.assert_allclose(part.slope(process, u), law.slope(process, (k + u) / 4), rtol=1e-5)
 
 
 class Taken:
@@ -47,16 +49,21 @@ def many(count):
     return dataclasses.replace(data, held_out=[data.held_out[0]] * count)
 
 
-def test_the_levels_have_the_held_out_loss_for_their_mean():
+@pytest.mark.parametrize(
+    ("fields", "factor"),
+    [({}, 1.3), ({"weighting": LikelihoodWeighting(), "times": LogUniformSigma(0.05, 1.2)}, 1.0)],
+    ids=["a mean", "an integral over time"],
+)
+def test_the_levels_have_the_held_out_loss_for_their_mean(fields, factor):
     """Of an untrained network that answers zero, whose loss is another at each level."""
-    config, data = tiny_config(measure=MeasureConfig(levels_every=1, levels=4)), many(40)
+    config, data = tiny_config(measure=MeasureConfig(levels_every=1, levels=4), **fields), many(40)
     _, params = make_network(config, data.facts, jax.random.key(0))
     levels = HeldOutLevels(config, data)(Taken(params))
     whole = HeldOutLevels(dataclasses.replace(config, measure=MeasureConfig(levels_every=1, levels=1)), data)
     (loss,) = whole(Taken(params)).values()
     assert len(levels) == 4
     assert np.mean(list(levels.values())) == pytest.approx(loss, rel=0.05)
-    assert max(levels.values()) > 1.3 * min(levels.values())
+    assert max(levels.values()) > factor * min(levels.values())
 
 
 def test_a_level_is_named_after_its_noise():

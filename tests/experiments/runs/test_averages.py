@@ -15,7 +15,7 @@ from experiments.runs.load import CheckpointArguments, choose, load_model, load_
 from experiments.training import loop
 from experiments.training.checkpoint import find_checkpoints
 from experiments.training.power import exponent
-from experiments.training.snapshots import find_snapshots, snapshots_of
+from experiments.training.snapshots import find_snapshots, flat_arrays, snapshots_of
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
 DEVICE = tuple(jax.devices()[:1])
@@ -63,6 +63,12 @@ def test_the_command_makes_the_averages_that_a_training_would_have_kept(run, cop
         assert distance(model.params, kept_from_the_start(seen, width)) < 0.01
         assert row["distance"] < (1e-6 if width == 0.05 else 0.02)
         assert (model.ema, model.average, model.step) == (str(width), width, 40)
+    # One of a width that was kept is the one that was kept, and no other that the checkpoint has.
+    with np.load(Path(outcome.value[0]["path"]) / "average.npz") as made:
+        of_checkpoint = flat_arrays(load_model(copy, 0.05).params)
+        assert set(made.files) == set(of_checkpoint)
+        for name, array in of_checkpoint.items():
+            np.testing.assert_allclose(made[name], array, rtol=1e-6, atol=1e-7)
     # They move, by more than that.
     assert distance(seen[-1], kept_from_the_start(seen, 0.15)) > 0.02
     model = load_run(CheckpointArguments(run=copy, ema="0.15"))

@@ -9,6 +9,7 @@ import pytest
 
 from diffusion import keys as keys_lib
 from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
+from experiments import streams
 from experiments.config.augment import AugmentConfig
 from experiments.config.checks import check
 from experiments.config.file import from_json, to_json
@@ -126,12 +127,22 @@ def test_each_is_drawn_with_its_probability_and_its_law():
         near(value != 0, p, 0.46)
     np.testing.assert_array_equal(drawn.shift[:, 0] != 0, drawn.shift[:, 1] != 0)
     near(drawn.axis != 0, 0.5, 0.5)
-    near(drawn.angle[drawn.angle != 0] ** 2, np.pi**2 / 3, np.pi**2 * np.sqrt(4 / 45))
+    for value in (drawn.angle, drawn.axis):
+        value = value[value != 0]
+        near(value > 0, 0.5, 0.5)
+        near(value**2, np.pi**2 / 3, np.pi**2 * np.sqrt(4 / 45))
     for value in (drawn.scale, drawn.stretch, drawn.shift[:, 1]):
         near(value[value != 0] ** 2, 1, np.sqrt(2))
-    both = (drawn.scale != 0) & (drawn.angle != 0)
-    near(both, p**2, 0.29)
-    assert abs(np.corrcoef(drawn.shift.T)[0, 1]) < 4 / np.sqrt(n)
+
+
+def test_each_is_drawn_by_itself():
+    """No two of the numbers, and no two of whether they are 0, go together; but for the two of a translation."""
+    n = 4000
+    values = np.stack(jax.tree.leaves(draw(keys(n), ALL)._replace(shift=jnp.zeros(n))))[:-1]
+    shift = draw(keys(n), ALL).shift
+    for numbers in ((*values, *shift.T), (*(values != 0), shift[:, 0] != 0)):
+        together = np.corrcoef(np.asarray(numbers, float)) - np.eye(len(numbers))
+        assert np.abs(together).max() < 4 / np.sqrt(n)
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -149,8 +160,6 @@ def test_a_group_alone_is_told_by_its_numbers_and_changes_no_other(name):
 
 
 def keys_of(count):
-    from experiments import streams
-
     return keys_lib.fold(keys(count), streams.TRANSFORMED)
 
 
@@ -158,7 +167,7 @@ def test_what_is_told_determines_what_was_done():
     drawn = draw(keys_of(64), ALL)
     flip_x, flip_y, scale, cos, sin, along, across, right, up = told(drawn, ALL).T
     np.testing.assert_allclose(np.arctan2(sin, cos + 1), drawn.angle, atol=1e-6)
-    np.testing.assert_allclose(along**2 + across**2, drawn.stretch**2, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(along + 1j * across, drawn.stretch * np.exp(1j * drawn.axis), atol=1e-6)
     for found, wanted in ((flip_x, drawn.flip_x), (flip_y, drawn.flip_y), (scale, drawn.scale)):
         np.testing.assert_array_equal(found, wanted)
     np.testing.assert_array_equal(np.stack([right, up], axis=-1), drawn.shift)
@@ -233,6 +242,24 @@ def test_the_loss_of_an_element_does_not_depend_on_how_the_batch_is_shared():
     whole = loss_of(config, True)
     shares = [loss_of(config, True, slice(0, 4)), loss_of(config, True, slice(4, 8))]
     np.testing.assert_allclose(np.concatenate(shares), whole, rtol=1e-4)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_network_is_told_of_each_image_what_was_done_to_it_and_nothing_else(train):
+    """By keys of its own, which neither the noise nor the dropped labels have."""
+    config, data, told_it = tiny_config(augment=ALL), tiny_data(), []
+
+    def network(params, x, c_noise, labels, keys, *told):
+        told_it.append(told)
+        return jnp.zeros_like(x)
+
+    batch = {name: jnp.asarray(leaf) for name, leaf in data.batches[0].items()}
+    make_objective(config, network, 4, dropout=False)({}, jax.random.key(2), batch, jnp.ones(1), train)
+    own = keys_lib.sample_keys(jax.random.fold_in(jax.random.key(2), streams.AUGMENT), batch["slot"])
+    wanted = [told(draw(keys_lib.fold(own, streams.TRANSFORMED), ALL), ALL)] if train else []
+    (found,) = told_it
+    assert len(found) == len(wanted)
+    jax.tree.map(np.testing.assert_array_equal, list(found), wanted)
 
 
 def test_training_alone_is_augmented():

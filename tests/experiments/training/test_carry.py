@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.networks import build
-from diffusion.networks.configs import MLPConfig, UNetConfig
+from diffusion.networks import Network, build
+from diffusion.networks.configs import DiTConfig, MLPConfig, UNetConfig
 from experiments.errors import CheckpointError
 from experiments.training.carry import carry_over
 
@@ -14,10 +14,14 @@ SHAPE = (4, 4, 1)
 X, C_NOISE = jax.random.normal(jax.random.key(7), (3, *SHAPE)), jnp.linspace(-1, 1, 3)
 
 
-def trained(classes, seed, shape=SHAPE, **fields):
+MLP = MLPConfig(hidden=6, layers=1, embedding=4)
+TOKENS = DiTConfig(patch=4, width=8, heads=2, depth=1, class_tokens=2)
+
+
+def trained(classes, seed, shape=SHAPE, config=MLP, augment_dim=0):
     """A network whose every parameter has moved, the table of classes and the output among them."""
-    config = MLPConfig(hidden=6, layers=1, embedding=4, **fields)
-    network, params = build(config, shape, num_classes=len(classes), key=jax.random.key(seed))
+    network = Network(config, shape, len(classes), augment_dim=augment_dim)
+    params = network.init(jax.random.key(seed))
     keys = iter(jax.random.split(jax.random.key(seed + 100), 99))
     return network, jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), params)
 
@@ -50,12 +54,23 @@ def test_classes_come_to_a_network_that_knew_none_without_a_change():
     assert told.new_classes == ("a", "b")
 
 
-def test_without_classes_a_network_answers_as_for_no_class():
-    source, params = trained(("a", "b"), 0)
-    network, begin = trained((), 1)
+@pytest.mark.parametrize("config", [MLP, TOKENS], ids=["mlp", "class tokens"])
+def test_without_classes_a_network_answers_as_for_no_class(config):
+    source, params = trained(("a", "b"), 0, config=config)
+    network, begin = trained((), 1, config=config)
     carried, _ = carry_over(params, begin, ("a", "b"), ())
     np.testing.assert_allclose(answer(network, carried), answer(source, params), rtol=1e-5, atol=1e-5)
     assert np.ptp(answer(source, params, 0) - answer(source, params)) > 1e-3  # the rows do matter
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 9), (9, 0), (9, 4), (9, 9)])
+def test_augmentation_may_come_and_go_and_an_image_as_it_is_has_the_same_answers(before, after):
+    source, params = trained(("a",), 0, augment_dim=before)
+    network, begin = trained(("a",), 1, augment_dim=after)
+    carried, told = carry_over(params, begin, ("a",), ("a",))
+    np.testing.assert_array_equal(answer(network, carried, 0), answer(source, params, 0))
+    assert told.new == (("emb/augment/kernel",) if after not in (0, before) else ())
+    assert ("emb/augment/kernel" in told.carried) == (before == after)
 
 
 def test_arrays_of_another_shape_begin_anew_and_the_initial_ones_stay_as_they_are():

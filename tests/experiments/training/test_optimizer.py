@@ -81,6 +81,25 @@ def test_muon_takes_queries_keys_and_values_for_three_matrices():
     assert not np.allclose(update("other", np.concatenate(parts, axis=1)), apart, atol=1e-3)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_muons_momentum_is_the_one_that_is_asked_for(momentum):
+    """After the slopes g and h it is β (β g + h)/(1 − β³) + h/(1 − β²), Nesterov's, up to a factor."""
+    optimizer = make_optimizer(OptimizerConfig(name="muon", muon_momentum=momentum, **PLAIN), 100)
+    g, h = np.random.default_rng(0).standard_normal((2, 6, 6)).astype(np.float32)
+    params = block(mlp={"kernel": jnp.zeros((6, 6))})
+
+    @jax.jit
+    def after(*slopes):
+        state: Any = optimizer.init(params)
+        change: Any = params
+        for slope in slopes:
+            change, state = optimizer.update(block(mlp={"kernel": slope}), state, params)
+        return change["blocks"]["0"]["mlp"]["kernel"]
+
+    mixed = momentum * (momentum * g + h) / (1 - momentum**3) + h / (1 - momentum**2)
+    np.testing.assert_allclose(after(g, h), after(mixed), atol=1e-5)
+
+
 def test_muon_takes_a_convolution_for_the_matrix_of_its_patches():
     config = OptimizerConfig(name="muon", **PLAIN)
     slope = np.random.default_rng(0).standard_normal((3, 3, 2, 72)).astype(np.float32)
@@ -117,6 +136,12 @@ def test_weight_decay_pulls_on_muons_matrices_by_its_own_rate():
     params = block(mlp={"kernel": np.eye(3, dtype=np.float32)})
     update = first_update(config, params, jax.tree.map(np.zeros_like, params))
     np.testing.assert_allclose(update["blocks"]["0"]["mlp"]["kernel"], -0.05 * np.eye(3), rtol=1e-6)
+
+
+def test_muons_matrices_warm_up_as_all_else_does():
+    config = OptimizerConfig(name="muon", warmup_steps=4, clip_norm=0.0)
+    params = block(mlp={"kernel": np.eye(3, dtype=np.float32)})
+    np.testing.assert_array_equal(first_update(config, params, params)["blocks"]["0"]["mlp"]["kernel"], 0.0)
 
 
 def test_hidden_matrices_of_the_networks_are_those_between_input_and_output():

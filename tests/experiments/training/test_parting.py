@@ -57,6 +57,12 @@ def test_both_losses_may_rise_or_the_held_out_one_stay():
     assert first(FALLING, np.maximum(FALLING, 0.2)) is None
 
 
+def test_the_training_loss_is_lower_on_average():
+    held_out = [0.0, *(1.0,) * TIMES]
+    assert first([1.0, *(0.1,) * (TIMES - 1), 2.0], held_out) == (TIMES, 0)
+    assert first([1.0, *(2.0,) * (TIMES - 1), 0.1], held_out) is None
+
+
 def test_a_rise_that_is_interrupted_is_counted_anew():
     held_out = np.where(STEPS % TIMES == 0, 0.0, 1.0)
     assert first(FALLING, held_out + 1e-9 * STEPS, noise=1e-3) is None

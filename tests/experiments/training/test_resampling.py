@@ -94,6 +94,18 @@ def test_what_a_smaller_picture_cannot_show_is_left_out_and_not_aliased(x64):
     assert np.abs(rotated[1]).max() < 1e-12
 
 
+@pytest.mark.parametrize("shear", [2, -2])
+def test_a_shear_leaves_out_the_waves_that_it_makes_quicker_and_no_others(x64, shear):
+    """Sampled at (y_1, ±2 y_1 + y_2), waves down the rows stay as they are; those along them get quicker."""
+    side = 17
+    down = np.cos(np.pi * 12 / (side - 1) * np.arange(side))[:, None] * np.ones((side, side))
+    found = resample(
+        jnp.asarray(np.stack([down, down.T]))[..., None], matrix([[1, 0], [shear, 1]], 2), jnp.zeros((2, 2))
+    )
+    np.testing.assert_allclose(found[0, ..., 0], down, atol=1e-12)
+    assert np.abs(found[1]).max() < 1e-12
+
+
 def test_a_map_and_its_inverse_bring_a_smooth_picture_back(x64):
     side = 24
     places = np.arange(side) - (side - 1) / 2

@@ -37,6 +37,19 @@ def test_sigma_data_is_the_standard_deviation_of_all_numbers(shift):
     assert measured_sigma_data(wide) == measured_sigma_data(Source(images=pixels))
 
 
+@pytest.mark.parametrize("count", [65, 100, 200])
+def test_parts_of_other_means_are_added_up_to_the_whole(count):
+    """Of one pixel each, so that the means of the parts are far apart, to all four digits."""
+    pixels = images(count, 1)
+    assert measured_sigma_data(Source(images=pixels)) == float(f"{np.std(pixels.astype(np.float64) / 127.5):.4g}")
+
+
+def test_images_are_measured_from_everywhere_in_the_data():
+    """Such as data in the order of their classes, of which the first thousand are all black."""
+    pixels = np.repeat(np.array([0, 255], np.uint8), 1500)[:, None, None, None]
+    np.testing.assert_allclose(measured_sigma_data(Source(images=pixels)), 1.0, rtol=0.01)
+
+
 def test_points_are_measured_in_their_own_units():
     points = np.random.default_rng(1).normal(3.0, 0.2, (2000, 2)).astype(np.float32)
     np.testing.assert_allclose(measured_sigma_data(Source(images=points)), points.std(), rtol=0.05)

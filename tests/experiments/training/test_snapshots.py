@@ -11,6 +11,7 @@ from experiments.errors import CheckpointError
 from experiments.training import loop, snapshots
 from experiments.training.checkpoint import find_checkpoints
 from experiments.training.plan import count_snapshots, dispatches, due
+from experiments.training.removal import remove
 from experiments.training.snapshots import (
     SnapshotWriter,
     bytes_of,
@@ -21,7 +22,6 @@ from experiments.training.snapshots import (
     nested,
     read_arrays,
     read_snapshot,
-    remove_whole,
     snapshots_of,
 )
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
@@ -144,7 +144,7 @@ def test_a_link_is_removed_and_not_what_it_points_to(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "kept")
-    remove_whole(tmp_path / "link")
+    remove(tmp_path / "link")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept" / "file").exists()
 
