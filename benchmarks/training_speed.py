@@ -42,9 +42,10 @@ def batch_of_noise() -> dict[str, np.ndarray]:
 
 def our_calls(name: str) -> Calls:
     """A step and a forward pass as `scorefield train` and `sample` compile them."""
-    from experiments.compilation import leave_sums_to_xla
+    from experiments.compilation import keep_barriers, leave_sums_to_xla
 
     leave_sums_to_xla()
+    keep_barriers()
     import jax
     import jax.numpy as jnp
 

@@ -10,9 +10,10 @@ import sys
 def compile_as_the_command() -> None:
     """Set them, unless XLA has read its flags already: it reads them once, before the first computation."""
     if not _flags_are_read():
-        from experiments.compilation import leave_sums_to_xla
+        from experiments.compilation import keep_barriers, leave_sums_to_xla
 
         leave_sums_to_xla()
+        keep_barriers()
 
 
 def _flags_are_read() -> bool:

@@ -5,8 +5,11 @@ fast is how the forward pass is written, so derivatives of any order and mode ar
 
 - A bias is added as one row for each sample. Its gradient is then summed over positions first and over the batch
   afterwards, and not as one long sum down a column, which XLA does on one core.
-- A large matrix product has its kernel transposed before it, so that the kernel's gradient is a product in the
-  orientation that needs no transposed copy of the activations.
+- A linear map sees its rows as one axis. Over two, its kernel's gradient is a product for which both factors are first
+  copied in another order. A convolution of one pixel is a linear map.
+- What a convolution answers is marked to be written out, and with it its gradient: the sums and transposed copies that
+  the gradients of bias, kernel and input need would otherwise each compute it anew, from all that is behind it. XLA
+  forgets such marks on a CPU before it fuses, unless it is told not to (`experiments.compilation.keep_barriers`).
 - The moments of a normalisation are taken about a constant that equals the mean, which takes one of three sums out of
   the gradient.
 
@@ -22,8 +25,6 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-ROWS = 512
-"""Rows of a matrix product from which on transposing the kernel costs nothing beside it."""
 EPSILON = 1e-6
 
 
@@ -44,10 +45,8 @@ def add_bias(x: Float[Array, "b *space c"], bias: Float[Array, " c"]) -> Float[A
 
 def multiply(x: Float[Array, "*batch i"], kernel: Float[Array, "i o"]) -> Float[Array, "*batch o"]:
     """x · kernel."""
-    if x.size < ROWS * x.shape[-1] or not on_cpu():
-        return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-    transposed = lax.optimization_barrier(kernel.T)
-    return lax.dot_general(x, transposed, (((x.ndim - 1,), (1,)), ((), ())))
+    rows = x.reshape(-1, x.shape[-1]) if on_cpu() else x
+    return lax.dot_general(rows, kernel, (((rows.ndim - 1,), (0,)), ((), ()))).reshape(*x.shape[:-1], -1)
 
 
 class Linear(nnx.Linear):
@@ -75,10 +74,15 @@ class Conv(nnx.Conv):
         if bias is None or out_sharding is not None:
             return super().__call__(inputs, out_sharding)
         x, kernel, bias = self.promote_dtype((inputs, self.kernel[...], bias), dtype=self.dtype)
-        y = lax.conv_general_dilated(
-            x, kernel, (self.stride, self.stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return add_bias(y, bias)
+        if not on_cpu():
+            return self._convolved(x, kernel) + bias
+        pixelwise = kernel.shape[:2] == (1, 1) and self.stride == 1
+        y = multiply(x, kernel[0, 0]) if pixelwise else self._convolved(x, kernel)
+        return lax.optimization_barrier(add_bias(y, bias))
+
+    def _convolved(self, x: Array, kernel: Array) -> Array:
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (self.stride, self.stride), "SAME", dimension_numbers=numbers)
 
 
 def layer_normalise(x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:

@@ -62,7 +62,8 @@ def level_sizes(height: int, width: int, config: UNetConfig) -> list[tuple[int, 
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """The mean over 2×2 pixels; at the end of an odd side, over those there are."""
     b, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    if h % 2 or w % 2:  # else the gradient would pad too
+        x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
     return x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, c).mean((2, 4))
 
 

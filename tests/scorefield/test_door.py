@@ -106,7 +106,7 @@ def test_a_package_that_was_installed_over_ours_is_named(tmp_path, monkeypatch):
     for name in PACKAGES:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text((ROOT / name / "__init__.py").read_text())
-        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     assert shadowed(tmp_path) is None
     (tmp_path / "samplers" / "__init__.py").write_text('"""Someone else\'s."""')
@@ -130,7 +130,7 @@ def test_the_package_is_the_command_too():
 
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.delitem(vars(scorefield), "presets", raising=False)
-    monkeypatch.delitem(sys.modules, "experiments.presets")
+    monkeypatch.delitem(sys.modules, "experiments.presets", raising=False)
 
     def without(name, *arguments):
         raise ModuleNotFoundError("no flax", name="flax.nnx")

@@ -19,12 +19,14 @@ def _normalised(x, scale, shift):
     return fast.group_normalise(x.reshape(x.shape[0], -1, x.shape[-1]), 2, scale, shift)
 
 
-# 512 rows and more, so that the product is a large one; 12 × 50 positions have rows to add first, 7 have not.
+# 12 × 50 positions have rows to add first, 7 have not.
 CASES = {
     "linear": (_layer(fast.Linear, 3, 2), [(4, 150, 3), (2,), (3, 2)]),
     "linear of few rows": (_layer(fast.Linear, 3, 2), [(4, 3), (2,), (3, 2)]),
     "convolution": (_layer(fast.Conv, 3, 2, 3, 1), [(2, 5, 4, 3), (2,), (3, 3, 3, 2)]),
     "convolution of stride 2": (_layer(fast.Conv, 3, 2, 3, 2), [(2, 5, 4, 3), (2,), (3, 3, 3, 2)]),
+    "convolution of one pixel": (_layer(fast.Conv, 3, 2, 1, 1), [(2, 5, 4, 3), (2,), (1, 1, 3, 2)]),
+    "convolution of one pixel, of stride 2": (_layer(fast.Conv, 3, 2, 1, 2), [(2, 5, 4, 3), (2,), (1, 1, 3, 2)]),
     "layer norm": (fast.layer_normalise, [(2, 5, 6)]),
     "group norm": (_normalised, [(2, 12, 50, 4), (2, 4), (2, 4)]),
     "group norm of a prime number of positions": (_normalised, [(2, 7, 4), (1, 4), (1, 4)]),
