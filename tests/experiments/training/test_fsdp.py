@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.config.told import MeasureConfig
+from experiments.errors import UsageError
 from experiments.training import sharding
 from experiments.training.checkpoint import find_checkpoints, load
 from experiments.training.fsdp import Shards
@@ -98,3 +100,12 @@ def test_what_each_device_holds_is_told_before_it_is_held():
     held = [sum(leaf.addressable_shards[i].data.nbytes for leaf in jax.tree.leaves(placed)) for i in range(4)]
     assert held == [shards.bytes_on_each(state)] * 4
     assert held[0] < 0.5 * make_replicas(dataclasses.replace(config, parallel="data"), DEVICES).bytes_on_each(state)
+
+
+def test_several_processes_refuse_measures_for_which_one_would_need_the_whole_model(monkeypatch):
+    config = dataclasses.replace(cut(), measure=MeasureConfig(levels_every=1))
+    assert make_replicas(config).count  # one process has it whole
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UsageError, match=r"among 2; leave --measure\.levels-every"):
+        make_replicas(config)
+    assert make_replicas(dataclasses.replace(config, parallel="data")).count
