@@ -124,9 +124,9 @@ def _headers(files: Files, config: DataConfig, where: str) -> tuple[list[Header]
     def look(i: int) -> Header | None:
         try:
             return read_header(lambda: files.open(i), files.name(i), config)
-        except DataError:
+        except DataError as error:
             if config.on_bad == "refuse":
-                raise
+                raise _refused(error) from None
             return None
 
     found = in_threads(look, len(files))
@@ -167,9 +167,9 @@ def _in_memory(files: Files, kept: Int64[np.ndarray, "n"], shape: Shape, config:
         name = files.name(known[k])
         try:
             pixels, profile = decode_picture(lambda: files.open(known[k]), name, shape[2], config)
-        except DataError:
+        except DataError as error:
             if config.on_bad == "refuse":
-                raise
+                raise _refused(error) from None
             return None
         if pixels.shape != shape:  # an orientation that stands behind the pixels
             raise _mixed(name, pixels.shape, "its header", shape)
@@ -205,7 +205,12 @@ def _refuse_bad(files: Files, index: Index, config: DataConfig) -> None:
     if config.on_bad == "skip":
         return
     if index.bad.any():
-        raise DataError(_why(files, int(np.argmax(index.bad)), config))
+        raise _refused(_why(files, int(np.argmax(index.bad)), config))
+
+
+def _refused(why: DataError | str) -> DataError:
+    """With the other remedy."""
+    return DataError(f"{str(why).removesuffix('.')}, or leave such pictures out with --data.on-bad skip.")
 
 
 def _why(files: Files, i: int, config: DataConfig) -> str:

@@ -266,6 +266,8 @@ def test_bad_pictures_are_refused_or_left_out_and_named(tmp_path, refused, loadi
     uri = f"folder:{root}" if kind == "folder" else f"zip:{zipped(root)}"
     refused(uri, "raw.heic", size=8, loading=loading)
     (root / "cats" / "raw.heic").unlink() if kind == "folder" else None
+    if kind == "folder":  # in the zip the other file is still there
+        refused(uri, ", or remove it, or leave such pictures out with --data.on-bad skip.", size=8, loading=loading)
     left = open_source(uri, size=8, loading=loading, on_bad="skip")
     order = sorted(path.relative_to(root) for path in root.rglob("*.*") if path.suffix != ".heic")
     rows = [i for i, path in enumerate(order) if root / path not in bad]
