@@ -36,6 +36,9 @@ def initial_config(source: Path, argv: Sequence[str]) -> Config:
         return replace(config, data=replace(config.data, source=run_source(run, config)))
     shape = _event_shape(source)
     data = replace(config.data, label_column=None)
+    uri = take_flag(argv, "--data")[0] or take_flag(argv, "--data.source")[0] or ""
+    if uri.startswith("plane:"):  # points, of which nothing here can be said; that they are no images is said later
+        return replace(config, data=replace(data, size=None, channels=None, flip=False))
     if data.size is None and len(shape) == 3 and shape[0] == shape[1]:
         data = replace(data, size=shape[0])
     if data.channels is None and shape[-1] == 3 == len(shape):

@@ -5,7 +5,8 @@
 Each picture is cut to its central square and resized; sub-folders are classes with --conditional. Levels and attention
 follow the size, and sigma_data is that of the data. In colour 1.1 M parameters and 1.4 GFLOP an image. Not run by us at
 this size: by the time of `mnist-edm-unet`, which has this network, 4,000 steps are one to two hours of two cores that
-have nothing else to do, by which cores they are. On a busy machine these were run instead, 2026-11-30, Python 3.11, jax 0.10.1, with
+have nothing else to do, by which cores they are. On a busy machine these were run instead, 2026-11-30, Python 3.11,
+jax 0.10.1, with
 
     --data.size 16 --network.channels 16 --network.head-channels 16 --training.batch-size 32 --training.sample-every 0
 

@@ -42,6 +42,15 @@ def test_a_dry_run_says_what_would_be_carried_over(tiny_run, run_command, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("flag", [("--data", "plane:moons"), ("--data=plane:moons",), ("--data.source", "plane:moons")])
+def test_images_lead_to_no_points(tiny_run, run_command, tmp_path, flag):
+    """And nothing is said of a size that nobody gave."""
+    told = run_command("train", "--init-from", tiny_run, *flag, "--outdir", tmp_path / "new")
+    assert told.status == 2
+    assert "was trained with data of images, and" in told.err
+    assert "points" in told.err
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
