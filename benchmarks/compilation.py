@@ -17,7 +17,10 @@ import numpy as np
 
 SIZES = {"digits-ddpm": 8, "digits-pfgmpp": 8, "mnist-edm-unet": 28, "mnist-pfgmpp": 28, "mnist-flow-dit": 28}
 STEPS, EVERY, ROUNDS = 20, 5, 3
-WITH = "from experiments import cli; cli.leave_sums_to_xla = lambda: None; import sys; sys.exit(cli.main(sys.argv[1:]))"
+WITH = (
+    "from experiments import cli, compilation; compilation.leave_sums_to_xla = lambda: None; import sys; "
+    "sys.exit(cli.main(sys.argv[1:]))"
+)
 WITHOUT = "from experiments import cli; import sys; sys.exit(cli.main(sys.argv[1:]))"
 
 

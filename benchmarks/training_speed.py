@@ -42,10 +42,9 @@ def batch_of_noise() -> dict[str, np.ndarray]:
 
 def our_calls(name: str) -> Calls:
     """A step and a forward pass as `scorefield train` and `sample` compile them."""
-    from experiments.compilation import keep_barriers, leave_sums_to_xla
+    from experiments.compilation import compile_for_the_commands
 
-    leave_sums_to_xla()
-    keep_barriers()
+    compile_for_the_commands()
     import jax
     import jax.numpy as jnp
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from experiments.commands.compilation_cache import folder_of, keep_programs
 from experiments.commands.options import take_flag, take_flags
-from experiments.compilation import keep_barriers, leave_sums_to_xla
+from experiments.compilation import compile_for_the_commands
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
 from experiments.memory import remedied
 from experiments.training.interrupt import leaving
@@ -114,8 +114,7 @@ def _dispatch(arguments: list[str]) -> int:
         rest = ["--run", *rest]
     if name not in COMMANDS:
         raise UsageError(f"{name!r} is not a command{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
-    leave_sums_to_xla()
-    keep_barriers()
+    compile_for_the_commands()
     remedy = remedied(REMEDIES.get(name, "close other programs"))
     with leaving() if name == "train" else stopping(), remedy:
         return _run(name, rest, plugins, kept)

@@ -6,6 +6,12 @@ import os
 from importlib.metadata import version
 
 
+def compile_for_the_commands() -> None:
+    """Set the flags with which all commands compute, in this process, before XLA reads them."""
+    leave_sums_to_xla()
+    keep_barriers()
+
+
 def leave_sums_to_xla() -> None:
     """Do without the kernels of YNNPACK on a CPU, in this process.
 

@@ -10,10 +10,9 @@ import sys
 def compile_as_the_command() -> None:
     """Set them, unless XLA has read its flags already: it reads them once, before the first computation."""
     if not _flags_are_read():
-        from experiments.compilation import keep_barriers, leave_sums_to_xla
+        from experiments.compilation import compile_for_the_commands
 
-        leave_sums_to_xla()
-        keep_barriers()
+        compile_for_the_commands()
 
 
 def _flags_are_read() -> bool:
