@@ -43,6 +43,14 @@ class DataError(ScorefieldError):
     exit_status = 3
 
 
+class PictureError(DataError):
+    """A picture of a data set that cannot be read, where it may be left out instead; its remedies end with that one."""
+
+    def __init__(self, sentence: str) -> None:
+        """The sentence names what else helps."""
+        super().__init__(f"{sentence.removesuffix('.')}, or leave such pictures out with --data.on-bad skip.")
+
+
 class CheckpointError(ScorefieldError):
     """A checkpoint that is missing, damaged or of another run."""
 

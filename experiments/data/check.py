@@ -14,7 +14,7 @@ from experiments.data.registry import divided, one_by_one, open_source
 from experiments.data.shapes import in_threads, require_memory
 from experiments.data.source import Source
 from experiments.data.summary import warnings
-from experiments.errors import DataError, UsageError
+from experiments.errors import DataError, PictureError, UsageError
 from experiments.progress import tracked
 
 _ANY_SIZE = 64
@@ -55,13 +55,16 @@ class Report:
 def check(config: DataConfig) -> Report:
     """Open the data of `config` as a training does, decoding every picture once. Raises UsageError for bad options."""
     asked, config = config, one_by_one(config)
-    source, refused, opened = _opened(config)
+    source, errors, opened = _opened(config)
+    refused = [str(error) for error in errors]
     if source is None or opened is None:
         return Report(source=config.source, classes={}, converted={}, refused=tuple(refused))
     parts = [source] if source.held_out is None else [source, source.held_out]
+    bad = tuple(dict.fromkeys(sentence for part in parts for sentence in part.bad))
+    if bad:  # each of them is named by itself
+        refused = [str(error) for error in errors if not isinstance(error, PictureError)]
     damaged = _damaged(parts)
     refused += [*damaged, *(() if asked == config else _too_large(parts, asked))]
-    bad = tuple(dict.fromkeys(sentence for part in parts for sentence in part.bad))
     converted = sum((_converted(part, config) for part in parts), Counter[str]())
     try:
         training, held_out = divided(opened)
@@ -72,7 +75,6 @@ def check(config: DataConfig) -> Report:
         if part is not None:
             counts.update(dict(zip(part.class_names, part.class_counts, strict=False)))
     skipped = config.on_bad == "skip"
-    first = [sentence for sentence in refused if sentence not in bad and not (bad and _same_kind(sentence, bad))]
     return Report(
         source=config.source,
         images=len(training) + (0 if held_out is None else len(held_out)),
@@ -81,29 +83,29 @@ def check(config: DataConfig) -> Report:
         held_out=0 if held_out is None else len(held_out),
         passed_over=tuple(note for note in source.notes if skipped or " left out " not in note),
         converted=dict(converted.most_common()),
-        refused=(*first, *(() if skipped else bad)),
+        refused=(*refused, *(() if skipped else bad)),
         left_out=bad if skipped else (),
-        skippable=bool(bad) and not skipped and not first,
+        skippable=bool(bad) and not skipped and not refused,
         warnings=() if damaged else tuple(warnings(training, held_out)),
     )
 
 
-def _opened(config: DataConfig) -> tuple[Source | None, list[str], DataConfig | None]:
+def _opened(config: DataConfig) -> tuple[Source | None, list[DataError], DataConfig | None]:
     """(The data set without its bad pictures, and in some size if they have several; what a training would say; how it
     was opened).
     """
-    refused: list[str] = []
+    refused: list[DataError] = []
     try:
         open_source(config)
     except DataError as error:
-        refused.append(str(error))
+        refused.append(error)
     for attempt in (config, replace(config, size=_ANY_SIZE)):
         lenient = replace(attempt, on_bad="skip")
         try:
             return open_source(lenient), refused, lenient
         except DataError as error:
-            if str(error) not in refused:
-                refused.append(str(error))
+            if str(error) not in map(str, refused):
+                refused.append(error)
             if config.size is not None:
                 break
     return None, refused, None
@@ -131,11 +133,6 @@ def _too_large(parts: list[Source], asked: DataConfig) -> list[str]:
     except DataError as error:
         return [str(error)]
     return []
-
-
-def _same_kind(sentence: str, bad: tuple[str, ...]) -> bool:
-    """Whether a sentence sums up several of those, as that on pictures of a kind that is not read does."""
-    return " more are of a kind that " in sentence and any(" is of a kind that " in one for one in bad)
 
 
 def _converted(source: Source, config: DataConfig) -> Counter[str]:

@@ -24,7 +24,7 @@ from experiments.data.index import Index, index_of, kept_index
 from experiments.data.lazy import VERSION, LazyImages, places
 from experiments.data.shapes import in_threads, pixel_type, read_lazily
 from experiments.data.source import Pixels
-from experiments.errors import DataError
+from experiments.errors import DataError, PictureError
 from experiments.names import counted, listed
 
 Shape = tuple[int, int, int]
@@ -126,7 +126,7 @@ def _headers(files: Files, config: DataConfig, where: str) -> tuple[list[Header]
             return read_header(lambda: files.open(i), files.name(i), config)
         except DataError as error:
             if config.on_bad == "refuse":
-                raise _refused(error) from None
+                raise PictureError(str(error)) from None
             return None
 
     found = in_threads(look, len(files))
@@ -169,7 +169,7 @@ def _in_memory(files: Files, kept: Int64[np.ndarray, "n"], shape: Shape, config:
             pixels, profile = decode_picture(lambda: files.open(known[k]), name, shape[2], config)
         except DataError as error:
             if config.on_bad == "refuse":
-                raise _refused(error) from None
+                raise PictureError(str(error)) from None
             return None
         if pixels.shape != shape:  # an orientation that stands behind the pixels
             raise _mixed(name, pixels.shape, "its header", shape)
@@ -205,12 +205,7 @@ def _refuse_bad(files: Files, index: Index, config: DataConfig) -> None:
     if config.on_bad == "skip":
         return
     if index.bad.any():
-        raise _refused(_why(files, int(np.argmax(index.bad)), config))
-
-
-def _refused(why: DataError | str) -> DataError:
-    """With the other remedy."""
-    return DataError(f"{str(why).removesuffix('.')}, or leave such pictures out with --data.on-bad skip.")
+        raise PictureError(_why(files, int(np.argmax(index.bad)), config))
 
 
 def _why(files: Files, i: int, config: DataConfig) -> str:

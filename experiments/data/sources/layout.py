@@ -20,7 +20,7 @@ from experiments.data.formats import UNREADABLE, endings
 from experiments.data.labels import manifest_labels
 from experiments.data.pictures import Decoded
 from experiments.data.source import Source
-from experiments.errors import DataError
+from experiments.errors import DataError, PictureError
 from experiments.names import counted, listed
 
 MANIFEST = "dataset.json"
@@ -143,7 +143,7 @@ def _refuse_unreadable(files: list[tuple[str, str]], where: str, known: frozense
     unreadable = UNREADABLE - known
     found = [name for name, path in files if is_picture(path, unreadable)]
     if found:
-        raise DataError(_unreadable(found, where))
+        raise PictureError(_unreadable(found, where))
 
 
 def _unreadable(found: list[str], where: str) -> str:

@@ -66,7 +66,7 @@ def test_every_bad_picture_is_named_once_with_its_reason(photos):
         assert sum(words in sentence for sentence in report.refused) == 1, words
     with pytest.raises(DataError) as first:
         divided(config(photos))
-    assert str(first.value) in report.refused
+    assert str(first.value).startswith(tuple(sentence.removesuffix(".") for sentence in report.refused))
     assert report.classes == {"cat": 6, "dog": 6}
 
 
