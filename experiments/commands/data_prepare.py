@@ -39,7 +39,8 @@ class PrepareArguments(ReadingArguments):
     seed: tyro.conf.SuppressFixed[tyro.conf.Fixed[int]] = 0
     loading: tyro.conf.SuppressFixed[tyro.conf.Fixed[Literal["auto", "memory", "lazy"]]] = "lazy"
     memory_gib: float = 4.0
-    """Largest compressed array that is taken into memory, in GiB of pixels; other data never are, as a whole."""
+    """Largest compressed array that is taken into memory, in GiB; a larger one is unpacked on the disk of --out first,
+    and takes room there until the file is written."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File to write, such as photos.records; it must not be there yet."""
     json: bool = False
@@ -57,7 +58,7 @@ def run(argv: list[str]) -> int:
     require_new(out)
     tell_written(lambda count: f"the same command goes on with {out.name}" if count else "nothing was written")
     with reporting(quiet=arguments.quiet or arguments.json):
-        facts = prepare(open_in_passing(config), config, out)
+        facts = prepare(open_in_passing(config, out.absolute().parent), config, out)
     size, shape = out.stat().st_size, "×".join(map(str, facts.shape))
     if arguments.json:
         said = {"file": str(out), "bytes": size, "images": facts.images, "held_out": facts.held_out}

@@ -45,6 +45,8 @@ class Stored:
     dtype: np.dtype
     checksum: tuple[bytes, int] | None = None
     """The bytes before it that its CRC-32 takes in, and the CRC-32; None where it has none."""
+    unpacked: int | None = None
+    """The descriptor of the file in which it lies so, where the one at `path` is compressed."""
 
     @property
     def row(self) -> int:
@@ -66,17 +68,20 @@ class NotInPlaceError(DataError):
 
 
 def cannot_be_read_in_place(
-    where: str, why: str, shape: tuple[int, ...], dtype: np.dtype, config: DataConfig
+    where: str, why: str, shape: tuple[int, ...], dtype: np.dtype, config: DataConfig, *, unpacks: bool = True
 ) -> NotInPlaceError:
-    """What is said of an array that is too large for memory, or wanted lazily, and not stored plainly."""
+    """What is said of an array that is too large for memory, or wanted lazily, and not stored plainly.
+
+    If nothing `unpacks` it, even preparing needs it in memory.
+    """
     target = (shape[0], *target_of(with_channels(shape, where, config), config))
     needed = max(pixels_gib(shape, config, dtype), pixels_gib(target, config))
     large = needed > config.memory_gib
     reasons = (f"above --data.memory-gib {config.memory_gib:g}",) * large + ("wanted lazily",) * (not large)
-    room = f" --memory-gib {ceil(needed)}" * large
+    room = f" --memory-gib {ceil(needed)}" * (large and not unpacks)
     return NotInPlaceError(
         f"{where} is {reasons[0]} and {why}, so that it cannot be read in place; train on the records:FILE that "
-        f"scorefield data prepare{room} writes of it{', which has all of it in memory once' * large}."
+        f"scorefield data prepare{room} writes of it{', which has all of it in memory once' * bool(room)}."
     )
 
 
@@ -110,7 +115,10 @@ class StoredImages:
         self.fingerprint = VERSION + hashlib.sha256(repr((said, digest)).encode()).hexdigest()
 
     def _open(self) -> None:
-        self._descriptor = os.open(self._array.path.absolute(), os.O_RDONLY | os.O_CLOEXEC)
+        path, unpacked = self._array.path, self._array.unpacked
+        self._descriptor = (
+            os.open(path.absolute(), os.O_RDONLY | os.O_CLOEXEC) if unpacked is None else os.dup(unpacked)
+        )
         weakref.finalize(self, os.close, self._descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,6 +163,8 @@ class StoredImages:
     def _known(self) -> tuple[str, Levels]:
         """(SHA-256 of the array, what its values are), kept in the cache as long as the file is the same."""
         array = self._array
+        if array.unpacked is not None:
+            return self._read_whole()
         place = f"{os.path.realpath(array.path)}:{array.offset}"
         key = [place, list(array.shape), array.dtype.str, self._config.rules, self._config.bits]
         folder, name = user_cache(), f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"

@@ -12,6 +12,7 @@ from experiments.data.config import DataConfig
 from experiments.data.inplace import NotInPlaceError
 from experiments.data.records import is_record_file
 from experiments.data.source import Source, split
+from experiments.data.unpack import unpacking
 from experiments.errors import DataError, ExhaustedError, UsageError, did_you_mean, reason, refuse
 
 Reader = Callable[[str, DataConfig], Source]
@@ -97,17 +98,19 @@ def one_by_one(config: DataConfig) -> DataConfig:
     return replace(config, loading="lazy") if config.source.partition(":")[0] in _IN_FILES else config
 
 
-def open_in_passing(config: DataConfig) -> Source:
+def open_in_passing(config: DataConfig, folder: Path) -> Source:
     """The data set in as little memory as it can be read in, for one who goes through it once.
 
-    Raises as `open_source` does, and DataError for an array that is compressed and above `config.memory_gib`.
+    Arrays that are compressed and above `config.memory_gib` are unpacked on the disk of `folder`. Raises as
+    `open_source` does, and UsageError where that disk has not the room for them.
     """
     if config.source.partition(":")[0] not in _IN_MEMORY:
         try:
             return open_source(config, loading="lazy")
         except NotInPlaceError:
             pass
-    return open_source(config, loading="auto")
+    with unpacking(folder):
+        return open_source(config, loading="auto")
 
 
 def _of_depth(source: Source, config: DataConfig) -> Source:

@@ -32,7 +32,7 @@ def require_memory(shape: tuple[int, ...], config: DataConfig, where: str, dtype
     if gib > config.memory_gib:
         size = "×".join(map(str, shape))
         raise DataError(
-            f"{where} is {gib:.3g} GiB of pixels ({size}), above --data.memory-gib {config.memory_gib:g}; "
+            f"{where} is {gib:.3g} GiB ({size}), above --data.memory-gib {config.memory_gib:g}; "
             "raise the limit if the machine has the memory, or take fewer or smaller images (--data.size)."
         )
 

@@ -27,6 +27,7 @@ from experiments.data.inplace import Stored, StoredImages, cannot_be_read_in_pla
 from experiments.data.shapes import require_memory
 from experiments.data.source import Source
 from experiments.data.sources.paths import folder_at
+from experiments.data.unpack import unpacked, unpacks
 from experiments.errors import DataError, reason
 
 
@@ -56,7 +57,7 @@ def read_idx(path: Path, dimensions: int, config: DataConfig) -> UInt8[np.ndarra
     except EOFError:
         raise _cut_short(path, "its compressed data end early") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is a damaged gzip file ({reason(error)}); copy or download it again.") from None
+        raise _damaged(path, error) from None
 
 
 def _read_bytes(file: gzip.GzipFile | io.BufferedReader, path: Path, dimensions: int, config: DataConfig) -> np.ndarray:
@@ -109,9 +110,23 @@ def _lazily(path: Path, config: DataConfig) -> StoredImages | None:
     shape = struct.unpack(">3I", header[4:])
     if 0 in shape or not too_large_for_memory(shape, np.dtype(np.uint8), config, str(path)):
         return None
-    if packed:
+    stored = Stored(path, 16, shape, np.dtype(np.uint8))
+    if not packed:
+        images = StoredImages(stored, config, str(path))
+        return _not_longer(images, path, length, shape)
+    if not unpacks():
         raise cannot_be_read_in_place(str(path), "compressed", shape, np.dtype(np.uint8), config)
-    images = StoredImages(Stored(path, 16, shape, np.dtype(np.uint8)), config, str(path))
+    try:
+        with gzip.open(path) as file, unpacked(file.read, 16 + prod(shape), str(path)) as found:
+            images = StoredImages(replace(stored, unpacked=found), config, str(path))
+            return _not_longer(images, path, os.fstat(found).st_size, shape)
+    except EOFError:
+        raise _cut_short(path, "its compressed data end early") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise _damaged(path, error) from None
+
+
+def _not_longer(images: StoredImages, path: Path, length: int, shape: tuple[int, ...]) -> StoredImages:
     if length > 16 + prod(shape):
         raise DataError(f"{path} goes on after its {prod(shape):,} bytes of data; copy or download it again.")
     return images
@@ -121,6 +136,10 @@ def _find(folder: Path, stem: str, dimensions: int) -> Path | None:
     """The file of that stem; unpacked before packed, with `-` or, as some archives have it, `.` before idx."""
     names = [f"{stem}{dash}idx{dimensions}-ubyte{end}" for end in ("", ".gz") for dash in "-."]
     return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is a damaged gzip file ({reason(error)}); copy or download it again.")
 
 
 def _cut_short(path: Path, how: str) -> DataError:

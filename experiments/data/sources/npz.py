@@ -19,6 +19,7 @@ from experiments.data.members import member_start
 from experiments.data.shapes import require_memory
 from experiments.data.source import Source
 from experiments.data.sources.paths import file_at
+from experiments.data.unpack import unpacked, unpacks
 from experiments.errors import DataError, reason
 from experiments.names import listed
 
@@ -78,11 +79,16 @@ def _lazily(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) 
     shape, transposed, dtype, head = _header(archive, key, where)
     if len(shape) not in (3, 4) or not too_large_for_memory(shape, dtype, config, name):
         return None
-    if info.compress_type != zipfile.ZIP_STORED or transposed or info.flag_bits & 1:
-        why = "stored by columns" if transposed else "compressed" if info.compress_type else "encrypted"
-        raise cannot_be_read_in_place(name, why, shape, dtype, config)
+    encrypted = bool(info.flag_bits & 1)
+    compressed = info.compress_type != zipfile.ZIP_STORED and not encrypted and not transposed
+    if encrypted or transposed or (compressed and not unpacks()):
+        why = "stored by columns" if transposed else "encrypted" if encrypted else "compressed"
+        raise cannot_be_read_in_place(name, why, shape, dtype, config, unpacks=compressed)
     if info.file_size != len(head) + prod(shape) * dtype.itemsize:
         raise DataError(f"{name} is cut short, or goes on after its array; write it anew with numpy.savez.")
+    if compressed:
+        with archive.open(info) as file, unpacked(file.read, info.file_size, name) as found:
+            return StoredImages(Stored(Path(where), len(head), shape, dtype, (head, info.CRC), found), config, name)
     with open(where, "rb") as file:
         offset = member_start(file.fileno(), info.header_offset) + len(head)
     return StoredImages(Stored(Path(where), offset, shape, dtype, (head, info.CRC)), config, name)

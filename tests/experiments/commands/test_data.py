@@ -3,6 +3,7 @@
 import gzip
 import json
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,20 +94,38 @@ def test_check_answers_by_its_status_and_in_json(photos, capsys):
     assert capsys.readouterr().out.count("left out: ") == 2
 
 
-def test_what_cannot_be_read_in_place_can_be_prepared(tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["npz", "idx"])
+def test_what_cannot_be_read_in_place_can_be_prepared(kind, tmp_path, capsys, monkeypatch):
     pixels = np.random.default_rng(0).integers(256, size=(9, 6, 5), dtype=np.uint8)
-    np.savez_compressed(tmp_path / "a.npz", images=pixels)
-    (tmp_path / "idx").mkdir()
-    content = struct.pack(">4I", 0x803, *pixels.shape) + pixels.tobytes()
-    (tmp_path / "idx" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
-    for i, uri in enumerate((f"npz:{tmp_path / 'a.npz'}", f"idx:{tmp_path / 'idx'}")):
-        out = tmp_path / f"{i}.records"
-        command = ["data", "prepare", uri, "--out", str(out)]
-        assert main([*command, "--memory-gib", "1e-9"]) == 3
-        assert "scorefield data prepare --memory-gib 1 " in capsys.readouterr().err
-        assert not list(tmp_path.glob(f"{out.name}*"))
-        assert main(command) == 0
-        np.testing.assert_array_equal(open_source(f"records:{out}").images[:], pixels[..., None])
+    if kind == "npz":
+        path = tmp_path / "a.npz"
+        np.savez_compressed(path, images=pixels, labels=np.arange(9) % 2)
+    else:
+        path = tmp_path / "train-images-idx3-ubyte.gz"
+        path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, *pixels.shape) + pixels.tobytes()))
+    uri = f"npz:{path}" if kind == "npz" else f"idx:{tmp_path}"
+    out, again, folder = tmp_path / "a.records", tmp_path / "b.records", tmp_path / "cache"
+    assert main(["data", "prepare", uri, "--out", str(out)]) == 0
+    np.testing.assert_array_equal(open_source(f"records:{out}").images[:], pixels[..., None])
+    index = set(folder.rglob("*"))
+    assert main(["data", "prepare", uri, "--out", str(again), "--memory-gib", "1e-7"]) == 0  # unpacked on the disk
+    assert again.read_bytes() == out.read_bytes()
+    left = {entry.name for entry in tmp_path.iterdir()} - {folder.name}
+    assert left == {path.name, out.name, again.name}
+    assert set(folder.rglob("*")) == index  # of what has no name nothing is kept
+    content, third = path.read_bytes(), tmp_path / "c.records"
+    for damaged in (content[: len(content) // 2], content[:120] + bytes(30) + content[150:]):
+        path.write_bytes(damaged)
+        capsys.readouterr()
+        assert main(["data", "prepare", uri, "--out", str(third), "--memory-gib", "1e-7"]) == 3
+        assert str(path) in capsys.readouterr().err
+    path.write_bytes(content)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=200))
+    assert main(["data", "prepare", uri, "--out", str(third), "--memory-gib", "1e-7"]) == 2
+    assert (
+        f"has 200 bytes free, and {398 if kind == 'npz' else 286} bytes are needed to unpack" in capsys.readouterr().err
+    )
+    assert not list(tmp_path.glob(f"*{third.name}*"))
 
 
 @pytest.mark.parametrize("uri", ["digits", "plane:moons"])
