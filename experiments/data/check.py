@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from experiments.data.config import DataConfig
 from experiments.data.decode import read_header, traits
 from experiments.data.lazy import View
-from experiments.data.pictures import LazyPictures
-from experiments.data.registry import divided, one_by_one, open_source
+from experiments.data.pictures import LazyPictures, SizesError
+from experiments.data.registry import one_by_one, open_source
 from experiments.data.shapes import in_threads, require_memory
-from experiments.data.source import Source
+from experiments.data.source import Source, split
 from experiments.data.summary import warnings
 from experiments.errors import DataError, PictureError, UsageError
 from experiments.progress import tracked
@@ -67,7 +67,7 @@ def check(config: DataConfig) -> Report:
     refused += [*damaged, *(() if asked == config else _too_large(parts, asked))]
     converted = sum((_converted(part, config) for part in parts), Counter[str]())
     try:
-        training, held_out = divided(opened)
+        training, held_out = split(source, opened.held_out, opened.seed, opened.rules)
     except UsageError as error:
         training, held_out, refused = source, None, [*refused, str(error)]
     counts = Counter[str]()
@@ -95,20 +95,18 @@ def _opened(config: DataConfig) -> tuple[Source | None, list[DataError], DataCon
     was opened).
     """
     refused: list[DataError] = []
-    try:
-        open_source(config)
-    except DataError as error:
-        refused.append(error)
-    for attempt in (config, replace(config, size=_ANY_SIZE)):
-        lenient = replace(attempt, on_bad="skip")
+    while True:
         try:
-            return open_source(lenient), refused, lenient
+            return open_source(config), refused, config
         except DataError as error:
             if str(error) not in map(str, refused):
                 refused.append(error)
-            if config.size is not None:
-                break
-    return None, refused, None
+            if isinstance(error, PictureError) and config.on_bad == "refuse":
+                config = replace(config, on_bad="skip")
+            elif isinstance(error, SizesError) and config.size is None:
+                config = replace(config, size=_ANY_SIZE)
+            else:
+                return None, refused, None
 
 
 def _damaged(parts: list[Source]) -> list[str]:

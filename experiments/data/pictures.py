@@ -248,8 +248,12 @@ def _none_left(where: str) -> DataError:
     return DataError(f"none of the pictures of {where} can be read; restore them, or give others.")
 
 
-def _mixed(first: str, shape: Sequence[int], second: str, other: Sequence[int]) -> DataError:
+class SizesError(DataError):
+    """Pictures of several sizes, and none that they are to be brought to."""
+
+
+def _mixed(first: str, shape: Sequence[int], second: str, other: Sequence[int]) -> SizesError:
     one, two = ("×".join(map(str, s[:2])) for s in (shape, other))
-    return DataError(
+    return SizesError(
         f"{first} is {one} (height×width) and {second} is {two}; give --data.size to crop and resize all to one shape."
     )

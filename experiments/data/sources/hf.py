@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,8 @@ def read(where: str, config: DataConfig) -> Source:
         library = importlib.import_module("datasets")
     except ModuleNotFoundError:
         raise DataError(f"hf:{where} needs the datasets library; install scorefield[hf].") from None
-    splits = _load(library, where, config.rules)
+    with _without_retries():
+        splits = _load(library, where, config.rules)
     part = next(iter(splits)) if len(splits) == 1 else "train"
     if part not in splits:
         raise DataError(f"hf:{where} has the splits {', '.join(splits)} and no train; save one with save_to_disk.")
@@ -52,6 +55,18 @@ def read(where: str, config: DataConfig) -> Source:
     texts = _texts(splits, parts, label, where)
     sources = [_read_split(library, splits[one], config, f"hf:{where}[{one}]", label, texts) for one in parts]
     return paired(sources[0], sources[1] if len(sources) > 1 else None)
+
+
+@contextlib.contextmanager
+def _without_retries() -> Iterator[None]:
+    """Silence what the hub's client says of each attempt to reach it; what it raises in the end is told."""
+    client = logging.getLogger("huggingface_hub")
+    before = client.level
+    client.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        client.setLevel(before)
 
 
 def _load(library: Any, where: str, rules: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`hf:` against a stand-in for the `datasets` library, which is a large optional dependency."""
 
 import io
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from PIL import Image as Pillow
 
 from experiments.config.tree import Config
 from experiments.data import DataConfig, open_source, split
+from experiments.data.check import check
 from experiments.errors import UsageError
 from experiments.training.data import open_data
 
@@ -87,6 +89,23 @@ def hub(monkeypatch):
 def test_without_the_library_the_extra_is_named(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     refused("hf:someone/pets", "hf:someone/pets", "scorefield[hf]")
+
+
+def test_a_hub_that_is_not_reached_is_asked_once_and_told_of_in_one_line(hub, monkeypatch, caplog):
+    asked, client = [], logging.getLogger("huggingface_hub.utils._http")
+
+    def load(name):
+        client.warning("Retrying in 1s [Retry 1/5].")
+        asked.append(name)
+        raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr(sys.modules["datasets"], "load_dataset", load)
+    report = check(DataConfig(source="hf:someone/pets"))
+    assert asked == ["someone/pets"]
+    assert len(report.refused) == 1
+    assert "cannot be loaded (Couldn't reach the hub)" in report.refused[0]
+    client.warning("of another's request")
+    assert [record.message for record in caplog.records] == ["of another's request"]
 
 
 def test_a_name_on_the_hub_gives_train_and_test(hub):
