@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments import presets
-from experiments.commands.init_from import fitted, init_of, initial_config, is_begun, report
+from experiments.commands.init_from import fitted, init_of, initial_config, is_begun, report, require_source
 from experiments.commands.options import parse, take_flag
 from experiments.commands.spelling import flags_of, respelt
 from experiments.config.checks import check
@@ -267,6 +267,8 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     if init is not None and is_begun(outdir) and place is None and not told:
         place = run_source(outdir, config)
     fits = words.isdisjoint(("--preset", "--config")) and not is_begun(outdir)
+    if init is not None and not is_begun(outdir):
+        require_source(init)  # before the data are read
     if arguments.dry_run:
         return _show(config, outdir, place, init, fits)
     with reporting(quiet):

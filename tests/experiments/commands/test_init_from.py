@@ -42,6 +42,16 @@ def test_a_dry_run_says_what_would_be_carried_over(tiny_run, run_command, tmp_pa
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("given", [(), ("--dry-run",)])
+def test_a_source_without_a_checkpoint_is_refused_before_data_are_read(run_command, tmp_path, monkeypatch, given):
+    monkeypatch.setattr("experiments.training.data.open_data", lambda *_: pytest.fail("they were read"))
+    (tmp_path / "empty").mkdir()
+    command = ("train", "--preset", "digits-ddpm", "--init-from", tmp_path / "empty", "--outdir", tmp_path / "new")
+    told = run_command(*command, *given)
+    assert told.status == 4
+    assert "holds no checkpoint that can be trusted" in told.err
+
+
 @pytest.mark.parametrize("flag", [("--data", "plane:moons"), ("--data=plane:moons",), ("--data.source", "plane:moons")])
 def test_images_lead_to_no_points(tiny_run, run_command, tmp_path, flag):
     """And nothing is said of a size that nobody gave."""
