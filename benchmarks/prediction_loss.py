@@ -113,7 +113,7 @@ def loss(it: Problem, params: Any, key: Key[Array, ""], data: Array, prediction:
     return jnp.mean(factors(t)[prediction, kind] * error)
 
 
-def trained(it: Problem, seconds: float) -> tuple[Any, int]:
+def trained(it: Problem, seconds: float, steps: int | None) -> tuple[Any, int]:
     """The parameters of the 27 trainings, (9, 3, ...), and their number of steps."""
     predictions, kinds = jnp.arange(9) // 3, jnp.arange(9) % 3
     optimiser = optax.scale_by_adam()
@@ -141,7 +141,8 @@ def trained(it: Problem, seconds: float) -> tuple[Any, int]:
     jax.block_until_ready(chunk(params, state, jnp.int32(0), jnp.float32(CHUNK)))
     begun = time.perf_counter()
     jax.block_until_ready(chunk(params, state, jnp.int32(0), jnp.float32(CHUNK)))
-    total = CHUNK * max(1, round(9 * SEEDS * seconds / (time.perf_counter() - begun)))
+    chunks = 9 * SEEDS * seconds / (time.perf_counter() - begun) if steps is None else steps / CHUNK
+    total = CHUNK * max(1, round(chunks))
     for start in range(0, total, CHUNK):
         params, state = chunk(params, state, jnp.int32(start), jnp.float32(total))
     return params, total
@@ -157,10 +158,10 @@ def judged(it: Problem, x: Float[np.ndarray, "n ..."]) -> tuple[float, float]:
     return float(sliced_wasserstein(key, inside, other @ it.frame)), outside
 
 
-def measured(column: str, seconds: float) -> dict[str, Any]:
+def measured(column: str, seconds: float, steps: int | None = None) -> dict[str, Any]:
     """A column of the table: for each cell, the two numbers of each seed."""
     it = problem(column)
-    params, steps = trained(it, seconds)
+    params, taken = trained(it, seconds, steps)
     count = len(it.held_out)
 
     def denoise(params: Any, prediction: Array, x: Array, t: Array) -> Array:
@@ -178,7 +179,7 @@ def measured(column: str, seconds: float) -> dict[str, Any]:
             )
             found.append(judged(it, np.asarray(drawn.x)))
         rows[f"{NAMES[KINDS[prediction]]} {NAMES[KINDS[kind]]}"] = found
-    return {"steps": steps, "seconds": seconds, "rows": rows}
+    return {"steps": taken, "rows": rows}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -206,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--column", choices=COLUMNS, help="what is measured")
     parser.add_argument("--seconds", type=float, default=240.0, help="seconds of training for each cell and seed")
+    parser.add_argument("--steps", type=int, help="steps of training, whatever time they take")
     parser.add_argument(
         "--json", type=pathlib.Path, default=pathlib.Path("prediction_loss.json"), help="where it is kept"
     )
@@ -213,7 +215,7 @@ def main() -> None:
     told = parser.parse_args()
     found = json.loads(told.json.read_text()) if told.json.exists() else {}
     if told.column:
-        found[told.column] = measured(told.column, told.seconds)
+        found[told.column] = measured(told.column, told.seconds, told.steps)
         told.json.write_text(json.dumps(found))
     if told.table or not told.column:
         print(table(found))
