@@ -41,6 +41,11 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
+def flag_of(name: str) -> str:
+    """The name of a field as a flag has it, without the dashes before."""
+    return name.replace("_", "-")
+
+
 def canonical(name: str) -> str:
     """A name as the catalogues spell it: dpmpp-2m for DPMPP_2M."""
     return name.replace("_", "-").lower()

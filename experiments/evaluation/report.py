@@ -14,6 +14,7 @@ from experiments.data.sources.plane import law_of
 from experiments.errors import UsageError, warn
 from experiments.evaluation import store
 from experiments.evaluation.bits_per_dim import held_out_bits_per_dim, require_elbo
+from experiments.names import flag_of
 from experiments.runs.load import run_data
 from experiments.runs.model import Model
 from experiments.runs.provenance import origin
@@ -169,8 +170,9 @@ def _require_measurable(model: Model, options: EvaluationOptions) -> None:
         fields = {field.name: field.default for field in dataclasses.fields(EvaluationOptions)}
         for name in _OF_IMAGES:
             if getattr(options, name) != fields[name]:
-                flag = name.replace("_", "-")
-                raise UsageError(f"--{flag} goes with images, and this run was trained on points; leave it out.")
+                raise UsageError(
+                    f"--{flag_of(name)} goes with images, and this run was trained on points; leave it out."
+                )
         source = model.config.data.source
         if law_of(source) is None:
             raise UsageError(f"the law of {source} is not known; evaluate runs on plane:NAME, or on images.")

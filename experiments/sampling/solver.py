@@ -14,6 +14,7 @@ from diffusion.process import Process
 from experiments.config.nodes import Generator
 from experiments.config.tree import Config
 from experiments.errors import UsageError, warn
+from experiments.names import flag_of
 from experiments.runs import fitted_grids
 from experiments.runs.fitted_grids import options_as_json
 from experiments.runs.model import Model
@@ -150,8 +151,7 @@ def _grid(choice: SamplerChoice, process: Process, sampler: Sampler, name: str) 
     """The grid of this name. Raises UsageError for a limit that it does not have, or that it would need."""
     limits = choice.limits
     for key in limits.keys() - LIMITS.get(name, frozenset()):
-        option = "--" + key.replace("_", "-")
-        raise UsageError(f"{option} does not go with the grid {name}; add --grid karras, or leave it out.")
+        raise UsageError(f"--{flag_of(key)} does not go with the grid {name}; add --grid karras, or leave it out.")
     if name in LIMITS and name != "cosine" and "sigma_max" not in limits and process.schedule.ends_in_noise:
         by_run = choice.flag == "--sampling.sampler"
         remedy = "--sampling.grid uniform-time" if by_run else "--sigma-max 80, or --grid uniform-time"

@@ -66,8 +66,3 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
         for key, item in value.items()
         for name, leaf in flat(item, f"{prefix}.{key}" if prefix else key).items()
     }
-
-
-def flag_of(name: str) -> str:
-    """The name of a field as a flag has it, without the dashes before."""
-    return name.replace("_", "-")

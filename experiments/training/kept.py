@@ -9,7 +9,8 @@ from experiments.config.file import load_config, to_json
 from experiments.config.tree import Config
 from experiments.data.place import find
 from experiments.errors import CheckpointError, warn
-from experiments.training.differences import differences, flag_of, flat
+from experiments.names import flag_of
+from experiments.training.differences import differences, flat
 from experiments.training.manifest import intact
 
 

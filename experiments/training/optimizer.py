@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import keystr, tree_map_with_path
+from jax.tree_util import tree_map_with_path
 from jaxtyping import Array, ArrayLike, Float
 
 from experiments.config.nodes import OptimizerConfig
 from experiments.errors import UsageError
+from experiments.training.state import names_of
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -121,7 +122,7 @@ def is_hidden(path: Any, leaf: Any) -> bool:
     These are the kernels of the modules in a list, such as blocks/0/mlp1/kernel, whose sides are longer than 1. What
     stands outside the lists comes before and after the blocks: the input layer, embeddings and the output layer.
     """
-    *modules, name = _names(path)
+    *modules, name = names_of(path)
     wide = leaf.ndim > 1 and leaf.shape[-1] > 1 and leaf.size > leaf.shape[-1]
     return name == "kernel" and wide and any(module.isdecimal() for module in modules)
 
@@ -135,19 +136,15 @@ def _muon_or_adamw(params: Any) -> Any:
     return labels
 
 
-def _names(path: Any) -> list[str]:
-    return [keystr((entry,), simple=True) for entry in path]
-
-
 def _is_fused(path: Any, leaf: Any) -> bool:
     """Whether a kernel holds queries, keys and values side by side, (in, 3·out)."""
-    names = _names(path)
+    names = names_of(path)
     return len(names) > 1 and "qkv" in names[-2] and leaf.ndim == 2 and leaf.shape[1] % 3 == 0
 
 
 def _dimensions(path: Any, leaf: Any) -> Any:
     """Which axes of a parameter are a matrix's rows and columns, after `_split_apart`; the third of qkv is neither."""
-    names = _names(path)
+    names = names_of(path)
     if "qkv" in names[-2] and leaf.ndim == 3 and leaf.shape[1] == 3:
         return optax.contrib.MuonDimensionNumbers(0, 2)
     return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)

@@ -19,9 +19,10 @@ from experiments.config.nodes import LAST_SEED
 from experiments.config.tree import Config
 from experiments.data.config import DataConfig
 from experiments.errors import CheckpointError, ScorefieldError, UsageError, warn
+from experiments.names import flag_of
 from experiments.training.checkpoint import checkpoint_path, find_checkpoints, newest_trusted, read, set_aside
 from experiments.training.data import Facts, RunData, require_same_data
-from experiments.training.differences import differences, flag_of, flat
+from experiments.training.differences import differences, flat
 from experiments.training.distributed import from_process_0
 from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, network_of

@@ -72,7 +72,7 @@ def to_tree(state: TrainState, leaf_of: Callable[[Any], Any] = np.array) -> dict
     flat, _ = tree_flatten_with_path(state)
     tree: dict[str, Any] = {}
     for path, leaf in flat:
-        *folders, name = _names(path)
+        *folders, name = names_of(path)
         node = tree
         for folder in folders:
             node = node.setdefault(folder, {})
@@ -86,8 +86,8 @@ def from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
     Raises CheckpointError naming the first array that is missing, superfluous, or of another shape or type.
     """
     flat, treedef = tree_flatten_with_path(like)
-    wanted = {_names(path): leaf for path, leaf in flat}
-    found = {tuple(_names(path)): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
+    wanted = {names_of(path): leaf for path, leaf in flat}
+    found = {tuple(names_of(path)): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
     for name in (*(name for name in wanted if name not in found), *(name for name in found if name not in wanted)):
         raise CheckpointError(
             f"the checkpoint {'lacks' if name in wanted else 'has an unknown'} array {'/'.join(name)}; "
@@ -102,5 +102,6 @@ def from_tree(tree: dict[str, Any], like: TrainState) -> TrainState:
     return jax.tree.unflatten(treedef, [found[name] for name in wanted])
 
 
-def _names(path: Any) -> tuple[str, ...]:
+def names_of(path: Any) -> tuple[str, ...]:
+    """The keys of a leaf of nested dictionaries, as `jax.tree_util` gives its path, as texts."""
     return tuple(keystr((entry,), simple=True) for entry in path)

@@ -20,7 +20,7 @@ from diffusion.networks.configs import NetworkConfig
 from experiments.config.choices import spelt_at
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, Refusals, UsageError, reason, refuse, warn
-from experiments.names import listed
+from experiments.names import flag_of, listed
 from experiments.training.carry import Carried, carry_over
 from experiments.training.checkpoint import (
     Checkpoint,
@@ -31,7 +31,6 @@ from experiments.training.checkpoint import (
     newest_trusted,
 )
 from experiments.training.data import Facts
-from experiments.training.differences import flag_of
 from experiments.training.distributed import from_process_0
 from experiments.training.kept import run_config
 from experiments.training.manifest import NAME as MANIFEST
