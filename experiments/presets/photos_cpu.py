@@ -3,12 +3,12 @@
     scorefield train --preset photos-cpu --data folder:photos
 
 Each picture is cut to its central square and resized; sub-folders are classes with --conditional. Levels and attention
-follow the size, and sigma_data is that of the data. In colour 1.1 M parameters and 1.4 GFLOP an image. Not run by us at
-this size: by the time of `mnist-edm-unet`, which has this network, 4,000 steps are one to two hours of two cores that
-have nothing else to do, by which cores they are. On a busy machine these were run instead, 2026-11-30, Python 3.11,
-jax 0.10.1, with
+follow the size, and sigma_data is that of the data. In colour 1.1 M parameters and 1.4 GFLOP an image. Not run whole by
+us: `mnist-edm-unet`, which has this network, takes 1.38 s for a step of 64 images of 28 × 28 on two cores that have
+nothing else to do (docs/benchmarks.md), so that a step takes 0.9 s here, and all 4,000 an hour. On a busy machine these
+were run instead, 2026-11-30, Python 3.11, jax 0.10.1, with
 
-    --data.size 16 --network.channels 16 --network.head-channels 16 --training.batch-size 32 --training.sample-every 0
+    --data.size 16 --network.channels 16 --network.head-channels 16 --training.sample-every 0
 
 - 1,000 steps on 10,000 crops of five photographs (scikit-learn's china and flower, scikit-image's astronaut, coffee and
   motorcycle), with 1,000 crops of two others (chelsea, rocket) held out: 10 min, 5 min 17 s of them processor time.
@@ -46,7 +46,7 @@ def at(size: int) -> Config:
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=100, decay="cosine"),
         ema=EMAConfig(decays=(0.998,)),
         training=TrainingConfig(
-            steps=4000, batch_size=64, log_every=50, validate_every=500, checkpoint_every=500, sample_every=1000
+            steps=4000, batch_size=32, log_every=50, validate_every=500, checkpoint_every=500, sample_every=1000
         ),
         sampling=SamplingConfig(sampler="heun", steps=18),
     )
