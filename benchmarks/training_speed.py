@@ -48,14 +48,15 @@ def our_calls(name: str, programs_in: Path | None) -> Calls:
     """A step and a forward pass as `scorefield train` and `sample` compile them, or find them compiled."""
     from experiments.commands.compilation_cache import keep_programs
     from experiments.compilation import compile_for_the_commands
+    from experiments.memory import forget_programs, give_back, own_process
 
+    own_process()
     compile_for_the_commands()
     keep_programs(programs_in)
     import jax
     import jax.numpy as jnp
 
     from experiments import streams
-    from experiments.memory import give_back
     from experiments.presets import load
     from experiments.training.data import Facts
     from experiments.training.generator import optimizer_of
@@ -77,8 +78,9 @@ def our_calls(name: str, programs_in: Path | None) -> Calls:
 
     @functools.cache
     def advance() -> Any:
+        forget_programs()
         compiled = programs.advance.lower(state, batches, signal).compile()
-        give_back()  # as the training does
+        give_back()  # both as the training does
         return compiled
 
     def train() -> Any:

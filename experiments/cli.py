@@ -15,7 +15,7 @@ from experiments.commands.compilation_cache import folder_of, keep_programs
 from experiments.commands.options import take_flag, take_flags
 from experiments.compilation import compile_for_the_commands
 from experiments.errors import ScorefieldError, UsageError, did_you_mean
-from experiments.memory import remedied
+from experiments.memory import own_process, remedied
 from experiments.training.interrupt import leaving
 from experiments.training.stopping import stopping
 
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:  # otherwise the process is the caller's
         _collect_seldom()
+        own_process()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _dispatch(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from experiments.errors import ExhaustedError
 
 _UNLIMITED = 2**60
 """A limit of a control group above this is none."""
+_own = False
 _ASKED = re.compile(r"allocat\w* (?:array of )?(\d+ bytes|[\d.]+ ?[KMGTPE]i?B)", re.IGNORECASE)
 
 
@@ -66,6 +68,27 @@ def _of(path: Path, name: str) -> int:
     except OSError:
         return 0
     return 0 if found is None else int(found[1])
+
+
+def own_process() -> None:
+    """Say that this process is a command's own, and holds no programs of a caller."""
+    global _own
+    _own = True
+
+
+def forget_programs() -> None:
+    """Let go of the programs that were compiled until now, in a process that is a command's own.
+
+    Those that make the first parameters of a network hold a hundred megabytes. One that is wanted again is compiled
+    again, or read from where programs are kept.
+    """
+    if not _own:
+        return
+    import jax
+
+    jax.clear_caches()
+    gc.collect()
+    give_back()
 
 
 def give_back() -> bool:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from experiments.errors import CheckpointError, DataError, DivergedError, warn
-from experiments.memory import give_back, shown
+from experiments.memory import forget_programs, give_back, shown
 from experiments.progress import duration
 from experiments.training.budget import Budget, require_compiled
 from experiments.training.checkpoint import CheckpointWriter, find_checkpoints
@@ -133,6 +133,7 @@ class Course:
 
         Raises ExhaustedError where it does not, before it runs.
         """
+        forget_programs()
         start = time.perf_counter()
         with self._with.recorder.compiling():
             program = self._with.programs.advance.lower(self._state, batches, signum).compile()

@@ -9,7 +9,7 @@ import pytest
 from experiments import cli, memory
 from experiments.errors import ExhaustedError
 from experiments.interface.run import load
-from experiments.memory import available, give_back, ran_out, remedied, shown
+from experiments.memory import available, forget_programs, give_back, ran_out, remedied, shown
 
 KB = 1024
 
@@ -128,6 +128,15 @@ def test_what_is_free_is_given_back():
         pytest.skip("this C library has no malloc_trim")
     assert before - _resident() > 64e6
     assert last[0] == 1.0
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_programs_are_forgotten_in_a_process_of_the_command_alone(monkeypatch, own):
+    cleared = []
+    monkeypatch.setattr(memory, "_own", own)
+    monkeypatch.setattr("jax.clear_caches", lambda: cleared.append(1))
+    forget_programs()
+    assert cleared == [1] * own
 
 
 def test_another_c_library_is_left_alone(monkeypatch):

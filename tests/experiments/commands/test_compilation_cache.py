@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli
+from experiments import cli, memory
 from experiments.commands import compilation_cache
 from experiments.commands.compilation_cache import JAX_VARIABLE, VARIABLE, Programs, folder_of, surroundings
 from experiments.errors import UsageError
@@ -218,12 +218,15 @@ def test_the_command_takes_a_folder_or_off_before_its_name_or_after(monkeypatch,
 
 def test_garbage_is_looked_for_seldom_in_a_process_of_the_command_alone(monkeypatch):
     before = gc.get_threshold()
+    monkeypatch.setattr(memory, "_own", False)
     try:
         cli.main(["--version"])
         assert gc.get_threshold() == before
+        assert not memory._own
         monkeypatch.setattr(sys, "argv", ["scorefield", "--version"])
         cli.main()
         assert gc.get_threshold() == (100_000, *before[1:])
+        assert memory._own
     finally:
         gc.set_threshold(*before)
 
