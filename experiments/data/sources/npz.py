@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from experiments.data.arrays import from_arrays, paired
 from experiments.data.config import DataConfig
 from experiments.data.inplace import Stored, StoredImages, cannot_be_read_in_place, from_lazy, too_large_for_memory
-from experiments.data.members import member_start
+from experiments.data.members import member_start, name_checksum
 from experiments.data.shapes import require_memory
 from experiments.data.source import Source
 from experiments.data.sources.paths import file_at
@@ -84,7 +84,7 @@ def _lazily(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) 
     if info.file_size != len(head) + prod(shape) * dtype.itemsize:
         raise DataError(f"{name} is cut short, or goes on after its array; write it anew with numpy.savez.")
     with open(where, "rb") as file:
-        offset = member_start(file.fileno(), info.header_offset) + len(head)
+        offset = member_start(file.fileno(), info.header_offset, name_checksum(info)) + len(head)
     return StoredImages(Stored(Path(where), offset, shape, dtype, (head, info.CRC)), config, name)
 
 
