@@ -1,6 +1,7 @@
 """The command line as a person and as a script use it."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import re
@@ -187,6 +188,20 @@ def test_a_dry_run_says_why_the_data_cannot_be_read(run_command, tmp_path):
     assert "none does not exist" in outcome.err
     assert outcome.value["config"]["data"]["rules"] == 2
     assert outcome.value["expected"] is None
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_made(
+    run_command, tmp_path, tiny_flags, monkeypatch, more
+):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *at: None if name == "wandb" else found(name, *at))
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    flags = (*tiny_flags, "--track", "wandb", "--outdir", tmp_path / "run", *more)
+    outcome = run_command("train", "--preset", "digits-ddpm", *flags)
+    assert outcome.status == 2
+    assert outcome.err == "scorefield: error: --track wandb needs wandb; install scorefield[wandb].\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_training_says_what_it_reads_and_what_is_nearly_black(run_command, tmp_path, tiny_flags):
