@@ -190,6 +190,23 @@ def test_a_dry_run_says_why_the_data_cannot_be_read(run_command, tmp_path):
     assert outcome.value["expected"] is None
 
 
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize(("end", "status"), [("full", 1), ("unread", 141)])
+def test_output_that_cannot_be_written_is_one_line_or_none(end, status, buffered):
+    command = [sys.executable, "-m", "scorefield", "--version"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    if end == "full":
+        if not os.path.exists("/dev/full"):
+            pytest.skip("no device that is full")
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writer)
+    env = {**os.environ, "PYTHONUNBUFFERED": buffered}
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=env)
+    os.close(writer)
+    said = "scorefield: error: the output cannot be written (No space left on device); make room, or send it elsewhere."
+    assert (ended.returncode, ended.stderr) == (status, f"{said}\n" * (end == "full"))
+
+
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_made(
     run_command, tmp_path, tiny_flags, monkeypatch, more
