@@ -163,6 +163,8 @@ class Parts:
     @contextlib.contextmanager
     def mine(self) -> Iterator[None]:
         """Hold the folder, which is made, against other processes. Raises BusyError, or UsageError from the disk."""
+        if self.folder.is_symlink():
+            raise UsageError(f"{self.folder} is a link, through which nothing is written; remove it.")
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

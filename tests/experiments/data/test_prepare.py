@@ -183,6 +183,15 @@ def test_nothing_is_overwritten(tmp_path, kind):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_parts_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a.part").write_bytes(b"theirs")
+    (tmp_path / "out.parts").symlink_to(tmp_path / "theirs")
+    with pytest.raises(UsageError, match=r"out\.parts is a link, through which nothing is written; remove it"):
+        prepare(source(), CONFIG, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["a.part"]
+
+
 def test_a_file_that_comes_meanwhile_stays(tmp_path, monkeypatch):
     out, join = tmp_path / "out", Parts.join
     monkeypatch.setattr(Parts, "join", lambda self, path: (out.write_text("mine"), join(self, path))[1])
