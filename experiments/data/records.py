@@ -140,7 +140,7 @@ def write_records(
             **facts,
         )
         text = json.dumps({"scorefield_records": FORMAT, **asdict(known)}, sort_keys=True, ensure_ascii=False)
-        writer.write(_sealed(known.records - 1, text.encode()))
+        writer.write(_sealed(known.records - 1, text.encode(errors="surrogatepass")))
         writer.close()
     except RuntimeError as error:  # the library's name for whatever the operating system says
         raise OSError(reason(error)) from None

@@ -193,6 +193,11 @@ def test_facts_of_other_types_are_refused(tmp_path, facts):
         open_source(f"records:{written(tmp_path / 'odd', **facts)}")
 
 
+def test_names_that_are_no_text_come_back(tmp_path):
+    names = ("cat", "cl\udcff\udcfe", "ö")  # as the folder of a disk may be called
+    assert open_source(f"records:{written(tmp_path / 'odd', class_names=names)}").class_names == names
+
+
 def test_a_later_layout_is_not_guessed_at(path, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.data.records.FORMAT", FORMAT + 1)
     later = written(tmp_path / "later")
