@@ -187,7 +187,7 @@ class Parts:
                     f"{self.folder} holds parts of other images, or of the same with other options, from a "
                     "preparation that was stopped; remove that folder, or give another --out."
                 )
-        except (OSError, ValueError):  # none was written whole, so that no part can be trusted
+        except (OSError, ValueError, RecursionError):  # none was written whole, so that no part can be trusted
             for left in self.folder.glob("*.part"):
                 left.unlink()
             write_text(path, json.dumps(plan))

@@ -166,9 +166,10 @@ def test_the_source_may_have_moved_and_be_held_out_otherwise(tmp_path):
     prepare(source(Counting()), replace(CONFIG, source="folder:elsewhere", held_out=0.5, seed=9), tmp_path / "out")
 
 
-def test_a_plan_that_is_no_plan_makes_all_parts_anew(tmp_path):
+@pytest.mark.parametrize("plan", ["{", "[" * 100_000], ids=["cut short", "a nest without end"])
+def test_a_plan_that_is_no_plan_makes_all_parts_anew(tmp_path, plan):
     parts = stopped(tmp_path)
-    (parts / "plan.json").write_text("{")
+    (parts / "plan.json").write_text(plan)
     images = Counting()
     prepare(source(images), CONFIG, tmp_path / "out")
     assert sorted(chain.from_iterable(images.asked)) == list(range(COUNT))
