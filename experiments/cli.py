@@ -6,15 +6,19 @@ what it needs when it runs.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
 from experiments.commands.compilation_cache import folder_of, keep_programs
 from experiments.commands.options import take_flag, take_flags
 from experiments.compilation import compile_for_the_commands
-from experiments.errors import ScorefieldError, UsageError, did_you_mean
+from experiments.errors import ScorefieldError, UsageError, did_you_mean, reason
 from experiments.memory import own_process, remedied
 from experiments.training.interrupt import leaving
 from experiments.training.stopping import stopping
@@ -34,6 +38,8 @@ COMMANDS = {
 OF_A_RUN = ("sample", "evaluate", "anomaly", "verify", "grid", "ema")
 """Commands that take a run, by --run or as the first word."""
 
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What a device says that takes no more."""
 _ALLOCATIONS = 100_000
 """Objects that are made before Python looks for garbage among them; its own choice is 700, or 2,000."""
 
@@ -70,23 +76,81 @@ module of your own that is imported first, and registers schedules, networks, sa
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status.
 
-    0 ok, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory busy, 7 a training stopped before
-    its first step, 8 out of memory, 9 another process of the run lost, 128 + n signal n.
+    0 ok, 1 output that cannot be written, 2 usage or configuration, 3 data, 4 checkpoint, 5 diverged, 6 run directory
+    busy, 7 a training stopped before its first step, 8 out of memory, 9 another process of the run lost, 128 + n
+    signal n.
     """
-    if arguments is None:  # otherwise the process is the caller's
+    own = arguments is None  # otherwise the process is the caller's
+    if own:
         _collect_seldom()
         own_process()
+        sys.stderr = Unbroken(sys.stderr) if sys.stderr is not None else None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # as Python ends, an error could no longer be caught
+        return status
     except ScorefieldError as error:
         print(f"scorefield: error: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
+        _drop_output(own)
         return 141
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITTEN:
+            raise
+        _drop_output(own)
+        print(
+            f"scorefield: error: the output cannot be written ({reason(error)}); make room, or send it elsewhere.",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("scorefield: interrupted", file=sys.stderr)
         return 130
+
+
+class Unbroken:
+    """A stream that loses what nobody reads: a training goes on when the terminal, or `| head`, is gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, as far as somebody reads."""
+        with self._lost():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, as far as somebody reads."""
+        with self._lost():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _lost(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # a closed pipe, a terminal that is gone, a full disk
+            _to_nowhere(self._stream)
+
+
+def _to_nowhere(stream: Any) -> None:
+    """What is left in a stream's buffer, and what comes, goes nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _drop_output(own: bool) -> None:
+    """What is left in the buffer of standard output goes nowhere, where Python would try again as it ends."""
+    if own:
+        _to_nowhere(sys.stdout)
 
 
 def _collect_seldom() -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
+from diffusion.arguments import require_process
 from diffusion.arrays import expand, safe_sqrt
 from diffusion.ddpm.reverse_steps import Denoised, joined, split_denoised
 from diffusion.noises import require_gaussian
@@ -35,7 +36,7 @@ def classifier_guidance(
     vanishes, and with it what it could say (Dhariwal & Nichol 2021, arXiv:2105.05233, algorithm 2).
     Raises TypeError when the noise is not Gaussian.
     """
-    require_gaussian(process.noise, "classifier guidance")
+    require_gaussian(require_process(process).noise, "classifier guidance")
     return Partial(_classifier_guided, process, as_partial(denoise), as_partial(log_likelihood), scale)
 
 

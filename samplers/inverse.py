@@ -22,7 +22,7 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
-from diffusion.arguments import as_array
+from diffusion.arguments import as_array, require_process
 from diffusion.arrays import expand, sum_event
 from diffusion.ddpm.reverse_steps import Denoised, joined, split_denoised
 from diffusion.noises import require_gaussian
@@ -105,7 +105,7 @@ def dps_guidance(
     stiff, of order 1/σ_y²: with few steps take a larger σ_y, a smaller w, `normalised`, or `pseudoinverse_guidance`.
     Raises TypeError when the noise is not Gaussian, ValueError for σ_y = 0, and a y or A that does not fit.
     """
-    require_gaussian(process.noise, "diffusion posterior sampling")
+    require_gaussian(require_process(process).noise, "diffusion posterior sampling")
     if not normalised and is_concrete(measurement.noise_std) and not measurement.noise_std > 0:
         raise ValueError(
             "noise_std = 0; DPS divides by its square: give a positive one, however small, or normalised=True."
@@ -161,7 +161,7 @@ def pseudoinverse_guidance(
     another C it is not, and a C too large (small) trusts y too little (too much).
     Raises TypeError when the noise is not Gaussian, ValueError for a y, an A or a C that does not fit.
     """
-    require_gaussian(process.noise, "pseudoinverse guidance")
+    require_gaussian(require_process(process).noise, "pseudoinverse guidance")
     covariance = isotropic_covariance(process) if covariance is None else as_partial(covariance)
     return Partial(_pseudoinverse, process, as_partial(denoise), _traced(measurement), covariance)
 
@@ -200,7 +200,7 @@ def _explain(observe: Callable[[Array], Array], x_0: Array, residual: Array, c: 
 
 def isotropic_covariance(process: Process, data_variance: ArrayLike = 1.0) -> Covariance:
     """r² = σ² v/(α² v + σ²): Cov[x_0|x_t] of N(m, v I) data, at v = 1 the choice of ΠGDM. Of the shape of t."""
-    return Partial(_isotropic, process, data_variance)
+    return Partial(_isotropic, require_process(process), data_variance)
 
 
 def _isotropic(process: Process, data_variance: ArrayLike, x: Array, t: ArrayLike) -> Array:
@@ -215,7 +215,7 @@ def tweedie_covariance(process: Process, denoise: Denoiser) -> Covariance:
     (Efron 2011, section 2; for inverse problems Boys et al. 2023, arXiv:2310.06721.) Symmetrised, since a network's
     Jacobian is not symmetric. Infinite where α = 0.
     """
-    require_gaussian(process.noise, "Tweedie's covariance")
+    require_gaussian(require_process(process).noise, "Tweedie's covariance")
     return Partial(_tweedie, process, as_partial(denoise))
 
 

@@ -13,7 +13,8 @@ import tyro
 from experiments.commands.data_options import ReadingArguments, read_arguments
 from experiments.data.prepare import prepare, require_new
 from experiments.data.registry import open_in_passing
-from experiments.errors import UsageError
+from experiments.data.summary import warnings
+from experiments.errors import UsageError, warn
 from experiments.memory import shown
 from experiments.names import counted
 from experiments.progress import reporting
@@ -58,7 +59,10 @@ def run(argv: list[str]) -> int:
     require_new(out)
     tell_written(lambda count: f"the same command goes on with {out.name}" if count else "nothing was written")
     with reporting(quiet=arguments.quiet or arguments.json):
-        facts = prepare(open_in_passing(config, out.absolute().parent), config, out)
+        source = open_in_passing(config, out.absolute().parent)
+        for line in warnings(source, source.held_out):
+            warn(line)
+        facts = prepare(source, config, out)
     size, shape = out.stat().st_size, "×".join(map(str, facts.shape))
     if arguments.json:
         said = {"file": str(out), "bytes": size, "images": facts.images, "held_out": facts.held_out}

@@ -254,11 +254,13 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     check(arguments.config)
     solver.build_own(arguments.config)  # refuses now what could not be sampled in the end
     outdir = arguments.outdir or arguments.run or Path("runs") / arguments.preset
+    from experiments.tracking.choice import require_trackers
     from experiments.training.data import open_data, tell
     from experiments.training.loop import train
     from experiments.training.resume import with_own_rules
     from experiments.training.settle import settled
 
+    require_trackers(arguments.config)
     words, quiet = {word.partition("=")[0] for word in argv}, arguments.quiet or arguments.json
     config = with_own_rules(arguments.config, outdir, told="--data.rules" in words)
     told = not words.isdisjoint(("--data", "--data.source"))

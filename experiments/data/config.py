@@ -11,6 +11,8 @@ from experiments.errors import Refusals
 
 MOST_CHANNELS = 64
 """Channels that an image may have."""
+MOST_PIXELS = 2**16
+"""Pixels that a side of an image may have; a JPEG file holds one less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,10 @@ class DataConfig:
             (
                 not self._is_size(),
                 f"--data.size is {self.size}; give a number of pixels above 0, or height and width as 48x64.",
+            ),
+            (
+                max((self._is_size() and self.shape) or (0,)) > MOST_PIXELS,
+                f"--data.size is {self.size}; give at most {MOST_PIXELS} pixels a side.",
             ),
             (
                 self.crop not in ("center", "none", "pad"),

@@ -24,7 +24,7 @@ from experiments.errors import DataError, reason
 MAX_FILE = 2**30
 """Bytes that one file of the archive may unpack to."""
 _HEAD = struct.Struct("<4s22xHH")
-_ENCRYPTED = 1
+_ENCRYPTED, _UTF_8 = 1, 0x800
 
 
 class ZipFiles:
@@ -35,10 +35,13 @@ class ZipFiles:
         self.path = path
         self._names = Names(info.filename for info in infos)
         columns = [
-            (info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type, info.flag_bits)
+            (
+                *(info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type),
+                *(info.flag_bits, name_checksum(info)),
+            )
             for info in infos
         ]
-        self._table = np.array(columns, np.int64).reshape(-1, 6)
+        self._table = np.array(columns, np.int64).reshape(-1, 7)
         self._absolute = os.path.abspath(path)
         self._open()
         self._state = self._now()
@@ -78,13 +81,13 @@ class ZipFiles:
 
     def read(self, i: int) -> tuple[bytes, Stamp]:
         """(The member, its size and checksum, which have been verified). Raises DataError naming it."""
-        offset, packed, size, checksum, method, flags = self._table[i].tolist()
+        offset, packed, size, checksum, method, flags, named = self._table[i].tolist()
         if size > MAX_FILE:
             raise DataError(f"{self.name(i)} unpacks to {size:,} bytes, above {MAX_FILE:,}; remove it.")
         if flags & _ENCRYPTED:
             raise DataError(f"{self.name(i)} is encrypted; write the zip anew without a password.")
         try:
-            content = os.pread(self._descriptor, packed, member_start(self._descriptor, offset))
+            content = os.pread(self._descriptor, packed, member_start(self._descriptor, offset, named))
             content = _unpacked(content, method, size)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, struct.error) as error:
             raise self._damaged(i, reason(error)) from None
@@ -115,11 +118,21 @@ class ZipFiles:
         return taken
 
 
-def member_start(descriptor: int, header: int) -> int:
-    """Where the bytes of a member begin whose own header is at `header`. Raises BadZipFile where there is none."""
+def name_checksum(info: zipfile.ZipInfo) -> int:
+    """CRC-32 of the name of a member, as it stands in the table of contents; the format itself has none of names."""
+    return zlib.crc32(info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8 else "cp437"))
+
+
+def member_start(descriptor: int, header: int, named: int) -> int:
+    """Where the bytes of a member begin whose own header is at `header`, and whose name has the checksum `named`.
+
+    Raises BadZipFile where there is none, or it is of another name.
+    """
     signature, name, extra = _HEAD.unpack(os.pread(descriptor, _HEAD.size, header))
     if signature != b"PK\3\4":
         raise zipfile.BadZipFile("its header is not where it should be")
+    if zlib.crc32(os.pread(descriptor, name, header + _HEAD.size)) != named:
+        raise zipfile.BadZipFile("its header has another name")
     return header + _HEAD.size + name + extra
 
 

@@ -163,6 +163,8 @@ class Parts:
     @contextlib.contextmanager
     def mine(self) -> Iterator[None]:
         """Hold the folder, which is made, against other processes. Raises BusyError, or UsageError from the disk."""
+        if self.folder.is_symlink():
+            raise UsageError(f"{self.folder} is a link, through which nothing is written; remove it.")
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +187,7 @@ class Parts:
                     f"{self.folder} holds parts of other images, or of the same with other options, from a "
                     "preparation that was stopped; remove that folder, or give another --out."
                 )
-        except (OSError, ValueError):  # none was written whole, so that no part can be trusted
+        except (OSError, ValueError, RecursionError):  # none was written whole, so that no part can be trusted
             for left in self.folder.glob("*.part"):
                 left.unlink()
             write_text(path, json.dumps(plan))

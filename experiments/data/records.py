@@ -62,6 +62,17 @@ class RecordFacts:
     prepared: Mapping[str, Any] = field(default_factory=dict)
     """The options that the images were read with."""
 
+    def well_typed(self) -> bool:
+        """Whether each field is what it should be, in a file that anybody may have written."""
+        numbers = (*self.shape, self.images, self.held_out)
+        lists, texts = (self.class_names, self.notes), (self.fingerprint, self.hint)
+        return (
+            all(type(number) is int for number in numbers)
+            and all(isinstance(text, str) for text in texts)
+            and all(isinstance(one, tuple) and all(isinstance(text, str) for text in one) for one in lists)
+            and isinstance(self.prepared, Mapping)
+        )
+
     @property
     def records(self) -> int:
         """Number of records in the file."""
@@ -129,7 +140,7 @@ def write_records(
             **facts,
         )
         text = json.dumps({"scorefield_records": FORMAT, **asdict(known)}, sort_keys=True, ensure_ascii=False)
-        writer.write(_sealed(known.records - 1, text.encode()))
+        writer.write(_sealed(known.records - 1, text.encode(errors="surrogatepass")))
         writer.close()
     except RuntimeError as error:  # the library's name for whatever the operating system says
         raise OSError(reason(error)) from None
@@ -211,7 +222,7 @@ class RecordImages:
         try:
             facts = RecordFacts(**{key: _tuples(value) for key, value in said.items() if key in known})
             fits = facts.records == last + 1 and 0 <= facts.held_out < facts.images
-            if fits and min(facts.shape) > 0 and facts.bits in (8, 16):
+            if fits and min(facts.shape) > 0 and facts.bits in (8, 16) and facts.well_typed():
                 return facts
         except (TypeError, ValueError):
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from jaxtyping import Float32, Int, Int32, UInt8, UInt16
@@ -19,7 +20,7 @@ Pixels = UInt8[np.ndarray, "n height width channels"] | UInt16[np.ndarray, "n he
 Events = Pixels | Float32[np.ndarray, "n d"]
 """Images, or points in the model's own units."""
 _KINDS = {(np.dtype(np.uint8), 4), (np.dtype(np.uint16), 4), (np.dtype(np.float32), 2)}
-_LOOKED_AT = 256
+_LOOKED_AT, _LOOKED_AT_BYTES = 256, 2**24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,9 +142,13 @@ class Source:
 
     @cached_property
     def value_range(self) -> tuple[int, int]:
-        """The least and the largest value of the images `looked_at`."""
-        pixels = self.images if isinstance(self.images, np.ndarray) else self.images[np.array(self.looked_at)]
-        return int(pixels.min()), int(pixels.max())
+        """The least and the largest value of the images `looked_at`, of which few are in memory at a time."""
+        if isinstance(self.images, np.ndarray):
+            return _ends(self.images)
+        rows = np.array(self.looked_at)
+        some = max(1, _LOOKED_AT_BYTES // (prod(self.event_shape) * self.images.dtype.itemsize))
+        ends = [_ends(self.images[rows[i : i + some]]) for i in range(0, len(rows), some)]
+        return min(low for low, _ in ends), max(high for _, high in ends)
 
     def take(self, rows: Int[np.ndarray, "m"], name: str | None = None) -> Source:
         """The images `rows` with their labels and all the class names, without a held-out part.
@@ -191,3 +196,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.setflags(write=False)
     return view
+
+
+def _ends(images: Events) -> tuple[int, int]:
+    return int(images.min()), int(images.max())

@@ -10,7 +10,7 @@ The checkpoint that the average belongs to holds the averages of its own step, a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,13 +154,25 @@ def _sums(
         for width, of_profile in weights.items():
             sums[width][name] = sums[width].get(name, 0.0) + of_profile[profile] * array.astype(np.float64)
 
+    like = next(iter(own.values()))
     for profile, path in files.items():
-        for name, array in read_arrays(path):
+        for name, array in _fitting(path, like):
             add(profile, name, array)
     for profile, arrays in own.items():
         for name, array in arrays.items():
             add(profile, name, array)
     return {width: {name: np.asarray(a, np.float32) for name, a in tree.items()} for width, tree in sums.items()}
+
+
+def _fitting(path: Path, like: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """The arrays of a file, one at a time. Raises CheckpointError unless they are those of `like`, name and shape."""
+    left = dict(like)
+    for name, array in read_arrays(path):
+        if name not in left or array.shape != left.pop(name).shape or not np.issubdtype(array.dtype, np.floating):
+            raise CheckpointError(f"{path} holds other arrays than its checkpoint; remove its folder.")
+        yield name, array
+    if left:
+        raise CheckpointError(f"{path} lacks arrays of its checkpoint; remove its folder.")
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray], said: dict[str, Any]) -> None:
@@ -190,13 +202,8 @@ def load_average(checkpoint: Path, digest: str, width: float, like: Any) -> tupl
     try:
         said = json.loads((path / "average.json").read_bytes())
         other = said["checkpoint_sha256"] != digest
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path / 'average.json'} cannot be read ({reason(error)}); {remedy}") from None
     if other:
         raise UsageError(f"{path} was made from another checkpoint than the one that is there now; {remedy}")
-    params = nested(dict(read_arrays(path / "average.npz")))
-    if {name: array.shape for name, array in flat_arrays(params).items()} != {
-        name: array.shape for name, array in flat_arrays(like).items()
-    }:
-        raise CheckpointError(f"{path} holds other arrays than {checkpoint}; {remedy}")
-    return params, own
+    return nested(dict(_fitting(path / "average.npz", flat_arrays(like)))), own

@@ -79,7 +79,7 @@ class Hosted:
 def _run_id(path: Path, name: str, goes_on: bool) -> str:
     """The name of the run there, by which it is found again when the training goes on; a new one for a new training."""
     known: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         said = json.loads(path.read_bytes())
         known = {key: value for key, value in said.items() if isinstance(value, str)} if isinstance(said, dict) else {}
     if not goes_on or name not in known:

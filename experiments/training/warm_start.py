@@ -87,7 +87,14 @@ class Origin:
         said: dict[str, Any] = {
             name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in names
         }
-        return Origin(**said)
+        origin = Origin(**said)
+        lists = (origin.carried, origin.new, origin.known_classes, origin.new_classes)
+        texts = [origin.run, origin.checkpoint, origin.sha256, origin.parameters]
+        if type(origin.step) is not int or not all(isinstance(one, tuple) for one in lists):
+            raise ValueError(f"{KEY} has fields of other types")
+        if not all(isinstance(text, str) for text in (*texts, *(text for one in lists for text in one))):
+            raise ValueError(f"{KEY} has fields of other types")
+        return origin
 
     def summary(self) -> dict[str, Any]:
         """The record for reports and pictures: of the arrays that were carried over it has the number alone."""
@@ -243,7 +250,7 @@ def recorded(checkpoint: Path) -> Origin | None:
     try:
         said = json.loads((checkpoint / "checkpoint.json").read_bytes()).get(KEY)
         return None if said is None else Origin.from_json(said)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{checkpoint / 'checkpoint.json'} is damaged ({reason(error)}); restore it.") from None
 
 

@@ -20,15 +20,19 @@ from samplers import (
     Replacement,
     Restart,
     classifier_free_guidance,
+    classifier_guidance,
     clipped,
     cosine,
     dps_guidance,
     invert,
+    isotropic_covariance,
     karras,
     optimised_grid,
+    pseudoinverse_guidance,
     quadratic,
     sample,
     sample_parallel,
+    tweedie_covariance,
     uniform_log_snr,
     uniform_sigma,
     uniform_time,
@@ -245,6 +249,21 @@ def test_a_process_is_made_of_objects(part, words):
 def test_a_schedule_in_the_place_of_a_process_says_so_wherever_it_stands(use):
     with pytest.raises(AttributeError, match=r"VP\(.*\) is a schedule, and a Process is needed; give Process\(VP"):
         use(VP())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda p: classifier_guidance(p, PROCESS, lambda x, t: x[:, 0]),
+        lambda p: dps_guidance(p, PROCESS, Measurement(np.eye(2), X, 0.1)),
+        lambda p: pseudoinverse_guidance(p, PROCESS, Measurement(np.eye(2), X, 0.1)),
+        lambda p: tweedie_covariance(p, PROCESS),
+        isotropic_covariance,
+    ],
+)
+def test_a_denoiser_in_the_place_of_a_process_is_named(use):
+    with pytest.raises(TypeError, match=r"process is of type .*; give a Process, such as Process"):
+        use(DENOISE)
 
 
 @pytest.mark.parametrize(

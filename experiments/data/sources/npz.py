@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 from experiments.data.arrays import from_arrays, paired
 from experiments.data.config import DataConfig
 from experiments.data.inplace import Stored, StoredImages, cannot_be_read_in_place, from_lazy, too_large_for_memory
-from experiments.data.members import member_start
+from experiments.data.members import member_start, name_checksum
 from experiments.data.shapes import require_memory
 from experiments.data.source import Source
 from experiments.data.sources.paths import file_at
@@ -90,7 +90,7 @@ def _lazily(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) 
         with archive.open(info) as file, unpacked(file.read, info.file_size, name) as found:
             return StoredImages(Stored(Path(where), len(head), shape, dtype, (head, info.CRC), found), config, name)
     with open(where, "rb") as file:
-        offset = member_start(file.fileno(), info.header_offset) + len(head)
+        offset = member_start(file.fileno(), info.header_offset, name_checksum(info)) + len(head)
     return StoredImages(Stored(Path(where), offset, shape, dtype, (head, info.CRC)), config, name)
 
 

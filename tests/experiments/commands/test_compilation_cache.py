@@ -219,6 +219,7 @@ def test_the_command_takes_a_folder_or_off_before_its_name_or_after(monkeypatch,
 def test_garbage_is_looked_for_seldom_in_a_process_of_the_command_alone(monkeypatch):
     before = gc.get_threshold()
     monkeypatch.setattr(memory, "_own", False)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
     try:
         cli.main(["--version"])
         assert gc.get_threshold() == before

@@ -128,6 +128,12 @@ def test_what_cannot_be_read_in_place_can_be_prepared(kind, tmp_path, capsys, mo
     assert not list(tmp_path.glob(f"*{third.name}*"))
 
 
+def test_images_that_are_nearly_black_are_named_before_they_are_written(tmp_path, capsys):
+    np.savez(tmp_path / "masks.npz", images=np.eye(8, dtype=np.uint8)[None].repeat(20, 0))
+    assert main(["data", "prepare", f"npz:{tmp_path / 'masks.npz'}", "--out", str(tmp_path / "out")]) == 0
+    assert "is 1 of 255, so that the images are nearly black; scale them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("uri", ["digits", "plane:moons"])
 def test_what_is_always_in_memory_is_not_lazy(uri, capsys):
     assert main(["data", "check", uri, "--loading", "lazy"]) == 2

@@ -186,6 +186,26 @@ def test_mirror_images_follow_the_images(tmp_path):
         np.testing.assert_array_equal(mirrored[rows], wanted[rows])
 
 
+def test_few_images_are_looked_at_at_a_time():
+    class Images:
+        shape, dtype, ndim, fingerprint = (600, 4, 4, 3), np.dtype(np.uint8), 4, "2:0"
+        asked = ()
+
+        def __len__(self):
+            return 600
+
+        def __getitem__(self, rows):
+            self.asked = (*self.asked, *[rows.tolist()])
+            return np.full((len(rows), 4, 4, 3), rows[:, None, None, None] // 3, np.uint8)
+
+    images = Images()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.data.source._LOOKED_AT_BYTES", 500)  # of ten images, and a bit
+        assert Source(images=images).value_range == (0, 199)
+    assert max(map(len, images.asked)) == 10
+    assert [row for rows in images.asked for row in rows] == list(range(0, 600, 3))
+
+
 def test_the_line_says_that_some_were_looked_at(tmp_path, monkeypatch):
     eager, lazy = both(uri_of("folder", tmp_path), size=8)
     assert summary(eager, None) == summary(lazy, None)  # of a few, all are

@@ -166,9 +166,10 @@ def test_the_source_may_have_moved_and_be_held_out_otherwise(tmp_path):
     prepare(source(Counting()), replace(CONFIG, source="folder:elsewhere", held_out=0.5, seed=9), tmp_path / "out")
 
 
-def test_a_plan_that_is_no_plan_makes_all_parts_anew(tmp_path):
+@pytest.mark.parametrize("plan", ["{", "[" * 100_000], ids=["cut short", "a nest without end"])
+def test_a_plan_that_is_no_plan_makes_all_parts_anew(tmp_path, plan):
     parts = stopped(tmp_path)
-    (parts / "plan.json").write_text("{")
+    (parts / "plan.json").write_text(plan)
     images = Counting()
     prepare(source(images), CONFIG, tmp_path / "out")
     assert sorted(chain.from_iterable(images.asked)) == list(range(COUNT))
@@ -181,6 +182,15 @@ def test_nothing_is_overwritten(tmp_path, kind):
     with pytest.raises(UsageError, match=r"out exists already, and nothing is overwritten; remove it, or give another"):
         prepare(source(), CONFIG, out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_parts_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a.part").write_bytes(b"theirs")
+    (tmp_path / "out.parts").symlink_to(tmp_path / "theirs")
+    with pytest.raises(UsageError, match=r"out\.parts is a link, through which nothing is written; remove it"):
+        prepare(source(), CONFIG, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["a.part"]
 
 
 def test_a_file_that_comes_meanwhile_stays(tmp_path, monkeypatch):

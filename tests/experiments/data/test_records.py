@@ -175,6 +175,29 @@ def test_files_that_are_no_such_files_are_refused(path, tmp_path):
         open_source(f"records:{tmp_path / 'foreign'}")
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"held_out": 1.5},
+        {"class_names": 7},
+        {"class_names": "abc"},
+        {"class_names": (1, 2, 3)},
+        {"notes": None},
+        {"hint": 1},
+        {"prepared": []},
+    ],
+    ids=str,
+)
+def test_facts_of_other_types_are_refused(tmp_path, facts):
+    with pytest.raises(DataError, match="do not fit what it says of them"):
+        open_source(f"records:{written(tmp_path / 'odd', **facts)}")
+
+
+def test_names_that_are_no_text_come_back(tmp_path):
+    names = ("cat", "cl\udcff\udcfe", "ö")  # as the folder of a disk may be called
+    assert open_source(f"records:{written(tmp_path / 'odd', class_names=names)}").class_names == names
+
+
 def test_a_later_layout_is_not_guessed_at(path, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.data.records.FORMAT", FORMAT + 1)
     later = written(tmp_path / "later")

@@ -53,6 +53,13 @@ def test_other_sizes_are_refused(size):
         refuse(DataConfig(size=size).refusals())
 
 
+@pytest.mark.parametrize("size", [2**16 + 1, "8x99999999999", "99999999999"])
+def test_sizes_that_no_picture_has_are_refused(size):
+    with pytest.raises(UsageError, match=r"data.size is .*; give .*pixels"):
+        refuse(DataConfig(size=size).refusals())
+    refuse(DataConfig(size=2**16).refusals())
+
+
 def test_the_middle_in_the_proportions_of_the_size_is_taken():
     picture = RNG.integers(0, 256, (12, 20), np.uint8)
     np.testing.assert_array_equal(fitted(picture, size="12x12"), picture[:, 4:16])

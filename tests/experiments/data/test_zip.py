@@ -95,6 +95,15 @@ def test_a_damaged_zip_is_refused(refused, zipped, tmp_path):
     refused(uri, path, "img2.PNG", "CRC")
 
 
+@pytest.mark.parametrize("loading", ["memory", "lazy"])
+def test_a_name_that_changed_in_the_table_of_contents_is_refused(refused, zipped, tmp_path, loading):
+    uri = zipped(names=["ä/0.png", "b/1.png", "b/2.png"])
+    assert open_source(uri, loading=loading).class_names == ("b", "ä")
+    before, _, after = (tmp_path / "set.zip").read_bytes().rpartition(b"b/2.png")
+    (tmp_path / "set.zip").write_bytes(before + b"c/2.png" + after)
+    refused(uri, "set.zip", "another name", loading=loading)
+
+
 def test_an_encrypted_zip_is_refused(refused, zipped, tmp_path):
     uri = zipped()
     content = bytearray((tmp_path / "set.zip").read_bytes())

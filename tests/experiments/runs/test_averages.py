@@ -14,8 +14,9 @@ from experiments.runs.averages import folder_of
 from experiments.runs.load import CheckpointArguments, choose, load_model, load_run
 from experiments.training import loop
 from experiments.training.checkpoint import find_checkpoints
+from experiments.training.manifest import write_manifest
 from experiments.training.power import exponent
-from experiments.training.snapshots import find_snapshots, flat_arrays, snapshots_of
+from experiments.training.snapshots import find_snapshots, flat_arrays, read_arrays, snapshots_of, write_arrays
 from tests.experiments.training.tiny_run import tiny_config, tiny_data
 
 DEVICE = tuple(jax.devices()[:1])
@@ -153,6 +154,34 @@ def test_an_average_of_another_checkpoint_and_a_damaged_one_are_refused(copy, ru
         load_model(copy, 0.12)
     assert run_command("ema", "--run", copy, "--sigma-rel", "0.12").status == 0
     load_model(copy, 0.12)
+
+
+HARMS = {
+    "another shape": lambda arrays: {name: np.zeros(7) for name in arrays},
+    "texts": lambda arrays: {name: np.full(array.shape, "a") for name, array in arrays.items()},
+    "another name": lambda arrays: {**arrays, "more": np.zeros(3)},
+    "a name below another": lambda arrays: {**arrays, f"{min(arrays)}/more": np.zeros(3)},
+    "fewer": lambda arrays: dict(list(arrays.items())[1:]),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+def test_files_that_hold_other_arrays_are_refused(copy, run_command, harm):
+    """With a manifest of their own, as somebody else may have written them."""
+
+    def harmed(path):
+        write_arrays(path, harm(dict(read_arrays(path))))
+        (path.parent / "SHA256SUMS").unlink()
+        write_manifest(path.parent)
+
+    assert run_command("ema", "--run", copy, "--sigma-rel", "0.08").status == 0
+    harmed(folder_of(find_checkpoints(copy / "checkpoints")[-1].path, 0.08) / "average.npz")
+    with pytest.raises(CheckpointError, match=r"average.npz (holds other|lacks) arrays"):
+        load_model(copy, 0.08)
+    harmed(snapshots_of(copy) / "00000010" / "0.05.npz")
+    outcome = run_command("ema", "--run", copy, "--sigma-rel", "0.15")
+    assert outcome.status == 4
+    assert re.search(r"0.05.npz (holds other|lacks) arrays", outcome.err)
 
 
 @pytest.mark.parametrize("word", ["1.2.3", "-1", "0.1x", "x", "", "."])

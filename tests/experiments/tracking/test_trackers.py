@@ -160,6 +160,14 @@ def test_both_are_told_by_one_adapter(name, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("content", [b"[1]", b"\xff", b"[" * 100_000], ids=["a list", "no text", "a nest without end"])
+def test_a_damaged_note_of_the_run_there_begins_a_new_one(monkeypatch, tmp_path, content):
+    calls = hosted(monkeypatch, "wandb")
+    (tmp_path / "trackers.json").write_bytes(content)
+    Hosted("wandb", tmp_path, "mine", True).log_config({})
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": calls[0][2]["id"]}
+
+
 def test_wandb_without_a_key_is_not_asked_for_one(monkeypatch, tmp_path, capsys):
     calls = hosted(monkeypatch, "wandb", key=None)
     monkeypatch.delenv("WANDB_MODE", raising=False)

@@ -21,7 +21,7 @@ from experiments.runs.provenance import origin
 from experiments.training import loop
 from experiments.training.checkpoint import load as load_checkpoint
 from experiments.training.data import Facts, RunData
-from experiments.training.warm_start import InitFrom, Source, following, recorded, require_kin
+from experiments.training.warm_start import KEY, InitFrom, Origin, Source, following, recorded, require_kin
 from tests.experiments.training.tiny_run import SHAPE, tiny_config, tiny_data
 
 
@@ -156,6 +156,25 @@ def test_other_classes_by_their_names(straight, tmp_path):
     noted = recorded(tmp_path / "checkpoints" / "00000000")
     assert (noted.known_classes, noted.new_classes) == (("d", "a"), ("new",))
     assert "classes it knows: d, a, classes that begin as no class: new" in noted.told()[0]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"carried": 5}, {"new": "abc"}, {"new": [1]}, {"step": "3"}, {"run": None}, {"known_classes": None}],
+    ids=str,
+)
+def test_a_note_of_other_types_is_named(tmp_path, changed):
+    whole = Origin("a", "b", 3, "c", "raw", ("d",), ())
+    for said, sound in ((whole.to_json(), True), ({**whole.to_json(), **changed}, False)):
+        (tmp_path / "checkpoint.json").write_text(json.dumps({KEY: said}))
+        if sound:
+            assert recorded(tmp_path) == whole
+            continue
+        with pytest.raises(CheckpointError, match=r"checkpoint\.json is damaged \(.* has fields of other types\)"):
+            recorded(tmp_path)
+    (tmp_path / "checkpoint.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json is damaged"):
+        recorded(tmp_path)
 
 
 @pytest.fixture
