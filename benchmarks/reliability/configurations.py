@@ -19,7 +19,8 @@ from benchmarks.reliability.workers import supervise
 from experiments import cli
 from experiments.config.file import to_json
 from experiments.config.tree import Config
-from experiments.training.differences import flag_of, flat
+from experiments.names import flag_of
+from experiments.training.differences import flat
 
 SECONDS = 30
 CANARY = "scorefield_canary"
