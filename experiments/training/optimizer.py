@@ -101,7 +101,9 @@ def muon(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     A matrix W (in, out), x ↦ xW, takes the step −η √max(1, out/in) UVᵀ, where UΣVᵀ is its momentum and UVᵀ is found by
     five Newton-Schulz steps, up to singular values of 0.7 to 1.2. A convolution (kh, kw, in, out) is the matrix
     (kh·kw·in, out); queries, keys and values in one kernel (in, 3·out) are three matrices. η is `muon_learning_rate`,
-    of the same course as `learning_rate`, and weight decay is η·`weight_decay`·W.
+    of the same course as `learning_rate`, and weight decay is η·`weight_decay`·W. The momentum is Nesterov's; optax
+    corrects it for its start at 0, as Adam's, and Jordan does not, so that the first steps mix old and new gradients
+    otherwise.
 
     Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon; optax.contrib.muon. Its `init` raises UsageError for
     a network without hidden matrices.
