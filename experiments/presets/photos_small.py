@@ -6,8 +6,18 @@
 The network and the size of `photos-cpu`, with augmentation that does not leak, dropout, and one picture in seven held
 out. The training ends when the held-out loss has not fallen for 2,000 steps, and its best checkpoint is kept: samples,
 evaluations and verifications take it by --best. `verify` says whether it treats held-out pictures as it does those it
-was trained on. Not run by us at this size, and at which length that check first speaks was not measured. --data.size 64
-is for a GPU.
+was trained on. --data.size 64 is for a GPU.
+
+Not run by us at this size. On 300 pictures of Fashion-MNIST, with 300 others held out, 2026-11-30, Python 3.11, jax
+0.10.1, with
+
+    --data.size 16 --network.channels 16 --network.head-channels 16
+
+the held-out loss fell from 0.376 after 375 steps to 0.284 after 3,000, where the run was ended, and falling still. The
+check was quiet after 500, 1,000, and so on to 3,000 steps, of 256 images: at no noise level had the network gone more
+than 0.13 ± 0.06 of the way to recalling its training images. So the length at which it first speaks is beyond 3,000
+steps of 32 images there. Of 64 samples most are garments and shoes with ragged edges, and the others nothing that can
+be named; no distances were measured.
 """
 
 import math
