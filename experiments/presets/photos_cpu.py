@@ -13,12 +13,14 @@ were run instead, 2026-11-30, Python 3.11, jax 0.10.1, with
 - 1,000 steps on 10,000 crops of five photographs (scikit-learn's china and flower, scikit-image's astronaut, coffee and
   motorcycle), with 1,000 crops of two others (chelsea, rocket) held out: 10 min, 5 min 17 s of them processor time.
   Held-out loss 0.588 after 125 steps and 0.303 in the end. The samples have the colours and the grain of the five
-  photographs, and nothing in them can be named.
+  photographs, and nothing in them can be named. Two photographs are no measure of a distance: by it the training images
+  (13.9 ± 0.6) are farther from them than 300 samples (10.7 ± 0.5), and noise 20.6 ± 0.7.
 - 500 steps on Fashion-MNIST, with --data idx:fashion-mnist --data.no-flip: 10 min, 3 min 31 s of them processor time.
   Held-out loss 0.473 after 125 steps and 0.305 in the end. About half of the samples are garments with ragged edges,
-  and the others are none.
+  and the others are none. Fréchet distance of 300 samples 5.8 ± 0.8, in the features of a classifier of these garments
+  (of as many training images 1.7 ± 1.1, of noise 71.1 ± 2.1).
 
-No distances were measured, and seven photographs say nothing about others.
+Seven photographs say nothing about others.
 """
 
 import math
