@@ -1,6 +1,7 @@
 """What every test shares: four virtual devices, warnings as errors, a float64 switch."""
 
 import os
+import signal
 from pathlib import Path
 
 from experiments.compilation import add_xla_flags, compile_quickly
@@ -35,6 +36,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup` ignores, and whatever is started below it
     lowering.share_context()
     kinds.register(config)
     footprint.register(config)
