@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from experiments.errors import UsageError
+from experiments.memory import shown
 
 _written, _counting = 0, threading.Lock()
 _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}|[0-9a-f]{16})\.tmp")
@@ -75,6 +77,24 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"{folder} cannot be written ({error.strerror or error}); choose another place.") from None
+
+
+def free_on(folder: Path) -> int | None:
+    """The bytes that the disk of a folder has left; None where it does not tell."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def require_room(folder: Path, size: int, purpose: str) -> None:
+    """Raise UsageError where the disk of a folder tells that it has not `size` bytes left."""
+    free = free_on(folder)
+    if free is not None and free < size:
+        raise UsageError(
+            f"{folder} has {shown(free)} free, and {shown(size)} are needed {purpose}; make room, or give another "
+            "--out."
+        )
 
 
 def written() -> int:

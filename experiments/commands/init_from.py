@@ -59,13 +59,6 @@ def init_of(place: Path | None, ema: str) -> InitFrom | None:
     return None if place is None else InitFrom(place, None if ema == "raw" else int(ema))
 
 
-def require_source(init: InitFrom) -> None:
-    """Raise CheckpointError where there is nothing that can be begun from."""
-    from experiments.training.warm_start import find_source
-
-    find_source(init)
-
-
 def fitted(config: Config, init: InitFrom, facts: Facts) -> Config:
     """`config`, made from the source's, with its network fitted to the size of the data. Raises as `find_source`."""
     from experiments.training.warm_start import find_source, following

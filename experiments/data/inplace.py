@@ -68,17 +68,17 @@ class NotInPlaceError(DataError):
 
 
 def cannot_be_read_in_place(
-    where: str, why: str, shape: tuple[int, ...], dtype: np.dtype, config: DataConfig, *, unpacks: bool = True
+    where: str, why: str, shape: tuple[int, ...], dtype: np.dtype, config: DataConfig, *, in_memory: bool = False
 ) -> NotInPlaceError:
     """What is said of an array that is too large for memory, or wanted lazily, and not stored plainly.
 
-    If nothing `unpacks` it, even preparing needs it in memory.
+    To prepare it needs it whole `in_memory`, or else no more than the disk.
     """
     target = (shape[0], *target_of(with_channels(shape, where, config), config))
     needed = max(pixels_gib(shape, config, dtype), pixels_gib(target, config))
     large = needed > config.memory_gib
     reasons = (f"above --data.memory-gib {config.memory_gib:g}",) * large + ("wanted lazily",) * (not large)
-    room = f" --memory-gib {ceil(needed)}" * (large and not unpacks)
+    room = f" --memory-gib {ceil(needed)}" * (large and in_memory)
     return NotInPlaceError(
         f"{where} is {reasons[0]} and {why}, so that it cannot be read in place; train on the records:FILE that "
         f"scorefield data prepare{room} writes of it{', which has all of it in memory once' * bool(room)}."

@@ -12,6 +12,7 @@ import struct
 import weakref
 import zipfile
 import zlib
+from collections.abc import Iterable
 from bz2 import BZ2Decompressor
 from typing import Any
 
@@ -116,6 +117,16 @@ class ZipFiles:
         state = self.__getstate__()
         taken.__setstate__({**state, "_names": self._names.take(rows), "_table": self._table[rows]})
         return taken
+
+
+def require_names(path: str, infos: Iterable[zipfile.ZipInfo]) -> None:
+    """Raise BadZipFile where a member is called otherwise in the table of contents than in its own header.
+
+    Of one that is read this is seen as it is read; one that is passed over may be so because of its damaged name.
+    """
+    with open(path, "rb") as file:
+        for info in infos:
+            member_start(file.fileno(), info.header_offset, name_checksum(info))
 
 
 def name_checksum(info: zipfile.ZipInfo) -> int:

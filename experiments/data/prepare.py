@@ -13,7 +13,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -28,8 +27,7 @@ from experiments.data.records import RecordFacts, write_records
 from experiments.data.shapes import in_threads
 from experiments.data.source import Pixels, Source
 from experiments.errors import BusyError, UsageError
-from experiments.files import replacing, require_writable, sweep, write_text
-from experiments.memory import shown
+from experiments.files import replacing, require_room, require_writable, sweep, write_text
 from experiments.progress import tracked
 
 PART_BYTES, PART_IMAGES = 2**24, 1024
@@ -239,18 +237,7 @@ class Parts:
 
 
 def _require_room(out: Path, parts: Parts, missing: list[int]) -> None:
-    """Raise UsageError unless the disk has room for the parts that are missing and for the file, before any is written.
-
-    Nothing is asked where the disk does not tell.
-    """
+    """Raise UsageError unless the disk has room for the parts that are missing and for the file."""
     file = parts.count * (parts.image_bytes + _OVERHEAD + 4 * (parts.source.labels is not None))
     needed = sum(map(parts.bytes_of, missing)) + file + 4 * _PADDING
-    try:
-        free = shutil.disk_usage(parts.folder).free
-    except OSError:
-        return
-    if free < needed:
-        raise UsageError(
-            f"{out.parent} has {shown(free)} free, and {shown(needed)} are needed for {out.name} and the parts that it "
-            "is made from; make room, or give another --out."
-        )
+    require_room(out.parent, needed, f"for {out.name} and the parts that it is made from")

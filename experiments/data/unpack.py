@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
 from experiments.errors import UsageError
-from experiments.files import require_writable
+from experiments.files import require_room, require_writable
 from experiments.memory import shown
 from experiments.progress import tracked
 
@@ -46,12 +45,7 @@ def unpacked(read: Callable[[int], bytes], size: int, name: str) -> Iterator[int
     assert folder is not None
     require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise UsageError(
-            f"{folder} has {shown(free)} free, and {shown(size)} are needed to unpack {name}; make room, or give "
-            "another --out."
-        )
+    require_room(folder, size, f"to unpack {name}")
     with tempfile.TemporaryFile(dir=folder) as out:
         blocks = iter(lambda: read(_BLOCK), b"")
         for block in tracked(blocks, f"unpacking, in blocks of {shown(_BLOCK)}", -(-size // _BLOCK), compiles=False):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from experiments.errors import CheckpointError, reason
+from experiments.files import free_on
 from experiments.memory import shown
 
 _MARGIN, _FILES = 1.05, 2**17
@@ -29,7 +29,7 @@ def require_room(directory: Path, size: int, count: int, besides: int = 0) -> No
 
     `besides` are the bytes of what else will be written. Nothing is asked where the disk does not tell.
     """
-    needed, free = count * (_MARGIN * size + _FILES) + _MARGIN * besides, _free(directory)
+    needed, free = count * (_MARGIN * size + _FILES) + _MARGIN * besides, free_on(directory)
     if free is not None and free < needed:
         and_more = f" and {shown(besides)} of snapshots" if besides else ""
         raise CheckpointError(
@@ -40,7 +40,7 @@ def require_room(directory: Path, size: int, count: int, besides: int = 0) -> No
 
 def lacking(directory: Path, size: int) -> str | None:
     """Why a checkpoint of `size` bytes cannot be written, None where it may be."""
-    free = _free(directory)
+    free = free_on(directory)
     if free is None or free >= _SURELY * size:
         return None
     return f"{os.strerror(28)}: {shown(free)} free, {shown(size)} needed"
@@ -53,10 +53,3 @@ def why(error: BaseException) -> str:
         return os.strerror(int(said[1]))
     first = (str(error).splitlines() or [""])[0]
     return reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {first}"
-
-
-def _free(directory: Path) -> int | None:
-    try:
-        return shutil.disk_usage(directory).free
-    except OSError:
-        return None

@@ -21,6 +21,7 @@ from experiments.config.choices import spelt_at
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, Refusals, UsageError, reason, refuse, warn
 from experiments.names import flag_of, listed
+from experiments.training import ema
 from experiments.training.carry import Carried, carry_over
 from experiments.training.checkpoint import (
     Checkpoint,
@@ -151,19 +152,27 @@ def find_source(init: InitFrom) -> Checkpoint:
     return describe(checkpoint_path(place / "checkpoints", newest))
 
 
+def require_source(init: InitFrom) -> None:
+    """Raise, before any data are read, what `read_source` would for a source or an average that is not there."""
+    path = find_source(init).path
+    _require_average(init, ema.count(run_config(path).ema), path)
+
+
+def _require_average(init: InitFrom, count: int, path: Path) -> None:
+    if init.average is not None and init.average >= count:
+        raise UsageError(f"--init-ema {init.average} does not exist; {path} has {count}, counted from 0, and raw.")
+
+
 def read_source(init: InitFrom) -> Source:
     """What is begun from, which every process reads. Raises as `find_source`, and UsageError for an unknown average."""
     path = find_source(init).path
     tree, digest = load(path)
     try:
         averages, raw, step = tree["ema"], tree["params"], int(tree["step"])
-        params = raw if init.average is None else averages.get(str(init.average))
+        _require_average(init, len(averages), path)
+        params = raw if init.average is None else averages[str(init.average)]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} lacks arrays of a run ({reason(error)}); give another.") from None
-    if params is None:
-        raise UsageError(
-            f"--init-ema {init.average} does not exist; {path} has {len(averages)}, counted from 0, and raw."
-        )
     facts = describe(path).facts()
     return Source(run_config(path), facts, params, path.resolve(), step, digest, init.parameters)
 

@@ -47,8 +47,9 @@ def test_every_cell_is_trained_and_judged(monkeypatch):
     it = bench.Problem(data, data[:3], np.eye(2, dtype=np.float32), network, 0.5, 4)
     monkeypatch.setattr(bench, "problem", lambda column: it)
     monkeypatch.setattr(bench, "CHUNK", 2)
-    found = bench.measured("2", 1e-9)
-    assert found["steps"] == 2
+    assert bench.trained(it, 1e-9, None)[1] == 2
+    found = bench.measured("2", 1e-9, 4)
+    assert found["steps"] == 4
     assert set(found["rows"]) == {"data"} | {f"{p} {k}" for p in "xεv" for k in "xεv"}
     numbers = np.asarray([cell for name, cell in found["rows"].items() if name != "data"])
     assert numbers.shape == (9, 3, 2)

@@ -79,11 +79,10 @@ def _lazily(archive: zipfile.ZipFile, key: str, where: str, config: DataConfig) 
     shape, transposed, dtype, head = _header(archive, key, where)
     if len(shape) not in (3, 4) or not too_large_for_memory(shape, dtype, config, name):
         return None
-    encrypted = bool(info.flag_bits & 1)
-    compressed = info.compress_type != zipfile.ZIP_STORED and not encrypted and not transposed
-    if encrypted or transposed or (compressed and not unpacks()):
-        why = "stored by columns" if transposed else "encrypted" if encrypted else "compressed"
-        raise cannot_be_read_in_place(name, why, shape, dtype, config, unpacks=compressed)
+    compressed = info.compress_type != zipfile.ZIP_STORED
+    if transposed or (compressed and not unpacks()):
+        why = "stored by columns" if transposed else "compressed"
+        raise cannot_be_read_in_place(name, why, shape, dtype, config, in_memory=transposed)
     if info.file_size != len(head) + prod(shape) * dtype.itemsize:
         raise DataError(f"{name} is cut short, or goes on after its array; write it anew with numpy.savez.")
     if compressed:

@@ -1,6 +1,7 @@
 """`scorefield train --init-from RUN`, and the trackers and measures that are named by flags."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -43,13 +44,18 @@ def test_a_dry_run_says_what_would_be_carried_over(tiny_run, run_command, tmp_pa
 
 
 @pytest.mark.parametrize("given", [(), ("--dry-run",)])
-def test_a_source_without_a_checkpoint_is_refused_before_data_are_read(run_command, tmp_path, monkeypatch, given):
+def test_a_source_that_is_not_there_is_refused_before_data_are_read(
+    tiny_run, run_command, tmp_path, monkeypatch, given
+):
     monkeypatch.setattr("experiments.training.data.open_data", lambda *_: pytest.fail("they were read"))
     (tmp_path / "empty").mkdir()
-    command = ("train", "--preset", "digits-ddpm", "--init-from", tmp_path / "empty", "--outdir", tmp_path / "new")
-    told = run_command(*command, *given)
+    command = ("train", "--preset", "digits-ddpm", "--outdir", tmp_path / "new", *given)
+    told = run_command(*command, "--init-from", tmp_path / "empty")
     assert told.status == 4
     assert "holds no checkpoint that can be trusted" in told.err
+    told = run_command(*command, "--init-from", tiny_run, "--init-ema", 7)
+    assert told.status == 2
+    assert re.search(r"--init-ema 7 does not exist; .* has \d+, counted from 0, and raw", told.err)
 
 
 @pytest.mark.parametrize("flag", [("--data", "plane:moons"), ("--data=plane:moons",), ("--data.source", "plane:moons")])

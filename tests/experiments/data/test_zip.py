@@ -104,6 +104,15 @@ def test_a_name_that_changed_in_the_table_of_contents_is_refused(refused, zipped
     refused(uri, "set.zip", "another name", loading=loading)
 
 
+def test_a_changed_name_of_a_file_that_is_no_picture_is_refused_too(refused, zipped, tmp_path):
+    """Or labels would be lost with a note alone."""
+    uri = zipped([["00001/img2.PNG", 0], ["00000/img0.png", 3], ["00000/img1.png", 1]])
+    before, _, after = (tmp_path / "set.zip").read_bytes().rpartition(b"dataset.json")
+    (tmp_path / "set.zip").write_bytes(before + b"datasex.json" + after)
+    refused(uri, "set.zip", "another name")
+    assert open_source(uri, rules=1).labels is None  # as runs have read it
+
+
 def test_an_encrypted_zip_is_refused(refused, zipped, tmp_path):
     uri = zipped()
     content = bytearray((tmp_path / "set.zip").read_bytes())
