@@ -12,8 +12,8 @@ import struct
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterable
 from bz2 import BZ2Decompressor
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
