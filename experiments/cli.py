@@ -6,15 +6,13 @@ what it needs when it runs.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import importlib
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any, TextIO
+from collections.abc import Sequence
 
+from experiments.commands import standard_streams
 from experiments.commands.compilation_cache import folder_of, keep_programs
 from experiments.commands.options import take_flag, take_flags
 from experiments.compilation import compile_for_the_commands
@@ -84,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if own:
         _collect_seldom()
         own_process()
-        sys.stderr = Unbroken(sys.stderr) if sys.stderr is not None else None
+        standard_streams.hold()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = _dispatch(arguments)
@@ -95,12 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"scorefield: error: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
-        _drop_output(own)
+        if own:
+            standard_streams.to_nowhere(sys.stdout)
         return 141
     except OSError as error:
         if error.filename is not None or error.errno not in _UNWRITTEN:
             raise
-        _drop_output(own)
+        if own:
+            standard_streams.to_nowhere(sys.stdout)
         print(
             f"scorefield: error: the output cannot be written ({reason(error)}); make room, or send it elsewhere.",
             file=sys.stderr,
@@ -109,48 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("scorefield: interrupted", file=sys.stderr)
         return 130
-
-
-class Unbroken:
-    """A stream that loses what nobody reads: a training goes on when the terminal, or `| head`, is gone."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        """Write, as far as somebody reads."""
-        with self._lost():
-            return self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush, as far as somebody reads."""
-        with self._lost():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _lost(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:  # a closed pipe, a terminal that is gone, a full disk
-            _to_nowhere(self._stream)
-
-
-def _to_nowhere(stream: Any) -> None:
-    """What is left in a stream's buffer, and what comes, goes nowhere."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-
-
-def _drop_output(own: bool) -> None:
-    """What is left in the buffer of standard output goes nowhere, where Python would try again as it ends."""
-    if own:
-        _to_nowhere(sys.stdout)
 
 
 def _collect_seldom() -> None:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from diffusion.schedules import VP
-from experiments import cli, compilation, memory
+from experiments import compilation
 from experiments.commands.train import read
 from experiments.config.file import load_config
 from experiments.data import Source
@@ -188,41 +188,6 @@ def test_a_dry_run_says_why_the_data_cannot_be_read(run_command, tmp_path):
     assert "none does not exist" in outcome.err
     assert outcome.value["config"]["data"]["rules"] == 2
     assert outcome.value["expected"] is None
-
-
-@pytest.mark.parametrize("buffered", ["", "1"])
-@pytest.mark.parametrize(("end", "status"), [("full", 1), ("unread", 141)])
-def test_output_that_cannot_be_written_is_one_line_or_none(end, status, buffered):
-    command = [sys.executable, "-m", "scorefield", "--version"]
-    reader, writer = os.pipe()
-    os.close(reader)
-    if end == "full":
-        if not os.path.exists("/dev/full"):
-            pytest.skip("no device that is full")
-        os.dup2(os.open("/dev/full", os.O_WRONLY), writer)
-    env = {**os.environ, "PYTHONUNBUFFERED": buffered}
-    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=env)
-    os.close(writer)
-    said = "scorefield: error: the output cannot be written (No space left on device); make room, or send it elsewhere."
-    assert (ended.returncode, ended.stderr) == (status, f"{said}\n" * (end == "full"))
-
-
-def test_what_nobody_reads_is_lost_without_a_word(monkeypatch):
-    reader, writer = os.pipe()
-    os.close(reader)
-    with os.fdopen(writer, "w", buffering=1) as stream:
-        with pytest.raises(BrokenPipeError):
-            os.write(writer, b"step 0")
-        unread = cli.Unbroken(stream)
-        for line in range(3):
-            print("step", line, file=unread, flush=True)
-        assert not unread.isatty()
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
-    monkeypatch.setattr(memory, "_own", False)
-    monkeypatch.setattr(sys, "argv", ["scorefield", "--version"])
-    monkeypatch.setattr(cli, "_collect_seldom", lambda: None)
-    assert cli.main() == 0
-    assert isinstance(sys.stderr, cli.Unbroken)
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
