@@ -17,7 +17,6 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from experiments.errors import UsageError
-from experiments.memory import shown
 
 _written, _counting = 0, threading.Lock()
 _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}|[0-9a-f]{16})\.tmp")
@@ -85,16 +84,6 @@ def free_on(folder: Path) -> int | None:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
-
-
-def require_room(folder: Path, size: int, purpose: str) -> None:
-    """Raise UsageError where the disk of a folder tells that it has not `size` bytes left."""
-    free = free_on(folder)
-    if free is not None and free < size:
-        raise UsageError(
-            f"{folder} has {shown(free)} free, and {shown(size)} are needed {purpose}; make room, or give another "
-            "--out."
-        )
 
 
 def written() -> int:

@@ -24,10 +24,11 @@ import numpy as np
 
 from experiments.data.config import DataConfig
 from experiments.data.records import RecordFacts, write_records
+from experiments.data.room import require_room
 from experiments.data.shapes import in_threads
 from experiments.data.source import Pixels, Source
 from experiments.errors import BusyError, UsageError
-from experiments.files import replacing, require_room, require_writable, sweep, write_text
+from experiments.files import replacing, require_writable, sweep, write_text
 from experiments.progress import tracked
 
 PART_BYTES, PART_IMAGES = 2**24, 1024

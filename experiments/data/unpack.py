@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+from experiments.data.room import require_room
 from experiments.errors import UsageError
-from experiments.files import require_room, require_writable
+from experiments.files import require_writable
 from experiments.memory import shown
 from experiments.progress import tracked
 
