@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.commands.train import read
+from experiments.config.file import load_config
 from experiments.errors import UsageError
 from experiments.training.checkpoint import load
 
@@ -53,9 +54,10 @@ def test_a_source_that_is_not_there_is_refused_before_data_are_read(
     told = run_command(*command, "--init-from", tmp_path / "empty")
     assert told.status == 4
     assert "holds no checkpoint that can be trusted" in told.err
-    told = run_command(*command, "--init-from", tiny_run, "--init-ema", 7)
+    count = len(load_config(tiny_run / "config.json").ema.decays)
+    told = run_command(*command, "--init-from", tiny_run, "--init-ema", count)
     assert told.status == 2
-    assert re.search(r"--init-ema 7 does not exist; .* has \d+, counted from 0, and raw", told.err)
+    assert re.search(rf"--init-ema {count} does not exist; .* has {count}, counted from 0, and raw", told.err)
 
 
 @pytest.mark.parametrize("flag", [("--data", "plane:moons"), ("--data=plane:moons",), ("--data.source", "plane:moons")])

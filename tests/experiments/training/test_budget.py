@@ -207,6 +207,14 @@ def test_a_compilation_is_told_of_while_it_lasts(monkeypatch, capsys):
         assert capsys.readouterr().err == ""
 
 
+def test_what_set_the_training_up_is_let_go_before_its_step_is_compiled(tmp_path, monkeypatch):
+    told = []
+    for name in ("forget_programs", "give_back"):
+        monkeypatch.setattr(f"experiments.training.course.{name}", lambda name=name: told.append(name))
+    train(tiny_config(steps=1), tmp_path, data=tiny_data(), devices=jax.devices()[:1], quiet=True)
+    assert told == ["forget_programs", "give_back"]
+
+
 def test_what_the_compiled_step_takes_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(course, "_LONG", 0.0)
     train(tiny_config(training={"steps": 1}), tmp_path, data=tiny_data(), devices=ONE)
