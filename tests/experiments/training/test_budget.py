@@ -211,7 +211,7 @@ def test_what_set_the_training_up_is_let_go_before_its_step_is_compiled(tmp_path
     told = []
     for name in ("forget_programs", "give_back"):
         monkeypatch.setattr(f"experiments.training.course.{name}", lambda name=name: told.append(name))
-    train(tiny_config(steps=1), tmp_path, data=tiny_data(), devices=jax.devices()[:1], quiet=True)
+    train(tiny_config(training={"steps": 1}), tmp_path, data=tiny_data(), devices=ONE, quiet=True)
     assert told == ["forget_programs", "give_back"]
 
 
