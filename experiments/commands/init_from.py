@@ -59,6 +59,22 @@ def init_of(place: Path | None, ema: str) -> InitFrom | None:
     return None if place is None else InitFrom(place, None if ema == "raw" else int(ema))
 
 
+def require_start(init: InitFrom | None, argv: Sequence[str], outdir: Path) -> None:
+    """Raise, before any data are read, what can be said of how a run begins, to which the flags `argv` belong.
+
+    That is UsageError where its processes were told to begin it in different ways, each of which would wait for what
+    the others never say, and what `find_source` raises of a source that is not there.
+    """
+    from experiments.training.distributed import require_alike
+    from experiments.training.warm_start import begun_by, require_source
+
+    begun = is_begun(outdir)
+    require_alike({**begun_by(init), "in its --outdir": "a run" if begun else "no run"})
+    if init is not None and not begun:
+        require_alike({flag: take_flag(argv, flag)[0] for flag in ("--preset", "--config")})
+        require_source(init)
+
+
 def fitted(config: Config, init: InitFrom, facts: Facts) -> Config:
     """`config`, made from the source's, with its network fitted to the size of the data. Raises as `find_source`."""
     from experiments.training.warm_start import find_source, following

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from experiments import presets
-from experiments.commands.init_from import fitted, init_of, initial_config, is_begun, report
+from experiments.commands.init_from import fitted, init_of, initial_config, is_begun, report, require_start
 from experiments.commands.options import parse, take_flag
 from experiments.commands.spelling import flags_of, respelt
 from experiments.config.checks import check
@@ -259,7 +259,6 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     from experiments.training.loop import train
     from experiments.training.resume import with_own_rules
     from experiments.training.settle import settled
-    from experiments.training.warm_start import require_source
 
     require_trackers(arguments.config)
     words, quiet = {word.partition("=")[0] for word in argv}, arguments.quiet or arguments.json
@@ -270,8 +269,7 @@ def _train(arguments: TrainArguments, argv: list[str]) -> int:
     if init is not None and is_begun(outdir) and place is None and not told:
         place = run_source(outdir, config)
     fits = words.isdisjoint(("--preset", "--config")) and not is_begun(outdir)
-    if init is not None and not is_begun(outdir):
-        require_source(init)  # before the data are read
+    require_start(init, argv, outdir)  # before the data are read
     if arguments.dry_run:
         return _show(config, outdir, place, init, fits)
     with reporting(quiet):

@@ -52,7 +52,7 @@ from experiments.training.room import size_of
 from experiments.training.settle import settled
 from experiments.training.snapshots import SnapshotWriter, bytes_to_come, snapshots_of
 from experiments.training.state import Params, TrainState, to_tree
-from experiments.training.warm_start import KEY, InitFrom, Origin, require_same_source
+from experiments.training.warm_start import KEY, InitFrom, Origin, begun_by, require_same_source
 
 OnSample = Callable[[int, Params], Picture | None]
 S = TypeVar("S", bound=Step)
@@ -229,7 +229,7 @@ def _steps(step_type: type[Step], config: Config, outdir: Path, given: Options) 
         distributed.on_process_0(claim)
         request = stack.enter_context(interruption()) if given.signals else Interruption()
         config, data = _opened(config, data, quiet, writes)
-        distributed.require_alike(command_of(config, data.facts))
+        distributed.require_alike({**command_of(config, data.facts), **begun_by(given.init_from)})
         optimizer = optimizer_of(config)
         network = network_of(config, data.facts)
         objective = make_objective(config, network, data.facts.num_classes, config.network.dropout > 0)

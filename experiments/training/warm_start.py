@@ -152,6 +152,11 @@ def find_source(init: InitFrom) -> Checkpoint:
     return describe(checkpoint_path(place / "checkpoints", newest))
 
 
+def begun_by(init: InitFrom | None) -> dict[str, str | None]:
+    """What all processes of a run have in common of the source that it begins from, by its flag."""
+    return {"--init-from": None if init is None else f"{init.place} ({init.parameters})"}
+
+
 def require_source(init: InitFrom) -> None:
     """Raise, before any data are read, what `read_source` would for a source or an average that is not there."""
     path = find_source(init).path

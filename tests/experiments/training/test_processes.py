@@ -120,6 +120,19 @@ def test_two_processes_with_different_commands_refuse_in_a_line_each(tmp_path, b
     assert not list((tmp_path / "checkpoints").glob("*"))
 
 
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_source_that_one_process_alone_begins_from_is_refused_in_a_line_each(which, tmp_path, both):
+    """Each once waited for what the other never sends: the one was aborted, or found a checkpoint that never was."""
+    source = [None, None]
+    source[which] = "elsewhere"
+    processes = both(init_from=source[0], other={"init_from": source[1]})
+    errors = [process.communicate(timeout=200)[1].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    first, second = (place and f"{place} (average 0)" for place in source)
+    assert errors[1][-1].startswith(f"process 1 has --init-from {second}, and process 0 {first};")
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
 def test_what_process_0_refuses_all_say(straight, tmp_path, both):
     """A run of another seed is in the folder, which process 0 alone looks into."""
     shutil.copytree(straight, tmp_path, dirs_exist_ok=True)

@@ -71,13 +71,14 @@ def tiny_config(*, optimizer=None, ema=None, training=None, **fields):
 
 
 def main(arguments):
-    """Train as a process: `outdir`, then JSON: `training`, `delay`, `fails_at`, three flags of several processes."""
+    """Train as a process: `outdir`, then JSON: `training`, `delay`, `fails_at`, `init_from`, three flags of several processes."""
     outdir, options = Path(arguments[0]), json.loads(arguments[1])
     from experiments.training.distributed import initialize
 
     if "process_id" in options:
         initialize(options["coordinator"], options["num_processes"], options["process_id"])
     from experiments.training.loop import train
+    from experiments.training.warm_start import InitFrom
 
     place = (options.get("process_id", 0), options.get("num_processes", 1))
     if "slow_save" in options:
@@ -86,8 +87,10 @@ def main(arguments):
         write = checkpoint.write_manifest
         checkpoint.write_manifest = lambda folder: time.sleep(options["slow_save"]) or write(folder)
     config = tiny_config(training=options.get("training"), optimizer=options.get("optimizer"))
+    source = options.get("init_from")
     try:
-        result = train(config, outdir, data=tiny_data(*place, options.get("delay", 0.0), options.get("fails_at")))
+        data = tiny_data(*place, options.get("delay", 0.0), options.get("fails_at"))
+        result = train(config, outdir, data=data, init_from=source and InitFrom(Path(source)))
     except ScorefieldError as error:
         print(error, file=sys.stderr)
         return error.exit_status
