@@ -24,7 +24,7 @@ import numpy as np
 
 from experiments.data.colour import Treatment, to_srgb
 from experiments.data.config import DataConfig
-from experiments.data.depth import eight_bits, is_wide, opaque, read_wide
+from experiments.data.depth import eight_bits, is_wide, opaque, read_wide, scale_clear
 from experiments.data.formats import formats
 from experiments.data.shapes import fit, fit_wide, pixels_of
 from experiments.data.wide import wide_pixels
@@ -92,6 +92,8 @@ def decode_picture(open_file: Open, name: str, channels: int, config: DataConfig
     """
     treatment: Treatment = ""
     with _reading(open_file, name, config) as picture:
+        if config.rules > 1:
+            scale_clear(picture)
         if config.bits == 16:
             with _reading(open_file, name, config) as again:
                 wide, treatment = wide_pixels(picture, again, channels, name)
@@ -99,7 +101,8 @@ def decode_picture(open_file: Open, name: str, channels: int, config: DataConfig
         if config.rules > 1 and is_wide(picture):
             with _reading(open_file, name, config) as again:
                 read_wide(picture, again)
-        plain = eight_bits(_upright(picture), name)
+        plain = _upright(picture)
+        plain = eight_bits(plain, name, plain.info.get("transparency") if config.rules > 1 else None)
         if config.rules > 1:
             plain, treatment = to_srgb(plain)
         plain, mode = opaque(plain), "L" if channels == 1 else "RGB"

@@ -25,6 +25,8 @@ _OTHER_BYTE = {
     for order, other in (("B", "L"), ("L", "B"), ("N", _NATIVE))
 }
 _GREY_AND_ALPHA = "LA;16B"
+_STEPS = {"L;2": 85, "L;4": 17}
+"""Levels of 8 bits from one value to the next, of greys of fewer bits, by their raw mode."""
 
 
 def narrowed(values: Integer[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
@@ -42,7 +44,7 @@ def read_wide(picture: ImageFile, other: ImageFile) -> None:
     """Decode a picture that `is_wide`, in place, to 8 bits, v/257 rounded; `other` is the same opened again."""
     from PIL import Image
 
-    exact = narrowed(wide_values(picture, other))
+    exact = narrowed(cleared(wide_values(picture, other), picture.info.pop("transparency", None)))
     if exact.shape[-1] == 2:
         exact = exact[..., [0, 0, 0, 1]]
     picture.paste(Image.fromarray(exact))
@@ -59,6 +61,20 @@ def wide_values(picture: ImageFile, other: ImageFile) -> Integer[np.ndarray, "he
     return 256 * np.asarray(picture).astype(np.int64) + found
 
 
+def cleared(values: Integer[np.ndarray, "height width channels"], clear: object) -> Integer[np.ndarray, "..."]:
+    """Values of 16 bits in which the one colour that is `clear`, where there is one, is white."""
+    if isinstance(clear, int | tuple):
+        return np.where(np.all(values == np.asarray(clear), axis=-1, keepdims=True), 65535, values)
+    return values
+
+
+def scale_clear(picture: ImageFile) -> None:
+    """Let the clear grey of a PNG of 2 or 4 bits that is not decoded yet be of 8 bits, as its pixels will be."""
+    clear, raw = picture.info.get("transparency"), {_raw_mode(tile) for tile in picture.tile}
+    if isinstance(clear, int) and len(raw) == 1:
+        picture.info["transparency"] = clear * _STEPS.get(raw.pop(), 1)
+
+
 def wide_grey(picture: Image, name: str) -> Integer[np.ndarray, "height width"]:
     """The values of a grey picture of more than 8 bits. Raises DataError for values beyond 16 bits."""
     wide = np.asarray(picture).astype(np.int64)
@@ -67,14 +83,17 @@ def wide_grey(picture: Image, name: str) -> Integer[np.ndarray, "height width"]:
     return wide
 
 
-def eight_bits(picture: Image, name: str) -> Image:
-    """A picture of at most 8 bits a channel. Raises DataError for one of floating-point numbers, or above 16 bits."""
+def eight_bits(picture: Image, name: str, clear: object = None) -> Image:
+    """A picture of at most 8 bits a channel, in which a grey of 16 bits that is `clear` is white.
+
+    Raises DataError for one of floating-point numbers, or above 16 bits.
+    """
     from PIL import Image
 
     if picture.mode == "F":
         raise DataError(f"{name} is a floating-point picture; save it with 8 or 16 bits.")
     if picture.mode.startswith("I"):
-        grey = Image.fromarray(narrowed(wide_grey(picture, name)))
+        grey = Image.fromarray(narrowed(cleared(wide_grey(picture, name)[..., None], clear)[..., 0]))
         grey.info = {key: value for key, value in picture.info.items() if key == "icc_profile"}
         return grey
     return picture

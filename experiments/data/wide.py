@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Integer, UInt16
 
 from experiments.data.colour import Treatment, to_srgb
-from experiments.data.depth import eight_bits, is_wide, opaque, wide_grey, wide_values
+from experiments.data.depth import cleared, eight_bits, is_wide, opaque, wide_grey, wide_values
 from experiments.data.shapes import pixels_of, to_channels
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def _opaque(
     if has_alpha:
         colour, alpha = values[..., :-1], values[..., -1:]
         return (colour * alpha + 65535 * (65535 - alpha) + 32767) // 65535
-    if isinstance(clear, int | tuple):
-        return np.where(np.all(values == np.asarray(clear), axis=-1, keepdims=True), 65535, values)
-    return values
+    return cleared(values, clear)
 
 
 def _orientation(picture: ImageFile) -> int:

@@ -4,15 +4,15 @@ import struct
 import zlib
 
 
-def write_png(path, pixels, kind, before=(), behind=()):
-    """A PNG of 16 bits and of this kind: 0 is grey, 2 RGB, 4 grey with alpha, 6 RGBA.
+def write_png(path, pixels, kind, before=(), behind=(), depth=16, rows=None):
+    """A PNG of this kind: 0 is grey, 2 RGB, 4 grey with alpha, 6 RGBA; of 16 bits, or of a `depth` with `rows` as bytes.
 
     Chunks (name, data) may stand before its pixels and behind them.
     """
     height, width, _ = pixels.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    rows = rows or b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)),
         *before,
         (b"IDAT", zlib.compress(rows)),
         *behind,

@@ -1,5 +1,7 @@
 """Images of 16 bits, and of other numbers of channels than one and three: from the file to the model and back."""
 
+import struct
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,6 +86,31 @@ def test_transparency_of_16_bits_lies_over_white(tmp_path, kind):
     wanted = share * colour + (1 - share) * 65535
     found = open_source(f"folder:{tmp_path}", bits=16, channels=colour.shape[-1]).images[0]
     np.testing.assert_allclose(found, wanted, atol=0.51)
+
+
+@pytest.mark.parametrize(("kind", "clear"), [(0, (0x1234,)), (2, (0x1234, 0x5678, 0x9ABC))])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_one_clear_colour_of_16_bits_is_white_and_no_other_is(tmp_path, kind, clear, bits):
+    """Pillow compares its lower byte, or nothing, with what is left of the pixels."""
+    channels, top = len(clear), 2**bits - 1
+    pixels = WIDE[0, ..., :channels].copy()
+    pixels[0], pixels[1], pixels[2] = clear, np.asarray(clear) ^ 1, [257 * (value & 255) for value in clear]
+    write_png(tmp_path / "a.png", pixels, kind, before=[(b"tRNS", struct.pack(f">{channels}H", *clear))])
+    wanted = np.round(pixels * (top / 65535))
+    wanted[0] = top
+    found = open_source(f"folder:{tmp_path}", bits=bits, channels=channels).images[0]
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_the_clear_grey_of_few_bits_is_white_and_no_other_is(tmp_path, depth):
+    levels, top = np.arange(16) % 2**depth, 2**depth - 1
+    bits = (levels[:, None] >> np.arange(depth)[::-1]) & 1
+    row = b"\0" + np.packbits(bits.astype(np.uint8)).tobytes()
+    clear = top // 2
+    write_png(tmp_path / "a.png", levels.reshape(1, 16, 1), 0, [(b"tRNS", struct.pack(">H", clear))], depth=depth, rows=row)
+    wanted = np.where(levels == clear, 255, levels * (255 // top))
+    np.testing.assert_array_equal(open_source(f"folder:{tmp_path}", channels=1).images[0, 0, :, 0], wanted)
 
 
 def test_pictures_of_8_bits_lie_beside_those_of_16(tmp_path):
