@@ -5,7 +5,7 @@ import zlib
 
 
 def write_png(path, pixels, kind, before=(), behind=(), depth=16, rows=None):
-    """A PNG of this kind: 0 is grey, 2 RGB, 4 grey with alpha, 6 RGBA; of 16 bits, or of a `depth` with `rows` as bytes.
+    """A PNG of this kind: 0 is grey, 2 RGB, 4 grey with alpha, 6 RGBA; of 16 bits, or of `depth` with `rows` as bytes.
 
     Chunks (name, data) may stand before its pixels and behind them.
     """

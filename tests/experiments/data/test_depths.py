@@ -108,7 +108,9 @@ def test_the_clear_grey_of_few_bits_is_white_and_no_other_is(tmp_path, depth):
     bits = (levels[:, None] >> np.arange(depth)[::-1]) & 1
     row = b"\0" + np.packbits(bits.astype(np.uint8)).tobytes()
     clear = top // 2
-    write_png(tmp_path / "a.png", levels.reshape(1, 16, 1), 0, [(b"tRNS", struct.pack(">H", clear))], depth=depth, rows=row)
+    write_png(
+        tmp_path / "a.png", levels.reshape(1, 16, 1), 0, [(b"tRNS", struct.pack(">H", clear))], depth=depth, rows=row
+    )
     wanted = np.where(levels == clear, 255, levels * (255 // top))
     np.testing.assert_array_equal(open_source(f"folder:{tmp_path}", channels=1).images[0, 0, :, 0], wanted)
 

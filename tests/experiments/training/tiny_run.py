@@ -71,7 +71,7 @@ def tiny_config(*, optimizer=None, ema=None, training=None, **fields):
 
 
 def main(arguments):
-    """Train as a process: `outdir`, then JSON: `training`, `delay`, `fails_at`, `init_from`, three flags of several processes."""
+    """Train as a process: `outdir`, then JSON: `training`, `delay`, `fails_at`, `init_from`, flags of processes."""
     outdir, options = Path(arguments[0]), json.loads(arguments[1])
     from experiments.training.distributed import initialize
 
