@@ -19,6 +19,10 @@ from pathlib import Path
 from experiments.errors import UsageError
 
 _written, _counting = 0, threading.Lock()
+_under_way: set[Path] = set()
+"""The temporary files of this process."""
+_abandoned = threading.Event()
+"""Whether this process ends, and so begins and finishes no file any more."""
 _LEFTOVER = re.compile(r"\.(.+)\.(?:[0-9a-f]{8}|[0-9a-f]{16})\.tmp")
 """The name of a temporary file, and in it that of the file that it was to become."""
 
@@ -36,7 +40,9 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     global _written
     descriptor = None
+    _under_way.add(temporary)
     try:
+        _wait_for_the_end()
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         _lock(descriptor)
@@ -46,12 +52,28 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
         with _counting:
             _written += 1
     except OSError as error:
+        _wait_for_the_end()
         raise UsageError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
     finally:
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             os.close(descriptor)
+        _under_way.discard(temporary)
+
+
+def abandon() -> None:
+    """Remove what is half written, of a process that is about to end, whose other threads begin and finish no more."""
+    _abandoned.set()
+    for temporary in list(_under_way):
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _wait_for_the_end() -> None:
+    """Wait for ever where this process ends, of which another thread says why."""
+    if _abandoned.is_set():
+        threading.Event().wait()
 
 
 def user_cache() -> Path | None:

@@ -35,8 +35,8 @@ def stopping() -> Iterator[None]:
     """End the process at the first signal, at once and from another thread.
 
     An exception would be heard only after a compilation, which takes minutes, and be lost where JAX calls Python; what
-    is half written takes the place of no file. A signal that is ignored stays so, such as SIGHUP under `nohup`. Outside
-    the main thread this does nothing.
+    is half written takes the place of no file, and is removed. A signal that is ignored stays so, such as SIGHUP under
+    `nohup`. Outside the main thread this does nothing.
     """
     tell_written(_said)
     begun = files.written()
@@ -45,6 +45,7 @@ def stopping() -> Iterator[None]:
         return
 
     def answer(signum: int) -> None:
+        files.abandon()
         end_process(128 + signum, f"stopped by {signal.Signals(signum).name}; {_words(files.written() - begun)}.")
 
     before: dict[int, Any] = {}

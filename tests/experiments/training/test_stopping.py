@@ -40,6 +40,16 @@ def test_a_signal_ends_a_command_whatever_it_is_at_and_says_what_was_written(sig
     assert ended.stderr == f"scorefield: stopped by {signum.name}; {words}.\n"
 
 
+def test_what_is_half_written_goes_with_a_command_that_is_stopped(tmp_path):
+    """Pictures that were just being written lay about until somebody gave the same command again."""
+    whole, half = (f"pathlib.Path({str(tmp_path / name)!r})" for name in ("whole", "half"))
+    before = f"files.write_text({whole}, 'b'); held = files.replacing({half}); held.__enter__().write_text('c')"
+    program = PROGRAM.format(signum=signal.SIGTERM, before=before)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.stderr == "scorefield: stopped by SIGTERM; 1 file was written.\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
 def test_the_signals_are_as_before_when_a_command_is_done():
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
     with stopping():
