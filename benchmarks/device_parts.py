@@ -58,7 +58,7 @@ def small(config: Config) -> Config:
     if isinstance(network, UNetConfig):
         network = dataclasses.replace(network, channels=8, multipliers=(1, 1), blocks=1, attention_resolutions=())
     else:
-        fields = {"width": 16, "depth": 1, "heads": 2, "patch": 4, "bottleneck": 4}
+        fields = {"width": 16, "depth": 1, "heads": 2, "patch": 4, "bottleneck": 4, "class_tokens_from": 0}
         known = {field.name for field in dataclasses.fields(network)}
         network = dataclasses.replace(network, **{k: v for k, v in fields.items() if k in known})
     return _with(dataclasses.replace(config, network=network), batch_size=4)

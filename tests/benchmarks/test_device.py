@@ -66,6 +66,13 @@ def test_every_part_is_one_that_can_be_measured():
         device_parts.configuration("no-such-preset", toy=False)
 
 
+@pytest.mark.parametrize("part", [name for name in device.PARTS if name.startswith("train ")])
+def test_every_preset_that_is_trained_has_a_toy(part):
+    """A field of the real network, such as the block from which class tokens take part, may not fit the small one."""
+    toy = device_parts.configuration(part.removeprefix("train "), toy=True)
+    assert toy.training.batch_size == 4
+
+
 def test_a_toy_is_the_preset_but_for_its_size():
     toy, real = device_parts.configuration("unet-32", toy=True), presets.load("cifar10-ddpmpp-edm")
     assert (toy.schedule, toy.weighting, toy.times) == (real.schedule, real.weighting, real.times)
