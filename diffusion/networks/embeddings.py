@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
@@ -80,6 +82,18 @@ def rotate(x: Float[Array, "b n h d"], angles: Float[Array, "n f"]) -> Float[Arr
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
+def table(rows: int, width: int, *, rngs: nnx.Rngs) -> nnx.Embed:
+    """A row of N(0, I) for each number below `rows`, in the type that the parameters have when it is asked."""
+    init = nnx.initializers.normal(1.0)
+    return nnx.Embed(rows, width, embedding_init=init, promote_dtype=_as_they_are, rngs=rngs)
+
+
+def _as_they_are(arrays: Any, /, **types: Any) -> Any:
+    """Flax (0.12.8) would give them the type of the parameters with which the table was made."""
+    del types
+    return arrays
+
+
 class Conditioning(nnx.Module):
     """One vector for the noise level, the class and the augmentation, by which every block of a network is modulated.
 
@@ -98,8 +112,7 @@ class Conditioning(nnx.Module):
         self.null = num_classes
         self.hidden = nnx.Linear(features, width, rngs=rngs)
         self.out = nnx.Linear(width, width, rngs=rngs)
-        init = nnx.initializers.normal(1.0)
-        self.table = nnx.Embed(num_classes + 1, width, embedding_init=init, rngs=rngs) if num_classes else None
+        self.table = table(num_classes + 1, width, rngs=rngs) if num_classes else None
         self.augment = nnx.Linear(augment_dim, features, use_bias=False, rngs=rngs) if augment_dim else None
 
     def __call__(

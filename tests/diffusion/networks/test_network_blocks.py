@@ -17,7 +17,7 @@ from diffusion.networks.blocks import (
     largest_divisor,
     modulate,
 )
-from diffusion.networks.embeddings import position_embedding, sinusoidal
+from diffusion.networks.embeddings import position_embedding, sinusoidal, table
 
 
 def draw(*shape: int, dtype=np.float32) -> jax.Array:
@@ -266,3 +266,12 @@ def test_patches_come_back_as_the_image():
     assert tokens.shape == (2, 6, 12)
     np.testing.assert_array_equal(tokens[:, 3], np.asarray(x)[:, 2:4, 2:4].reshape(2, 12))
     np.testing.assert_array_equal(dit.unpatchify(tokens, 2, 6, 4), x)
+
+
+def test_a_table_answers_in_the_type_that_its_parameters_have(x64):
+    """It was made with those of float32; its rows are not rounded to them."""
+    graph, state = nnx.split(table(3, 2, rngs=nnx.Rngs(0)))
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) + 1e-12, state)
+    rows = nnx.merge(graph, wide)(jnp.arange(3))
+    assert rows.dtype == jnp.float64
+    np.testing.assert_array_equal(rows, jax.tree.leaves(wide)[0])
