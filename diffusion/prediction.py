@@ -22,16 +22,19 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.arrays import expand
+from diffusion.interpolated import InterpolatedBetas
 from diffusion.noises import Gaussian, require_gaussian
 from diffusion.process import Process
-from diffusion.pytree import ShortPartial, as_partial, bound, is_concrete, pytree, static
+from diffusion.published import told
+from diffusion.pytree import ShortPartial, bound, is_concrete, pytree, static
 
 Denoiser = Callable[[Array, ArrayLike], Array]
 Kind = Literal["x0", "eps", "score", "v", "velocity"]
+_OF_LEVELS = ("edm", "vp", "ve", "iddpm", "pfgmpp")
+"""The preconditionings that are functions of σ/α alone, as `Preconditioning` lists them."""
 
 
 def x0_alone(answer: Any, asker: str) -> Any:
@@ -149,7 +152,7 @@ class Preconditioning:
     the preconditioning of Karras et al. again.
 
     It is for networks that are trained by it: one that takes its input as it is, or another time, answers wrongly here
-    and is wrapped by `foreign_denoiser`.
+    and is wrapped by `diffusion.foreign_denoiser`, or has a kind below.
 
     Kind "residual" is a denoising autoencoder that is not told the noise level, with y = x/α:
 
@@ -158,23 +161,33 @@ class Preconditioning:
     Where F is the gradient of a scalar, so is D − y: of σ² ln p̂ at one noise level (Bigdeli et al. 2020,
     arXiv:2001.02728), of −σ_0² times an energy over many (Li et al. 2019, arXiv:1910.07762).
 
+    Four more kinds are for networks that others have published (Karras et al. 2022, table 1; `diffusion.published`):
+
+        kind      D                                  told
+        vp        y − ρ F(y/√(1 + ρ²), c_noise)      999 t(ρ), t the time of VP(0.1, 20)
+        iddpm     the same                           the nearest step of the cosine chain of 1,000, less 1
+        ve        y + ρ F(y, c_noise)                ln(ρ/2)
+        pfgmpp    that of "edm" with ρ = σ/α for Student-t noise too (Xu et al. 2023, arXiv:2302.04265, with σ = r/√D)
+
     For every other kind the network's answer is that prediction, its input is x/√(α² σ_d² + σ²) with this level as σ,
     and it is told the time on the scale 0..1000. Where α = 0, at the prior of a schedule that `ends_in_noise`, such as
     Cosine and RectifiedFlow, "edm" would be told an infinite number, "residual" divides by 0, and "eps" and "score" do
     not determine x_0: use "v", "velocity" or "x0".
     """
 
-    kind: Literal["x0", "eps", "score", "v", "velocity", "edm", "residual"] = static(default="edm")
+    kind: Literal["x0", "eps", "score", "v", "velocity", "edm", "residual", "vp", "ve", "iddpm", "pfgmpp"] = static(
+        default="edm"
+    )
     """What the network's output means; "edm" is the preconditioned residual of Karras et al., "residual" the plain one
-    of a denoising autoencoder that is not told the noise level."""
+    of a denoising autoencoder that is not told the noise level; vp, ve, iddpm and pfgmpp are for networks that
+    `scorefield import` has brought."""
     sigma_data: float = 0.5
     """The standard deviation of the data, for images in [−1, 1] about 0.5."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.kind, str) and self.kind not in ("edm", "residual", *get_args(Kind)):
-            raise ValueError(
-                f"kind = {self.kind!r} is not a prediction; choose edm, residual, {', '.join(get_args(Kind))}."
-            )
+        if isinstance(self.kind, str) and self.kind not in ("residual", *_OF_LEVELS, *get_args(Kind)):
+            known = ", ".join(("edm", "residual", *get_args(Kind), *_OF_LEVELS[1:]))
+            raise ValueError(f"kind = {self.kind!r} is not a prediction; choose {known}.")
         if is_concrete(self.sigma_data) and not self.sigma_data > 0:
             raise ValueError(f"sigma_data = {self.sigma_data}; the standard deviation of the data must be positive.")
 
@@ -196,10 +209,17 @@ def network_input(preconditioning: Preconditioning, process: Process, x: Array, 
     level = noise_level(process, preconditioning.sigma_data, x, t)
     if preconditioning.kind == "residual":
         return x / expand(alpha * preconditioning.sigma_data, x), jnp.zeros_like(t, x.dtype)
+    if preconditioning.kind in ("vp", "ve", "iddpm"):
+        size = alpha if preconditioning.kind == "ve" else jnp.hypot(alpha, sigma)
+        return x / expand(size, x), told(preconditioning.kind, sigma / alpha)
+    if preconditioning.kind == "pfgmpp":
+        level = sigma
     # c_in x/α of EDM, without dividing by α.
     scaled = x / expand(jnp.sqrt(alpha**2 * preconditioning.sigma_data**2 + level**2), x)
-    if preconditioning.kind == "edm":
+    if preconditioning.kind in ("edm", "pfgmpp"):
         return scaled, jnp.log(sigma / alpha) / 4
+    if isinstance(process.schedule, InterpolatedBetas):
+        t = process.schedule.network_time(t)
     return scaled, 1000 * t.astype(scaled.dtype) / process.t_max
 
 
@@ -207,10 +227,12 @@ def network_x0(preconditioning: Preconditioning, process: Process, raw: Array, x
     """E[x_0 | x_t = x] from the raw output of the network, shape (b, *event)."""
     if preconditioning.kind == "residual":
         return x / expand(process.alpha(t), x) + preconditioning.sigma_data * raw
-    if preconditioning.kind != "edm":
+    if preconditioning.kind in ("vp", "ve", "iddpm"):
+        return to_x0(-raw if preconditioning.kind == "ve" else raw, x, t, process, "eps")
+    if preconditioning.kind not in ("edm", "pfgmpp"):
         return to_x0(raw, x, t, process, preconditioning.kind)
     alpha, sigma_data = process.alpha(t), preconditioning.sigma_data
-    sigma = noise_level(process, sigma_data, x, t)
+    sigma = noise_level(process, sigma_data, x, t) if preconditioning.kind == "edm" else process.sigma(t)
     total = alpha**2 * sigma_data**2 + sigma**2
     return expand(alpha * sigma_data**2 / total, x) * x + expand(sigma * sigma_data / jnp.sqrt(total), x) * raw
 
@@ -248,50 +270,6 @@ class _NetworkDenoiser:
         scaled, c_noise = network_input(preconditioning, process, x, times)
         raw = self.network(params, scaled, c_noise, labels)
         return network_x0(preconditioning, process, raw.astype(x.dtype), x, t)
-
-
-def foreign_denoiser(
-    process: Process,
-    network: Callable[..., Array],
-    kind: Kind,
-    *,
-    time: Callable[[Array], Array] | None = None,
-    input_scale: Callable[[Array], Array] | None = None,
-) -> Denoiser:
-    """The denoiser of somebody else's network `network(x, time) -> y`, y a prediction of this kind.
-
-    For t of shape (b,) the network is given c(t) x_t and τ(t), (b,): `input_scale` is c, 1 unless given, and `time` is
-    τ, t itself unless given. DDPM's networks take x as it is and count 0 to T − 1 where the chain counts 1 to T,
-
-        foreign_denoiser(Process(Betas.linear(1000)), network, "eps", time=lambda t: t - 1)
-
-    A Partial keeps the network's parameters as leaves: give `Partial(apply, params)`, so that others do not recompile.
-    Raises ValueError for an unknown kind, TypeError for the score of a noise that is not Gaussian.
-    """
-    combination(process, process.t_max, kind)
-    told, scale = (None if function is None else as_partial(function) for function in (time, input_scale))
-    return Partial(_Foreign(kind), process, as_partial(network), told, scale)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Foreign:
-    """The static part of a foreign network's denoiser."""
-
-    kind: Kind
-
-    def __call__(
-        self,
-        process: Process,
-        network: Partial,
-        time: Partial | None,
-        scale: Partial | None,
-        x: Array,
-        t: ArrayLike,
-    ) -> Array:
-        times = jnp.broadcast_to(jnp.asarray(t, x.dtype), (x.shape[0],))
-        scaled = x if scale is None else expand(scale(times), x) * x
-        told = times if time is None else time(times)
-        return to_x0(network(scaled, told).astype(x.dtype), x, t, process, self.kind)
 
 
 def transfer(denoise: Denoiser, source: Process, target: Process) -> Denoiser:

@@ -54,12 +54,7 @@ class Schedule:
 
     @property
     def ends_in_noise(self) -> bool:
-        """Whether nothing of the data is left at the prior, α(t_max)/σ(t_max) = 0: a signal-to-noise ratio of zero.
-
-        There σ/α is infinite, and a prediction of the noise does not determine x_0. Found from `alpha` and `sigma` in
-        float64 on the host, where 0 means 0 to rounding, cos(π/2) = 6e-17; a schedule that knows the answer may
-        override this and return it.
-        """
+        """Whether nothing of the data is left at the prior: α(t_max)/σ(t_max) = 0, to rounding in float64."""
         return self._rounds_to_noise(self.t_max)
 
     def is_noise_at(self, t: Times) -> bool:

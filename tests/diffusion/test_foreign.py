@@ -1,9 +1,13 @@
 """Somebody else's network as a denoiser: its own prediction, its own input, its own clock."""
 
+import dataclasses
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.tree_util import Partial
 
 from diffusion import EDM, VP, Betas, Process, convert, foreign_denoiser, perturb
@@ -62,3 +66,52 @@ def test_a_prediction_from_a_scaled_input_is_of_the_unscaled_state(x64):
 def test_an_unknown_prediction_is_named():
     with pytest.raises(ValueError, match="kind = 'noise' is not a prediction; choose one of x0, eps"):
         foreign_denoiser(Process(VP()), lambda x, t: x, "noise")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """A network that is a pytree itself, and has a function in it that is none."""
+
+    weight: jax.Array
+    act: Callable = jnp.sin
+
+    def __call__(self, x, time):
+        return self.act(self.weight * x) + expand(time, x)
+
+
+def test_a_network_that_is_a_pytree_has_its_arrays_as_leaves():
+    """As a module of equinox is: other weights are other leaves of one program."""
+    process, x = Process(VP()), jnp.asarray([[0.3, -0.2], [1.0, 2.0]])
+    traced = []
+
+    @jax.jit
+    def ask(denoise, x):
+        traced.append(None)
+        return denoise(x, 0.5)
+
+    for weight in (2.0, 3.0):
+        denoise = foreign_denoiser(process, Affine(jnp.asarray(weight)), "x0")
+        np.testing.assert_allclose(ask(denoise, x), np.sin(weight * x) + 0.5, rtol=1e-6)
+    assert len(traced) == 1
+
+
+def test_a_module_of_flax_is_given_as_it_is():
+    class Plane(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(3, 2, rngs=rngs)
+
+        def __call__(self, x, time):
+            return self.layer(jnp.concatenate([x, time[:, None]], axis=1))
+
+    process, x = Process(VP()), jnp.asarray([[0.3, -0.2], [1.0, 2.0]])
+    module = Plane(nnx.Rngs(0))
+    found = jax.jit(lambda denoise, x: denoise(x, 0.5))(foreign_denoiser(process, module, "x0"), x)
+    np.testing.assert_allclose(found, module(x, jnp.full((2,), 0.5)), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_an_answer_of_another_shape_is_refused():
+    denoise = foreign_denoiser(Process(VP()), lambda x, t: x[:, :1], "eps")
+    with pytest.raises(ValueError, match=r"answers \(2, 1\) to x of \(2, 2\); give one that answers in the shape"):
+        denoise(jnp.zeros((2, 2)), 0.5)
