@@ -1,4 +1,4 @@
-"""Networks in flax.nnx: MLP, UNet, DiT. Configurations are imported at once, and what needs flax when it is used."""
+"""Networks in flax.nnx: MLP, UNet, DiT, those of EDM and of diffusers. Only configurations are imported at once."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from diffusion.networks.configs import DiTConfig, JiTConfig, MLPConfig, NetworkConfig, UNetConfig
+from diffusion.networks.edm_configs import DhariwalUNetConfig, SongUNetConfig
+from diffusion.networks.unet2d_config import UNet2DConfig
 
 if TYPE_CHECKING:
+    from diffusion.networks.dhariwal_unet import DhariwalUNet
     from diffusion.networks.dit import DiT
     from diffusion.networks.functional import Network, Params, build
     from diffusion.networks.mlp import MLP
+    from diffusion.networks.song_unet import SongUNet
     from diffusion.networks.unet import UNet
+    from diffusion.networks.unet2d import UNet2D
 
 __all__ = [
     "MLP",
+    "DhariwalUNet",
+    "DhariwalUNetConfig",
     "DiT",
     "DiTConfig",
     "JiTConfig",
@@ -22,7 +29,11 @@ __all__ = [
     "Network",
     "NetworkConfig",
     "Params",
+    "SongUNet",
+    "SongUNetConfig",
     "UNet",
+    "UNet2D",
+    "UNet2DConfig",
     "UNetConfig",
     "build",
 ]
@@ -33,7 +44,10 @@ _LAZY = {
     "Params": "functional",
     "MLP": "mlp",
     "UNet": "unet",
+    "UNet2D": "unet2d",
     "DiT": "dit",
+    "SongUNet": "song_unet",
+    "DhariwalUNet": "dhariwal_unet",
 }
 
 

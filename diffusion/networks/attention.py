@@ -27,6 +27,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from diffusion.networks.backward import with_backward
+from diffusion.networks.fast import exporting
 
 MOST_LOGITS = 1024
 """Up to so many tokens all logits are written out at once."""
@@ -40,7 +41,7 @@ Heads = Float[Array, "b n h d"]
 
 def attention(q: Heads, k: Heads, v: Heads) -> Heads:
     """softmax(q kᵀ/√d) v in each head, in v's type; the form follows from the device, the types and the shapes."""
-    if jax.default_backend() == "gpu" and fused_takes(q.shape, q.dtype):
+    if jax.default_backend() == "gpu" and not exporting() and fused_takes(q.shape, q.dtype):
         return fused(q, k, v)
     return unfused(q, k, v)
 

@@ -59,16 +59,20 @@ def group_count(channels: int) -> int:
 
 
 def group_normalise(
-    x: Float[Array, "b *space c"], groups: int, scale: Float[Array, "#b c"], shift: Float[Array, "#b c"]
+    x: Float[Array, "b *space c"],
+    groups: int,
+    scale: Float[Array, "#b c"],
+    shift: Float[Array, "#b c"],
+    epsilon: float = fast.EPSILON,
 ) -> Float[Array, "b *space c"]:
-    """scale · (x − μ)/√(v + 10⁻⁶) + shift, with μ and v the moments over all positions and a group of channels.
+    """scale · (x − μ)/√(v + ε) + shift, with μ and v the moments over all positions and a group of channels.
 
     With scale and shift from an embedding, this is the adaptive group normalisation AdaGN.
 
     Source: Wu & He 2018; Dhariwal & Nichol 2021, section 3.1 (AdaGN).
     """
     h = x.reshape(x.shape[0], -1, x.shape[-1]).astype(scale.dtype)
-    return fast.group_normalise(h, groups, scale, shift).reshape(x.shape)
+    return fast.group_normalise(h, groups, scale, shift, epsilon).reshape(x.shape)
 
 
 class GroupNorm(nnx.Module):

@@ -18,6 +18,11 @@ fast is how the forward pass is written, so derivatives of any order and mode ar
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,8 +33,33 @@ from jaxtyping import Array, Float
 EPSILON = 1e-6
 
 
+_platform: ContextVar[str | None] = ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def forms_for(platform: str) -> Iterator[None]:
+    """Trace layers in the forms of another platform than this machine's, such as cuda, for a program that is exported.
+
+    jax does not know of it, and would take what is traced here for its own: nothing in it may be under a jit that is
+    called elsewhere too.
+    """
+    token = _platform.set(platform)
+    try:
+        yield
+    finally:
+        _platform.reset(token)
+
+
+def exporting() -> bool:
+    """Whether what is traced now is within `forms_for`: a program in which kernels of others have no place."""
+    return _platform.get() is not None
+
+
 def on_cpu() -> bool:
-    """Whether what is traced now is for a CPU: that of `jax.default_device` or of the default backend."""
+    """Whether what is traced now is for a CPU: that of `forms_for`, of `jax.default_device` or the default backend."""
+    told = _platform.get()
+    if told is not None:
+        return told == "cpu"
     device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     if device is None:
         return jax.default_backend() == "cpu"
@@ -62,7 +92,8 @@ class Linear(nnx.Linear):
 
 
 class Conv(nnx.Conv):
-    """`nnx.Conv` of images, (batch, height, width, channels), with a bias, whose size SAME padding keeps."""
+    """`nnx.Conv` of images, (batch, height, width, channels), with a bias; SAME padding, which keeps a size, unless
+    another is given."""
 
     def __init__(self, c_in: int, c_out: int, side: int, stride: int, **options) -> None:
         super().__init__(c_in, c_out, (side, side), stride, **options)
@@ -81,8 +112,8 @@ class Conv(nnx.Conv):
         return lax.optimization_barrier(add_bias(y, bias))
 
     def _convolved(self, x: Array, kernel: Array) -> Array:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, (self.stride, self.stride), "SAME", dimension_numbers=numbers)
+        numbers, padding = ("NHWC", "HWIO", "NHWC"), cast("str | Sequence[tuple[int, int]]", self.padding)
+        return lax.conv_general_dilated(x, kernel, (self.stride, self.stride), padding, dimension_numbers=numbers)
 
 
 def layer_normalise(x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
@@ -100,9 +131,13 @@ def layer_normalise(x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
 
 
 def group_normalise(
-    x: Float[Array, "b n c"], groups: int, scale: Float[Array, "#b c"], shift: Float[Array, "#b c"]
+    x: Float[Array, "b n c"],
+    groups: int,
+    scale: Float[Array, "#b c"],
+    shift: Float[Array, "#b c"],
+    epsilon: float = EPSILON,
 ) -> Float[Array, "b n c"]:
-    """scale · (x − μ)/√(v + 10⁻⁶) + shift, with μ and v the moments over all positions and a group of channels."""
+    """scale · (x − μ)/√(v + ε) + shift, with μ and v the moments over all positions and a group of channels."""
     size = x.shape[-1] // groups
     # The average over a group as a projection: on a CPU a training step is a tenth faster than with a reshape. Its
     # precision is not left to the accelerator.
@@ -114,9 +149,9 @@ def group_normalise(
 
     if not on_cpu():
         h = x - average(x)
-        return h * (lax.rsqrt(average(h * h) + EPSILON) * scale[:, None]) + shift[:, None]
+        return h * (lax.rsqrt(average(h * h) + epsilon) * scale[:, None]) + shift[:, None]
     h, offset = _centred(x, average(x))
-    factor = lax.rsqrt(average(h * h) - offset**2 + EPSILON) * scale[:, None]
+    factor = lax.rsqrt(average(h * h) - offset**2 + epsilon) * scale[:, None]
     return h * factor + (shift[:, None] - offset * factor)
 
 

@@ -75,13 +75,14 @@ class Network:
         params: PyTree,
         x: Float[Array, "b *event"],
         c_noise: Float[Array, " b"],
-        labels: Int[Array, " b"] | None = None,
+        labels: Int[Array, " b"] | Float[Array, "b e"] | None = None,
         keys: Key[Array, " b"] | None = None,
         augment: Float[Array, "b a"] | None = None,
     ) -> Float[Array, "b *out"]:
         """The network's output (b, *event[:-1], outputs·channels), in the type of the parameters.
 
         `labels` are in 0..num_classes, where num_classes, like None, means "no label"; a label beyond gives NaN.
+        An architecture whose labels are vectors, (b, e), says so.
         `keys`, one for each sample, turn dropout on: the mask of sample i depends on keys[i] alone.
         `augment` (b, augment_dim) says how each image was augmented; zeros, like None, mean not at all.
 

@@ -14,7 +14,18 @@ import numpy as np
 import pytest
 
 from diffusion.keys import sample_keys
-from diffusion.networks import DiTConfig, JiTConfig, MLPConfig, Network, NetworkConfig, UNetConfig, build
+from diffusion.networks import (
+    DhariwalUNetConfig,
+    DiTConfig,
+    JiTConfig,
+    MLPConfig,
+    Network,
+    NetworkConfig,
+    SongUNetConfig,
+    UNet2DConfig,
+    UNetConfig,
+    build,
+)
 
 CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
     "mlp": (MLPConfig(hidden=16, layers=2, embedding=8, dropout=0.3), (3, 2)),
@@ -44,6 +55,37 @@ CONFIGS: dict[str, tuple[NetworkConfig, tuple[int, ...]]] = {
             dropout=0.3,
         ),
         (7, 5, 2),
+    ),
+    "song_unet": (
+        SongUNetConfig(
+            channels=8,
+            multipliers=(1, 2),
+            blocks=1,
+            attention_resolutions=(4,),
+            encoder="residual",
+            decoder="skip",
+            resample_filter=(1, 3, 3, 1),
+            dropout=0.3,
+        ),
+        (8, 4, 2),
+    ),
+    "dhariwal_unet": (
+        DhariwalUNetConfig(
+            channels=8, multipliers=(1, 2), blocks=1, attention_resolutions=(4,), head_channels=8, dropout=0.3
+        ),
+        (8, 4, 2),
+    ),
+    "unet2d": (
+        UNet2DConfig(
+            block_out_channels=(8, 8),
+            down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            norm_num_groups=4,
+            num_class_embeds=4,
+            dropout=0.3,
+        ),
+        (8, 4, 2),
     ),
 }
 CLASSES = 3
