@@ -10,6 +10,7 @@ from diffusion.likelihood.dequantisation import (
     dequantise_uniform,
     dequantise_variational,
     discrete_log_prob,
+    truncated_normal,
 )
 from diffusion.likelihood.divergence import Divergence, DivergenceEstimate, Exact, Hutchinson, HutchPlusPlus, divergence
 from diffusion.likelihood.latents import Transported, decode, encode, slerp
@@ -36,4 +37,5 @@ __all__ = [
     "even_grid",
     "log_likelihood",
     "slerp",
+    "truncated_normal",
 ]
