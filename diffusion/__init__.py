@@ -5,6 +5,8 @@ import jaxlib.version
 from diffusion.betas import Betas
 from diffusion.distributions import Normal, kl_divergence
 from diffusion.dynamics import SDE, forward_sde, reverse_sde, velocity
+from diffusion.foreign import foreign_denoiser
+from diffusion.interpolated import InterpolatedBetas, continuous
 from diffusion.moved import forward
 from diffusion.noises import Gaussian, Noise, StudentT
 from diffusion.prediction import (
@@ -12,7 +14,6 @@ from diffusion.prediction import (
     Preconditioning,
     convert,
     eps_from_x0,
-    foreign_denoiser,
     network_denoiser,
     score,
     transfer,
@@ -31,6 +32,7 @@ __all__ = [
     "Cosine",
     "Denoiser",
     "Gaussian",
+    "InterpolatedBetas",
     "Noise",
     "Normal",
     "Preconditioning",
@@ -40,6 +42,7 @@ __all__ = [
     "Shifted",
     "StudentT",
     "SubVP",
+    "continuous",
     "convert",
     "eps_from_x0",
     "foreign_denoiser",

@@ -2,6 +2,8 @@
 
 from samplers.adams import DEIS, IPNDM
 from samplers.ancestral import Ancestral
+from samplers.bespoke import Bespoke
+from samplers.bespoke_fit import BespokeSolver, bespoke_solver
 from samplers.cfgpp import CFGPP, ConditionalPair, conditional_pair
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
@@ -40,10 +42,12 @@ from samplers.inverse import (
 from samplers.inversion import invert
 from samplers.langevin import AnnealedLangevin, PredictorCorrector, langevin_step, mala_step
 from samplers.ode import RK4, Euler, Heun
+from samplers.operators import Operator, Seen, Separable, box_downsampling, gaussian_blur, pooled, separable
 from samplers.parallel import ParallelSampled, sample_parallel
 from samplers.restart import Interval, Restart
 from samplers.sample import Sampled, Sampler, sample
 from samplers.sde import EulerMaruyama, StochasticHeun
+from samplers.sdedit import noised_start
 from samplers.singlestep import DPMSolverSinglestep, Midpoint
 from samplers.transforms import clipped, dynamically_thresholded
 from samplers.unipc import UniPC
@@ -58,6 +62,8 @@ __all__ = [
     "RK4",
     "Ancestral",
     "AnnealedLangevin",
+    "Bespoke",
+    "BespokeSolver",
     "ConditionalPair",
     "DPMSolverMultistep",
     "DPMSolverSinglestep",
@@ -68,6 +74,7 @@ __all__ = [
     "Interval",
     "Measurement",
     "Midpoint",
+    "Operator",
     "OptimisedGrid",
     "ParallelSampled",
     "PredictorCorrector",
@@ -77,10 +84,14 @@ __all__ = [
     "SDEDPMSolver",
     "Sampled",
     "Sampler",
+    "Seen",
+    "Separable",
     "StochasticHeun",
     "UniPC",
     "autoguidance",
+    "bespoke_solver",
     "beta_quantiles",
+    "box_downsampling",
     "classifier_free_guidance",
     "classifier_guidance",
     "clipped",
@@ -89,6 +100,7 @@ __all__ = [
     "cosine",
     "dps_guidance",
     "dynamically_thresholded",
+    "gaussian_blur",
     "hmc_step",
     "interval_guidance",
     "invert",
@@ -99,13 +111,16 @@ __all__ = [
     "leapfrog",
     "linspace",
     "mala_step",
+    "noised_start",
     "optimised_grid",
+    "pooled",
     "pseudoinverse_guidance",
     "quadratic",
     "rescaled_guidance",
     "sample",
     "sample_energy",
     "sample_parallel",
+    "separable",
     "trailing",
     "tweedie_covariance",
     "uniform_log_snr",

@@ -30,10 +30,15 @@ class DDIM(Sampler):
 
     eta: float = 0.0
     """η: 0 is deterministic, 1 is DDPM; more is allowed while σ̃ <= σ_s."""
+    clip: float | None = None
+    """c for x̂_0 in [−c, c] while ε̂ stays that of the denoiser's own answer, as in diffusers' pipelines; None leaves
+    x̂_0 as it is."""
 
     def __post_init__(self) -> None:
         if is_concrete(self.eta) and not self.eta >= 0:
             raise ValueError(f"eta = {self.eta}; it must be 0 (deterministic) or more.")
+        if self.clip is not None and is_concrete(self.clip) and not self.clip > 0:
+            raise ValueError(f"clip = {self.clip}; give a positive number, such as 1 for images, or None.")
 
     order: ClassVar[float] = 1
 
@@ -80,6 +85,7 @@ class DDIM(Sampler):
         """α_s x̂_0 + √(σ_s² − σ̃²) ε̂ + σ̃ n."""
         x_0 = denoise(x, t)
         eps = eps_from_x0(process, x, x_0, t)
+        x_0 = x_0 if self.clip is None else jnp.clip(x_0, -self.clip, self.clip)
         if not isinstance(process.noise, Gaussian):  # deterministic: `check_noise` has refused the rest
             return process.alpha(s) * x_0 + process.sigma(s) * eps, carry
         spread = self.eta * safe_sqrt(posterior_coefficients(process, s, t)[2])

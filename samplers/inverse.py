@@ -30,6 +30,7 @@ from diffusion.prediction import Denoiser
 from diffusion.process import Process
 from diffusion.pytree import as_partial, is_concrete, pytree
 from samplers.guidance import tilt
+from samplers.operators import Operator
 
 Covariance = Callable[[Array, ArrayLike], Array]
 """(x, t) -> Cov[x_0 | x_t = x]: r² as a scalar or (b,), or the matrices (b, d, d) with the event flattened."""
@@ -40,8 +41,8 @@ class Measurement:
     """What is known of x_0: y = A x_0 + σ_y n."""
 
     observe: Any
-    """The map A: a differentiable function (b, *event) -> (b, *measured), row by row, or a matrix (m, d) on the
-    flattened event."""
+    """The map A: a differentiable function (b, *event) -> (b, *measured), row by row, such as one of
+    `samplers.operators`, or a matrix (m, d) on the flattened event."""
     observed: Float[Array | np.ndarray, "..."]
     """The values y, (*measured) for all samples or (b, *measured)."""
     noise_std: Any = 0.0
@@ -80,9 +81,9 @@ def for_each(name: str, value: Array | np.ndarray, shape: tuple[int, ...]) -> Ar
 
 
 def _traced(measurement: Measurement) -> Measurement:
-    """The measurement with its function, if it is one, as a pytree."""
-    matrix = isinstance(measurement.observe, (jax.Array, np.ndarray))
-    return measurement if matrix else dataclasses.replace(measurement, observe=as_partial(measurement.observe))
+    """The measurement with its function, if it is a plain one, as a pytree."""
+    tree = isinstance(measurement.observe, (jax.Array, np.ndarray, Operator))
+    return measurement if tree else dataclasses.replace(measurement, observe=as_partial(measurement.observe))
 
 
 def dps_guidance(
@@ -176,6 +177,9 @@ def _pseudoinverse(
     x_0, pull, v = jax.vjp(answer, x, has_aux=True)
     variance = jnp.broadcast_to(jnp.asarray(measurement.noise_std, x.dtype) ** 2, x.shape[:1])
     c = _covariances(covariance(x, t), x)
+    if isinstance(measurement.observe, Operator) and c.ndim == 1:
+        back = measurement.observe.explain(measurement.residual(x_0), c, variance)
+        return joined(tilt(process, x_0, pull(back)[0], t), v)
 
     def one(x_0: Array, residual: Array, c: Array, variance: Array) -> Array:
         return _explain(lambda y: measurement.of(y[None])[0], x_0, residual, c, variance)

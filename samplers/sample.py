@@ -167,8 +167,8 @@ def sample(
     shape, times, ids, x_init = check_arguments(key, process, sampler, grid, shape, ids, x_init)
     denoise = as_denoiser(denoise)
     if brownian_tree and not is_traced((process, sampler, grid)):
-        _check_path(process, sampler, as_times(grid))
-    x, states, kept = _run(
+        check_path(process, sampler, as_times(grid))
+    x, states, kept = run_traced(
         key=key,
         ids=ids,
         process=as_traced(process),
@@ -257,7 +257,8 @@ def path_clock(process: Process, t: ArrayLike) -> Float[Array, "..."]:
     return 2 / jnp.pi * jnp.arctan2(process.sigma(t), process.alpha(t))
 
 
-def _check_path(process: Process, sampler: Sampler, grid: np.ndarray) -> None:
+def check_path(process: Process, sampler: Sampler, grid: np.ndarray) -> None:
+    """Raise ValueError for a sampler that follows no Brownian path, or a grid too fine for one."""
     name = type(sampler).__name__
     if sampler.strong_order == 0:
         raise ValueError(
@@ -279,12 +280,12 @@ def require_continuous(process: Process, what: str) -> None:
     if process.schedule.discrete:
         raise TypeError(
             f"{what} needs a velocity, and a discrete chain has no derivative in t; use DDIM, an exponential method, "
-            "or a continuous schedule."
+            "a continuous schedule, or diffusion.continuous(process)."
         )
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "keep_every", "brownian_tree"))
-def _run(
+def run_traced(
     key: Array,
     ids: UInt[Array, " b"],
     process: Process,
@@ -296,7 +297,10 @@ def _run(
     keep_every: int | None,
     brownian_tree: bool,
 ) -> tuple[Array, Array | None, Array | None]:
-    """(x, the states that are kept, their times)."""
+    """(x, the states that are kept, their times) of `sample`, with every array traced, and nothing checked.
+
+    The batch in `shape` may be a symbolic size, for `jax.export`.
+    """
     steps = grid.shape[0] - 1
     keys = keys_lib.sample_keys(key, ids)
     paths = keys_lib.fold(keys, streams.PATH) if brownian_tree else None
@@ -326,7 +330,7 @@ def _run(
 
 def run_steps(process: Process, denoise: Partial, sampler: Sampler, times: Array, x: Array) -> Array:
     """x after the steps of a deterministic sampler along any times, even upwards; nothing is checked."""
-    return _run(
+    return run_traced(
         key=jax.random.key(0),
         ids=as_ids(None, x.shape[0]),
         process=as_traced(process),

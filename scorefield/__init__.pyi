@@ -3,6 +3,7 @@
 
 from diffusion import (
     Betas as Betas,
+    continuous as continuous,
     convert as convert,
     Cosine as Cosine,
     Denoiser as Denoiser,
@@ -11,6 +12,7 @@ from diffusion import (
     foreign_denoiser as foreign_denoiser,
     forward_sde as forward_sde,
     Gaussian as Gaussian,
+    InterpolatedBetas as InterpolatedBetas,
     kl_divergence as kl_divergence,
     network_denoiser as network_denoiser,
     Noise as Noise,
@@ -45,6 +47,7 @@ from diffusion.likelihood import (
     Adaptive as Adaptive,
     decode as decode,
     dequantise_uniform as dequantise_uniform,
+    dequantise_variational as dequantise_variational,
     encode as encode,
     Exact as Exact,
     FixedStep as FixedStep,
@@ -53,6 +56,7 @@ from diffusion.likelihood import (
     Likelihood as Likelihood,
     log_likelihood as log_likelihood,
     slerp as slerp,
+    truncated_normal as truncated_normal,
 )
 from diffusion.networks import (
     build as build,
@@ -102,6 +106,13 @@ from experiments.errors import (
 from experiments.interface import (
     register as register,
 )
+from experiments.interface.export import (
+    export_diffusers as export_diffusers,
+    export_sampler as export_sampler,
+    export_weights as export_weights,
+    Exported as Exported,
+    load_exported as load_exported,
+)
 from experiments.interface.run import (
     load as load,
     Run as Run,
@@ -110,6 +121,9 @@ from experiments.interface.steps import (
     Step as Step,
     training as training,
     Training as Training,
+)
+from experiments.interface.torch_network import (
+    torch_network as torch_network,
 )
 from experiments.tracking.tracker import (
     Tracker as Tracker,
@@ -132,7 +146,11 @@ from samplers import (
     conditional_pair as conditional_pair,
     ConditionalPair as ConditionalPair,
     cooling as cooling,
+    Bespoke as Bespoke,
+    bespoke_solver as bespoke_solver,
+    BespokeSolver as BespokeSolver,
     beta_quantiles as beta_quantiles,
+    box_downsampling as box_downsampling,
     cosine as cosine,
     DDIM as DDIM,
     DEIS as DEIS,
@@ -144,6 +162,7 @@ from samplers import (
     ERSDE as ERSDE,
     Euler as Euler,
     EulerMaruyama as EulerMaruyama,
+    gaussian_blur as gaussian_blur,
     GRIDS as GRIDS,
     Heun as Heun,
     hmc_step as hmc_step,
@@ -160,9 +179,12 @@ from samplers import (
     mala_step as mala_step,
     Measurement as Measurement,
     Midpoint as Midpoint,
+    noised_start as noised_start,
+    Operator as Operator,
     optimised_grid as optimised_grid,
     OptimisedGrid as OptimisedGrid,
     ParallelSampled as ParallelSampled,
+    pooled as pooled,
     PredictorCorrector as PredictorCorrector,
     pseudoinverse_guidance as pseudoinverse_guidance,
     quadratic as quadratic,
@@ -177,6 +199,9 @@ from samplers import (
     Sampled as Sampled,
     Sampler as Sampler,
     SDEDPMSolver as SDEDPMSolver,
+    Seen as Seen,
+    separable as separable,
+    Separable as Separable,
     StochasticHeun as StochasticHeun,
     trailing as trailing,
     tweedie_covariance as tweedie_covariance,

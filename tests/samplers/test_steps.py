@@ -54,6 +54,18 @@ def test_ddim_noise_is_eta_times_the_posteriors(x):
     np.testing.assert_allclose(one_step(process, DDIM(eta=eta), t, s, x), expected, rtol=1e-11)
 
 
+def test_ddim_reads_noise_off_the_answer_before_it_clips_it(x):
+    """x_s = α_s clip(x̂_0) + σ_s (x − α_t x̂_0)/σ_t."""
+    process, t, s = Process(VP()), 0.7, 0.4
+    x_0 = plainly_bent(x, t)
+    alpha_t, sigma_t, alpha_s, sigma_s = (float(f(u)) for u in (t, s) for f in (process.alpha, process.sigma))
+    expected = alpha_s * np.clip(x_0, -0.3, 0.3) + sigma_s * (np.asarray(x) - alpha_t * x_0) / sigma_t
+    assert np.abs(x_0).max() > 0.3
+    np.testing.assert_allclose(one_step(process, DDIM(clip=0.3), t, s, x), expected, rtol=1e-11)
+    with pytest.raises(ValueError, match=r"clip = 0.0; give a positive number, such as 1 for images, or None."):
+        DDIM(clip=0.0)
+
+
 @pytest.mark.parametrize("churn", [0.3, 3.0])
 def test_heun_with_churn_is_algorithm_2(x, churn):
     """Karras et al. 2022, algorithm 2, written out for σ = t; the larger γ is capped."""
