@@ -64,7 +64,7 @@ def _refused_combinations(config: Config) -> Refusals:
         ),
         (config.learned_variance and not is_gaussian, "--learned-variance needs --noise gaussian."),
         (
-            config.learned_variance and config.preconditioning.kind == "edm",
+            config.learned_variance and kind in ("edm", "vp", "ve", "iddpm", "pfgmpp"),
             "--learned-variance goes with a plain prediction; add --preconditioning.kind eps.",
         ),
         (
@@ -86,8 +86,8 @@ def _refused_combinations(config: Config) -> Refusals:
             f"{type(config.schedule).__name__}, where there is none in x_t; use velocity, v or x0.",
         ),
         (
-            kind == "edm" and blank,
-            f"--preconditioning.kind edm is told ln(σ/α), which is infinite at the prior of "
+            kind in ("edm", "vp", "ve", "iddpm", "pfgmpp") and blank,
+            f"--preconditioning.kind {kind} is told ln(σ/α), which is infinite at the prior of "
             f"{type(config.schedule).__name__}; use velocity, v or x0.",
         ),
         (

@@ -17,11 +17,20 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from diffusion.networks.configs import DiTConfig, JiTConfig, UNetConfig
+from diffusion.networks.edm_configs import DhariwalUNetConfig, SongUNetConfig
+from diffusion.networks.unet2d_config import UNet2DConfig
 from experiments.config.plugins import claim
 from experiments.config.tree import Config
 from experiments.errors import UsageError
 
-_IRREGULAR = {UNetConfig: "unet", DiTConfig: "dit", JiTConfig: "jit"}
+_IRREGULAR = {
+    UNetConfig: "unet",
+    DiTConfig: "dit",
+    JiTConfig: "jit",
+    SongUNetConfig: "song-unet",
+    DhariwalUNetConfig: "dhariwal-unet",
+    UNet2DConfig: "unet2d",
+}
 """Names on the command line that the rule would spell otherwise."""
 
 

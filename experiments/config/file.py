@@ -130,6 +130,11 @@ def load_config(path: Path) -> Config:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); mend it, or give another folder.") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({reason(error)}); restore it or train anew.") from None
+    return read_document(said, path)
+
+
+def read_document(said: Any, path: Path) -> Config:
+    """The configuration that `document` wrote, found in the file `path`. Raises as `load_config`."""
     try:
         config = from_json(_with_plugins(said, path), str(path))
     except RecursionError:

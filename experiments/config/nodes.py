@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from diffusion.betas import Betas
+from experiments.config.chain import Chain as Chain
 from experiments.errors import Refusals
 from experiments.names import unknown
 from samplers.registry import GRIDS, SAMPLERS
@@ -19,35 +19,6 @@ LAST_SEED = 2**32 - 1
 """The largest seed that a new run may have: a larger one has the first weights and the noise of one of these."""
 WIDEST = 12**-0.5
 """The largest relative width of a power-function average, 0.2887: that of the plain mean of all parameters so far."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Chain:
-    """The discrete chain of DDPM: a `Betas`, described by how it is made."""
-
-    shape: Literal["linear", "linear-rate", "scaled-linear", "sigmoid", "cosine", "ramp"] = "linear"
-    """Growth of β_t: linear (Ho et al.), linear-rate (the same for any length), scaled-linear (latent diffusion),
-    sigmoid, cosine (Nichol & Dhariwal) or a ramp from zero."""
-    steps: int = 1000
-    """Length of the chain, T."""
-    zero_terminal_snr: bool = False
-    """Whether the chain is rescaled so that nothing of the data is left at T (Lin et al.)."""
-
-    def refusals(self) -> Refusals:
-        """A chain without steps, or too short for its shape."""
-        short = 20 if self.shape == "linear-rate" else 1 if self.zero_terminal_snr else 0
-        return [
-            (self.steps < 1, f"--schedule.steps is {self.steps}; the chain needs at least one step."),
-            (
-                1 <= self.steps <= short,
-                f"--schedule.steps is {self.steps}; this chain needs more than {short}.",
-            ),
-        ]
-
-    def build(self) -> Betas:
-        """The chain's schedule."""
-        chain: Betas = getattr(Betas, self.shape.replace("-", "_"))(self.steps)
-        return chain.zero_terminal_snr() if self.zero_terminal_snr else chain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -309,6 +280,19 @@ class SamplingConfig:
     """Number of steps of the grid."""
     grid: str = "auto"
     """Name of the time grid; auto is the usual one for the sampler and the process."""
+    offset: int = 0
+    """Times of the chain by which that grid is moved towards the prior."""
+    last: int = 0
+    """Time of the chain at which that grid ends; 0 is that of the data."""
+    variance: Literal["auto", "small", "large"] = "auto"
+    """Variance of ancestral steps: auto is the learned one where there is one, else small (β̃)."""
+    clip: Literal["no", "range", "dynamic"] = "no"
+    """Whether the model's answers are kept within the range of images: pixel by pixel (range) or image by image
+    (dynamic)."""
+    clip_range: float = 1.0
+    """c of the range [−c, c]."""
+    percentile: float = 99.5
+    """Percentile of the pixels that dynamic clipping divides by."""
 
     def refusals(self) -> Refusals:
         """Names that do not exist, and numbers of steps that no grid has."""
@@ -316,4 +300,14 @@ class SamplingConfig:
             (self.steps < 1, f"--sampling.steps is {self.steps}; give at least 1."),
             unknown("--sampling.sampler", self.sampler, SAMPLERS),
             unknown("--sampling.grid", self.grid, ("auto", *GRIDS)),
+            (self.offset < 0, f"--sampling.offset is {self.offset}; give 0 or more."),
+            (self.last not in (0, 1), f"--sampling.last is {self.last}; give 0, the data, or 1, the first noise."),
+            (
+                not 0 < self.clip_range < math.inf,
+                f"--sampling.clip-range is {self.clip_range}; give a positive number, such as 1.",
+            ),
+            (
+                not 0 <= self.percentile <= 100,
+                f"--sampling.percentile is {self.percentile:g}; give a number of percent, such as 99.5.",
+            ),
         ]

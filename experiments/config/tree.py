@@ -13,6 +13,7 @@ from typing import Literal
 
 from diffusion import noises, schedules
 from diffusion.networks import configs as networks
+from diffusion.networks import edm_configs, unet2d_config
 from diffusion.prediction import Preconditioning
 from diffusion.process import Process
 from diffusion.score_matching import times as laws
@@ -37,7 +38,15 @@ AnySchedule = (
     schedules.VP | schedules.SubVP | schedules.Cosine | schedules.VE | schedules.EDM | schedules.RectifiedFlow | Chain
 )
 AnyNoise = noises.Gaussian | noises.StudentT
-AnyNetwork = networks.UNetConfig | networks.DiTConfig | networks.MLPConfig | networks.JiTConfig
+AnyNetwork = (
+    networks.UNetConfig
+    | networks.DiTConfig
+    | networks.MLPConfig
+    | networks.JiTConfig
+    | edm_configs.SongUNetConfig
+    | edm_configs.DhariwalUNetConfig
+    | unet2d_config.UNet2DConfig
+)
 AnyWeighting = (
     weightings.EDMWeighting
     | weightings.SNRWeighting

@@ -29,7 +29,7 @@ from orbax.checkpoint import v1 as ocp
 
 from experiments.config.file import load_config, save_config
 from experiments.config.tree import Config
-from experiments.errors import CheckpointError, reason
+from experiments.errors import CheckpointError, UnsavedError, reason
 from experiments.training.data import Facts
 from experiments.training.manifest import held, intact, sync, verify, write_manifest
 from experiments.training.quiet import silence
@@ -166,11 +166,15 @@ def best(directory: Path, warn: Callable[[str], None] = lambda line: None) -> Ch
 def load(path: Path) -> tuple[dict[str, Any], str]:
     """The arrays of the checkpoint at `path`, nested dictionaries of numpy arrays, and the SHA-256 of its manifest.
 
+    Parameters that are their own average, as of a run that was imported, are there once, and are read as both.
     Raises CheckpointError naming the file that is missing or damaged: every one is verified first.
     """
     with held(path):
         digest = verify(path)
-        return read(path), digest
+        tree = read(path)
+    if "params" not in tree and "0" in tree.get("ema", ()):
+        tree["params"] = tree["ema"]["0"]
+    return tree, digest
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -335,8 +339,10 @@ def _alone() -> Any:
     return context
 
 
-def _unsaved(path: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
+def _unsaved(path: Path, reason: str) -> UnsavedError:
+    error = UnsavedError(
         f"checkpoint {path} could not be saved ({reason}); the earlier ones are untouched, so make room and give the "
         "same command again."
     )
+    error.why = reason
+    return error

@@ -24,6 +24,7 @@ from experiments.training.checkpoint import checkpoint_path, find_checkpoints, n
 from experiments.training.data import Facts, RunData, require_same_data
 from experiments.training.differences import differences, flat
 from experiments.training.distributed import from_process_0
+from experiments.training.imported import require_trained_here
 from experiments.training.kept import run_config
 from experiments.training.model import AnyNetwork, network_of
 from experiments.training.settle import settled_as
@@ -75,6 +76,7 @@ def check_config(config: Config, outdir: Path, has_checkpoints: bool, restart: b
         if (outdir / "config.json").exists():  # nothing was trained by the configuration, and it is written anew
             _set_samples_aside(outdir / "samples")
         return
+    require_trained_here(outdir)
     try:
         before = run_config(outdir, free=False)
     except CheckpointError:

@@ -33,6 +33,8 @@ from experiments.training.checkpoint import (
 )
 from experiments.training.data import Facts
 from experiments.training.distributed import from_process_0
+from experiments.training.imported import KEY as IMPORTED
+from experiments.training.imported import Imported, imported_from
 from experiments.training.kept import run_config
 from experiments.training.manifest import NAME as MANIFEST
 from experiments.training.state import Params
@@ -74,20 +76,25 @@ class Origin:
     """The arrays that were begun anew."""
     known_classes: tuple[str, ...] = ()
     new_classes: tuple[str, ...] = ()
+    imported: Imported | None = None
+    """The files that the run was made from, or the run that it began from, if they were somebody else's."""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return dataclasses.asdict(self)
+        said = dataclasses.asdict(self)
+        return said if self.imported is not None else {name: said[name] for name in said if name != IMPORTED}
 
     @staticmethod
     def from_json(value: Any) -> Origin:
         """The inverse of `to_json`. Raises ValueError for what was never written."""
         names = [field.name for field in dataclasses.fields(Origin)]
-        if not isinstance(value, Mapping) or set(value) != set(names):
+        if not isinstance(value, Mapping) or {*value, IMPORTED} != {*names}:
             raise ValueError(f"{KEY} is no record of a source")
         said: dict[str, Any] = {
-            name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in names
+            name: tuple(value[name]) if isinstance(value[name], list) else value[name] for name in value
         }
+        if IMPORTED in said:
+            said[IMPORTED] = Imported.from_json(said[IMPORTED])
         origin = Origin(**said)
         lists = (origin.carried, origin.new, origin.known_classes, origin.new_classes)
         texts = [origin.run, origin.checkpoint, origin.sha256, origin.parameters]
@@ -127,6 +134,8 @@ class Source:
     step: int
     digest: str
     parameters: str
+    imported: Imported | None = None
+    """The files of somebody else's that the parameters come from, at once or by the run that this one began from."""
 
     @property
     def run(self) -> Path:
@@ -179,7 +188,9 @@ def read_source(init: InitFrom) -> Source:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} lacks arrays of a run ({reason(error)}); give another.") from None
     facts = describe(path).facts()
-    return Source(run_config(path), facts, params, path.resolve(), step, digest, init.parameters)
+    before = recorded(path)
+    imported = imported_from(path) if before is None else before.imported
+    return Source(run_config(path), facts, params, path.resolve(), step, digest, init.parameters, imported)
 
 
 def begin(source: Source, config: Config, facts: Facts, params: Params) -> tuple[Params, Origin]:
@@ -308,7 +319,7 @@ def require_source_again(init: InitFrom | None, directory: Path) -> None:
 
 def _origin(source: Source, told: Carried) -> Origin:
     place = (str(source.run), str(source.path), source.step, source.digest, source.parameters)
-    return Origin(*place, told.carried, told.new, told.known_classes, told.new_classes)
+    return Origin(*place, told.carried, told.new, told.known_classes, told.new_classes, source.imported)
 
 
 def _run_of(path: Path) -> Path:
