@@ -55,7 +55,7 @@ def read_header(open_file: Open, name: str, config: DataConfig) -> Header:
 
     Raises DataError for a file that is no picture, or is too large; the sentence calls it `name`.
     """
-    with _reading(open_file, name, config) as picture:
+    with reading(open_file, name, config) as picture:
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise DataError(_too_large(name, width * height))
@@ -69,7 +69,7 @@ def traits(open_file: Open, name: str, config: DataConfig) -> tuple[str, ...]:
     from PIL.Image import Image
 
     try:
-        with _reading(open_file, name, config) as picture:
+        with reading(open_file, name, config) as picture:
             turned = picture.format != "TIFF" and Image.getexif(picture).get(_ORIENTATION, 1) in range(2, 9)
             deep = picture.mode.startswith("I") or (config.rules > 1 and is_wide(picture))
             found = {
@@ -91,17 +91,17 @@ def decode_picture(open_file: Open, name: str, channels: int, config: DataConfig
     Raises DataError, calling the file `name`, when it is damaged, cut short or no picture.
     """
     treatment: Treatment = ""
-    with _reading(open_file, name, config) as picture:
+    with reading(open_file, name, config) as picture:
         if config.rules > 1:
             scale_clear(picture)
         if config.bits == 16:
-            with _reading(open_file, name, config) as again:
+            with reading(open_file, name, config) as again:
                 wide, treatment = wide_pixels(picture, again, channels, name)
             return fit_wide(wide, config), treatment
         if config.rules > 1 and is_wide(picture):
-            with _reading(open_file, name, config) as again:
+            with reading(open_file, name, config) as again:
                 read_wide(picture, again)
-        plain = _upright(picture)
+        plain = upright(picture)
         plain = eight_bits(plain, name, plain.info.get("transparency") if config.rules > 1 else None)
         if config.rules > 1:
             plain, treatment = to_srgb(plain)
@@ -109,7 +109,7 @@ def decode_picture(open_file: Open, name: str, channels: int, config: DataConfig
         return pixels_of(fit(plain if plain.mode == mode else plain.convert(mode), config)), treatment
 
 
-def _upright(picture: Image) -> Image:
+def upright(picture: Image) -> Image:
     """The picture as its EXIF orientation wants it; itself, and no copy, where it wants nothing."""
     from PIL import ImageOps
 
@@ -128,7 +128,7 @@ def _turned(picture: Image) -> bool:
 
 
 @contextmanager
-def _reading(open_file: Open, name: str, config: DataConfig) -> Iterator[ImageFile]:
+def reading(open_file: Open, name: str, config: DataConfig) -> Iterator[ImageFile]:
     """The picture, opened; whatever Pillow raises on it becomes a sentence."""
     from PIL import Image, UnidentifiedImageError
 

@@ -62,6 +62,10 @@ _IN_MEMORY = ("digits", "plane")
 """Sources that are small, and never lazy."""
 
 
+NO_DATA = "none"
+"""The source of a run that has no data, such as one that was imported."""
+
+
 def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
     """The data set at a URI of one of the forms in `SOURCES`, decoded into memory; `options` are fields of DataConfig.
 
@@ -69,6 +73,8 @@ def open_source(source: str | DataConfig = "digits", **options: Any) -> Source:
     """
     config = DataConfig(source=source, **options) if isinstance(source, str) else replace(source, **options)
     refuse(config.refusals())
+    if config.source == NO_DATA:
+        raise DataError("this run was imported, and no data came with it; give theirs by --data URI.")
     scheme, _, where = config.source.partition(":")
     kind = SOURCES.get(scheme)
     if kind is None:

@@ -13,7 +13,8 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -255,6 +256,20 @@ def read_provenance(path: Path) -> dict[str, Any]:
                 return provenance
         raise DataError(f"{path} is not the file that {path.with_suffix('.json').name} describes; write it anew.")
     return provenance
+
+
+def read_rows(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
+    """The array `name` of a file that `ArrayWriter` wrote, so many rows at a time. Raises DataError where it cannot."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+            npy.read_magic(file)
+            shape, _, dtype = npy.read_array_header_1_0(file)
+            of_one = math.prod(shape[1:]) * dtype.itemsize
+            for start in range(0, shape[0], rows):
+                count = min(rows, shape[0] - start)
+                yield np.frombuffer(file.read(count * of_one), dtype).reshape(count, *shape[1:])
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read ({error}); remove it, and draw its samples again.") from None
 
 
 def require_own(*paths: Path) -> None:

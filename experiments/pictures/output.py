@@ -49,6 +49,8 @@ class Output:
         """Network calls for each sample, once one is known."""
         self.there: Collection[int] = Seeds()
         """The seeds whose files are there already."""
+        self.missing: list[int] = []
+        """The processes for whose parts the file waits, of one that several write."""
         require_apart(request.model, folder)
         disk.require_writable(folder)
         disk.sweep(folder, self._names())  # also where nothing is left to write
@@ -80,6 +82,10 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+    def look_again(self) -> None:
+        """See whether another process has written meanwhile what was not there."""
+        self._look()
 
     def _whole(self, measured: Mapping[str, Any]) -> dict[str, Any]:
         return {**self._provenance, **measured, "nfe": self.nfe}

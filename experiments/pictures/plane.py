@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 def model_picture(model: Model, law: GaussianMixture | None, points: Points, *, density: bool = True) -> Picture:
     """The law of the data if it is known, the model's density if it has one and `density` asks for it, and samples.
 
-    The model's density is its energy's, or else its flow's, which takes seconds; a discrete chain has no flow.
+    The model's density is its energy's, or else its flow's, which takes seconds.
     Raises UsageError for points that are not in the plane.
     """
     if model.event_shape != (2,):

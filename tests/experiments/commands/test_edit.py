@@ -1,0 +1,219 @@
+"""`scorefield edit`, `interpolate` and `likelihood`: what they write, what they say, and what they refuse."""
+
+import csv
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from experiments.interface.run import load
+from experiments.pictures.edits import DIGEST
+from experiments.pictures.files import read_provenance
+from experiments.pictures.films import read_gif_provenance
+from samplers import box_downsampling
+
+KEPT = Path(__file__).parents[1] / "runs" / "kept"
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A folder with pictures of 8 × 8, and a mask."""
+    folder = tmp_path_factory.mktemp("given")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(folder / f"{name}.png")
+    (folder / "even").mkdir()
+    blocks = np.kron([[40, 120], [200, 90]], np.ones((4, 4))) + np.where(np.indices((8, 8)).sum(0) % 2, 20, -20)
+    Image.fromarray(blocks.astype(np.uint8)).save(folder / "even" / "c.png")  # blocks whose means are whole
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 3:7] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    return folder
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+QUICK = ("--sampler", "ddim", "--steps", "3")
+
+
+def test_a_masked_picture_is_completed_as_in_python(conditional_run, run_command, given, tmp_path):
+    flags = ("--image", given / "a.png", given / "b.png", "--mask", given / "mask.png", "--resamplings", "2", *QUICK)
+    command = ("edit", "--run", conditional_run, *flags, "--seeds", "4,7", "--outdir", tmp_path)
+    outcome = run_command(*command, "--json")
+    assert outcome.status == 0, outcome.err
+    told = outcome.value
+    assert [Path(path).name for path in told["files"]] == [
+        *("a-000004.png", "a-000007.png", "b-000004.png", "b-000007.png", "strip.png")
+    ]
+    images = np.stack([pixels(given / f"{name}.png")[..., None] for name in "aabb"])
+    known = pixels(given / "mask.png") == 0
+    made = load(conditional_run).inpaint(images, known, seeds=[4, 7, 4, 7], sampler="ddim", steps=3, resamplings=2)
+    np.testing.assert_array_equal(np.stack([pixels(path)[..., None] for path in told["files"][:4]]), made)
+    assert [answer["consistency_rms"] for answer in told["answers"]] == [0.0] * 4
+    said = read_provenance(tmp_path / "b-000007.png")
+    assert (said["method"], said["resamplings"], said["seed"]) == ("repaint", 2, 7)
+    assert read_provenance(tmp_path / "strip.png")[DIGEST] == said[DIGEST]
+    assert len(said["image_sha256"]) == 2
+    # The same again is its own; another is not.
+    again = run_command(*command)
+    assert (again.status, again.out.splitlines()[0].split(": ")[-1]) == (0, "A u - y 0 levels RMS")
+    other = run_command(*command, "--jump", "2")
+    assert other.status == 2
+    assert "of another command or of somebody else; give another --outdir" in other.err
+
+
+def test_a_smaller_picture_and_a_matrix_are_measured_in_levels(conditional_run, run_command, given, tmp_path):
+    """--super-resolve of a picture that was measured here, and the same means by a matrix of one's own."""
+    common = ("--seeds", "0,1", "--class", "3", "--guidance", "1.5", *QUICK, "--json")
+    small = run_command(
+        *("edit", "--run", conditional_run, "--image", given / "even" / "c.png", "--super-resolve", "4", "--simulate"),
+        *(*common, "--outdir", tmp_path / "small"),
+    )
+    assert small.status == 0, small.err
+    whole = pixels(given / "even" / "c.png").astype(float)
+    means = whole.reshape(2, 4, 2, 4).mean((1, 3))
+    matrix = np.asarray(box_downsampling(8, 8, 4)(jnp.eye(64).reshape(64, 8, 8, 1))).reshape(64, 4).T
+    np.savez(tmp_path / "own.npz", matrix=matrix, observed=means.reshape(-1))
+    own = run_command(
+        *("edit", "--run", conditional_run, "--operator", tmp_path / "own.npz", *common, "--outdir", tmp_path / "own")
+    )
+    assert own.status == 0, own.err
+    for outcome, stem in ((small, "small/c"), (own, "own/own")):
+        for answer in outcome.value["answers"]:
+            made = pixels(answer["file"]).astype(float)
+            off = np.sqrt(np.mean((made.reshape(2, 4, 2, 4).mean((1, 3)) - means) ** 2))
+            assert answer["consistency_rms"] == pytest.approx(off, abs=1e-3)
+            assert answer["consistency_over_noise"] == pytest.approx(off * np.sqrt(12), abs=4e-3)
+            assert str(Path(answer["file"])).startswith(str(tmp_path / stem))
+    made = pixels(small.value["files"][0]).astype(float)
+    assert small.value["answers"][0]["distance_rms"] == pytest.approx(np.sqrt(np.mean((made - whole) ** 2)), rel=1e-5)
+    pair = [pixels(outcome.value["files"][0]).astype(int) for outcome in (small, own)]
+    assert np.max(np.abs(pair[0] - pair[1])) <= 1
+
+
+def test_a_picture_is_drawn_anew(conditional_run, run_command, given, tmp_path):
+    made = run_command(
+        *("edit", "--run", conditional_run, "--image", given, "--strength", "0.4", "--sampler", "ddim", "--steps", "5"),
+        *("--seeds", "2", "--resize", "--outdir", tmp_path),
+    )
+    assert made.status == 0, made.err
+    assert made.out.startswith("3 answers, 3 network calls each")
+    images = np.stack([pixels(given / f"{name}.png")[..., None] for name in ("a", "b", "mask")])
+    theirs = load(conditional_run).redraw(images, 0.4, seeds=[2, 2, 2], sampler="ddim", steps=5)
+    np.testing.assert_array_equal(pixels(tmp_path / "mask-000002.png"), theirs[2, ..., 0])
+
+
+def test_the_way_between_two_pictures_is_a_strip_and_a_film(tiny_run, run_command, given, tmp_path):
+    flags = ("--images", given / "a.png", given / "b.png", "--frames", "4", "--outdir", tmp_path, "--json")
+    outcome = run_command("interpolate", "--run", tiny_run, *flags)
+    assert outcome.status == 0, outcome.err
+    told = outcome.value
+    assert (told["chain_steps"], told["between"], len(told["round_trip_rms"])) == (20, "slerp", 2)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert (len(list(ImageSequence.Iterator(film))), film.info["loop"]) == (6, 0)
+    assert read_gif_provenance(tmp_path / "film.gif")["image_sha256"] == told["image_sha256"]
+    assert read_provenance(tmp_path / "strip.png")[DIGEST] == read_gif_provenance(tmp_path / "film.gif")[DIGEST]
+    assert run_command("interpolate", "--run", tiny_run, *flags[:-1]).status == 0
+    other = run_command("interpolate", "--run", tiny_run, *flags, "--linear")
+    assert "film.gif is there" in other.err or "strip.png is there" in other.err
+
+
+def test_likelihoods_are_those_of_the_run_in_python(conditional_run, run_command, tmp_path):
+    flags = ("--limit", "5", "--draws", "1", "--dequantisation", "uniform", "--out", tmp_path / "x.csv")
+    outcome = run_command("likelihood", "--run", conditional_run, *flags)
+    assert outcome.status == 0, outcome.err
+    with open(tmp_path / "x.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows, labels = ([int(line[name]) for line in lines] for name in ("index", "class"))
+    run = load(conditional_run)
+    held_out = run.data()[1]
+    assert held_out.labels[rows].tolist() == labels
+    told = [float(line["uniform_nats"]) for line in lines]
+    plain = run.log_likelihood(held_out.images[: max(rows) + 1], labels=held_out.labels[: max(rows) + 1])
+    np.testing.assert_allclose(told, plain[rows], rtol=1e-4)
+    assert f"{np.mean(told):.6g} ± " in outcome.out
+
+
+REFUSED = [
+    ((), "it is not said what is known; give one of --mask, --super-resolve, --deblur, --strength and --operator"),
+    (("--mask", "m.png", "--deblur", "1"), "--mask and --deblur are given; give one of"),
+    (("--deblur", "1", "--method", "repaint"), "--method repaint goes with --mask, and not with --deblur"),
+    (("--strength", "0.5", "--method", "pigdm"), "--method pigdm goes with --mask, and not with --strength"),
+    (("--strength", "0.5", "--noise", "1"), "--noise is that of a measurement"),
+    (("--mask", "m.png", "--simulate"), "--simulate measures a picture"),
+    (("--deblur", "1", "--noise", "-1"), "--noise is -1; give a standard deviation"),
+    (("--mask", "m.png", "--resamplings", "0"), "--resamplings is 0; give at least 1"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), REFUSED, ids=[words[:40] for _, words in REFUSED])
+def test_flags_that_do_not_go_together_are_refused(run_command, flags, words):
+    outcome = run_command("edit", "--run", "x", "--sampler", "heun", "--image", "a.png", *flags)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert words in outcome.err
+
+
+ONCE_LOADED = [
+    (("edit", "--image", "a.png", "--strength", "2"), "--strength is 2; give a part"),
+    (("edit", "--image", "a.png", "--deblur", "0"), "--deblur is 0.0; give the width"),
+    (("edit", "--image", "a.png", "--super-resolve", "3"), "--super-resolve is 3, and the run's images have 8×8"),
+    (("edit", "--image", "a.png", "--super-resolve", "4"), "a.png has 8×8 pixels, height by width, and 2×2 are"),
+    (("edit", "--strength", "0.5"), "--image is missing; give a picture"),
+    (("edit", "--image", "a.png", "--mask", "mask.png", "--jump", "99"), "--jump is 99, and there are"),
+    (("edit", "--image", "a.png", "--mask", "mask.png", "--noise", "1"), "--noise goes with --method pigdm"),
+    (("edit", "--operator", "a.png"), "a.png cannot be read as an npz file"),
+    (("edit", "--operator", "few.npz"), "matrix in few.npz is float64 (2, 3), and the run's images have 8×8×1 = 64"),
+    (("edit", "--operator", "none.npz"), "none.npz holds other; save the operator under the name matrix"),
+    (("edit", "--operator", "bare.npz"), "--operator needs what was measured: save it in bare.npz as observed (m,)"),
+    (("edit", "--operator", "odd.npz"), "observed in odd.npz has shape (3,), and the matrix 2 rows"),
+    (("interpolate", "--seeds", "3"), "--seeds has 1; give two, such as --seeds 3 8"),
+    (("interpolate",), "give --images A B or --seeds A B"),
+    (("interpolate", "--seeds", "3", "4", "--frames", "1"), "--frames is 1; give at least 2"),
+    (("interpolate", "--seeds", "3", "4", "--class", "1,2"), "--class is 1,2, and all frames have one class"),
+    (("likelihood", "--draws", "0"), "--draws is 0; give at least 1"),
+    (("likelihood", "--class", "all"), "--class is all; give one class for all images"),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), ONCE_LOADED, ids=[words[:40] for _, words in ONCE_LOADED])
+def test_what_does_not_fit_the_run_is_refused_in_a_sentence(
+    conditional_run, run_command, given, flags, words, monkeypatch
+):
+    monkeypatch.chdir(given)
+    for name, arrays in {
+        "few": {"matrix": np.ones((2, 3))},
+        "none": {"other": np.ones(3)},
+        "bare": {"matrix": np.ones((2, 64))},
+        "odd": {"matrix": np.ones((2, 64)), "observed": np.ones(3)},
+    }.items():
+        np.savez(given / f"{name}.npz", **arrays)
+    outcome = run_command(flags[0], "--run", conditional_run, *flags[1:])
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("kept", "flags", "words"),
+    [
+        ("energy", ("likelihood",), "this run has no likelihood, for its denoiser is not told the noise level"),
+        ("energy", ("interpolate", "--seeds", "1", "2"), "this run has no flow to latents"),
+        ("generator", ("likelihood",), "a generator of one step has no likelihood"),
+        ("points", ("edit", "--strength", "0.5"), "pictures are edited, and this run makes points"),
+    ],
+)
+def test_runs_that_cannot_are_refused_and_why(run_command, kept, flags, words):
+    outcome = run_command(flags[0], "--run", KEPT / kept, *flags[1:])
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize("method", ["repaint", "pigdm"])
+def test_the_noise_of_pfgmpp_is_not_gaussian(run_command, given, tmp_path, method):
+    flags = ("--image", given / "a.png", "--mask", given / "mask.png", "--method", method, "--outdir", tmp_path)
+    outcome = run_command("edit", "--run", KEPT / "pfgmpp", *flags)
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "exists for Gaussian noise only" in outcome.err
