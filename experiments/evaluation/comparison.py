@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.data.source import Pixels
-from experiments.evaluation.distances import Estimate, density_coverage, frechet_at, precision_recall
-from experiments.evaluation.features import FeatureSpace
+from experiments.evaluation.distances import WIDE, Estimate, Features, density_coverage, frechet_at, precision_recall
+from experiments.evaluation.features import Space
+from experiments.evaluation.wide import frechet, side
 
 _PART = 64  # images of noise that are drawn at a time, a multiple of 4
 
@@ -27,7 +28,7 @@ class Row(NamedTuple):
 
 
 def compare(
-    space: FeatureSpace,
+    space: Space,
     generated: Iterable[Pixels],
     shape: tuple[int, ...],
     train: Float[np.ndarray, "n_train d"],
@@ -55,9 +56,18 @@ def compare(
     rows = {}
     for name, features in sets.items():
         features = features[np.sort(rng.permutation(len(features))[:n])]
-        frechet = frechet_at(features, real, seed=seed)
-        rows[name] = Row(frechet, *precision_recall(real, features), *density_coverage(real, features))
+        rows[name] = Row(
+            _frechet(features, real, seed), *precision_recall(real, features), *density_coverage(real, features)
+        )
     return rows
+
+
+def _frechet(features: Features, real: Features, seed: int) -> Estimate:
+    """By resamples, or from `WIDE` features on to first order, for one resample takes seconds there."""
+    if real.shape[1] < WIDE:
+        return frechet_at(features, real, seed=seed)
+    whole = frechet(side(features), side(real))
+    return Estimate(whole.value, whole.standard_error, len(real))
 
 
 def _noise(rng: np.random.Generator, count: int, shape: tuple[int, ...], bits: int = 8) -> Iterator[np.ndarray]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +19,8 @@ from diffusion.pytree import short_repr
 from experiments.errors import DataError
 
 Features = Float[np.ndarray, "n d"]
+WIDE = 256
+"""From so many features on errors are of the first order, and all cores are used."""
 BLOCK = 1024  # rows of a matrix of pairwise distances that are held at once
 ROUNDING = 1e-12  # relative to the largest squared norm; equal points may come out this far apart
 
@@ -75,7 +78,7 @@ def frechet_distance(
     """
     # The eigenvalues of S₁^{1/2} S₂ S₁^{1/2} are the squared singular values of S₁^{1/2} S₂^{1/2}; squaring them
     # first would cost half the digits, all of them for the small ones.
-    root1, root2 = _root(cov1), _root(cov2)
+    root1, root2 = matrix_root(cov1), matrix_root(cov2)
     cross = np.linalg.svd(root1 @ root2, compute_uv=False).sum()
     squared = np.sum((np.asarray(mean1, np.float64) - mean2) ** 2) + np.sum(root1**2) + np.sum(root2**2) - 2 * cross
     return max(0.0, float(squared))
@@ -102,7 +105,7 @@ def frechet_at(
         raise DataError(f"n is {n}, but there are {len(features1)} and {len(features2)} samples; give 2 to {smaller}.")
     rng = np.random.default_rng(seed)
     first, second = (np.asarray(rows)[np.sort(rng.permutation(len(rows))[:n])] for rows in (features1, features2))
-    with _blas().limit(limits=1):
+    with one_thread():
         value = frechet_distance(*moments(first), *moments(second))
         spread = []
         for _ in range(resamples):
@@ -121,7 +124,7 @@ def precision_recall(real: Features, generated: Features, k: int = 3) -> Support
     Raises DataError for sets of at most k samples. Source: Kynkäänniemi et al. 2019, arXiv:1904.06991, section 2.
     """
     real, generated = _finite(real, "real"), _finite(generated, "generated")
-    with _blas().limit(limits=1):
+    with one_thread(real.shape[1]):
         return Support(_inside(generated, real, k), _inside(real, generated, k))
 
 
@@ -136,7 +139,7 @@ def density_coverage(real: Features, generated: Features, k: int = 5) -> tuple[f
     """
     real, generated = _finite(real, "real"), _finite(generated, "generated")
     hits, covered = 0, np.zeros(len(real), bool)
-    with _blas().limit(limits=1):
+    with one_thread(real.shape[1]):
         for members in _memberships(generated, real, k):
             hits += int(members.sum())
             covered |= members.any(0)
@@ -169,16 +172,21 @@ def _squared_distances(a: Features, b: Features) -> Iterator[Float[np.ndarray, "
         yield np.maximum(np.sum(rows**2, 1)[:, None] + norms - 2 * rows @ b.T, 0)
 
 
-def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
+def matrix_root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
     """S^{1/2} of a symmetric positive semi-definite matrix; eigenvalues within rounding of 0 are 0."""
     values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
     values = np.where(values > len(values) * np.finfo(np.float64).eps * np.max(np.abs(values)), values, 0)
     return (vectors * np.sqrt(values)) @ vectors.T
 
 
+def one_thread(width: int = 0) -> AbstractContextManager[Any]:
+    """Matrix products on one core, but for wide ones. On busy cores, threads make small matrices 100 times slower."""
+    return nullcontext() if width >= WIDE else _blas().limit(limits=1)
+
+
 @functools.cache
 def _blas() -> ThreadpoolController:
-    """The BLAS of NumPy, found once: that takes 20 ms. On busy cores, threads make small matrices 100 times slower."""
+    """The BLAS of NumPy, found once: that takes 20 ms."""
     return ThreadpoolController().select(user_api="blas")
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -29,6 +30,38 @@ KINDS: dict[Task, str] = {"labels": "cnn64", "rotation": "rotnet64"}
 BATCH_PIXELS = 2**21  # numbers in a batch of images that is passed through the network at once
 LIMIT = 50_000  # images of a source that enter at most
 _ROWS = 256  # of a source that are copied at a time
+
+
+class Space(Protocol):
+    """What images are compared in: a network that was trained here, or one from a file."""
+
+    @property
+    def name(self) -> str:
+        """What a number is stated with."""
+        ...
+
+    @property
+    def distance(self) -> str:
+        """What a Fréchet distance is called in this space."""
+        ...
+
+    @property
+    def accuracy(self) -> float | None:
+        """The fraction of held-out images that the network gets right, None if that is not known."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what determines the features."""
+        ...
+
+    def streamed(self, parts: Iterable[Pixels], count: int) -> Float32[np.ndarray, "count d"]:
+        """Features of `count` images that come in parts."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """What a number in this space is to be stated with, as JSON values."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +91,7 @@ class FeatureSpace:
         Raises DataError as for all at once.
         """
         features, done = np.empty((count, classifier.FEATURES), np.float32), 0
-        for images in _in_batches(parts, self._batch):
+        for images in in_batches(parts, self._batch):
             padded = images[np.resize(np.arange(len(images)), self._batch(images.shape[1:]))]  # one compilation
             features[done : done + len(images)] = classifier.apply(self.architecture, self.params, padded)[0][
                 : len(images)
@@ -77,16 +110,29 @@ class FeatureSpace:
             )
         return max(1, min(256, BATCH_PIXELS // math.prod(shape)))
 
-    @functools.cached_property
+    @property
+    def distance(self) -> str:
+        """It is no FID."""
+        return "Fréchet distance"
+
+    def provenance(self) -> dict[str, Any]:
+        """The network and its parameters, as JSON values."""
+        return {"network": self.name, "weights_sha256": self.digest, "preprocessing": "levels to [−1, 1]"}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the parameters."""
+        return self._digest
+
+    @functools.cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for name, array in sorted(self.params.items()):
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
 
-def _in_batches(parts: Iterable[np.ndarray], size_of: Callable[[tuple[int, ...]], int]) -> Iterator[np.ndarray]:
+def in_batches(parts: Iterable[np.ndarray], size_of: Callable[[tuple[int, ...]], int]) -> Iterator[np.ndarray]:
     """The rows of all parts in their order, in batches of one size, of which the last may be short."""
     kept: list[np.ndarray] = []
     waiting = 0
@@ -140,7 +186,7 @@ def features_kept(source: Source, limit: int = LIMIT) -> int:
 
 
 def source_features(
-    space: FeatureSpace,
+    space: Space,
     source: Source,
     *,
     limit: int = LIMIT,

@@ -10,7 +10,8 @@ import numpy as np
 
 from experiments.data.source import Source
 from experiments.evaluation.comparison import compare
-from experiments.evaluation.features import feature_space, source_features
+from experiments.evaluation.features import LIMIT, Space, feature_space, source_features
+from experiments.evaluation.network_space import NetworkSpace, open_space
 from experiments.names import counted
 from experiments.progress import BATCHES, stage, tracked
 from experiments.runs.model import Model
@@ -34,21 +35,28 @@ def distances(
     seed: int,
     batch: int,
     cache: Path | None,
+    weights: tuple[str | None, str | None] = (None, None),
 ) -> dict[str, Any]:
     """Fréchet distance, precision, recall, density and coverage against held-out images, as JSON values.
 
     `samples` images of the seeds from `seed` on, their classes as frequent as in training; rows as `compare` has them.
-    The feature network and the features of the data are kept in `cache`, if there is one.
+    The feature network and the features of the data are kept in `cache`, if there is one. `weights` are a file,
+    or the name of a network that a package ships, whose features are taken instead, and its preprocessing.
     Raises DataError when there are too few images, DivergedError for a sample that is not finite.
     """
     with stage("the feature network"):
-        space = feature_space(training, held_out, cache=cache)
+        features, preprocessing = weights
+        space: Space = (
+            feature_space(training, held_out, cache=cache) if features is None else open_space(features, preprocessing)
+        )
     labels = None
     if model.num_classes:
         assert training.labels is not None  # `run_data` has seen to it
         labels = np.random.default_rng(seed).choice(training.labels, samples)
     with stage("features of the data"):
-        known = [source_features(space, part, cache=cache) for part in (training, held_out)]
+        parts = training, held_out
+        enough = LIMIT if features is None else min(samples, *map(len, parts))  # a large network takes long
+        known = [source_features(space, part, limit=enough, cache=cache) for part in parts]
     throughput, calls = Throughput(min(batch, samples)), 0
 
     def images() -> Iterator[np.ndarray]:
@@ -63,6 +71,8 @@ def distances(
     return {
         "feature_space": space.name,
         "feature_accuracy": space.accuracy,
+        **({"features": space.provenance()} if isinstance(space, NetworkSpace) else {}),
+        "distance": space.distance,
         "feature_cache": None if cache is None else str(cache),
         "images_compared": min(samples, *map(len, known)),
         "nfe": calls,
@@ -89,11 +99,21 @@ def table(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def network_lines(report: dict[str, Any]) -> list[str]:
+    """What a person is to say of a network from a file together with its numbers."""
+    if "features" not in report:
+        return []
+    features = report["features"]
+    known = "" if features["weights_known_as"] is None else f", {features['weights_known_as']}"
+    return [f"weights SHA-256 {features['weights_sha256']}{known}", f"preprocessing {features['preprocessing']}"]
+
+
 def _distance_lines(report: dict[str, Any]) -> list[str]:
     lines = [
-        f"against {report['images_compared']} held-out images, in the features {report['feature_space']} "
-        f"(accuracy {report['feature_accuracy']:.1%})",
-        f"{'':14}{'Fréchet distance':>18}" + "".join(f"{column:>11}" for column in _COLUMNS),
+        f"against {report['images_compared']} held-out images, in the features {report['feature_space']}"
+        + (f" (accuracy {report['feature_accuracy']:.1%})" if report["feature_accuracy"] is not None else ""),
+        *network_lines(report),
+        f"{'':14}{report.get('distance', 'Fréchet distance'):>18}" + "".join(f"{column:>11}" for column in _COLUMNS),
     ]
     for name, row in report["against_held_out"].items():
         frechet = row["frechet"]

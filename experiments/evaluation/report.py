@@ -22,7 +22,7 @@ from experiments.sampling.choice import SamplerChoice
 from experiments.sampling.solver import Solver, build
 from experiments.sampling.variance import VarianceName, variance_without_data
 
-_OF_IMAGES = ("bits_per_dim", "elbo_images", "elbo_draws", "variance", "cache")
+_OF_IMAGES = ("bits_per_dim", "elbo_images", "elbo_draws", "variance", "cache", "features", "preprocessing")
 """The options that go with images alone."""
 
 
@@ -49,8 +49,19 @@ class EvaluationOptions:
     cache: Path | None = None
     """Folder for the feature network and reference features. [$XDG_CACHE_HOME/scorefield]"""
 
+    features: str | None = None
+    """File of weights whose features the distances are in: FID's Inception, a DINOv2 or EfficientNet-Lite0; or
+    efficientnet-lite0, if its package is installed. [a small network that is trained on the run's own data]"""
+    preprocessing: str | None = None
+    """What is done to images before the network of --features; of Inception tf1 (the standard), pytorch-fid or
+    clean-fid. [the standard one]"""
+
     def check(self) -> None:
         """Raise UsageError for numbers that nothing can be measured with."""
+        if self.preprocessing is not None and self.features is None:
+            raise UsageError("--preprocessing goes with --features FILE; give that too, or leave it out.")
+        if self.features is not None and not self.distances:
+            raise UsageError("--features goes with distances, and --no-distances leaves them out; drop one of the two.")
         if self.samples < 2 or self.batch < 1 or self.elbo_images < 1 or self.elbo_draws < 1:
             raise UsageError("--samples must be at least 2, and --batch, --elbo-images and --elbo-draws at least 1.")
         if not (self.distances or self.bits_per_dim):
@@ -142,7 +153,8 @@ def measure(
     report, cache = {}, options.cache or store.default_folder()
     try:
         if options.distances:
-            report = images.distances(model, solver, training, held_out, cache=cache, **drawn)
+            weights = options.features, options.preprocessing
+            report = images.distances(model, solver, training, held_out, cache=cache, weights=weights, **drawn)
         if options.bits_per_dim:
             report["bits_per_dim"] = _bits(model, training, held_out, options)
     except (ValueError, TypeError, NotImplementedError) as error:

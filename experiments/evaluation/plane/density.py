@@ -43,8 +43,8 @@ class ModelDensity(NamedTuple):
 
 
 def has_flow(model: Model) -> bool:
-    """Whether there is an ODE to follow: there is none on a discrete chain, or for a denoiser that ignores the time."""
-    return not model.process.schedule.discrete and model.config.preconditioning.kind != "residual"
+    """Whether there is an ODE to follow: there is none for a denoiser that ignores the time."""
+    return model.config.preconditioning.kind != "residual"
 
 
 def exact_log_prob(law: GaussianMixture, points: Points, blur: float = 0.0) -> Float[np.ndarray, "n"]:
@@ -63,8 +63,9 @@ def model_log_prob(model: Model, points: Points, tolerance: float = 1e-5, max_st
     """ln q(x) by the instantaneous change of variables with the exact divergence, for any noise.
 
     `tolerance` is the solver's, relative and absolute; after `max_steps` steps it gives up on a point.
-    Raises TypeError on a discrete chain, which has no flow.
+    A chain has that of `diffusion.continuous`.
     """
+    model = model.flow
     denoise, solver = make_denoiser(model, None), Adaptive(tolerance, tolerance, max_steps=max_steps)
     size, log_prob, followed = min(_BLOCK, len(points)), [], []
     for start in range(0, len(points), size):

@@ -139,7 +139,7 @@ def _distance_lines(report: dict[str, Any]) -> list[str]:
 
 def _likelihood_lines(found: dict[str, Any] | None) -> list[str]:
     if found is None:
-        return ["no likelihood: a discrete chain has no flow, and this model is no energy"]
+        return ["no likelihood: this model is not told the noise level, and so has no flow, and it is no energy"]
     nll, entropy, kl = (
         f"{found[name]['value']:.4f} ± {found[name]['standard_error']:.4f} nats" for name in ("nll", "entropy", "kl")
     )

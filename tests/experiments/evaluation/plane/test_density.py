@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion.energy import exact_potential
+from diffusion.interpolated import continuous
 from diffusion.networks import Network
 from diffusion.networks.configs import MLPConfig
 from diffusion.networks.conservative import Conservative
@@ -41,7 +42,7 @@ class ExactNetwork:
     config: Config
 
     def __call__(self, law, x, c_noise, labels):
-        process = self.config.process()
+        process = continuous(self.config.process())
         t = c_noise * process.t_max / 1000
         alpha, sigma, noise = process.alpha(t), process.sigma(t), process.noise
         squares = near = (alpha * self.config.preconditioning.sigma_data) ** 2 + sigma**2
@@ -210,10 +211,23 @@ def test_samples_of_the_exact_model_are_not_told_apart_and_others_are():
     assert told["exact"]["nfe"] == 35
 
 
-def test_a_chain_has_no_flow_and_its_picture_two_panels():
+def test_a_chain_has_the_density_of_its_flow():
     config = Config(
-        data=DataConfig(source="plane:gaussians"), schedule=Chain(steps=10), preconditioning=Preconditioning("x0")
+        data=DataConfig(source="plane:gaussians"),
+        schedule=Chain(shape="linear-rate", steps=400),
+        preconditioning=Preconditioning("x0"),
     )
+    model = Model(config, POINTS, cast(Any, ExactNetwork(config)), LAW)
+    points = draw_points(LAW, 64)
+    found = model_log_prob(model, points)
+    process = model.flow.process
+    blurred = LAW.log_prob(process, jnp.asarray(points), process.t_min)
+    assert np.all(found.followed)
+    np.testing.assert_allclose(found.log_prob, blurred, atol=0.02)
+
+
+def test_a_network_that_is_told_no_level_has_no_flow_and_its_picture_two_panels():
+    config = Config(data=DataConfig(source="plane:gaussians"), preconditioning=Preconditioning("residual"))
     model = Model(config, POINTS, cast(Any, ExactNetwork(config)), LAW)
     assert evaluation.likelihood(model, LAW, Source(images=draw_points(LAW, 8)), points=8, seed=0) is None
     points = draw_points(LAW, 50)
