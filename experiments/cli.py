@@ -24,16 +24,37 @@ from experiments.training.stopping import stopping
 COMMANDS = {
     "train": "train a model on images, or go on with a training",
     "sample": "draw images from a trained model",
+    "edit": "complete, restore or change pictures by a trained model",
+    "interpolate": "go from one picture or seed to another along a trained model's flow",
     "evaluate": "measure a trained model against held-out images",
+    "likelihood": "say how likely each picture is to a trained model",
+    "compare": "say how far two sets of images are from each other",
     "anomaly": "say how strange images are to a trained model with an energy",
     "verify": "measure the equations against exact answers, or a trained model against the equations",
     "data": "prepare images for training, or say what would be read",
-    "grid": "fit a sampler's time grid to a trained model",
+    "grid": "fit a sampler's time grid, or a whole solver, to a trained model",
+    "work-precision": "say what each solver costs on a trained model, and how near to its flow it comes",
     "ema": "make averages of other widths from a run's snapshots",
+    "import": "make a run of a network that others have published",
+    "export": "hand a run on: its sampler as one file, its weights, or a folder of diffusers",
     "samplers": "list the samplers",
     "presets": "list the presets",
 }
-OF_A_RUN = ("sample", "evaluate", "anomaly", "verify", "grid", "ema")
+MODULES = {"import": "importing", "work-precision": "work_precision"}
+"""The modules of commands that have another name."""
+OF_A_RUN = (
+    "sample",
+    "edit",
+    "interpolate",
+    "evaluate",
+    "likelihood",
+    "anomaly",
+    "verify",
+    "grid",
+    "work-precision",
+    "ema",
+    "export",
+)
 """Commands that take a run, by --run or as the first word."""
 
 _UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -44,12 +65,19 @@ _ALLOCATIONS = 100_000
 REMEDIES = {
     "train": "give a smaller --training.batch-size",
     "sample": "give a smaller --batch, or fewer --seeds",
+    "edit": "give a smaller --batch",
+    "interpolate": "give a smaller --batch, or fewer --frames",
     "evaluate": "give a smaller --batch, or fewer --samples",
+    "likelihood": "give a smaller --batch",
+    "compare": "give a smaller --limit",
     "anomaly": "give fewer --images",
     "verify": "give a smaller --batch with --run, or fewer --samples",
     "data": "give a smaller --size",
     "grid": "give fewer --images",
+    "work-precision": "give fewer --images",
     "ema": "give fewer --sigma-rel at a time",
+    "import": "close other programs",
+    "export": "close other programs",
 }
 """What to do where a command runs out of memory."""
 
@@ -123,7 +151,7 @@ def _dispatch(arguments: list[str]) -> int:
     plugins, arguments = take_flags(arguments, "--plugin")
     kept, arguments = take_flag(arguments, "--compilation-cache")
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(commands="\n".join(f"  {name:10}{what}" for name, what in COMMANDS.items())), end="")
+        print(HELP.format(commands="\n".join(f"  {name:16}{what}" for name, what in COMMANDS.items())), end="")
         return 0 if arguments else 2
     if arguments[0] == "--version":
         from importlib.metadata import version
@@ -150,7 +178,7 @@ def _run(name: str, rest: list[str], plugins: list[str], kept: str | None) -> in
 
         load(plugins)
         keep_programs(folder)
-        return importlib.import_module(f"experiments.commands.{name}").run(rest)
+        return importlib.import_module(f"experiments.commands.{MODULES.get(name, name)}").run(rest)
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if missing in ("experiments", "diffusion", "samplers"):

@@ -57,6 +57,13 @@ class CheckpointError(ScorefieldError):
     exit_status = 4
 
 
+class UnsavedError(CheckpointError):
+    """A checkpoint was not saved, and nothing of it is left."""
+
+    why = ""
+    """What refused it."""
+
+
 class DivergedError(ScorefieldError):
     """A loss, a gradient or a sample that is not finite."""
 

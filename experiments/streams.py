@@ -45,6 +45,8 @@ ENERGY_START = 0xE6E
 """What it is folded with for the beginning of an energy's chains: no small number, for those are seeds."""
 GRID_FIT = 0x6F16
 """What the seed of a fitted grid is folded with, so that it is fitted to nobody's samples."""
+WORK_PRECISION = 0x3BEC
+"""What the seed of a comparison of solvers is folded with, so that none was fitted to its draws."""
 OPTIMAL_VARIANCE = 11
 """The noise from which the optimal reverse variance is estimated."""
 ELBO = 7
@@ -54,6 +56,7 @@ STRANGENESS = 0x5C0E
 PERMUTATIONS = 0
 """The permutations and projections of two-sample tests."""
 
-# From the seed of `Run.log_likelihood`.
-DEQUANTISATION, PROBES = range(2)
-"""The noise within a level, and the probes of the divergence."""
+# From the seed of `Run.log_likelihood` and of `scorefield likelihood`; of the latter, draws after the first have that
+# key folded with their number.
+DEQUANTISATION, PROBES, BOUND = range(3)
+"""The noise within a level, the probes of the divergence, and what is drawn for the ELBO of a chain."""

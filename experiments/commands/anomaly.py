@@ -6,11 +6,10 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from experiments.commands.options import parse, take_flag
-from experiments.data.config import DataConfig
-from experiments.data.source import Source
+from experiments.commands.other_data import OtherData, other_source, require_source
 from experiments.errors import UsageError, warn
 from experiments.evaluation.report import with_null
 from experiments.pictures import files
@@ -41,19 +40,6 @@ likely, and so the pictures that it will never find strange.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OtherData:
-    """How the images of --data are read, as in `scorefield train`."""
-
-    size: int | str | None = None
-    """Height and width in pixels that every image is brought to, as 64 or 48x64."""
-    crop: Literal["center", "none", "pad"] = "center"
-    """How an image of other proportions is brought to them: by its central part, by squeezing all of it, or by fitting
-    all of it in and repeating its edges."""
-    channels: int | None = None
-    """1 for grey, 3 for RGB. [the run's]"""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class AnomalyArguments(CheckpointArguments):
     """The arguments of `scorefield anomaly`."""
 
@@ -80,8 +66,7 @@ def run(argv: list[str]) -> int:
     arguments = parse(AnomalyArguments, argv, "scorefield anomaly", DESCRIPTION, taken=("--data",))
     if arguments.noised < 0 or arguments.images < 1:
         raise UsageError(f"--noised is {arguments.noised} and --images {arguments.images}; give at least 0 and 1.")
-    if uri is None and arguments.data != OtherData():
-        raise UsageError("--data.size, --data.crop and --data.channels are of another source; add --data URI.")
+    require_source(uri, arguments.data)
     from experiments.evaluation.anomalies import score, summary, table
     from experiments.evaluation.strangeness import require_comparable
     from experiments.runs.energy import energy_of
@@ -101,7 +86,7 @@ def run(argv: list[str]) -> int:
         raise UsageError("this run holds no images out (--data.held-out 0), so there is nothing to measure against.")
     parts = {"training": training, "held-out": held_out}
     if uri is not None:
-        parts[uri] = _other(uri, arguments.data, training, model.config.data)
+        parts[uri] = other_source(uri, arguments.data, training.event_shape, model.config.data)
     with reporting(quiet=arguments.json), stage("scores"):
         scored = score(energy, parts, other=other, copies=arguments.noised, limit=arguments.images)
     report |= {"one_level": energy.high == energy.sigma, "kind": "point" if training.of_points else "image"}
@@ -111,25 +96,6 @@ def run(argv: list[str]) -> int:
     report |= {"files": [str(path) for path in written], "seconds": round(time.perf_counter() - start, 1)}
     print(json.dumps(report) if arguments.json else "\n".join(table(report)))
     return 0
-
-
-def _other(uri: str, options: OtherData, training: Source, config: DataConfig) -> Source:
-    """The test split of another source, or all of it, read by the run's rules.
-
-    Raises UsageError unless its images have the run's shape.
-    """
-    from experiments.data import open_source
-
-    channels = options.channels
-    if channels is None and not training.of_points and training.event_shape[-1] in (1, 3):
-        channels = 1 if training.event_shape[-1] == 1 else 3
-    read = {"size": options.size, "crop": options.crop, "channels": channels}
-    whole = open_source(DataConfig(source=uri, rules=config.rules, bits=config.bits, **read))
-    source = whole.held_out or whole
-    if source.event_shape != training.event_shape:
-        ours, theirs = ("×".join(map(str, part.event_shape)) for part in (training, source))
-        raise UsageError(f"--data {uri} holds {theirs}, and this run is of {ours}; give --data.size, or other data.")
-    return source
 
 
 def _write(outdir: Path, scored: dict[str, Scored], report: dict[str, Any]) -> list[Path]:

@@ -15,12 +15,16 @@ from experiments.sampling.fitting import FitOptions, fit_grid
 DESCRIPTION = """\
 Fit the time grid of a sampler and a number of steps to a trained model, and keep it with the run.
 
-  scorefield grid --run runs/digits-ddpm --sampler dpmpp-2m --steps 10
-  scorefield sample --run runs/digits-ddpm --sampler dpmpp-2m --steps 10 --grid fitted
+  scorefield grid --run runs/mnist --sampler dpmpp-2m --steps 8
+  scorefield sample --run runs/mnist --sampler dpmpp-2m --steps 8 --grid fitted
+
+  scorefield grid --run runs/mnist --sampler bespoke --steps 8
+  scorefield sample --run runs/mnist --sampler bespoke --steps 8
 
 It minimises the mean square of the distance, pixel by pixel in [-1, 1], between the images that the sampler makes in
-these few steps and those that a fine solution of the probability-flow ODE makes of the same noise. A model with classes
-is asked for each of them in turn, without guidance.
+these few steps and those that a fine solution of the probability-flow ODE makes of the same noise. With --sampler
+bespoke the weights of every step are fitted as well, to a solver of this run alone; its distance is that of images
+which the fit has not seen. A model with classes is asked for each of them in turn, without guidance.
 """
 
 
@@ -43,8 +47,9 @@ def run(argv: list[str]) -> int:
     if arguments.json:
         print(json.dumps({**kept, "file": str(path)}))
     else:
+        best = "solver" if "states" in kept else "grid"
         print(
-            f"{name}, {kept['steps']} steps: {kept['error']:.4f} from the exact flow; the best fixed grid, "
+            f"{name}, {kept['steps']} steps: {kept['error']:.4f} from the exact flow; the best fixed {best}, "
             f"{kept['best_fixed']}: {kept['error_of_best_fixed']:.4f}\n{path}"
         )
     return 0

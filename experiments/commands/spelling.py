@@ -147,7 +147,7 @@ def _written(flag: str, hint: Any, values: list[str]) -> list[str]:
     if len(values) == 1 and values[0] in words:  # auto, where there may be numbers too
         return [flag, *values]
     kinds = [kind for kind in kinds if get_origin(kind) is not Literal]
-    if len(kinds) == 1 and get_origin(kinds[0]) is tuple:
+    if len(kinds) == 1 and get_origin(kinds[0]) is tuple and Path not in get_args(kinds[0]):  # which may have spaces
         (inner, *_), parts = (
             get_args(kinds[0]),
             [part for value in values for part in re.split(r"[,\s]+", value) if part],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from experiments.config.tree import Config
+from experiments.errors import UsageError
 from experiments.interface.arguments import check_sampling, whole
 from experiments.sampling.choice import AncestralOptions, Options, SamplerChoice
+from experiments.sampling.solver import Solver
 from samplers.registry import SAMPLERS
 
 SamplerLike = str | Options | None
@@ -45,3 +48,12 @@ def _name_of(sampler: Options) -> str:
     names = [name for name, entry in SAMPLERS.items() if entry.make is type(sampler)]
     exact = [name for name in names if SAMPLERS[name].default() == sampler]
     return (exact or names or [type(sampler).__name__])[0]
+
+
+@contextlib.contextmanager
+def in_a_sentence(solver: Solver) -> Iterator[None]:
+    """Say which sampler it is that refuses."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UsageError(f"sampler {solver.name}: {error}") from None

@@ -39,7 +39,7 @@ def log_likelihood(
     batch: int,
 ) -> Float64[np.ndarray, " n"]:
     """ln p in nats, as `Run.log_likelihood` says. Raises UsageError for a model without an ODE."""
-    _require_flow(model)
+    model = _flow_of(model)
     check_flow(method, solver)
     images = _in_units(model, _events(model, images))
     solver = Adaptive() if solver is None else solver
@@ -66,7 +66,7 @@ def transport(
     model: Model, images: Events, labels: Labels | None, *, backward: bool, solver: Solver | None, batch: int
 ) -> Float32[np.ndarray, "n *event"]:
     """Where the ODE takes images, or backward latents; NaN where it did not arrive. Raises as `log_likelihood`."""
-    _require_flow(model)
+    model = _flow_of(model)
     check_flow(None, solver)
     images, move = _events(model, images), likelihood.decode if backward else likelihood.encode
     if not backward:  # latents have any range
@@ -118,14 +118,11 @@ def full_mask(
     return full
 
 
-def _require_flow(model: Model) -> None:
+def _flow_of(model: Model) -> Model:
+    """The model, a chain read between its times. Raises UsageError for a model without an ODE."""
     if not has_flow(model):
-        why = (
-            "its denoiser is not told the noise level"
-            if model.config.preconditioning.kind == "residual"
-            else "it was trained on a discrete chain; its ELBO is in `evaluate`"
-        )
-        raise UsageError(f"this run has no probability-flow ODE, for {why}.")
+        raise UsageError("this run has no probability-flow ODE, for its denoiser is not told the noise level.")
+    return model.flow
 
 
 def _events(model: Model, images: Events) -> Events:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Float32, Float64
 
 from diffusion.likelihood import Divergence
 from diffusion.likelihood import Solver as FlowSolver
@@ -33,18 +32,19 @@ from experiments.interface.arguments import (
     label_of_each,
     whole,
 )
-from experiments.interface.chosen import SamplerLike, choice_of
+from experiments.interface.chosen import SamplerLike, choice_of, in_a_sentence
+from experiments.interface.editing import Edits
 from experiments.memory import remedied
 from experiments.runs.classes import class_numbers
 from experiments.runs.counted import with_counts
 from experiments.runs.load import load_model, run_data
 from experiments.runs.model import Model
 from experiments.sampling.drawing import draw, gather
+from experiments.sampling.editing import Task, edit
 from experiments.sampling.guidance import Guidance
 from experiments.sampling.labels import require_no_class
 from experiments.sampling.solver import Solver, build
 from experiments.sampling.throughput import Throughput
-from samplers.inpainting import RePaint
 
 
 def load(place: Path | str, *, average: int | float | None = 0, best: bool = False, data: str | None = None) -> Run:
@@ -72,7 +72,7 @@ def load(place: Path | str, *, average: int | float | None = 0, best: bool = Fal
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class Run(Edits):
     """A trained model and what can be done with it; images are (n, height, width, channels), points (n, d)."""
 
     model: Model
@@ -90,8 +90,15 @@ class Run:
         """x_t = α x_0 + σ z."""
         return self.model.process
 
+    def continuous(self) -> Run:
+        """The run, a discrete chain in it read between its times as well, so that its process has derivatives.
+
+        By `diffusion.continuous`; its denoiser asks the network at fractional times. A run without a chain as it is.
+        """
+        return dataclasses.replace(self, model=self.model.flow)
+
     @functools.cached_property
-    def _counted(self) -> Model:
+    def counted(self) -> Model:
         """The model, with the training images of each class where the run is from before they were noted."""
         return with_counts(self.model)
 
@@ -168,7 +175,7 @@ class Run:
         Raises UsageError for what does not go together, or not with the run, DivergedError for what is not finite.
         """
         seeds, guide, batch = checked_seeds(seeds), checked_guidance(guidance), whole("batch", batch)
-        labels = label_of_each(self._counted, label, seeds)
+        labels = label_of_each(self.counted, label, seeds)
         check_distinct(seeds, labels)
         solver = self.solver(
             sampler,
@@ -178,7 +185,7 @@ class Run:
             given_class=labels is not None,
             guided=guide.strength is not None,
         )
-        with _in_a_sentence(solver):
+        with in_a_sentence(solver):
             batches = draw(
                 self.model,
                 solver,
@@ -190,66 +197,23 @@ class Run:
             )
             return gather(batches, Throughput(min(batch, len(seeds)))).images
 
-    @remedied("give a smaller batch, or fewer seeds")
-    def inpaint(
+    def _answers(
         self,
-        images: Events,
-        mask: Bool[np.ndarray, "..."],
-        *,
-        seeds: Sequence[int] | None = None,
-        sampler: SamplerLike = None,
-        steps: int | None = None,
-        grid: str | None = None,
-        limits: Mapping[str, float] | None = None,
-        resamplings: int = 10,
-        jump: int = 1,
-        label: Labels | None = None,
-        guidance: float | Guidance | None = None,
-        batch: int = 64,
+        task: Task,
+        seeds: Sequence[int],
+        label: Labels | None,
+        guidance: float | Guidance | None,
+        batch: int,
+        solve: Mapping[str, Any],
     ) -> Events:
-        """`images` (n, *event) with what the mask leaves out drawn anew, by RePaint; the rest is as it was.
-
-        `mask` is True where pixels are known: (height, width), or of the shape of an image, or of all images. Image i
-        has the i-th of `seeds`, 0 to n − 1 unless given; one image alone has as many completions as there are seeds.
-        Every stretch of `jump` steps is sampled `resamplings` times (Lugmayr et al. 2022, arXiv:2201.09865); all else
-        is as in `sample`, but that no class is told unless `label` is given. Raises UsageError as `sample` does, and
-        for a mask or seeds that do not fit.
-        """
-        known, seeds = flow.completions(self.model, images, seeds)
-        seen = flow.full_mask(self.model, mask, known)
         if label is None:  # the image has a class, and it is not for the seed to say which
             require_no_class(self.model, "label")
-        labels = None if label is None else label_of_each(self._counted, label, seeds)
-        guide = checked_guidance(guidance)
-        solver = self.solver(
-            sampler,
-            steps,
-            grid=grid,
-            limits=limits,
-            given_class=labels is not None,
-            guided=guide.strength is not None,
-        )
-        made, batch = [], min(whole("batch", batch), len(seeds))
-        for start in range(0, len(seeds), batch):
-            rows = np.resize(np.arange(start, min(start + batch, len(seeds))), batch)  # one shape, one compilation
-            with _in_a_sentence(solver):
-                again = RePaint(
-                    solver.sampler,
-                    jnp.asarray(known[rows]),
-                    jnp.asarray(seen[rows]),
-                    resamplings=resamplings,
-                    jump=jump,
-                )
-                drawn = draw(
-                    self.model,
-                    dataclasses.replace(solver, sampler=again),
-                    [seeds[row] for row in rows.tolist()],
-                    batch=batch,
-                    label=None if labels is None else labels[rows],
-                    guidance=guide,
-                )
-                made.append(next(drawn).images)
-        return np.concatenate(made)[: len(seeds)]
+        labels = None if label is None else label_of_each(self.counted, label, seeds)
+        guide, batch = checked_guidance(guidance), whole("batch", batch)
+        solver = self.solver(**solve, given_class=labels is not None, guided=guide.strength is not None)
+        with in_a_sentence(solver):
+            parts = edit(self.model, solver, task, seeds, pairs=True, labels=labels, guidance=guide, batch=batch)
+            return np.concatenate([part.images for part in parts])
 
     @remedied("give a smaller batch, or fewer samples")
     def evaluate(
@@ -291,7 +255,8 @@ class Run:
         time that the network was trained at. `labels` (n,) are classes, by number or by name. `method` finds the
         divergence: exactly up to 256 dimensions, beyond by Hutchinson's estimate with probes of `seed`; `solver` is
         Adaptive(). NaN where it did not arrive.
-        Raises UsageError for a run without an ODE: a discrete chain, or a network that is not told the noise level.
+        A chain is read between its times, as `continuous` says.
+        Raises UsageError for a run without an ODE: of a network that is not told the noise level.
         """
         return flow.log_likelihood(self.model, images, labels, seed=seed, method=method, solver=solver, batch=batch)
 
@@ -329,12 +294,3 @@ class Run:
     def __repr__(self) -> str:
         own = self.config.sampling
         return f"Run({self.path}, step {self.step}; sampled by {own.sampler} in {own.steps} steps)\n  {self.model!r}"
-
-
-@contextlib.contextmanager
-def _in_a_sentence(solver: Solver) -> Iterator[None]:
-    """Say which sampler it is that refuses."""
-    try:
-        yield
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise UsageError(f"sampler {solver.name}: {error}") from None

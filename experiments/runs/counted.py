@@ -18,7 +18,7 @@ def with_counts(model: Model) -> Model:
     from experiments.data.place import find
 
     config, facts = model.config.data, model.facts
-    if not model.num_classes or facts.class_counts is not None:
+    if not model.num_classes or facts.class_counts is not None or model.imported is not None:
         return model
     why = "it kept no fingerprint to know its data by"
     if facts.fingerprint:

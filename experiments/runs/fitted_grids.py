@@ -50,8 +50,9 @@ def _digest(kept: dict[str, Any]) -> str:
 
 
 def options_as_json(options: Any) -> dict[str, Any]:
-    """The fields of a sampler as JSON values."""
-    return {key: _json(value) for key, value in dataclasses.asdict(options).items()}
+    """The fields of a sampler as JSON values, without a clip that is not there: older grids do not name it."""
+    fields = dataclasses.asdict(options)
+    return {key: _json(value) for key, value in fields.items() if (key, value) != ("clip", None)}
 
 
 def _file(run: Path, name: str, options: dict[str, Any], steps: int) -> Path:

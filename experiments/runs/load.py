@@ -77,6 +77,8 @@ def run_data(model: Model) -> tuple[Source, Source | None]:
     uri, elsewhere = (given, None) if given is not None else find(config.source, facts.place)
     training, held_out = divided(dataclasses.replace(config, source=uri))
     now, then = (training.event_shape, training.num_classes), (tuple(facts.event_shape), facts.num_classes)
+    if model.imported is not None and not model.num_classes:  # which knows nothing of the classes of its data
+        then = (then[0], now[1])
     if now != then:
         raise DataError(
             f"{uri} has images of {now[0]} in {now[1]} classes now, and this run was trained on {then[0]} in "
@@ -140,6 +142,7 @@ def _load(found: Checkpoint, average: int | float | None) -> Model:
     from experiments.runs.averages import load_average
     from experiments.training import checkpoint as checkpoints
     from experiments.training.ema import place_of
+    from experiments.training.imported import imported_from
     from experiments.training.model import network_of
     from experiments.training.warm_start import recorded
 
@@ -164,7 +167,8 @@ def _load(found: Checkpoint, average: int | float | None) -> Model:
         params, digest = load_average(path, digest, average, raw)
     else:
         params = raw if number is None else averages[str(number)]
-    return Model(config, facts, network, params, path, step, digest, average, origin=recorded(path))
+    origins = {"origin": recorded(path), "imported": imported_from(path)}
+    return Model(config, facts, network, params, path, step, digest, average, **origins)
 
 
 def _is_checkpoint(place: Path) -> bool:

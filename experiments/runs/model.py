@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax
 from jaxtyping import Array
 
 from diffusion.ddpm.reverse_steps import learned_denoiser, mean_denoiser
+from diffusion.interpolated import continuous
 from diffusion.prediction import Denoiser, network_denoiser
 from diffusion.process import Process
 from experiments.config.tree import Config
@@ -18,6 +20,7 @@ from experiments.errors import UsageError
 from experiments.training.data import Facts, num_classes
 
 if TYPE_CHECKING:
+    from experiments.training.imported import Imported
     from experiments.training.model import AnyNetwork
     from experiments.training.warm_start import Origin
 
@@ -42,13 +45,23 @@ class Model:
     """Which average the parameters are: its number, counted from 0, or its relative width; None for the raw ones."""
     origin: Origin | None = None
     """The run that its own began from, if there is one."""
+    imported: Imported | None = None
+    """The files that it was made from, if it was not trained here."""
     data: str | None = None
     """The URI of the run's data, given by the person; None for where the run has read them."""
+    between: bool = False
+    """Whether a chain is read between its times too."""
 
     @property
     def process(self) -> Process:
         """x_t = α x_0 + σ z of the run."""
-        return self.config.process()
+        process = self.config.process()
+        return continuous(process) if self.between else process
+
+    @property
+    def flow(self) -> Model:
+        """The same, of which a chain is read between its times by `diffusion.continuous`, so that it has a flow."""
+        return dataclasses.replace(self, between=True) if self.config.process().schedule.discrete else self
 
     @property
     def event_shape(self) -> tuple[int, ...]:

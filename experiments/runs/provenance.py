@@ -24,6 +24,7 @@ def origin(model: Model) -> dict[str, Any]:
         "checkpoint_step": model.step,
         "checkpoint_sha256": model.digest,
         **({} if model.origin is None else {"init_from": model.origin.summary()}),
+        **({} if model.imported is None else {"imported": model.imported.to_json()}),
         **versions(),
     }
 

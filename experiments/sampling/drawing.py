@@ -47,7 +47,7 @@ class Drawn:
 
 
 class Sampling(Protocol):
-    """A sampler on a grid, such as a `Solver`."""
+    """A sampler on a grid, such as a `Solver`; one that asks a chain between its times has `between`."""
 
     @property
     def sampler(self) -> Sampler:
@@ -70,23 +70,45 @@ def draw(
     guidance: Guidance = UNGUIDED,
     brownian_tree: bool = False,
     there: Collection[int] = (),
+    filled: bool = False,
 ) -> Iterator[Drawn]:
     """Images or points of the seeds, batch by batch; what a seed gives does not depend on the others.
 
     `label` is one class for all, one for each seed, or `Classes`; `guidance` changes the model's answers;
     `brownian_tree` is as in `samplers.sample`; batches all of whose seeds are `there` already are left out. Every batch
-    has the same shape, so there is one compilation.
+    has the same shape, so there is one compilation. Fewer seeds than `batch` are a smaller one, unless it is `filled`.
     Raises UsageError for a label that the model does not know or has seen no image of, and for guidance that does not
     go with it, DivergedError for a sample that is not finite.
     """
     guidance.check(model, paired=solver.sampler.takes_pair, given_class=label is not None)
-    labels = _labels(label, seeds)
+    labels = labels_of(label, seeds)
     if label is not None:
         require_known(model, np.asarray(label.numbers if isinstance(label, Classes) else label))
-    batch = min(batch, len(seeds))
+    batch = batch if filled else min(batch, len(seeds))
     size = batch * (_SEED + _COPIES * 4 * math.prod(model.event_shape))
     memory.require(size, f"a batch of {batch:,} samples", "give a smaller batch")
-    return _batches(model, solver, seeds, batch, starts(seeds, batch, there), labels, guidance, brownian_tree)
+    model = model.flow if getattr(solver, "between", False) else model
+    process, sampler, paired = model.process, solver.sampler, solver.sampler.takes_pair
+
+    def ask(ids: np.ndarray, classes: Any) -> tuple[Any, int]:
+        result = sample(
+            jax.random.key(streams.SAMPLES),
+            process,
+            guidance.denoiser(model, classes, paired=paired, with_variance=with_variance(sampler)),
+            sampler,
+            solver.grid,
+            (batch, *model.event_shape),
+            ids=ids,
+            brownian_tree=brownian_tree,
+        )
+        return result.x, guidance.calls(result.nfe, paired=paired)
+
+    return in_batches(ask, model, seeds, batch, starts(seeds, batch, there), labels)
+
+
+def with_variance(sampler: Sampler) -> bool:
+    """Whether the sampler needs the variance that a network has learned."""
+    return isinstance(sampler, Ancestral) and isinstance(sampler.variance, Learned)
 
 
 def starts(seeds: Sequence[int], batch: int, there: Collection[int] = ()) -> Sequence[int]:
@@ -104,10 +126,10 @@ def starts(seeds: Sequence[int], batch: int, there: Collection[int] = ()) -> Seq
     return Seeds(every[before + 1 : after] for before, after in ends)
 
 
-def _labels(
+def labels_of(
     label: int | Sequence[int] | np.ndarray | Classes | None, seeds: Sequence[int]
 ) -> Callable[[int, int], np.ndarray] | None:
-    """A function: the classes of the seeds from one place to before another."""
+    """A function: the classes of the seeds from one place to before another; None for no class."""
     if label is None:
         return None
     if isinstance(label, Classes):
@@ -116,39 +138,30 @@ def _labels(
     return lambda low, high: known[low:high]
 
 
-def _batches(
+def in_batches(
+    ask: Callable[[np.ndarray, Any], tuple[Any, int]],
     model: Model,
-    solver: Sampling,
     seeds: Sequence[int],
     batch: int,
     places: Sequence[int],
     labels: Callable[[int, int], np.ndarray] | None,
-    guidance: Guidance,
-    brownian_tree: bool,
 ) -> Iterator[Drawn]:
-    process, sampler, paired = model.process, solver.sampler, solver.sampler.takes_pair
-    with_variance = isinstance(sampler, Ancestral) and isinstance(sampler.variance, Learned)
+    """The batches that begin at `places`, each of what `ask(ids (b,), classes (b,))` answers: (x, network calls).
+
+    The last is filled up, so that all have one shape. Raises DivergedError for a sample that is not finite.
+    """
     for start in places:
         part = list(seeds[start : start + batch])
         padded = np.asarray(part + [part[-1]] * (batch - len(part)))
         now = None if labels is None else jnp.asarray(np.resize(labels(start, start + batch), batch), jnp.int32)
-        result = sample(
-            jax.random.key(streams.SAMPLES),
-            process,
-            guidance.denoiser(model, now, paired=paired, with_variance=with_variance),
-            sampler,
-            solver.grid,
-            (batch, *model.event_shape),
-            ids=padded,
-            brownian_tree=brownian_tree,
-        )
-        x = np.asarray(result.x)
+        answer, nfe = ask(padded, now)
+        x = np.asarray(answer)
         finite = np.isfinite(x).reshape(batch, -1).all(axis=1)
         if not np.all(finite):
             wrong = padded[int(np.argmin(finite))]
             raise DivergedError(f"the sample of seed {wrong} is not finite; use more steps, or less guidance.")
         made = x.astype(np.float32) if model.of_points else to_pixels(x, model.bits)
-        yield Drawn(part, made[: len(part)], guidance.calls(result.nfe, paired=paired))
+        yield Drawn(part, made[: len(part)], nfe)
 
 
 def timed(batches: Iterable[Drawn], throughput: Throughput) -> Iterator[Drawn]:

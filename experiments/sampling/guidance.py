@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -9,8 +10,10 @@ from typing import Any, Literal
 from jaxtyping import Array
 
 from diffusion.prediction import Denoiser
+from experiments.config.nodes import SamplingConfig
 from experiments.errors import UsageError
 from experiments.runs.model import Model, make_denoiser
+from experiments.runs.provenance import checkpoint
 from samplers.cfgpp import conditional_pair
 from samplers.guidance import autoguidance, classifier_free_guidance, interval_guidance
 from samplers.transforms import clipped, dynamically_thresholded
@@ -30,10 +33,10 @@ class Guidance:
     """The noise level σ/α up to which it acts."""
     weak: Model | None = None
     """The model that autoguidance leads away from."""
-    clip: Clip = "no"
-    """Whether x̂_0 is kept within the range of images, and how."""
-    percentile: float = 99.5
-    """The percentile of dynamic thresholding."""
+    clip: Clip | None = None
+    """Whether x̂_0 is kept within the range of images, and how; None for as the run has it."""
+    percentile: float | None = None
+    """The percentile of dynamic thresholding; None for the run's."""
 
     @property
     def limited(self) -> bool:
@@ -56,9 +59,9 @@ class Guidance:
             raise UsageError("--weak is what --guidance leads away from; add one, such as --guidance 2.")
         if self.strength is not None and not math.isfinite(self.strength):
             raise UsageError(f"--guidance is {self.strength}; give a finite number, 1 for the model itself.")
-        if self.clip != "dynamic" and self.percentile != 99.5:
+        if self.percentile is not None and self.limits(model).clip != "dynamic":
             raise UsageError("--percentile goes with --clip dynamic; add it, or leave the percentile out.")
-        if self.clip == "dynamic" and not 0 <= self.percentile <= 100:
+        if self.percentile is not None and not 0 <= self.percentile <= 100:
             raise UsageError(f"--percentile is {self.percentile:g}; give a number of percent, such as 99.5.")
         if paired and self.strength is not None:
             raise UsageError("--sampler cfgpp has its guidance in --sampler.scale, in [0, 1]; leave --guidance out.")
@@ -68,6 +71,15 @@ class Guidance:
             raise UsageError("--guidance-low and --guidance-high go with a class, not with --weak; leave them out.")
         if self.weak is not None:
             _check_weak(model, self.weak)
+
+    def limits(self, model: Model) -> SamplingConfig:
+        """The run's sampling, of which the range that answers are kept within is this guidance's."""
+        own = model.config.sampling
+        return dataclasses.replace(
+            own,
+            clip=own.clip if self.clip is None else self.clip,
+            percentile=own.percentile if self.percentile is None else self.percentile,
+        )
 
     def calls(self, nfe: int, *, paired: bool = False) -> int:
         """Network calls for `nfe` calls of the denoiser; where guidance is limited, at most so many."""
@@ -81,28 +93,38 @@ class Guidance:
         """
         if with_variance and self.strength is not None:
             raise UsageError("--guidance has no learned variance; choose --sampler.variance small, or another sampler.")
-        main = make_denoiser(model, labels, with_variance=with_variance)
+        main, limits = make_denoiser(model, labels, with_variance=with_variance), self.limits(model)
         if self.strength is not None and self.weak is not None:
-            weak = make_denoiser(self.weak, labels if self.weak.num_classes else None)
-            return self._clipped(autoguidance(main, weak, self.strength))
+            other = self.weak.flow if model.between else self.weak
+            weak = make_denoiser(other, labels if other.num_classes else None)
+            return _clipped(autoguidance(main, weak, self.strength), limits)
         if paired:
-            return conditional_pair(self._clipped(main), self._clipped(_without_class(model, labels)))
+            return conditional_pair(_clipped(main, limits), _clipped(_without_class(model, labels), limits))
         if self.strength is None:
-            return self._clipped(main)
+            return _clipped(main, limits)
         free = _without_class(model, labels)
         if self.limited:
             guided = interval_guidance(model.process, main, free, self.strength, self.low, self.high)
-            return self._clipped(guided)
-        return self._clipped(classifier_free_guidance(main, free, self.strength))
+            return _clipped(guided, limits)
+        return _clipped(classifier_free_guidance(main, free, self.strength), limits)
 
-    def _clipped(self, denoise: Denoiser) -> Denoiser:
-        if self.clip == "range":
-            return clipped(denoise)
-        return dynamically_thresholded(denoise, self.percentile) if self.clip == "dynamic" else denoise
+    def unclipped(self) -> Guidance:
+        """The same, of a model whose answers are not kept within a range."""
+        return dataclasses.replace(self, clip="no", percentile=None)
+
+    def within_range(self, model: Model, denoise: Denoiser) -> Denoiser:
+        """A denoiser whose answers are kept within the range that this keeps the model's in."""
+        return _clipped(denoise, self.limits(model))
 
 
 UNGUIDED = Guidance()
-"""The model's answers as they are."""
+"""The model's answers as they are, in the range that the run keeps them within."""
+
+
+def _clipped(denoise: Denoiser, limits: SamplingConfig) -> Denoiser:
+    if limits.clip == "range":
+        return clipped(denoise, -limits.clip_range, limits.clip_range)
+    return dynamically_thresholded(denoise, limits.percentile) if limits.clip == "dynamic" else denoise
 
 
 def _without_class(model: Model, labels: Array | None) -> Denoiser:
@@ -135,3 +157,18 @@ def _check_weak(model: Model, weak: Model) -> None:
         raise UsageError(
             f"--weak knows {weak.num_classes} classes and --run {model.num_classes}; give a model of the same ones."
         )
+
+
+def beyond_defaults(guidance: Guidance, limits: SamplingConfig, *, brownian_tree: bool) -> dict[str, Any]:
+    """What is asked of a sampler beyond the defaults, as JSON values."""
+    asked: dict[str, Any] = {}
+    if guidance.limited:
+        asked["guidance_interval"] = [guidance.low, guidance.high if guidance.high < 1e30 else "inf"]
+    if guidance.weak is not None:
+        asked["weak"] = {**checkpoint(guidance.weak), "parameters": guidance.weak.parameters}
+    if limits.clip != "no":
+        wide = "range" if limits.clip_range == 1 else f"range of ±{limits.clip_range:g}"
+        asked["clip"] = wide if limits.clip == "range" else f"dynamic, percentile {limits.percentile:g}"
+    if brownian_tree:
+        asked["brownian_tree"] = True
+    return asked

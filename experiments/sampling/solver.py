@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffusion.interpolated import continuous
 from diffusion.noises import Gaussian
 from diffusion.process import Process
 from experiments.config.nodes import Generator
@@ -18,15 +20,19 @@ from experiments.names import flag_of
 from experiments.runs import fitted_grids
 from experiments.runs.fitted_grids import options_as_json
 from experiments.runs.model import Model
-from experiments.sampling.choice import AncestralOptions, SamplerChoice
+from experiments.sampling.choice import AncestralOptions, BespokeOptions, Options, SamplerChoice
 from experiments.sampling.variance import chain_times, optimal_variance, variance_name, variance_without_data
 from samplers.ancestral import Ancestral
+from samplers.bespoke import Bespoke
 from samplers.grids import LIMITS, check_grid
 from samplers.registry import GRIDS, default_grid, make_grid
 from samplers.sample import Sampler
 
 if TYPE_CHECKING:
     from experiments.data.source import Source
+
+_OF_CHAINS = ("leading", "trailing", "linspace")
+"""The grids that are a chain's, and have whole times."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class Solver:
     """Times from the prior's down to the data's."""
     provenance: dict[str, Any]
     """All that was chosen, as JSON values."""
+    between: bool = False
+    """Whether a chain is asked between its times, by `diffusion.continuous`."""
 
     def __repr__(self) -> str:
         return f"Solver({self.name}, {len(self.grid) - 1} steps of the grid {self.provenance['grid']})"
@@ -59,6 +67,8 @@ def build(
     Raises UsageError for options that do not go together, or with the run's process.
     """
     options = choice.options
+    if isinstance(options, BespokeOptions):
+        return _bespoke(choice, model, guided)
     optimal = isinstance(options, AncestralOptions) and options.variance == "optimal"
     if optimal and guided:
         raise UsageError("--sampler.variance optimal is no variance of a guided model; choose small or large.")
@@ -83,17 +93,34 @@ def build_own(config: Config) -> Solver:
     return _checked(choice, config, functools.partial(_sampler, options, config))
 
 
-def _checked(choice: SamplerChoice, config: Config, make: Callable[[], Sampler], model: Model | None = None) -> Solver:
+def _bespoke(choice: SamplerChoice, model: Model, guided: bool) -> Solver:
+    """The solver that was fitted to the run. Raises UsageError where there is none, or for another grid."""
+    if choice.grid not in ("auto", "fitted"):
+        raise UsageError(f"--sampler bespoke has times of its own; leave --grid {choice.grid} out.")
+    choice = dataclasses.replace(choice, grid="fitted")
+    kept = _fitted(choice, model)
+    if guided:
+        warn("the solver was fitted without guidance, and is no nearer to the guided flow than others may be.")
+    weights = [np.asarray(kept[key], np.float64) for key in ("times", "states", "answers")]
+    return _checked(choice, model.config, lambda: Bespoke(*weights), kept=kept)
+
+
+def _checked(
+    choice: SamplerChoice,
+    config: Config,
+    make: Callable[[], Sampler],
+    model: Model | None = None,
+    kept: dict[str, Any] | None = None,
+) -> Solver:
     """The solver of a sampler that is made here, where what it refuses becomes a sentence with the flag's name."""
     process, flag, name = config.process(), choice.flag, choice.name
     try:
         sampler = make()
         sampler.check_noise(process)
         grid_name = default_grid(process, sampler) if choice.grid == "auto" else choice.grid
-        kept = _fitted(choice, model) if model is not None and grid_name == "fitted" else {}
-        grid = kept["times"] if kept else _grid(choice, process, sampler, grid_name)
-        check_grid(process, grid)
-        sampler.check(process, grid)
+        if kept is None:
+            kept = _fitted(choice, model) if model is not None and grid_name == "fitted" else {}
+        between, grid_name, grid = _times(choice, process, sampler, grid_name, kept)
         if isinstance(config.objective, Generator) and sampler.nfe(len(grid) - 1, True) != 1:
             raise ValueError("this run's generator makes an image in one call; give --sampler euler --steps 1.")
     except TypeError as error:
@@ -114,20 +141,62 @@ def _checked(choice: SamplerChoice, config: Config, make: Callable[[], Sampler],
         "steps": choice.steps,
         "grid": grid_name,
         **choice.limits,
+        **{key: value for key in ("offset", "last") if (value := getattr(choice, key))},
         "first_time": float(grid[0]),
         "last_time_above_0": float(grid[grid > 0][-1]),
     }
     if kept:
         fit = {key: kept.get(key) for key in ("checkpoint_sha256", "parameters", "seed")}
+        fit |= {key: kept[key] for key in ("states", "answers") if key in kept}
         chosen["fitted"] = {"times": [float(time) for time in grid], **fit}
-    return Solver(name, sampler, grid, chosen)
+    if between:
+        chosen["between_times"] = True
+    return Solver(name, sampler, grid, chosen, between)
 
 
-def _sampler(options: Sampler | AncestralOptions, config: Config) -> Sampler:
+def _times(
+    choice: SamplerChoice, process: Process, sampler: Sampler, name: str, kept: dict[str, Any]
+) -> tuple[bool, str, np.ndarray]:
+    """(Whether a chain is asked between its times, the grid's name, the grid), all checked against the process.
+
+    A chain is, by `diffusion.continuous`, for a sampler that needs a velocity or times between those of the grid, and
+    on a grid that was fitted to the flow. Everything else stays on the chain. Raises as the sampler and the grid do.
+    """
+    if kept:
+        grid = np.asarray(kept["times"], np.float64)
+        whole = not process.schedule.discrete or bool(np.all(grid == np.rint(grid)))
+        if not whole:
+            process = continuous(process)
+        check_grid(process, grid)
+        sampler.check(process, grid)
+        return not whole, name, grid
+    grid = _grid(choice, process, sampler, name)
+    check_grid(process, grid)
+    try:
+        sampler.check(process, grid)
+    except (TypeError, ValueError) as refused:
+        if not process.schedule.discrete:
+            raise
+        reading = continuous(process)
+        name = default_grid(reading, sampler) if choice.grid == "auto" else name
+        if name not in _OF_CHAINS:
+            grid = _grid(choice, reading, sampler, name)
+            check_grid(reading, grid)
+        try:
+            sampler.check(reading, grid)
+        except (TypeError, ValueError):
+            raise refused from None
+        return True, name, grid
+    return False, name, grid
+
+
+def _sampler(options: Options, config: Config) -> Sampler:
     """The sampler of these options, but for an optimal variance."""
-    if not isinstance(options, AncestralOptions):
+    if isinstance(options, Sampler):
         return options
-    variance = variance_without_data(options.variance, config, auto="small", flag="--sampler.variance")
+    assert isinstance(options, AncestralOptions)
+    name = config.sampling.variance if options.variance == "auto" else options.variance
+    variance = variance_without_data(name, config, auto="small", flag="--sampler.variance")
     assert variance is not None
     return Ancestral(variance)
 
@@ -159,6 +228,24 @@ def _grid(choice: SamplerChoice, process: Process, sampler: Sampler, name: str) 
             f"the grid {name} has no end, for σ/α is infinite at the prior of {type(process.schedule).__name__}; "
             f"give {remedy}."
         )
-    if limits:
-        return GRIDS[name](process, choice.steps, **limits)
-    return make_grid(process, sampler, name, choice.steps)
+    grid = GRIDS[name](process, choice.steps, **limits) if limits else make_grid(process, sampler, name, choice.steps)
+    return _moved(choice, process, grid) if choice.offset or choice.last else grid
+
+
+def _moved(choice: SamplerChoice, process: Process, grid: np.ndarray) -> np.ndarray:
+    """A grid of a chain, its times later by the offset, that ends at the last time and not at the data."""
+    if not process.schedule.discrete:
+        raise UsageError(
+            f"--sampling.offset {choice.offset} and --sampling.last {choice.last} count times of a chain, and the "
+            f"schedule is {type(process.schedule).__name__}; leave them out."
+        )
+    times = grid[:-1] + choice.offset
+    if times[0] > float(process.t_max):
+        raise UsageError(
+            f"--sampling.offset {choice.offset} leads to time {times[0]:g} of a chain of {float(process.t_max):g}; "
+            "use fewer steps."
+        )
+    times = times[times > choice.last]
+    if not len(times):
+        raise UsageError(f"{choice.steps} step begins at time {choice.last}, where the run ends; give more steps.")
+    return np.append(times, float(choice.last))

@@ -129,19 +129,22 @@ def subject_of(
         denoiser,
         training=Pictures(images, labels),
         held_out=None if held_out is None else Pictures(held_out.images, held_out.labels),
+        between=(lambda labels: make_denoiser(model.flow, labels)) if model.process.schedule.discrete else None,
         sampler=deterministic(config),
         grid=canonical(config.sampling.grid),
         bin_width=bin_width(model.bits),
         share=_share_of(config),
-        hints=_hints(config),
+        hints=_hints(config, model.imported is not None),
         samples=samples,
         seed=seed,
         batch=batch,
     )
 
 
-def _hints(config: Config) -> dict[str, str]:
+def _hints(config: Config, imported: bool) -> dict[str, str]:
     """The sentences on how this configuration may be to blame, by kind of cause."""
+    if imported:
+        return {"": "This network was trained by somebody else, on data that it does not name."}
     training, ema, kind = config.training, config.ema, config.preconditioning.kind
     hints = {"": f"This run took {training.steps} steps of {training.batch_size} images."}
     if config.augment.pad:
@@ -155,7 +158,7 @@ def _hints(config: Config) -> dict[str, str]:
             f"Its average looks back over {memory} steps, which is long for this run: take --ema raw, or a smaller "
             "decay."
         )
-    if kind != "edm":
+    if kind not in ("edm", "ve", "pfgmpp"):
         hints["slope"] = (
             "The network is told the time on the scale of 1,000, which lets it waver from one time to the next; "
             "--preconditioning.kind edm is told ln(σ/α)."

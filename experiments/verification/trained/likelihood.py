@@ -14,6 +14,7 @@ from diffusion.ddpm.chains import GeneratorChain
 from diffusion.ddpm.decoders import DiscretisedDecoder
 from diffusion.ddpm.elbo import elbo_estimate
 from diffusion.ddpm.reverse_steps import Optimal
+from diffusion.interpolated import continuous
 from diffusion.likelihood import Adaptive, Hutchinson, log_likelihood
 from diffusion.prediction import Denoiser
 from diffusion.process import Process
@@ -40,8 +41,10 @@ def likelihood(subject: Subject) -> Finding:
         f"is the same: the bound by a chain of {_STEPS} steps with the best variance, and the density of the flow at "
         "x_{t₁} by the instantaneous change of variables" + (", both given the class" if subject.num_classes else ""),
     )
-    if subject.chain:
-        return Finding(*head, f"{NOT_APPLICABLE}: a discrete chain has no flow whose likelihood it could be", "")
+    if subject.chain and subject.between is None:
+        return Finding(
+            *head, f"{NOT_APPLICABLE}: this denoiser knows the times of its chain alone, and has no flow", ""
+        )
     if not subject.gaussian:
         return Finding(
             *head, f"{NOT_APPLICABLE}: the noise is not Gaussian, so that there is no chain of Gaussian steps", ""
@@ -113,7 +116,8 @@ def _pair(subject: Subject, batch: Batch, times: np.ndarray, variance: Optimal) 
     bound = _bound(subject.key(82), subject.process, denoise, jnp.asarray(times, jnp.float32), variance, batch.x_0, ids)
     first = jnp.asarray(times[1], batch.x_0.dtype)
     x = noised(subject.process, batch.x_0, batch.z, first)
-    density, converged = _density(subject.key(83), subject.process, denoise, x, first, ids)
+    smooth = denoise if subject.between is None else subject.between(batch.labels)
+    density, converged = _density(subject.key(83), continuous(subject.process), smooth, x, first, ids)
     return bound, _log_prob(subject.process, batch.z, first) - density, converged
 
 

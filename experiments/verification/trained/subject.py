@@ -98,6 +98,8 @@ class Subject:
     """A function from the classes (b,) of a batch, or None without classes, to E[x_0 | x_t]."""
     training: Pictures
     held_out: Pictures | None = None
+    between: Callable[[Array | None], Denoiser] | None = None
+    """The denoiser likewise of a chain that is read between its times, by `diffusion.continuous`."""
     sampler: Sampler = DPMSolverMultistep()
     """The deterministic sampler to be checked."""
     grid: str = "auto"

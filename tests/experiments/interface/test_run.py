@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion import keys as keys_lib
-from diffusion.likelihood import Adaptive, Exact, Hutchinson, log_likelihood
+from diffusion.likelihood import Adaptive, Exact, FixedStep, Hutchinson, log_likelihood
 from diffusion.prediction import network_denoiser
 from diffusion.pytree import pytree
 from experiments.config.file import load_config
@@ -131,10 +131,20 @@ def test_the_report_is_the_commands(run, conditional_run, run_command, feature_c
         run.evaluate(smaples=3)
 
 
-def test_a_chain_has_no_flow(tiny_run, images):
-    for method in ("log_likelihood", "latents"):
-        with pytest.raises(UsageError, match="no probability-flow ODE, for it was trained on a discrete chain"):
-            getattr(load(tiny_run), method)(images)
+def test_a_chain_has_the_flow_that_goes_through_its_times(tiny_run, images):
+    """The run read between its times gives the core a process and a denoiser that go together."""
+    chain = load(tiny_run)
+    reading = chain.continuous()
+    assert chain.process.schedule.discrete
+    assert not reading.process.schedule.discrete
+    jax.tree.map(np.testing.assert_array_equal, reading.continuous().process, reading.process)
+    solver = FixedStep(np.asarray([1.0, 4.0, 20.0]))
+    floats = to_model(images)[:2]
+    exact = log_likelihood(
+        reading.process, reading.denoiser(), jnp.asarray(floats), solver=solver, method=Exact()
+    ).log_prob
+    for run in (chain, reading):
+        np.testing.assert_allclose(run.log_likelihood(floats, solver=solver), exact, rtol=1e-5)
 
 
 def test_inpainting_keeps_what_is_known(run, images):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion.ddpm.reverse_steps import FixedLarge, FixedSmall, Learned
+from diffusion.interpolated import continuous
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import Preconditioning
 from diffusion.schedules import EDM, Cosine
@@ -22,6 +23,7 @@ from experiments.sampling.throughput import Throughput
 from experiments.sampling.variance import variance_name, variance_without_data
 from experiments.training.data import Facts
 from experiments.training.model import network_of
+from samplers.grids import karras
 from samplers.ode import Heun
 from samplers.registry import SAMPLERS
 
@@ -109,6 +111,27 @@ def test_refusals_name_the_flag_that_chose():
         build(dataclasses.replace(choice, grid="fitted"), model(config), nothing, given_class=False)
     with pytest.raises(UsageError, match="--sampler euler: "):
         build(SamplerChoice.of(EDM_RUN, "euler", grid="none-such"), model(EDM_RUN), nothing, given_class=False)
+
+
+def test_a_chain_is_asked_between_its_times_by_what_needs_it_and_by_nothing_else():
+    config = Config(**CHAIN)
+
+    def built(name, **options):
+        return build(SamplerChoice.of(config, name, **options), model(config), nothing, given_class=False)
+
+    for name in ("ddim", "ancestral", "dpmpp-2m", "unipc", "ipndm"):
+        solver = built(name, steps=6)
+        assert not solver.between
+        assert "between_times" not in solver.provenance
+        np.testing.assert_array_equal(solver.grid, np.rint(solver.grid))
+    for name in ("heun", "rk4", "deis", "restart", "midpoint"):
+        solver = built(name, steps=18, grid="karras")
+        assert solver.between
+        assert solver.provenance["between_times"] is True
+        np.testing.assert_array_equal(solver.grid, karras(continuous(config.process()), 18))
+    assert built("heun", steps=5, grid="leading").grid.tolist() == [17, 13, 9, 5, 1, 0]
+    with pytest.raises(UsageError, match="--sampler deis: "):
+        built("deis", steps=1)
 
 
 def test_what_cannot_be_drawn_is_refused_before_anything_is():

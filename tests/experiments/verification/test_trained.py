@@ -16,6 +16,7 @@ from matplotlib.mathtext import MathTextParser
 from diffusion import EDM, VP, Process, RectifiedFlow, StudentT
 from diffusion.arrays import expand
 from diffusion.betas import Betas
+from diffusion.interpolated import continuous
 from diffusion.networks.configs import MLPConfig
 from diffusion.oracles import Atoms, GaussianMixture
 from diffusion.prediction import Preconditioning
@@ -133,7 +134,14 @@ def test_on_other_processes_too(process, name):
     assert found.verdict == GOOD, found.measured
 
 
-def test_chains_have_no_flow_and_short_ones_no_slope():
+def test_a_chain_that_is_read_between_its_times_has_two_likelihoods():
+    process = PROCESSES["chain"]
+    smooth = law().denoiser(continuous(process))
+    found = measured("likelihood", subject(process, between=lambda labels: smooth))
+    assert found.verdict == GOOD, found.measured
+
+
+def test_chains_that_are_not_have_no_flow_and_short_ones_no_slope():
     assert not measured("likelihood", subject(PROCESSES["chain"])).applicable
     short = subject(Process(Betas.linear(3)), sampler=DDIM())
     assert not measured("fokker-planck", short).applicable
@@ -473,6 +481,9 @@ def test_what_a_run_is_sampled_with():
 
 def test_what_a_configuration_may_have_to_do_with_it():
     config = Config(ema=EMAConfig(decays=(0.9999,), warmup=False), preconditioning=Preconditioning("x0"))
-    assert set(trained._hints(config)) == {"", "bias", "undertrained", "slope", "ends"}
-    assert set(trained._hints(Config())) == {""}
-    assert "high" in trained._hints(Config(schedule=VP(), preconditioning=Preconditioning("eps")))
+    assert set(trained._hints(config, imported=False)) == {"", "bias", "undertrained", "slope", "ends"}
+    assert set(trained._hints(Config(), imported=False)) == {""}
+    assert "high" in trained._hints(Config(schedule=VP(), preconditioning=Preconditioning("eps")), imported=False)
+    assert trained._hints(config, imported=True) == {
+        "": "This network was trained by somebody else, on data that it does not name."
+    }
