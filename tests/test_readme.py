@@ -40,7 +40,11 @@ QUICK = {
 """What a page's code is changed to before it runs: few steps, and a network that compiles at once."""
 OWN_PARTS = "docs/plugins.md"
 """The page whose code is a module of the user's: it registers names, and so it runs in a process of its own."""
-ELSEWHERE = {"docs/python.md": "tests/experiments/interface/test_page.py"}
+ELSEWHERE = {
+    "docs/python.md": "tests/experiments/interface/test_page.py",
+    "docs/export.md": "tests/experiments/exporting/test_sampler.py",
+    "docs/diffusers.md": "tests/interop/test_foreign.py",
+}
 """Pages that another file runs."""
 
 
@@ -175,7 +179,8 @@ def test_flags_within_sentences_exist():
         ("train", "--network", "dit"),
         ("evaluate",),
     ]
-    chosen += [("sample",), ("sample", "--kernel", "mala"), ("grid",), ("anomaly",), ("verify",)]
+    chosen += [("sample",), ("sample", "--kernel", "mala"), ("grid",), ("anomaly",), ("verify",), ("import",)]
+    chosen += [("edit",), ("interpolate",), ("likelihood",), ("export",), ("compare",)]
     known = set().union(*(flags(help_of(*arguments)) for arguments in chosen))
     known |= flags((ROOT / "tests" / "conftest.py").read_text())  # those that pytest is given
     known |= {*ALIASES, *COUNTS}
