@@ -50,6 +50,8 @@ class InterpolatedBetas(Schedule):
         finite = values[:-1] if np.isneginf(values[-1]) else values
         slopes = _falling(finite, _spline_slopes(finite))
         if len(finite) < len(values):
+            # α itself is a cubic from here, which falls where its slope is at most thrice its fall.
+            slopes[-1] = max(slopes[-1], -3.0)
             slopes = np.append(slopes, _last_slope(np.exp(finite[-1]), slopes[-1]))
         return cls(values, slopes)
 
@@ -75,7 +77,8 @@ class InterpolatedBetas(Schedule):
 
     def network_time(self, t: Times) -> Float[Array, "..."]:
         """max(t, 1): below its first time the network is asked there, with the noise as it is."""
-        return jnp.maximum(jnp.asarray(t, jnp.result_type(float, t)), 1.0)
+        t = jnp.asarray(t, jnp.result_type(float, t))
+        return jnp.where(t < 1, 1.0, t)
 
     def _tables(self) -> tuple[Array, Array]:
         """(ln α_k, slopes), with finite numbers in place of the last where α_T = 0."""
@@ -86,7 +89,7 @@ class InterpolatedBetas(Schedule):
 
     def _place(self, t: Times) -> tuple[Array, Array, Array]:
         """(k, the next, t − k) for k = ⌊t⌋, of times within [0, T]."""
-        t = jnp.clip(jnp.asarray(t, jnp.result_type(float, t)), 0.0, float(self.steps))
+        t = _within(jnp.asarray(t, jnp.result_type(float, t)), float(self.steps))
         k = jnp.floor(t).astype(jnp.int32)
         return k, jnp.minimum(k + 1, self.steps), t - k
 
@@ -105,7 +108,7 @@ class InterpolatedBetas(Schedule):
         values, slopes = self._tables()
         start = jnp.exp(values[-2])
         # From the end, so that it is 0 there.
-        left = jnp.clip(self.steps - jnp.asarray(t, jnp.result_type(float, t)), 0.0, 1.0)
+        left = _within(self.steps - jnp.asarray(t, jnp.result_type(float, t)), 1.0)
         return _cubic(jnp.zeros_like(start), start, -slopes[-1], -start * slopes[-2], left)
 
     def log_alpha(self, t: Times) -> Float[Array, "..."]:
@@ -121,11 +124,16 @@ class InterpolatedBetas(Schedule):
     def variance(self, t: Times) -> Float[Array, "..."]:
         """σ² = 1 − α²."""
         last = self._in_last(t)
-        return jnp.where(last, 1 - self._last_alpha(t) ** 2, jnp.abs(jnp.expm1(2 * self._spline(t))))
+        return jnp.where(last, 1 - self._last_alpha(t) ** 2, 0.0 - jnp.expm1(2 * self._spline(t)))
 
     def prior_std(self, t: Times) -> Float[Array, "..."]:
         """1, the stationary law of the chain."""
         return jnp.ones_like(self.sigma(t))
+
+
+def _within(value: Array, end: float) -> Array:
+    """`value` held in [0, end], with its derivative at the ends themselves: a clip's is half of it there."""
+    return jnp.where(value < 0, 0.0, jnp.where(value > end, end, value))
 
 
 def _cubic(start: Array, end: Array, slope: Array, end_slope: Array, u: Array) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_traced, short_repr
 from samplers.adams import IPNDM
 from samplers.bespoke import Bespoke
+from samplers.bespoke_polish import Ends, polished, pseudo_huber, typical_square
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.grid_fit import fixed_grids, reference_grid
 from samplers.grids import Grid, check_grid
@@ -37,6 +39,8 @@ _REWEIGHTINGS = 2
 """How often the importance of the draws is found anew in a step."""
 _STRIDE = 0.02
 """By how much a parameter of the grid moves for a difference quotient."""
+_PATIENCE = 2
+"""The number of rounds through all steps that may pass without a gain on the held-out draws."""
 
 
 class BespokeSolver(NamedTuple):
@@ -75,13 +79,14 @@ def bespoke_solver(
     x* is the fine solution from the same draw of the prior, by DPM-Solver++(3M) on `reference_steps` even steps in
     ln(α/σ), and x_i what the steps before have made, so that each mends what they have left. The times are those, of
     the smooth grids of `optimised_grid`, whose last step ends nearest to x*(0), found by the Levenberg-Marquardt method
-    from the three best of the fixed grids. Of all that was met on the way the one with the least error on as many
-    draws again, which no fit has seen, is returned, beside the best of the `fixed` solvers on the fixed grids.
+    from the three best of the fixed grids. From the best solver met on the way all times and weights are then moved
+    together, as `samplers.bespoke_polish` says, so that a step may end elsewhere where later ones gain from it. As many
+    draws again, which no fit has seen, decide what is returned, and when to stop.
 
-    (Solvers with weights of their own for each step: Shaul et al. 2024, arXiv:2403.01329, who train them by gradients
-    through all steps.) The solver belongs to the denoiser, the process and the number of steps. With labels in the
-    denoiser the held-out draws have those of the others, row by row. Costs some 10 · rounds runs of `steps` calls, and
-    holds `reference_steps` states of the draws on the host.
+    (Solvers with weights of their own for each step, trained by gradients through all steps: Shaul et al. 2024,
+    arXiv:2403.01329.) The solver belongs to the denoiser, the process and the number N of steps. With labels in the
+    denoiser the held-out draws have those of the others, row by row. Costs at most some rounds · (30 + 1.5 N `answers`)
+    runs of N calls, and holds `reference_steps` states of the draws on the host.
     Raises ValueError for fewer than two steps or no answers; TypeError on a discrete chain.
     """
     require_continuous(require_process(process), "bespoke_solver")
@@ -107,7 +112,8 @@ def bespoke_solver(
     for name in sorted(costs, key=lambda name: costs[name])[:_STARTS]:
         _search(family, family.nearest(grids[name]), residual, rounds)
     # A few of the best by the draws that they were fitted to, and of these the best by the others.
-    solver = min(_least(found, 2 * _STARTS), key=lambda solver: _robust(held_out.residual(solver)))
+    solver = _chosen(held_out, _least(found, 2 * _STARTS))
+    solver = _chosen(held_out, itertools.chain([solver], polished(fitted.ends, solver, rounds)), _PATIENCE)
     before, name = min(_fixed(process, grids, fixed, held_out), default=(float("nan"), "none"))
     errors = [_root(flow.residual(solver)) for flow in (held_out, fitted)]
     return BespokeSolver(solver, errors[0], errors[1], float(np.sqrt(before)), name)
@@ -150,6 +156,11 @@ class _Flow:
         """x̂_0, in float64."""
         kind = self.start.dtype
         return np.asarray(_answer(self.denoise, jnp.asarray(x, kind), jnp.asarray(time, kind)), np.float64)
+
+    @property
+    def ends(self) -> Ends:
+        """Where the draws begin and where the fine solution ends."""
+        return Ends(self.process, self.denoise, self.start, self.states[-1])
 
     def residual(self, solver: Sampler, grid: Grid | None = None) -> np.ndarray:
         """x(solver) − x(reference) at the data."""
@@ -285,9 +296,20 @@ def _least(found: list[tuple[float, Bespoke]], count: int) -> list[Bespoke]:
     return [solver for cost, solver in sorted(found, key=lambda each: each[0])[:count] if np.isfinite(cost)]
 
 
-def _robust(residual: np.ndarray) -> float:
-    """The mean square over the draws by their importance."""
-    return _mean_square(_per_draw(np.sqrt(_importance(residual)), residual) * residual)
+def _chosen(flow: _Flow, solvers: Iterable[Bespoke], patience: int | None = None) -> Bespoke:
+    """That of least pseudo-Huber loss; no more are asked for once `patience` of them were no better than the best."""
+    best, least, scale, idle = None, np.inf, 0.0, 0
+    for solver in solvers:
+        residual = flow.residual(solver)
+        scale = scale or typical_square(residual)
+        loss = pseudo_huber(residual, scale)
+        idle += 1
+        if best is None or loss < least:
+            best, least, idle = solver, loss, 0
+        elif idle == patience:
+            break
+    assert best is not None
+    return best
 
 
 def _root(residual: np.ndarray) -> float:

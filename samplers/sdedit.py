@@ -60,7 +60,7 @@ def noised_start(
 
 
 def _time(process: Process, times: np.ndarray, level: float) -> float:
-    """The time at which σ/α is `level`, no later than the grid begins and no earlier than it last is above 0."""
+    """The time at which σ/α is `level`, no later than the grid begins and no earlier than the last but its end."""
     with host_float64():
         found = float(process.schedule.time_from_log_snr(np.float64(-2 * math.log(level))))
-    return float(np.clip(found, times[times > 0][-1], times[0]))
+    return float(np.clip(found, times[-2], times[0]))

@@ -105,7 +105,9 @@ def _truncated_normal(process: Process, t: ArrayLike, bin_width: ArrayLike, keys
     alpha, sigma = (jnp.asarray(v(t), x.dtype) for v in (process.alpha, process.sigma))
     low, high = (((1 - alpha) * x + side * bin_width) / sigma for side in (-0.5, 0.5))
     below, inside = ndtr(low), ndtr(high) - ndtr(low)
-    z = jnp.clip(ndtri(below + keys_lib.uniform(keys, x.shape[1:], x.dtype) * inside), low, high)
+    # A draw of 0 exactly stands for what is below the least other: half of that, not the edge of the bin.
+    part = jnp.maximum(keys_lib.uniform(keys, x.shape[1:], x.dtype), 0.5 * jnp.finfo(x.dtype).eps)
+    z = jnp.clip(ndtri(below + part * inside), low, high)
     log_q = -0.5 * z**2 - 0.5 * math.log(2 * math.pi) + jnp.log(bin_width / (sigma * inside))
     return ((alpha - 1) * x + sigma * z) / bin_width + 0.5, sum_event(log_q)
 

@@ -31,7 +31,7 @@ Say how likely each image is to a trained model, in nats and in bits per dimensi
 The density comes from the probability flow, at the least noise that the model was trained at. Images are whole levels,
 so noise within the bin of a level makes a bound of it: uniform noise, and a normal one that is truncated to the bin,
 as wide as the least noise itself, which fits a model that was trained on the levels (and often tells far more). The
-standard error of an image is over --draws of that noise and, above 64 dimensions, of the probes of the divergence.
+standard error of an image is over --draws of that noise and, above 16 dimensions, of the probes of the divergence.
 
 A discrete chain has no such flow; for it the bound is its ELBO. A run with an energy instead has no likelihood:
 `scorefield anomaly` ranks images by it. Without --data the run's held-out images are measured. A model with classes is
@@ -55,7 +55,8 @@ class LikelihoodArguments(CheckpointArguments):
     draws: int = 4
     """Draws for each image; of one alone there is no standard error."""
     probes: int | None = None
-    """Probes of the divergence for each draw. [none up to 64 dimensions, where it is exact, else 2]"""
+    """Probes of the divergence for each draw; 0 for the exact one, which costs as many as there are dimensions. [0 up
+    to 16 dimensions, else 2]"""
     limit: int = 100
     """Largest number of images, chosen by a fixed seed."""
     seed: int = 0
@@ -76,8 +77,9 @@ def run(argv: list[str]) -> int:
         argv = [*argv, f"--label={label}"]
     arguments = parse(LikelihoodArguments, argv, "scorefield likelihood", DESCRIPTION, taken=("--data", "--class"))
     for flag in ("draws", "limit", "batch", "probes"):
-        if (value := getattr(arguments, flag)) is not None and value < 1:
-            raise UsageError(f"--{flag} is {value}; give at least 1.")
+        least = 0 if flag == "probes" else 1
+        if (value := getattr(arguments, flag)) is not None and value < least:
+            raise UsageError(f"--{flag} is {value}; give at least {least}.")
     require_source(uri, arguments.data)
     from experiments.evaluation.likelihood import Dequantisation, likelihoods, require_likelihood
     from experiments.evaluation.report import with_null

@@ -77,8 +77,8 @@ def read_statistics(path: Path) -> Statistics:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise DataError(f"{path}: mu or sigma has numbers that are not finite; write it anew.")
     slack = _SYMMETRIC * max(np.abs(covariance).max(), np.finfo(np.float64).tiny)
-    if np.abs(covariance - covariance.T).max() > slack or np.diag(covariance).min() < -slack:
-        raise DataError(f"{path}: sigma is no covariance, for it is not symmetric or has a negative variance.")
+    if np.abs(covariance - covariance.T).max() > slack or np.linalg.eigvalsh(covariance)[0] < -slack:
+        raise DataError(f"{path}: sigma is no covariance, for it is not symmetric or has a negative eigenvalue.")
     return Statistics(path, Moments(mean, (covariance + covariance.T) / 2), count, told)
 
 

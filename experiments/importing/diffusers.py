@@ -19,7 +19,7 @@ from diffusion.ddpm.reverse_steps import FixedLarge, Learned
 from diffusion.networks import Network
 from diffusion.prediction import Preconditioning
 from diffusion.score_matching.times import LogNormalSigma, UniformTime
-from diffusion.score_matching.weightings import EDMWeighting, SNRWeighting, UniformWeighting, VWeighting
+from diffusion.score_matching.weightings import SNRWeighting, UniformWeighting, VWeighting
 from experiments.config.nodes import SamplingConfig
 from experiments.config.tree import Config
 from experiments.data.config import DataConfig
@@ -50,7 +50,7 @@ SAMPLERS = {
     "ScoreSdeVeScheduler": ("predictor-corrector", 2000),
 }
 """The sampler of ours that stands for a scheduler, and how many steps it takes unless told."""
-WEIGHTINGS = {"eps": SNRWeighting(), "x0": UniformWeighting(), "v": VWeighting(), "ve": EDMWeighting(1.0)}
+WEIGHTINGS = {"eps": SNRWeighting(), "x0": UniformWeighting(), "v": VWeighting(), "ve": SNRWeighting()}
 """The weighting of a training from a network of this prediction: the plain mean square of what it predicts."""
 
 

@@ -291,9 +291,9 @@ def _limits(options: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """(c of clipping, percentile of thresholding)."""
     if options.get("thresholding"):
         top = float(options["sample_max_value"])
-        if top <= 1:  # the threshold is at least 1 and at most this
+        if top == 1:  # the threshold is at least 1 and at most this
             return 1.0, None
-        if math.isfinite(top):
+        if math.isfinite(top) or top < 1:
             raise CheckpointError(
                 f"thresholding with sample_max_value {top:g} has no counterpart here; use 1, which clips, or Infinity."
             )

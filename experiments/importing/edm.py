@@ -23,7 +23,7 @@ from diffusion.prediction import Preconditioning
 from diffusion.published import TIMES, cosine_levels
 from diffusion.pytree import short_repr
 from diffusion.schedules import EDM, VP
-from diffusion.score_matching.weightings import EDMWeighting
+from diffusion.score_matching.weightings import EDMWeighting, SNRWeighting
 from experiments.config.nodes import SamplingConfig
 from experiments.config.tree import Config
 from experiments.data.config import DataConfig
@@ -278,7 +278,7 @@ def _config(where: Path, told: Mapping[str, Any], found: Layout, df: float | Non
         noise=Gaussian() if df is None else StudentT(df),
         network=network.config,  # pyright: ignore[reportArgumentType]
         preconditioning=Preconditioning(kind, float(deviation)),  # pyright: ignore[reportArgumentType]
-        weighting=EDMWeighting(float(deviation)),
+        weighting=EDMWeighting(float(deviation)) if kind in ("edm", "pfgmpp") else SNRWeighting(),
         conditional=network.num_classes > 0,
         label_dropout=float(dropped),
         sampling=SamplingConfig(sampler="heun", steps=18),

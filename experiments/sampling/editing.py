@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Float64, Int
 
 from diffusion.ddpm.reverse_steps import Learned
-from diffusion.prediction import Denoiser
+from diffusion.prediction import Denoiser, Preconditioning
 from diffusion.process import Process
 from diffusion.pytree import short_repr
 from experiments import streams
@@ -242,6 +242,15 @@ def half_range(model: Model) -> float:
     return (2**model.bits - 1) / 2
 
 
+def data_std(model: Model) -> float:
+    """The standard deviation of the data's values, σ_data; 0.5 where that is 1 or more, as no image in [−1, 1] has.
+
+    A chain of diffusers scales its network's input by 1, and says nothing of its images.
+    """
+    told = float(model.config.preconditioning.sigma_data)
+    return told if told < 1 or model.of_points else Preconditioning.sigma_data
+
+
 def _batch(
     model: Model,
     solver: Sampling,
@@ -257,8 +266,7 @@ def _batch(
     paired = sampler.takes_pair
     inner = guidance if paired else guidance.unclipped()
     denoise = inner.denoiser(model, labels, paired=paired, with_variance=learned)
-    std = float(model.config.preconditioning.sigma_data)
-    setting = task.apply(Setting(model.process, denoise, sampler, solver.grid, ids, std**2), rows)
+    setting = task.apply(Setting(model.process, denoise, sampler, solver.grid, ids, data_std(model) ** 2), rows)
     result = sample(
         jax.random.key(streams.SAMPLES),
         setting.process,

@@ -213,6 +213,50 @@ def test_solvers_begin_where_nothing_of_the_data_is_left(x64):
     assert np.log2(errors[-2] / errors[-1]) > 1.7
 
 
+@pytest.mark.parametrize("name", ["linear", "noise"])
+def test_slopes_at_the_ends_are_those_from_within(name, x64):
+    """A clip's derivative at its end is half of the slope, and sampling begins at an end."""
+    schedule = READINGS[name]
+    h, times = 1e-6, np.asarray([0.0, float(schedule.steps)])
+    found = {name: np.asarray(getattr(schedule, name)(times)) for name in ("alpha_dot", "drift", "diffusion_squared")}
+    inward = np.asarray([h, -h])
+    alphas, variances = (
+        [np.asarray(one(times + k * inward)) for k in range(3)] for one in (schedule.alpha, schedule.variance)
+    )
+    (rise, spread) = ((4 * ys[1] - 3 * ys[0] - ys[2]) / (2 * inward) for ys in (alphas, variances))
+    np.testing.assert_allclose(found["alpha_dot"], rise, rtol=1e-5, atol=1e-9)
+    slopes = np.asarray(jax.vmap(jax.grad(schedule.variance))(jnp.asarray(times)))
+    np.testing.assert_allclose(slopes, spread, rtol=1e-5, atol=1e-9)
+    assert np.all(found["diffusion_squared"] >= 0)
+    if not schedule.ends_in_noise:  # else both are infinite
+        np.testing.assert_allclose(found["drift"], rise / alphas[0], rtol=1e-5, atol=1e-9)
+        wanted = spread - 2 * rise / alphas[0] * variances[0]
+        np.testing.assert_allclose(found["diffusion_squared"], wanted, rtol=1e-5, atol=1e-9)
+    first = [jax.jvp(schedule.network_time, (t,), (1.0,)) for t in (0.5, 1.0, 2.5)]
+    assert [(float(told), float(slope)) for told, slope in first] == [(1.0, 0.0), (1.0, 1.0), (2.5, 1.0)]
+
+
+@pytest.mark.parametrize("name", ["linear", "noise"])
+def test_solvers_have_their_order_from_the_very_end_of_the_chain(name, x64):
+    process = continuous(Process(CHAINS[name]))
+    x = np.random.default_rng(3).standard_normal((2, 2))
+    exact, errors = flow(process, x, 100.0, 20.0), []
+    for steps in (4, 8, 16):
+        errors.append(np.abs(walk(process, RK4(), np.linspace(100, 20, steps + 1), x) - exact).max())
+    assert np.log2(errors[1] / errors[2]) > 3.5, errors
+    assert errors[-1] < 1e-3
+
+
+@pytest.mark.parametrize("betas", [[0.1, 0.5, 0.999, 1.0], [0.1, 0.2, 0.99, 1.0]])
+def test_alpha_falls_to_none_of_the_data_however_steep_the_chain(betas, x64):
+    """The cubic to 0 would swing below it from a slope of ln α under −3."""
+    schedule = InterpolatedBetas.through(Betas.from_betas(betas))
+    alphas = np.asarray(schedule.alpha(np.linspace(3, 4, 1001)))
+    assert alphas[-1] == 0
+    assert np.all(np.diff(alphas) <= 0)
+    assert np.all(np.isfinite(schedule.log_alpha(np.linspace(3, 3.999, 100))))
+
+
 def test_to_none_of_the_data_leads_a_parabola(x64):
     """Its third differences are 0, of the last interval alone: a wrong slope at the end would bend it."""
     schedule = InterpolatedBetas.through(Betas.linear(100).zero_terminal_snr())

@@ -207,6 +207,8 @@ def test_the_strength_is_the_same_noise_on_every_schedule(x64):
         )
         assert noised_start(KEY, process, x, grid, 1.0).grid[0] == grid[0]
         assert noised_start(KEY, process, x, grid, 1e-6).grid.tolist() == grid[-2:].tolist()
+        early = grid[:-1]  # of those that end above the data, as a chain's may
+        assert noised_start(KEY, process, x, early, 1e-6).grid.tolist() == early[-2:].tolist()
 
 
 REFUSED = [

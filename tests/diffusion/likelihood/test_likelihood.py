@@ -12,6 +12,7 @@ import scipy.stats
 from jax.tree_util import Partial
 
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP, velocity
+from diffusion import keys as keys_lib
 from diffusion.arrays import expand
 from diffusion.ddpm.chains import GeneratorChain
 from diffusion.ddpm.decoders import bits_per_dim
@@ -612,6 +613,14 @@ def test_a_truncated_normal_fits_a_peak_on_a_level():
     mass = 2 * np.log(math.erf(width / 2 / t / math.sqrt(2)))
     np.testing.assert_allclose(discrete_log_prob(log_p, peak.log_q), mass, atol=2e-5)
     assert jnp.all(jnp.abs(peak.y - x) <= width / 2 * 1.0001)
+
+
+def test_a_draw_of_zero_is_no_rarer_than_it_is(monkeypatch):
+    """Of 2²³ draws one is 0; at the bin's edge itself ln q would say e^-300."""
+    monkeypatch.setattr(keys_lib, "uniform", lambda keys, shape, dtype: jnp.zeros((len(keys), *shape), dtype))
+    with jax.disable_jit():
+        found = dequantise_variational(KEY, jnp.full((2, 1), 0.5), truncated_normal(Process(Cosine()), 1e-4))
+    assert jnp.all(found.log_q > -20)
 
 
 @pytest.mark.parametrize("schedule", [EDM(), RectifiedFlow()])

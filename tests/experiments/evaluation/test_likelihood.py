@@ -67,6 +67,17 @@ def test_both_dequantisations_bound_the_mass_of_each_image(gaussian, tmp_path):
     assert len(lines[0]) == 9
 
 
+def test_the_divergence_is_exact_where_it_is_cheap_or_asked_for(gaussian):
+    """Of a Jacobian that is a multiple of 1, v·Jv with entries ±1 is the trace itself."""
+    source, rows = Source(images=IMAGES), np.arange(2)
+    ways = [likelihoods(gaussian, source, rows, None, draws=2, training=no_data, probes=n) for n in (None, 0, 3)]
+    for found in ways[1:]:
+        np.testing.assert_allclose(found.nats["uniform"], ways[0].nats["uniform"], atol=2e-3)
+    large = dataclasses.replace(gaussian, facts=Facts((8, 8, 1), 0))
+    methods = [module._method(model, n) for model, n in ((gaussian, None), (gaussian, 3), (large, None), (large, 0))]
+    assert [method and cast(Any, method).probes for method in methods] == [None, 3, 2, None]
+
+
 def test_a_chain_has_its_elbo(gaussian):
     """A bound on the known mass, and near it where the chain has many steps; an imported run needs no data for it."""
     config = dataclasses.replace(gaussian.config, schedule=Chain(steps=400))

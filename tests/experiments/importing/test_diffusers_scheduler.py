@@ -188,6 +188,10 @@ def test_the_variance_of_ancestral_steps():
             "thresholding with sample_max_value 1.5 has no counterpart h",
         ),
         (
+            {"thresholding": True, "sample_max_value": 0.5},
+            "thresholding with sample_max_value 0.5 has no counterpart h",
+        ),
+        (
             {"trained_betas": [0.1, 0.2]},
             "scheduler_config.json: trained_betas has 2 numbers, and num_train_timesteps is",
         ),

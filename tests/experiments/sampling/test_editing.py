@@ -18,7 +18,7 @@ from experiments.errors import UsageError
 from experiments.runs.model import Model
 from experiments.sampling import guidance as guidance_module
 from experiments.sampling.drawing import draw
-from experiments.sampling.editing import Completion, Redrawing, Restoration, edit
+from experiments.sampling.editing import Completion, Redrawing, Restoration, data_std, edit
 from experiments.sampling.guidance import UNGUIDED
 from experiments.sampling.interpolation import angle, interpolate
 from experiments.training.data import Facts
@@ -49,6 +49,15 @@ def model(monkeypatch):
     )
     config = Config(schedule=EDM(), preconditioning=Preconditioning("edm", STD))
     return Model(config, Facts(SHAPE, 0), None, None)
+
+
+def test_the_spread_of_the_images_is_not_the_scale_of_a_network(model):
+    """A chain of diffusers has σ_data = 1, its network's input as it is; no image in [−1, 1] is so wide."""
+    assert data_std(model) == STD
+    narrow, wide = (
+        dataclasses.replace(model, config=Config(preconditioning=Preconditioning("eps", std))) for std in (0.3, 1.0)
+    )
+    assert (data_std(narrow), data_std(wide)) == (0.3, 0.5)
 
 
 def solver(model, steps=24):
