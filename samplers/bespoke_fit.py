@@ -18,7 +18,7 @@ from diffusion.process import Process, prior_sample
 from diffusion.pytree import as_traced, short_repr
 from samplers.adams import IPNDM
 from samplers.bespoke import Bespoke
-from samplers.bespoke_polish import Ends, polished, pseudo_huber, typical_square
+from samplers.bespoke_polish import Ends, mean_squares, polished, pseudo_huber, typical_square
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.grid_fit import fixed_grids, reference_grid
 from samplers.grids import Grid, check_grid
@@ -31,8 +31,8 @@ FIXED: dict[str, Sampler] = {
     "ipndm of order 3": IPNDM(order=3),
 }
 """The solvers of one call a step that a fitted one is compared with."""
-_STARTS = 3
-"""The number of fixed grids that the search begins from."""
+_CANDIDATES = 6
+"""How many of what was met the held-out draws choose from."""
 _RIDGE = 1e-13
 """What the diagonal of normal equations is raised by, of columns of mean square 1: more than rounding in float64."""
 _REWEIGHTINGS = 2
@@ -79,7 +79,7 @@ def bespoke_solver(
     x* is the fine solution from the same draw of the prior, by DPM-Solver++(3M) on `reference_steps` even steps in
     ln(α/σ), and x_i what the steps before have made, so that each mends what they have left. The times are those, of
     the smooth grids of `optimised_grid`, whose last step ends nearest to x*(0), found by the Levenberg-Marquardt method
-    from the three best of the fixed grids. From the best solver met on the way all times and weights are then moved
+    from each of the fixed grids. From the best solver met on the way all times and weights are then moved
     together, as `samplers.bespoke_polish` says, so that a step may end elsewhere where later ones gain from it. As many
     draws again, which no fit has seen, decide what is returned, and when to stop.
 
@@ -100,19 +100,21 @@ def bespoke_solver(
         for start in (0, count)
     )
     fit = _Fit(fitted, answers)
+    grids, family = fixed_grids(process, steps), SmoothGrids(process, steps)
+    # One scale for all that is compared: that of the best fixed grid.
+    scale = min(typical_square(fit.on(grid)[1]) for grid in grids.values())
     found: list[tuple[float, Bespoke]] = []
 
     def residual(grid: Grid) -> np.ndarray:
         solver, end = fit.on(grid)
-        found.append((_mean_square(end), solver))
-        return end
+        found.append((pseudo_huber(end, scale), solver))
+        return _rooted(end, scale)
 
-    grids, family = fixed_grids(process, steps), SmoothGrids(process, steps)
-    costs = {name: _mean_square(residual(grid)) for name, grid in grids.items()}
-    for name in sorted(costs, key=lambda name: costs[name])[:_STARTS]:
-        _search(family, family.nearest(grids[name]), residual, rounds)
+    for grid in grids.values():
+        residual(grid)
+        _search(family, family.nearest(grid), residual, -(-rounds // 2))
     # A few of the best by the draws that they were fitted to, and of these the best by the others.
-    solver = _chosen(held_out, _least(found, 2 * _STARTS))
+    solver = _chosen(held_out, _least(found, _CANDIDATES))
     solver = _chosen(held_out, itertools.chain([solver], polished(fitted.ends, solver, rounds)), _PATIENCE)
     before, name = min(_fixed(process, grids, fixed, held_out), default=(float("nan"), "none"))
     errors = [_root(flow.residual(solver)) for flow in (held_out, fitted)]
@@ -189,10 +191,10 @@ class _Fit:
         for i, target in enumerate(self.flow.along(grid)):
             known = [self._answer(i, x, float(grid[i])), *known][: self.answers]
             columns = np.stack([x, *known])
-            found, importance = _robust_least_squares(columns, target)
+            found = _robust_least_squares(columns, target)
             states[i], weights[i, : len(known)] = found[0], found[1:]
             x = np.tensordot(found, columns, axes=1)
-            end = _per_draw(np.sqrt(importance), x) * (x - target)
+            end = x - target
         kind = self.flow.start.dtype
         return Bespoke(*(np.asarray(part, kind) for part in (grid, states, weights))), end
 
@@ -205,8 +207,8 @@ class _Fit:
         return self.prior
 
 
-def _robust_least_squares(columns: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(Weights w that make Σ w_j column_j nearest to the target, the importance of each draw.)
+def _robust_least_squares(columns: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Weights w that make Σ w_j column_j nearest to the target.
 
     A draw whose path runs along the border of two basins is led into the other by any small error, and outweighs all
     others in a mean square. In its place the pseudo-Huber loss is minimised, which is linear beyond some three median
@@ -214,16 +216,9 @@ def _robust_least_squares(columns: np.ndarray, target: np.ndarray) -> tuple[np.n
     """
     importance = np.ones(columns.shape[1])
     for _ in range(_REWEIGHTINGS):
-        found = _least_squares(columns, target, importance)
-        importance = _importance(np.tensordot(found, columns, axes=1) - target)
-    return _least_squares(columns, target, importance), importance
-
-
-def _importance(residual: np.ndarray) -> np.ndarray:
-    """1/√(1 + (r/3m)²) of each draw, m the median of r: the weights that make squares pseudo-Huber losses."""
-    squares = np.mean(np.square(residual, dtype=np.float64).reshape(len(residual), -1), axis=1)
-    middle = np.median(squares)
-    return np.ones(len(squares)) if not middle > 0 else 1 / np.sqrt(1 + squares / (9 * middle))
+        residual = np.tensordot(_least_squares(columns, target, importance), columns, axes=1) - target
+        importance = 1 / np.sqrt(1 + mean_squares(residual) / typical_square(residual))
+    return _least_squares(columns, target, importance)
 
 
 def _least_squares(columns: np.ndarray, target: np.ndarray, importance: np.ndarray) -> np.ndarray:
@@ -235,6 +230,12 @@ def _least_squares(columns: np.ndarray, target: np.ndarray, importance: np.ndarr
     flat /= scale[:, None]
     square = flat @ flat.T / flat.shape[1] + _RIDGE * np.eye(len(columns))
     return np.linalg.solve(square, flat @ (_per_draw(root, target) * target).ravel() / flat.shape[1]) / scale
+
+
+def _rooted(residual: np.ndarray, scale: float) -> np.ndarray:
+    """Numbers whose mean square is the pseudo-Huber loss: r √(2/(1 + √(1 + r²/s))), of a draw's mean square r²."""
+    factors = np.sqrt(2 / (1 + np.sqrt(1 + mean_squares(residual) / scale)))
+    return _per_draw(factors, residual) * residual
 
 
 def _per_draw(values: np.ndarray, like: np.ndarray) -> np.ndarray:
