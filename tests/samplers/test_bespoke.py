@@ -8,8 +8,19 @@ import pytest
 from diffusion import EDM, VP, Betas, Process, RectifiedFlow
 from diffusion.oracles import GaussianLaw, GaussianMixture
 from diffusion.pytree import as_partial
-from samplers import DDIM, Bespoke, DPMSolverMultistep, bespoke_solver, karras, optimised_grid, sample, uniform_time
-from samplers.bespoke_fit import _Fit, _Flow
+from samplers import (
+    DDIM,
+    Bespoke,
+    DPMSolverMultistep,
+    bespoke_fit,
+    bespoke_solver,
+    karras,
+    optimised_grid,
+    sample,
+    uniform_time,
+)
+from samplers.bespoke_fit import _Fit, _Flow, _rooted
+from samplers.bespoke_polish import pseudo_huber
 from samplers.grid_fit import fixed_grids, reference_grid
 from samplers.sample import run_steps
 from tests.samplers.programs import bent, coefficients
@@ -96,6 +107,23 @@ def test_it_is_nearer_to_the_flow_than_every_fixed_solver(schedule, x64):
             for each in fixed_grids(process, steps).values()
         ]
         assert root(end - exact) < min(fixed)
+
+
+def test_numbers_moved_together_are_nearer_than_those_of_step_by_step(x64, monkeypatch):
+    process, law = Process(EDM()), mixture(0, 16, 5)
+    errors = []
+    for way in (bespoke_fit.polished, lambda ends, solver, rounds: ()):
+        monkeypatch.setattr(bespoke_fit, "polished", way)
+        found = bespoke_solver(KEY, process, law.denoiser(process), 5, (64, 16), reference_steps=80, rounds=4)
+        end, exact, _ = drawn(process, law, found.sampler)
+        errors.append(root(end - exact))
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_the_search_has_the_loss_that_it_compares(x64):
+    residual = np.random.default_rng(0).standard_cauchy((50, 3))
+    for scale in (0.01, 1.0, 100.0):
+        assert np.mean(_rooted(residual, scale) ** 2) == pytest.approx(pseudo_huber(residual, scale), rel=1e-12)
 
 
 def test_it_is_nearer_to_the_flow_than_a_sampler_on_a_fitted_grid(x64):

@@ -19,6 +19,8 @@ def problem(schedule, draws=64, steps=4, dimensions=4):
     process, law = Process(schedule), mixture(0, dimensions, 3)
     denoise, shape = as_partial(law.denoiser(process)), (draws, dimensions)
     flows = [_Flow(KEY, process, denoise, shape, np.arange(k * draws, (k + 1) * draws), 150) for k in (0, 1)]
+    for flow in flows:
+        flow.states = np.array(flow.states)
     return *flows, _Fit(flows[0], 3).on(fixed_grids(process, steps)["cosine"])[0]
 
 
@@ -54,15 +56,17 @@ def test_slopes_are_those_of_difference_quotients(fitted, x64):
         np.testing.assert_allclose(slope, (ends[0] - ends[1]).ravel() / (2 * h), atol=1e-6)
 
 
-def test_every_round_is_nearer_and_the_last_is_at_rest(fitted, x64, monkeypatch):
+@pytest.mark.parametrize("far", [0.0, 0.5])
+def test_every_round_is_nearer_and_the_last_is_at_rest(fitted, far, x64, monkeypatch):
     """Where it stops, no number can be moved alone to gain a hundredth of what it could before the first round."""
     monkeypatch.setattr(bespoke_polish, "_ENOUGH", 0.0)
     flow, other, solver = fitted
+    flow.states[-1, :3] += far  # draws that the flow takes elsewhere count as pseudo-Huber's loss has them
     scale = typical_square(flow.ends.residual(solver))
     way = [solver, *polished(flow.ends, solver, 150)]
     losses = [pseudo_huber(flow.ends.residual(each), scale) for each in way]
     assert losses == sorted(losses, reverse=True)
-    assert root(other.ends.residual(way[-1])) < 0.8 * root(other.ends.residual(solver))
+    assert far or root(other.ends.residual(way[-1])) < 0.8 * root(other.ends.residual(solver))
 
     def steepest(solver):
         """The largest relative gain that a step along one number promises to first order."""
@@ -74,7 +78,9 @@ def test_every_round_is_nearer_and_the_last_is_at_rest(fitted, x64, monkeypatch)
         squares = np.sum(slopes.reshape(-1, *residual.shape) ** 2 * importance, axis=(1, 2))
         return float(np.max(gradient**2 / squares)) / np.sum(importance * residual**2)
 
-    assert steepest(way[-1]) < 0.01 * steepest(solver)
+    ends = [steepest(each) for each in (way[-1], solver)]
+    flow.states[-1, :3] -= far
+    assert ends[0] < 0.01 * ends[1]
 
 
 def test_the_loss_is_a_square_near_0_and_linear_far_off():
