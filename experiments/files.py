@@ -13,10 +13,10 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
-from experiments.errors import UsageError
+from experiments.errors import ScorefieldError, UsageError
 
 _written, _counting = 0, threading.Lock()
 _under_way: set[Path] = set()
@@ -49,8 +49,9 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
         yield temporary
         os.fsync(descriptor)
         temporary.replace(path)
-        with _counting:
-            _written += 1
+        if not any(parent in _under_way for parent in path.absolute().parents):  # else it is not there yet
+            with _counting:
+                _written += 1
     except OSError as error:
         _wait_for_the_end()
         raise UsageError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
@@ -62,12 +63,71 @@ def replacing(path: Path, *, swept: bool = False) -> Iterator[Path]:
         _under_way.discard(temporary)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`, which becomes it at the end, or is removed after an error or a signal.
+
+    `path` is not there, or is an empty folder. What a killed process left of it is removed. Raises UsageError when the
+    disk refuses.
+    """
+    path = path.absolute()
+    sweep(path.parent, {path.name})
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    global _written
+    descriptor = None
+    _under_way.add(hidden)
+    try:
+        _wait_for_the_end()
+        hidden.mkdir(parents=True)
+        descriptor = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        _lock(descriptor)
+        yield hidden
+        _wait_for_the_end()
+        if path.is_dir():
+            path.rmdir()
+        hidden.rename(path)
+        with _counting:
+            _written += sum(each.is_file() for each in path.rglob("*"))
+    except OSError as error:
+        _wait_for_the_end()
+        raise UsageError(f"{path} cannot be written ({error.strerror or error}); choose another place.") from None
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if descriptor is not None:
+            os.close(descriptor)
+        _under_way.discard(hidden)
+
+
 def abandon() -> None:
     """Remove what is half written, of a process that is about to end, whose other threads begin and finish no more."""
     _abandoned.set()
     for temporary in list(_under_way):
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file, or a folder, into which another thread may be writing still."""
+    for _ in range(10):
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+                return
+            shutil.rmtree(path)
+
+
+def require_own(path: Path, own: Callable[[Path], bool], flag: str) -> None:
+    """Raise UsageError where there is a file at `path` that is not `own`: what its command has written before."""
+    if not (path.is_symlink() or path.exists()):
+        return
+    try:
+        known = own(path)
+    except (OSError, ValueError, ScorefieldError):
+        known = False
+    if not known:
+        raise UsageError(
+            f"{path} is there, and of another command or of somebody else; give another {flag}, or move it away; "
+            "nothing was overwritten."
+        )
 
 
 def _wait_for_the_end() -> None:
@@ -120,7 +180,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sweep(folder: Path, names: Container[str]) -> None:
-    """Remove the temporary files that killed processes left in `folder` of files of these names.
+    """Remove the temporary files, and folders, that killed processes left in `folder` of files of these names.
 
     A file that is being written is locked by its process, and stays; so does all that is not one's own.
     """
@@ -139,8 +199,12 @@ def _remove_if_left(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
-        if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and _lock(descriptor):
+        if status.st_uid != os.getuid() or not _lock(descriptor):
+            return
+        if stat.S_ISREG(status.st_mode):
             os.unlink(path)
+        elif stat.S_ISDIR(status.st_mode):
+            shutil.rmtree(path)
     finally:
         os.close(descriptor)
 

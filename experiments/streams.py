@@ -7,6 +7,15 @@ samplers fold the key of a sample with are in `samplers.streams`; those within a
 
 from __future__ import annotations
 
+from experiments.errors import UsageError
+
+
+def require_seed(seed: int, flag: str = "--seed") -> None:
+    """Raise UsageError for a seed outside [0, 2³¹), of which a key would take a part alone."""
+    if not 0 <= seed < 2**31:
+        raise UsageError(f"{flag} is {seed}; give 0 or more, and below 2^31.")
+
+
 # From `training.seed`, by `jax.random.fold_in`.
 TRAINING, VALIDATION, INITIAL = range(3)
 """The steps, the noise of held-out losses, the initial parameters."""

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -45,6 +45,8 @@ class CompareArguments:
     must have one shape."""
     channels: int | None = None
     """1 for grey, 3 for RGB. [grey if every image of a set is grey; a network of --features takes either]"""
+    bits: Literal[8, 16] = 8
+    """Bits of the images of both sets."""
     limit: int = 50_000
     """Images of a set that enter at most, drawn without replacement."""
     save_statistics: Path | None = None
@@ -82,6 +84,8 @@ def run(argv: list[str]) -> int:
 
 def lines(report: dict[str, Any]) -> list[str]:
     """The report for a person."""
+    from experiments.evaluation.images import FEW, few_images
+
     told = report["features"]
     names = [name for name in (report["first"], report["second"]) if name is not None]
     counts = [
@@ -90,7 +94,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     known = f", {told['weights_known_as']}" if told.get("weights_known_as") else ""
     said = [
         " against ".join(f"{name} ({count})" for name, count in zip(names, counts, strict=True)),
-        f"features {report['feature_space']}",
+        f"features {report['feature_space']}"
+        + (f" (accuracy {report['feature_accuracy']:.1%})" if report["feature_accuracy"] is not None else ""),
         f"weights SHA-256 {told['weights_sha256']}{known}",
         f"preprocessing {told['preprocessing']}",
         "",
@@ -103,6 +108,9 @@ def lines(report: dict[str, Any]) -> list[str]:
             f"precision {report['precision']:.3f}, recall {report['recall']:.3f}, density {report['density']:.3f}, "
             f"coverage {report['coverage']:.3f}, of {report['equal_counts']:,} images of each"
         )
+    few = min((count for count in report["counts"] if count is not None), default=FEW)
+    if "frechet" in report and few < FEW:
+        said.append(few_images(few))
     if "statistics" in report:
         said.append(f"statistics of {report['first']}: {report['statistics']}")
     return said

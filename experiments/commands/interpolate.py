@@ -122,7 +122,7 @@ def run(argv: list[str]) -> int:
     print(
         f"latents {told['angle']:.1f} degrees apart; {found.nfe[0]} network calls to them at most, {found.nfe[1]} back"
     )
-    print("round trip {:.3g} and {:.3g} levels RMS".format(*found.round_trip))
+    print("round trip {:.3g} and {:.3g} levels of 0..{} RMS".format(*found.round_trip, 2**model.bits - 1))
     print(f"{arguments.frames} frames: {place(files)}")
     return 0
 
@@ -136,8 +136,9 @@ def _check(arguments: InterpolateArguments) -> None:
             )
     if bool(arguments.images) == bool(arguments.seeds):
         raise UsageError("give --images A B or --seeds A B, one of the two: between these pictures the way is made.")
-    if any(not 0 <= seed < 2**31 for seed in arguments.seeds):
-        raise UsageError(f"--seeds has {min(arguments.seeds)}; give whole numbers from 0 on, below 2^31.")
+    for seed in arguments.seeds:
+        if not 0 <= seed < 2**31:
+            raise UsageError(f"--seeds has {seed}; give whole numbers from 0 on, below 2^31.")
     for flag, value, least in (("frames", arguments.frames, 2), ("batch", arguments.batch, 1)):
         if value < least:
             raise UsageError(f"--{flag} is {value}; give at least {least}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -12,11 +13,13 @@ import numpy as np
 from experiments.commands.options import parse, take_flag
 from experiments.commands.other_data import OtherData, other_source, require_source
 from experiments.errors import UsageError, warn
+from experiments.files import require_own
 from experiments.names import counted
 from experiments.progress import reporting
 from experiments.runs.counted import with_counts
 from experiments.runs.load import CheckpointArguments, load_run, run_data, training_part
 from experiments.runs.provenance import origin
+from experiments.streams import require_seed
 
 if TYPE_CHECKING:
     from experiments.data.source import Source
@@ -80,11 +83,14 @@ def run(argv: list[str]) -> int:
         least = 0 if flag == "probes" else 1
         if (value := getattr(arguments, flag)) is not None and value < least:
             raise UsageError(f"--{flag} is {value}; give at least {least}.")
+    require_seed(arguments.seed)
     require_source(uri, arguments.data)
     from experiments.evaluation.likelihood import Dequantisation, likelihoods, require_likelihood
     from experiments.evaluation.report import with_null
     from experiments.sampling.variance import some_rows
 
+    if arguments.out is not None:
+        require_own(arguments.out, is_table, "--out")
     model = with_counts(load_run(arguments, arguments.run_data))
     require_likelihood(model)
     source = _source(model, uri, arguments.data)
@@ -131,10 +137,15 @@ def _table(summary: dict[str, dict[str, Any]], name: str, told: bool) -> list[st
     lines = [f"{name}{', given the class of each' * told}"]
     for measure, row in summary.items():
         failed = f", {counted(row['failed'], 'image')} without a number" if row["failed"] else ""
-        nats = f"{row['nats']:.6g} ± {row['nats_error']:.2g} nats"
-        bits = f"{row['bits_per_dim']:.4f} ± {row['bits_per_dim_error']:.4f} bits/dim"
+        nats = f"{row['nats']:.6g}{_error(row['nats_error'], '.2g')} nats"
+        bits = f"{row['bits_per_dim']:.4f}{_error(row['bits_per_dim_error'], '.4f')} bits/dim"
         lines.append(f"{_WORDS[measure]:30}{nats}, {bits} over {counted(row['images'], 'image')}{failed}")
     return lines
+
+
+def _error(value: float, digits: str) -> str:
+    """± a standard error, nothing where a single image has none."""
+    return "" if math.isnan(value) else f" ± {value:{digits}}"
 
 
 def _source(model: Model, uri: str | None, options: OtherData) -> Source:

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.commands.options import parse
 from experiments.errors import UsageError
-from experiments.files import replacing
+from experiments.files import replacing, require_own
 from experiments.names import canonical
 from experiments.progress import reporting
 from experiments.runs.load import DataArguments, load_run
@@ -26,6 +26,8 @@ All start from the same noise. For each number of network calls the nearest solv
 they make in a second, and then the one command to use. Grids and solvers that `scorefield grid` has fitted to the run
 take part. A table of everything, work_precision.json, and a plot, work_precision.png, are written into the run.
 """
+TABLE, PLOT = "work_precision.json", "work_precision.png"
+"""The files that are written."""
 _SHOWN = 3
 """Solvers that are listed for each number of calls."""
 
@@ -57,6 +59,11 @@ def run(argv: list[str]) -> int:
     from experiments.sampling.work_precision import as_json, work_precision
 
     model = load_run(arguments, arguments.data)
+    assert model.path is not None
+    place = model.path.parent.parent if model.path.parent.name == "checkpoints" else model.path
+    folder = arguments.outdir or place / "work-precision"
+    for name in (TABLE, PLOT):  # the plot is this command's where the table is
+        require_own(folder / name, lambda path: _is_table(path.with_name(TABLE)), "--outdir")
     with reporting(quiet=arguments.json):
         found = work_precision(
             model,
@@ -68,16 +75,13 @@ def run(argv: list[str]) -> int:
         )
     if not found.rows:
         raise UsageError("no sampler has so few calls; give larger --steps.")
-    assert model.path is not None
-    place = model.path.parent.parent if model.path.parent.name == "checkpoints" else model.path
-    folder = arguments.outdir or place / "work-precision"
     said = {"run": str(arguments.run), "images": arguments.images, "seed": arguments.seed, **as_json(found)}
     said |= {"parameters": model.ema, "checkpoint_sha256": model.digest}
-    with replacing(folder / "work_precision.json") as scratch:
+    with replacing(folder / TABLE) as scratch:
         scratch.write_text(json.dumps(said, indent=1) + "\n")
     from PIL import Image
 
-    with replacing(folder / "work_precision.png") as scratch:
+    with replacing(folder / PLOT) as scratch:
         Image.fromarray(np.asarray(draw(found))).save(scratch, format="PNG")
     if arguments.json:
         print(json.dumps(said))
@@ -98,3 +102,9 @@ def run(argv: list[str]) -> int:
         print(f"{budget} calls: {shlex.join([*words, '--steps', str(best.steps), *grid])}")
     print(folder)
     return 0
+
+
+def _is_table(path: Path) -> bool:
+    """Whether this is a table that this command wrote."""
+    said = json.loads(path.read_bytes())
+    return isinstance(said, dict) and {"rows", "reference", "checkpoint_sha256"} <= set(said)

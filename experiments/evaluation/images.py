@@ -121,8 +121,13 @@ def _distance_lines(report: dict[str, Any]) -> list[str]:
         shown = f"{value:.2f} ± {error:.2f}"
         lines.append(f"{name:14}{shown:>18}" + "".join(f"{row[column]:>11.3f}" for column in _COLUMNS))
     if report["images_compared"] < FEW:
-        lines.append(
-            f"{report['images_compared']} images are few: precision and recall are then high for bad ones too, and the "
-            f"distance is uncertain; from {FEW:,} on they can be compared."
-        )
+        lines.append(few_images(report["images_compared"]))
     return lines
+
+
+def few_images(count: int) -> str:
+    """What is said of distances of so few images."""
+    return (
+        f"{count} images are few: precision and recall are then high for bad ones too, and the distance is uncertain; "
+        f"from {FEW:,} on they can be compared."
+    )

@@ -89,7 +89,15 @@ class Likelihoods:
         with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
-            writer.writerows(zip(*columns.values(), strict=True))
+            for row in zip(*columns.values(), strict=True):
+                writer.writerow(["" if value != value else value for value in row])  # no number is an empty cell
+
+
+def is_table(path: Path) -> bool:
+    """Whether this is a file that `Likelihoods.save_csv` wrote."""
+    with open(path, newline="", encoding="utf-8") as file:
+        columns = next(csv.reader(file), [])
+    return columns[:1] == ["index"] and any(name.endswith("_nats_error") for name in columns)
 
 
 def require_likelihood(model: Model) -> None:

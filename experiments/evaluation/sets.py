@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from experiments.errors import ScorefieldError, UsageError
 from experiments.evaluation.distances import density_coverage, precision_recall
 from experiments.evaluation.features import Space, feature_space, source_features
 from experiments.evaluation.network_space import NetworkSpace, open_space
-from experiments.evaluation.statistics import Statistics, is_statistics, read_statistics, write_statistics
+from experiments.evaluation.statistics import Statistics, is_ours, is_statistics, read_statistics, write_statistics
 from experiments.evaluation.wide import Distance, Side, frechet, kernel_distance, side
+from experiments.files import require_own
 from experiments.progress import stage
 
 NEEDED = 6
@@ -33,6 +34,7 @@ class SetOptions:
     preprocessing: str | None = None
     size: str | None = None
     channels: int | None = None
+    bits: Literal[8, 16] = 8
     limit: int = 50_000
     seed: int = 0
     cache: Path | None = None
@@ -54,7 +56,7 @@ class ImageSet:
         return None if self.statistics is None else self.statistics.count
 
 
-def open_set(name: str, size: str | None = None, channels: int | None = None) -> ImageSet:
+def open_set(name: str, size: str | None = None, channels: int | None = None, bits: Literal[8, 16] = 8) -> ImageSet:
     """The images at a folder, a zip, an npz or a URI of data, or a file of statistics.
 
     Raises DataError for what cannot be read, UsageError where there is nothing.
@@ -70,7 +72,7 @@ def open_set(name: str, size: str | None = None, channels: int | None = None) ->
             raise UsageError(f"{name} is no folder, zip or npz that is there; give one, or a URI such as digits.")
         uri = f"{kind}:{path}"
     try:
-        source = open_source(one_by_one(DataConfig(source=uri, size=size, channels=channels)))
+        source = open_source(one_by_one(DataConfig(source=uri, size=size, channels=channels, bits=bits)))
     except ScorefieldError as error:
         raise type(error)(str(error).replace("--data.", "--")) from None
     if source.of_points:
@@ -84,7 +86,14 @@ def compare_sets(first: str, second: str | None, options: SetOptions) -> dict[st
     Fréchet's distance and the kernel distance are of all images on either side; precision, recall, density and
     coverage, of which the second set is the real one, of equally many. Of statistics only Fréchet's can be told.
     """
-    sets = [open_set(name, options.size, options.channels) for name in (first, second) if name is not None]
+    if options.save_statistics is not None:
+        require_own(options.save_statistics, is_ours, "--save-statistics")
+    sets = [
+        open_set(name, options.size, options.channels, options.bits) for name in (first, second) if name is not None
+    ]
+    for one in sets:
+        if one.source is not None and len(one.source) < NEEDED:
+            raise UsageError(f"{one.name} has {len(one.source)} images, and distances need {NEEDED}; give more.")
     space = _space(sets, options)
     told = space.provenance()
     sides, features = [], []
@@ -94,8 +103,6 @@ def compare_sets(first: str, second: str | None, options: SetOptions) -> dict[st
             sides.append(one.statistics.side)
             continue
         assert one.source is not None
-        if len(one.source) < NEEDED:
-            raise UsageError(f"{one.name} has {len(one.source)} images, and distances need {NEEDED}; give more.")
         with stage(f"features of {one.name}"):
             features.append(source_features(space, one.source, limit=options.limit, cache=options.cache))
         sides.append(side(features[-1]))

@@ -63,6 +63,12 @@ def is_statistics(path: Path) -> bool:
         return False
 
 
+def is_ours(path: Path) -> bool:
+    """Whether `write_statistics` wrote this file."""
+    with zipfile.ZipFile(path) as archive:
+        return {"mu.npy", "sigma.npy", "preprocessing.npy", "source.npy"} <= set(archive.namelist())
+
+
 def read_statistics(path: Path) -> Statistics:
     """What a file says. Raises DataError for arrays that are no mean and covariance; nothing is unpickled."""
     try:

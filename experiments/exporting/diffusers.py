@@ -27,10 +27,11 @@ from experiments.config.chain import Chain
 from experiments.config.nodes import SamplingConfig
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, UsageError, reason
+from experiments.files import replacing_folder
 from experiments.importing.diffusers import INDEX, SAMPLERS, SCHEDULER, UNET, WEIGHTS, config_of
 from experiments.importing.diffusers_names import OUR_OWN, to_arrays, unet2d_network
 from experiments.importing.diffusers_scheduler import KINDS, SCHEDULERS, SHAPES, read_scheduler
-from experiments.importing.plan import beside, require_new
+from experiments.importing.plan import require_new
 from experiments.importing.safetensors_writer import write_safetensors
 from experiments.runs.model import Model
 from experiments.runs.provenance import origin
@@ -66,7 +67,7 @@ def export_diffusers(folder: Path, model: Model) -> dict[str, Any]:
     for key, array in arrays.items():
         if not np.isfinite(array).all():
             raise CheckpointError(f"{model.path}: {key} holds numbers that are not finite; export another checkpoint.")
-    with beside(folder) as hidden:
+    with replacing_folder(folder) as hidden:
         for place, said in ((INDEX, index), (f"unet/{UNET}", described), (f"scheduler/{SCHEDULER}", scheduler)):
             path = hidden / place
             path.parent.mkdir(exist_ok=True)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from experiments.config.file import save_config, to_json
 from experiments.config.tree import Config
 from experiments.data.registry import NO_DATA
 from experiments.errors import CheckpointError, UnsavedError, UsageError, did_you_mean
+from experiments.files import replacing_folder
 from experiments.importing.arrays import Wanted
 from experiments.importing.safetensors import sha256, shown
 from experiments.training.checkpoint import CheckpointWriter
@@ -135,7 +134,7 @@ def write_run(plan: Plan, out: Path) -> Imported:
         len(plan.wanted),
     )
     params = plan.read()
-    with beside(out) as hidden:
+    with replacing_folder(out) as hidden:
         writer = CheckpointWriter(hidden / "checkpoints", plan.config, plan.facts, {KEY: record.to_json()})
         try:
             with contextlib.closing(writer):  # which says what has gone wrong, at the latest
@@ -146,22 +145,6 @@ def write_run(plan: Plan, out: Path) -> Imported:
             ) from None
         save_config(plan.config, hidden / "config.json")
     return record
-
-
-@contextlib.contextmanager
-def beside(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which becomes it at the end, or is removed after an error."""
-    hidden = out.absolute().with_name(f".{out.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        hidden.mkdir(parents=True)
-        yield hidden
-        if out.is_dir():
-            out.rmdir()
-        hidden.rename(out)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written ({error.strerror or error}); choose another place.") from None
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def refuse_unknown(path: Path, what: str, given: Mapping[str, Any], known: set[str]) -> None:

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from experiments.data.source import Pixels
-from experiments.errors import DataError, UsageError
-from experiments.files import require_writable
+from experiments.files import require_own, require_writable
 from experiments.pictures.files import contact_sheet, read_provenance
 from experiments.pictures.films import read_gif_provenance
 from experiments.pictures.request import require_apart, without_places
@@ -59,18 +58,11 @@ def claim(model: Model, folder: Path, names: Sequence[str], digest: str) -> list
     """
     require_apart(model, folder)
     require_writable(folder)
+
+    def own(path: Path) -> bool:
+        said = read_gif_provenance(path) if path.suffix == ".gif" else read_provenance(path)
+        return said.get(DIGEST) == digest
+
     for name in names:
-        path = folder / name
-        if not (path.is_symlink() or path.exists()):
-            continue
-        try:
-            said = read_gif_provenance(path) if path.suffix == ".gif" else read_provenance(path)
-            same = said.get(DIGEST) == digest
-        except DataError:
-            same = False
-        if not same:
-            raise UsageError(
-                f"{path} is there, and of another command or of somebody else; give another --outdir, or move it away; "
-                "nothing was overwritten."
-            )
+        require_own(folder / name, own, "--outdir")
     return [folder / name for name in names]

@@ -12,7 +12,7 @@ from experiments.errors import UsageError, did_you_mean
 from experiments.names import listed
 from experiments.runs.model import Model
 
-NEEDS_CONDITIONAL = "--class goes with a conditional model, and this run was trained without --conditional."
+NEEDS_CONDITIONAL = "--class goes with a conditional model, and the network of this run knows no classes."
 
 
 def class_numbers(model: Model, given: Any, name: str = "--class") -> Int32[np.ndarray, "..."]:

@@ -26,6 +26,11 @@ def save(run: Path, kept: dict[str, Any]) -> Path:
     return path
 
 
+def is_kept(run: Path, name: str, options: Any, steps: int) -> bool:
+    """Whether there is a file of it, sound or not."""
+    return _file(run, name, options_as_json(options), steps).exists()
+
+
 def load(run: Path, name: str, options: Any, steps: int) -> dict[str, Any]:
     """What was kept of a grid, with its times as an array. Raises UsageError if there is none, or it cannot be read."""
     path = _file(run, name, options_as_json(options), steps)
@@ -37,6 +42,8 @@ def load(run: Path, name: str, options: Any, steps: int) -> dict[str, Any]:
         # A grid of before there was a sum has none.
         if _SUM in kept and kept.pop(_SUM) != _digest(kept):
             raise ValueError("its numbers are not those that were written")
+        if "times" not in kept:
+            raise ValueError("it holds no times")
         times = np.asarray(kept["times"], np.float64)
         if times.ndim != 1 or len(times) != steps + 1:
             raise ValueError(f"it holds times of shape {times.shape} for {steps} steps")

@@ -116,7 +116,7 @@ def make_denoiser(model: Model, labels: Array | None, *, with_variance: bool = F
     Raises UsageError for labels on a model without classes.
     """
     if labels is not None and model.num_classes == 0:
-        raise UsageError("--class goes with a conditional model, and this run was trained without --conditional.")
+        raise UsageError("--class goes with a conditional model, and the network of this run knows no classes.")
     arguments = (model.network, model.params, model.process, model.config.preconditioning, labels)
     if not model.config.learned_variance:
         return network_denoiser(*arguments)

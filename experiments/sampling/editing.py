@@ -21,6 +21,7 @@ from diffusion.prediction import Denoiser, Preconditioning
 from diffusion.process import Process
 from diffusion.pytree import short_repr
 from experiments import streams
+from experiments.config.nodes import Generator
 from experiments.data.scaling import to_model, to_pixels
 from experiments.data.source import Pixels
 from experiments.errors import DivergedError, UsageError
@@ -288,10 +289,16 @@ def _batch(
 def require_images(model: Model) -> tuple[int, int, int]:
     """(height, width, channels) of a model of pictures. Raises UsageError for one of points, or of odd channels."""
     if model.of_points:
-        raise UsageError("pictures are edited, and this run makes points; `scorefield sample` draws those.")
+        raise UsageError(
+            "this run makes points, and what is asked for is of pictures; `scorefield sample` draws points."
+        )
+    if isinstance(model.config.objective, Generator):
+        raise UsageError(
+            "this run makes an image in one call, from noise alone; a run with a flow can be asked for this."
+        )
     height, width, channels = model.event_shape
     if channels not in (1, 3):
         raise UsageError(
-            f"pictures of 1 or 3 channels are edited, and this run's have {channels}; in Python `inpaint` takes arrays."
+            f"pictures have 1 or 3 channels, and this run's samples {channels}; in Python `inpaint` takes arrays."
         )
     return height, width, channels

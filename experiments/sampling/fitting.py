@@ -19,7 +19,7 @@ from experiments.runs.load import training_part
 from experiments.runs.model import Model, make_denoiser
 from experiments.runs.provenance import versions
 from experiments.sampling.choice import BespokeOptions, SamplerChoice
-from experiments.sampling.solver import build
+from experiments.sampling.solver import build, require_flow
 from samplers.bespoke_fit import BespokeSolver, bespoke_solver
 from samplers.grid_fit import OptimisedGrid, optimised_grid
 from samplers.sample import Sampler
@@ -43,6 +43,7 @@ class FitOptions:
         for flag, value, least in (("--images", self.images, 2), ("--reference-steps", self.reference_steps, 4)):
             if value is not None and value < least:
                 raise UsageError(f"{flag} is {value}; give at least {least}.")
+        streams.require_seed(self.seed)
         if self.rounds is not None and self.rounds < 0:
             raise UsageError(f"--rounds is {self.rounds}; give 0 for the best fixed grid, or more.")
 
@@ -64,6 +65,7 @@ def fit_grid(model: Model, choice: SamplerChoice, options: FitOptions) -> dict[s
     provenance. Raises UsageError for a sampler that follows no flow.
     """
     options.check()
+    require_flow(model)
     start, name, bespoke = time.perf_counter(), choice.name, isinstance(choice.options, BespokeOptions)
     images, reference_steps, rounds = options.filled(math.prod(model.event_shape), bespoke)
     labels = jnp.asarray(np.resize(model.trained_classes, images), jnp.int32) if model.num_classes else None

@@ -141,7 +141,7 @@ def _no_class(model: Model, what: str) -> str:
     if model.num_classes:
         return f"{what} strengthens a class; name one by --class, such as --class 3, or all of them by --class all."
     lead = "; --weak is a worse model to lead away from instead" if what == "--guidance" else ""
-    return f"{what} strengthens a class, and this run was trained without --conditional; leave it out{lead}."
+    return f"{what} strengthens a class, and the network of this run knows no classes; leave it out{lead}."
 
 
 def _check_weak(model: Model, weak: Model) -> None:

@@ -201,6 +201,14 @@ def _sampler(options: Options, config: Config) -> Sampler:
     return Ancestral(variance)
 
 
+def require_flow(model: Model) -> None:
+    """Raise UsageError for a model whose samples no flow leads to."""
+    if isinstance(model.config.objective, Generator):
+        raise UsageError("this run has no flow to be near to, for it makes an image in one call.")
+    if model.config.preconditioning.kind == "residual":
+        raise UsageError("this run has no flow to be near to, for its network is not told the noise level.")
+
+
 def _fitted(choice: SamplerChoice, model: Model) -> dict[str, Any]:
     """The grid that was kept with the run. Raises UsageError for limits, which it does not have."""
     for key in choice.limits:

@@ -23,10 +23,11 @@ from diffusion.pytree import as_traced
 from experiments import streams
 from experiments.errors import UsageError
 from experiments.progress import tracked
+from experiments.runs import fitted_grids
 from experiments.runs.load import training_part
 from experiments.runs.model import Model, make_denoiser
 from experiments.sampling.choice import BESPOKE, SamplerChoice
-from experiments.sampling.solver import Solver, build
+from experiments.sampling.solver import Solver, build, require_flow
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.grid_fit import reference_grid
 from samplers.grids import GRIDS, Grid
@@ -89,6 +90,7 @@ def work_precision(
     Raises UsageError for a model without a flow, a name that is not a deterministic sampler's, and numbers that nothing
     can be measured with.
     """
+    streams.require_seed(seed)
     _check(model, budgets, images, fine, names)
     labels = jnp.asarray(np.resize(model.trained_classes, images), jnp.int32) if model.num_classes else None
     key = jax.random.fold_in(jax.random.key(seed), streams.WORK_PRECISION)
@@ -130,8 +132,7 @@ def _check(model: Model, budgets: Sequence[int], images: int, fine: int, names: 
         raise UsageError(
             f"--steps is {', '.join(map(str, budgets)) or 'empty'}; give numbers from 1 on, such as 5,10,20."
         )
-    if model.config.preconditioning.kind == "residual":
-        raise UsageError("this run has no flow to be near to, for its network is not told the noise level.")
+    require_flow(model)
     known = [*deterministic(), BESPOKE]
     for name in names:
         if name not in known:
@@ -155,10 +156,17 @@ def _solvers(model: Model, budgets: Sequence[int], names: Sequence[str]) -> Iter
                 try:
                     solver = build(choice, model, training_part(model), given_class=model.num_classes > 0)
                 except UsageError:  # a grid, or a number of steps, that does not exist for it, or was not fitted
+                    if grid == "fitted" and _is_kept(choice, model):  # and cannot be used
+                        raise
                     continue
                 process = (model.flow if solver.between else model).process
                 if solver.sampler.calls(process, solver.grid) <= budget:
                     yield budget, name, grid, solver
+
+
+def _is_kept(choice: SamplerChoice, model: Model) -> bool:
+    run = choice.run or model.path
+    return run is not None and fitted_grids.is_kept(run, choice.name, choice.options, choice.steps)
 
 
 def _steps_for(sampler: Sampler, budget: int) -> int:

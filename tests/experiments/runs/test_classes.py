@@ -100,7 +100,7 @@ def test_an_older_checkpoint_does_not_say_what_it_has_seen():
 
 def test_a_model_without_classes_refuses_names_and_leaves_numbers_to_the_network():
     plain = model(("a", "b"), conditional=False)
-    with pytest.raises(UsageError, match="trained without --conditional"):
+    with pytest.raises(UsageError, match="of this run knows no classes"):
         class_numbers(plain, "a")
     assert class_numbers(plain, 7) == 7
 

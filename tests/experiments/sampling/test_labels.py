@@ -100,7 +100,7 @@ def test_a_run_that_was_always_told_a_class_has_no_samples_of_none():
     assert of(told, None) == of(asked, None)
     with pytest.raises(UsageError, match="--label-dropout 0, always told one; give a class"):
         choose_classes(told, "none")
-    with pytest.raises(UsageError, match="trained without --conditional"):
+    with pytest.raises(UsageError, match="of this run knows no classes"):
         choose_classes(model(PETS, conditional=False), "all")
 
 
