@@ -85,7 +85,7 @@ def run(argv: list[str]) -> int:
             raise UsageError(f"--{flag} is {value}; give at least {least}.")
     require_seed(arguments.seed)
     require_source(uri, arguments.data)
-    from experiments.evaluation.likelihood import Dequantisation, likelihoods, require_likelihood
+    from experiments.evaluation.likelihood import Dequantisation, is_table, likelihoods, require_likelihood
     from experiments.evaluation.report import with_null
     from experiments.sampling.variance import some_rows
 

@@ -18,6 +18,7 @@ from experiments.evaluation.network_space import NetworkSpace, open_space
 from experiments.evaluation.statistics import Statistics, is_ours, is_statistics, read_statistics, write_statistics
 from experiments.evaluation.wide import Distance, Side, frechet, kernel_distance, side
 from experiments.files import require_own
+from experiments.names import counted
 from experiments.progress import stage
 
 NEEDED = 6
@@ -93,7 +94,9 @@ def compare_sets(first: str, second: str | None, options: SetOptions) -> dict[st
     ]
     for one in sets:
         if one.source is not None and len(one.source) < NEEDED:
-            raise UsageError(f"{one.name} has {len(one.source)} images, and distances need {NEEDED}; give more.")
+            raise UsageError(
+                f"{one.name} has {counted(len(one.source), 'image')}, and distances need {NEEDED}; give more."
+            )
     space = _space(sets, options)
     told = space.provenance()
     sides, features = [], []

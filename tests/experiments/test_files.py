@@ -1,11 +1,13 @@
 """Files are whole, new and nobody else's."""
 
 import os
+import threading
 
 import pytest
 
+from experiments import files
 from experiments.errors import BusyError, UsageError
-from experiments.files import replacing, sweep, write_text
+from experiments.files import abandon, replacing, replacing_folder, require_own, sweep, write_text, written
 from experiments.training.lock import run_lock
 
 
@@ -98,3 +100,62 @@ def test_a_garbled_lock_is_busy_as_any_other(tmp_path, said):
             pass
     with run_lock(tmp_path):  # and once it is free it is taken, whatever it says
         assert b"process" in (tmp_path / "lock").read_bytes()
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "new" / "run"
+    left = path.parent / ".run.0123456789abcdef.tmp"
+    left.mkdir(parents=True)
+    (left / "half").write_text("")
+
+    def fail():
+        with replacing_folder(path) as hidden:
+            write_text(hidden / "checkpoints" / "a.txt", "one")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert os.listdir(path.parent) == []
+    begun = written()
+    with replacing_folder(path) as hidden:
+        write_text(hidden / "a.txt", "one")
+        assert written() == begun  # it is not there yet
+        with replacing_folder(path) as other:  # of a process that is alive
+            assert hidden.exists()
+            (other / "b.txt").write_text("two")
+        (path / "b.txt").unlink()
+    assert os.listdir(path) == ["a.txt"]
+    assert written() == begun + 2
+    with pytest.raises(UsageError, match="cannot be written"), replacing_folder(path):
+        pass
+    assert os.listdir(path.parent) == ["run"]
+
+
+def test_a_signal_leaves_no_folder_half_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_abandoned", threading.Event())
+    folder = replacing_folder(tmp_path / "run")
+    hidden = folder.__enter__()
+    write_text(hidden / "a.txt", "one")
+    abandon()
+    assert os.listdir(tmp_path) == []
+    files._abandoned.clear()
+    with pytest.raises(UsageError):
+        folder.__exit__(None, None, None)
+
+
+def test_what_another_wrote_is_not_overwritten(tmp_path):
+    def own(path):
+        return path.read_text().startswith("mine")
+
+    path = tmp_path / "a.txt"
+    require_own(path, own, "--out")
+    path.write_text("mine, of yesterday")
+    require_own(path, own, "--out")
+    for text in (b"theirs", b"\xff"):
+        path.write_bytes(text)
+        with pytest.raises(UsageError, match=r"a.txt is there.*give another --out, or move it away; nothing was overw"):
+            require_own(path, own, "--out")
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="is there"):
+        require_own(path, own, "--out")

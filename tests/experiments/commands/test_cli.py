@@ -281,7 +281,7 @@ def test_the_same_command_goes_on_and_another_gets_another_folder(run_command, t
         (["--seeds", "1,1"], "names a seed twice"),
         (["--class", "3"], "of this run knows no classes"),
         (["--guidance", "2"], "--guidance strengthens a class, and the network of this run knows no classes; leave"),
-        (["--sampler", "cfgpp"], "--sampler cfgpp strengthens a class, and this run was trained without"),
+        (["--sampler", "cfgpp"], "--sampler cfgpp strengthens a class, and the network of this run knows"),
         (["--class", "all"], "of this run knows no classes"),
         (["--sampler", "ancestral", "--sampler.variance", "learned"], "needs a run trained with --learned-variance"),
         (["--steps", "50"], "this chain has 20"),

@@ -144,3 +144,30 @@ def test_evaluate_measures_in_the_features_of_a_file(run_command, tiny_run, plac
     assert report["against_held_out"]["samples"]["frechet"]["n"] == 8
     assert "--features goes with distances" in run_command(*words[:3], "--no-distances", "--features", path).err
     assert "--preprocessing goes with --features" in run_command(*words[:3], "--preprocessing", "tf1").err
+
+
+def test_few_images_are_said_to_be_few_and_foreign_statistics_stay(compare, place):
+    outcome = compare("a", "b")
+    assert f"{COUNT} images are few" in outcome.out
+    foreign = place / "theirs.npz"
+    np.savez(foreign, mu=np.zeros(3), sigma=np.eye(3))
+    before = foreign.read_bytes()
+    outcome = compare("a", "--save-statistics", foreign)
+    assert outcome.status == 2
+    assert "theirs.npz is there, and of another command or of somebody else" in outcome.err
+    assert foreign.read_bytes() == before
+
+
+def test_images_of_16_bits_are_compared_by_their_flag(compare, place):
+    rng = np.random.default_rng(1)
+    np.savez(place / "deep.npz", images=rng.integers(0, 2**16, (COUNT, 8, 8, 3), np.uint16))
+    outcome = compare("deep.npz", "deep.npz", "--bits", "16", "--json")
+    assert outcome.status == 0, outcome.err
+    assert json.loads(outcome.out)["frechet"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_single_picture_is_too_few(compare, place):
+    (place / "one").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(place / "one" / "a.png")
+    outcome = compare("one", "a", features=False)
+    assert "has 1 image, and distances need 6; give more" in outcome.err

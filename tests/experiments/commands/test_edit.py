@@ -205,7 +205,7 @@ def test_what_does_not_fit_the_run_is_refused_in_a_sentence(
         ("energy", ("likelihood",), "this run has no likelihood, for its denoiser is not told the noise level"),
         ("energy", ("interpolate", "--seeds", "1", "2"), "this run has no flow to latents"),
         ("generator", ("likelihood",), "a generator of one step has no likelihood"),
-        ("points", ("edit", "--strength", "0.5"), "pictures are edited, and this run makes points"),
+        ("points", ("edit", "--strength", "0.5"), "this run makes points, and what is asked for is of pictures"),
     ],
 )
 def test_runs_that_cannot_are_refused_and_why(run_command, kept, flags, words):
@@ -220,3 +220,30 @@ def test_the_noise_of_pfgmpp_is_not_gaussian(run_command, given, tmp_path, metho
     outcome = run_command("edit", "--run", KEPT / "pfgmpp", *flags)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert "exists for Gaussian noise only" in outcome.err
+
+
+def test_a_table_of_likelihoods_takes_no_place_and_an_only_draw_has_no_error(conditional_run, run_command, tmp_path):
+    table = tmp_path / "x.csv"
+    table.write_text("mine")
+    flags = ("--run", conditional_run, "--limit", "1", "--draws", "1", "--dequantisation", "uniform", "--out", table)
+    outcome = run_command("likelihood", *flags)
+    assert outcome.status == 2
+    assert "is there, and of another command or of somebody else" in outcome.err
+    assert table.read_text() == "mine"
+    table.unlink()
+    for _ in range(2):  # its own is written anew
+        outcome = run_command("likelihood", *flags)
+        assert outcome.status == 0, outcome.err
+        assert "nan" not in outcome.out
+        assert "±" not in outcome.out
+        with open(table, newline="") as file:
+            (line,) = csv.DictReader(file)
+        assert line["uniform_nats_error"] == line["uniform_bits_per_dim_error"] == ""
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**31), "99999999999999999999"])
+@pytest.mark.parametrize("command", [("likelihood",), ("work-precision",), ("grid", "--sampler", "ddim")])
+def test_a_seed_that_a_key_would_cut_is_refused(conditional_run, run_command, command, seed):
+    outcome = run_command(command[0], "--run", conditional_run, *command[1:], f"--seed={seed}")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"--seed is {seed}; give 0 or more, and below 2^31." in outcome.err

@@ -20,6 +20,8 @@ from experiments.sampling.work_precision import Row, WorkPrecision, as_json, det
 from experiments.training.data import Facts
 from samplers import Euler, Heun, karras, sample
 
+KEPT = Path(__file__).parents[1] / "runs" / "kept"
+
 
 @pytest.fixture
 def gaussian(monkeypatch):
@@ -128,3 +130,28 @@ def test_a_solver_is_fitted_to_the_run_and_measured_beside_the_others(run_comman
     assert {each["sampler"] for each in table["rows"]} == {"ddim", "bespoke"}
     with Image.open(tmp_path / "work_precision.png") as picture:
         assert picture.size[0] > 600
+    damaged, told = Path(outcome.value["file"]), ("--steps", "3", "--samplers", "bespoke", "--outdir", tmp_path / "new")
+    damaged.write_text("{}")
+    broken = run_command("work-precision", conditional_run, *told)
+    assert broken.status == 2
+    assert f"{damaged.name} cannot be read (it holds no times)" in broken.err
+    damaged.unlink()
+    absent = run_command("work-precision", conditional_run, *told)
+    assert "no sampler" in absent.err
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "work_precision.png").write_bytes(b"theirs")
+    refused = run_command("work-precision", conditional_run, "--outdir", tmp_path / "theirs")
+    assert refused.status == 2
+    assert "work_precision.png is there, and of another command or of somebody else" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"), [("generator", "makes an image in one call"), ("energy", "is not told the noise level")]
+)
+@pytest.mark.parametrize(
+    "command", [("work-precision",), ("grid", "--sampler", "bespoke"), ("grid", "--sampler", "ddim")]
+)
+def test_no_solver_is_fitted_where_there_is_no_flow(run_command, objective, words, command):
+    outcome = run_command(command[0], "--run", KEPT / objective, *command[1:])
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert f"this run has no flow to be near to, for it{'s network' * (objective == 'energy')} {words}" in outcome.err
