@@ -12,6 +12,7 @@ import numpy as np
 from experiments.commands.options import parse, take_flag
 from experiments.commands.other_data import OtherData, other_source, require_source
 from experiments.errors import UsageError, warn
+from experiments.files import require_writable
 from experiments.names import counted
 from experiments.progress import reporting
 from experiments.runs.counted import with_counts
@@ -64,7 +65,7 @@ class LikelihoodArguments(CheckpointArguments):
     batch: int = 64
     """Images at a time; it affects the speed only."""
     out: Path | None = None
-    """File (CSV) with a line for each image. [none is written]"""
+    """File (CSV) with a line for each image, written when all are measured. [none is written]"""
     json: bool = False
     """Print the result as JSON."""
 
@@ -81,6 +82,8 @@ def run(argv: list[str]) -> int:
         if (value := getattr(arguments, flag)) is not None and value < least:
             raise UsageError(f"--{flag} is {value}; give at least {least}.")
     require_source(uri, arguments.data)
+    if arguments.out is not None:
+        require_writable(arguments.out.parent)
     from experiments.evaluation.likelihood import Dequantisation, likelihoods, require_likelihood
     from experiments.evaluation.report import with_null
     from experiments.sampling.variance import some_rows
