@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +14,21 @@ from experiments.commands.options import take_flag
 from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError
-from experiments.progress import BATCHES, reporting, tracked
+from experiments.progress import BATCHES, reporting, stage, tracked
 from experiments.runs.counted import with_counts
 from experiments.runs.load import load_run, training_part
 from experiments.runs.provenance import origin
+from experiments.sampling.drawing import starts
 from experiments.sampling.guidance import Guidance
 from experiments.sampling.labels import choose_classes, require_no_class
 from experiments.sampling.seeds import Seeds
 from experiments.sampling.solver import Solver, build
 from experiments.sampling.throughput import Throughput
+from experiments.training.stopping import tell_written
 
 if TYPE_CHECKING:
     from experiments.commands.edit_task import Asked
+    from experiments.pictures.edits import Answers
     from experiments.runs.model import Model
     from experiments.sampling.editing import Edited
     from experiments.sampling.labels import Classes
@@ -72,10 +74,9 @@ def run(argv: list[str]) -> int:
 
 def _edit(arguments: EditArguments, seeds: Seeds, name: str) -> int:
     from experiments.commands.edit_task import asked
-    from experiments.pictures.edits import claim, digest_of, home_of, names_of
-    from experiments.pictures.files import single
+    from experiments.pictures.edits import Answers
     from experiments.pictures.shown import require_png
-    from experiments.sampling.editing import edit, require_images
+    from experiments.sampling.editing import answer, require_images
 
     model = with_counts(load_run(arguments, arguments.data))
     shape = require_images(model)
@@ -87,20 +88,25 @@ def _edit(arguments: EditArguments, seeds: Seeds, name: str) -> int:
     provenance = {**problem.told, **solver.provenance, **origin(model), "seeds": arguments.seeds}
     provenance |= {"class": None} if classes is None else classes.report(model)
     provenance |= {"guidance": arguments.guidance, "clip": guidance.limits(model).clip}
-    digest = digest_of(provenance)
-    folder = arguments.outdir or home_of(model, "edits", problem.told["edit"], digest)
-    stems = names_of(problem.files)
-    files = claim(model, folder, [*(f"{stem}-{single(s)}" for stem in stems for s in seeds), "strip.png"], digest)
-    labels = None if classes is None else np.tile(classes.of(seeds), len(problem.task))
-    throughput = Throughput(min(arguments.batch, len(files) - 1))
-    try:
-        drawn = edit(model, solver, problem.task, list(seeds), labels=labels, guidance=guidance, batch=arguments.batch)
-        with reporting(quiet=arguments.json):
-            parts = list(_tracked(drawn, throughput, len(files) - 1, arguments.batch))
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise UsageError(f"--sampler {name}: {error}") from None
-    answers = _written(model, problem, parts, files, provenance, digest)
-    _tell(arguments, problem, answers, parts, files, provenance, throughput)
+    written = Answers(model, problem.files, problem.given, seeds, provenance, arguments.outdir)
+    batch = min(arguments.batch, len(written.numbers))
+    begins = starts(written.numbers, batch, written.there)
+    labels = None if classes is None else np.repeat(classes.of(seeds), len(problem.task))
+    throughput = Throughput(batch)
+    tell_written(written.told)
+    with reporting(quiet=arguments.json), written:
+        try:
+            pictures, ids = written.parted(written.numbers)
+            options = {"labels": labels, "guidance": guidance, "batch": batch, "starts": begins}
+            drawn = answer(model, solver, problem.task, pictures, ids, **options)
+            for start, part in zip(begins, tracked(drawn, BATCHES, len(begins)), strict=True):
+                written.add(written.numbers[start : start + batch], part.images, part.nfe, _fits(model, problem, part))
+                throughput.add(len(part.seeds))
+        except (ValueError, TypeError, NotImplementedError) as error:
+            raise UsageError(f"--sampler {name}: {error}") from None
+        with stage("the strip of all"):
+            files = written.finish()
+    _tell(arguments, provenance, written, files, throughput)
     return 0
 
 
@@ -127,58 +133,29 @@ def _solver(arguments: EditArguments, model: Model, name: str, given_class: bool
     return solver
 
 
-def _tracked(drawn: Iterator[Edited], throughput: Throughput, count: int, batch: int) -> Iterator[Edited]:
-    for part in tracked(drawn, BATCHES, -(-count // min(batch, count))):
-        throughput.add(len(part.seeds))
-        yield part
-
-
-def _written(
-    model: Model,
-    problem: Asked,
-    parts: list[Edited],
-    files: list[Path],
-    provenance: dict[str, Any],
-    digest: str,
-) -> list[dict[str, Any]]:
-    """What is told of each answer, once all are written."""
+def _fits(model: Model, problem: Asked, part: Edited) -> list[dict[str, Any]]:
+    """How well each answer of a batch fits, as far as that is known."""
     from experiments.data.scaling import to_model
-    from experiments.pictures.edits import DIGEST, strip
-    from experiments.pictures.files import save_png
     from experiments.sampling.editing import half_range
 
-    images = np.concatenate([part.images for part in parts])
-    pictures, seeds = (np.concatenate([getattr(part, name) for part in parts]) for name in ("pictures", "seeds"))
-    known = parts[0].residual is not None
-    residuals = np.concatenate([part.residual for part in parts if part.residual is not None]) if known else []
-    provenance, answers = {**provenance, DIGEST: digest, "nfe": parts[0].nfe}, []
-    for i, path in enumerate(files[:-1]):
-        answer: dict[str, Any] = {"image": str(problem.files[pictures[i]]), "seed": int(seeds[i]), "file": str(path)}
-        if known:
-            answer |= {"consistency_rms": float(residuals[i])}
-            answer |= {"consistency_over_noise": float(residuals[i] / problem.noise)} if problem.noise else {}
+    fits: list[dict[str, Any]] = [{} for _ in part.seeds]
+    for i, fit in enumerate(fits):
+        if part.residual is not None:
+            fit |= {"consistency_rms": float(part.residual[i])}
+            fit |= {"consistency_over_noise": float(part.residual[i] / problem.noise)} if problem.noise else {}
         if problem.truth is not None:
-            off = (to_model(images[i]) - problem.truth[pictures[i]]).astype(np.float64) * half_range(model)
-            answer |= {"distance_rms": float(np.sqrt(np.mean(off**2)))}
-        save_png(path, images[i], {**provenance, **answer})
-        answers.append(answer)
-    each = len(images) // len(problem.task)
-    save_png(files[-1], strip(problem.given, images, each), {**provenance, "answers": answers})
-    return answers
+            off = (to_model(part.images[i]) - problem.truth[part.pictures[i]]).astype(np.float64) * half_range(model)
+            fit |= {"distance_rms": float(np.sqrt(np.mean(off**2)))}
+    return fits
 
 
 def _tell(
-    arguments: EditArguments,
-    problem: Asked,
-    answers: list[dict[str, Any]],
-    parts: list[Edited],
-    files: list[Path],
-    provenance: dict[str, Any],
-    throughput: Throughput,
+    arguments: EditArguments, provenance: dict[str, Any], written: Answers, files: list[Path], throughput: Throughput
 ) -> None:
+    answers = written.told_of
     if arguments.json:
-        report = {**provenance, "nfe": parts[0].nfe, "answers": answers, "files": [str(path) for path in files]}
-        print(json.dumps({**report, **throughput.report()}))
+        report = {**provenance, "nfe": written.nfe, "answers": answers, "files": [str(path) for path in files]}
+        print(json.dumps({**report, "already_there": len(written.there), **throughput.report()}))
         return
     for answer in answers:
         words = [f"{answer['image']}, seed {answer['seed']}:"]
@@ -190,4 +167,5 @@ def _tell(
             words.append(f", {answer['distance_rms']:.3g} from the picture")
         if len(words) > 1:
             print(" ".join(words).replace(" ,", ","))
-    print(f"{len(answers)} answers, {parts[0].nfe} network calls each, {told(throughput, ())}: {place(files)}")
+    rate = told(throughput, written.there)
+    print(f"{len(answers)} answers, {written.nfe} network calls each, {rate}: {place(files)}")

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.commands.options import parse, take_flag
 from experiments.commands.other_data import OtherData, other_source, require_source
 from experiments.errors import UsageError, warn
-from experiments.files import require_own
+from experiments.files import require_own, require_writable
 from experiments.names import counted
 from experiments.progress import reporting
 from experiments.runs.counted import with_counts
@@ -67,7 +67,7 @@ class LikelihoodArguments(CheckpointArguments):
     batch: int = 64
     """Images at a time; it affects the speed only."""
     out: Path | None = None
-    """File (CSV) with a line for each image. [none is written]"""
+    """File (CSV) with a line for each image, written when all are measured. [none is written]"""
     json: bool = False
     """Print the result as JSON."""
 
@@ -91,6 +91,7 @@ def run(argv: list[str]) -> int:
 
     if arguments.out is not None:
         require_own(arguments.out, is_table, "--out")
+        require_writable(arguments.out.parent)
     model = with_counts(load_run(arguments, arguments.run_data))
     require_likelihood(model)
     source = _source(model, uri, arguments.data)

@@ -14,7 +14,7 @@ import math
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -97,14 +97,20 @@ def save_png(
         picture.save(temporary, format="PNG", pnginfo=text)
 
 
+def single(seed: int) -> str:
+    """The name of the picture of one seed."""
+    return f"{seed:06d}.png"
+
+
 def save_singles(
     folder: Path,
     images: Images,
     seeds: Sequence[int],
     provenance: Mapping[str, Any],
     facts: Sequence[Mapping[str, Any]] | None = None,
+    name: Callable[[int], str] = single,
 ) -> list[Path]:
-    """Write image i to `folder` as the six or more digits of seeds[i] and .png; returns the paths.
+    """Write image i to `folder` as name(seeds[i]), the six or more digits of the seed and .png; returns the paths.
 
     The provenance of each file holds its own `seed` besides, and its own of `facts`; nothing is swept. Raises as
     `save_png` does, and ValueError unless every image has a seed of its own.
@@ -114,7 +120,7 @@ def save_singles(
     if not len(images):
         return []
     check(images)
-    paths = [folder / single(seed) for seed in seeds]
+    paths = [folder / name(seed) for seed in seeds]
 
     def save(path: Path, image: np.ndarray, seed: int, own: Mapping[str, Any]) -> None:
         save_png(path, image, {**provenance, "seed": int(seed), **own}, swept=True)
@@ -123,11 +129,6 @@ def save_singles(
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(save, paths, images, seeds, [{}] * len(paths) if facts is None else facts))
     return paths
-
-
-def single(seed: int) -> str:
-    """The name of the picture of one seed."""
-    return f"{seed:06d}.png"
 
 
 def seed_of(name: str) -> int | None:
@@ -258,6 +259,20 @@ def read_provenance(path: Path) -> dict[str, Any]:
     return provenance
 
 
+def read_png(path: Path) -> tuple[UInt[np.ndarray, "height width channels"], dict[str, Any]]:
+    """(The pixels, the provenance) that `save_png` wrote. Raises DataError as `read_provenance`."""
+    from PIL import Image
+
+    provenance = read_provenance(path)
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=["PNG"]) as picture:
+            pixels = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a picture ({error}); remove it, and draw it again.") from None
+    pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.uint16)  # some Pillows have 32 bits for 16
+    return pixels.reshape(*pixels.shape[:2], -1), provenance
+
+
 def read_rows(path: Path, name: str, rows: int) -> Iterator[np.ndarray]:
     """The array `name` of a file that `ArrayWriter` wrote, so many rows at a time. Raises DataError where it cannot."""
     try:
@@ -303,18 +318,18 @@ def check(images: np.ndarray) -> np.ndarray:
 
 
 def _png_text(path: Path) -> str:
-    """The JSON text chunk of a PNG. Raises ValueError when there is none, and as Pillow where a checksum is wrong."""
-    from PIL import Image
+    """The JSON text chunk of a PNG. Raises ValueError when there is none, and as Pillow where a checksum is wrong.
 
-    try:
-        with open(path, "rb") as file, Image.open(file, formats=["PNG"]) as picture:
-            text = picture.info.get(KEY)
-            file.seek(-len(_END), 2)
-            if file.read() != _END:
-                raise ValueError("it is cut short")
-            picture.verify()
-    except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from None
+    It may have any number of pixels, for they are not read.
+    """
+    from PIL.PngImagePlugin import PngImageFile
+
+    with open(path, "rb") as file, PngImageFile(file) as picture:
+        text = picture.info.get(KEY)
+        file.seek(-len(_END), 2)
+        if file.read() != _END:
+            raise ValueError("it is cut short")
+        picture.verify()
     if not isinstance(text, str):
         raise ValueError("it has no text chunk named scorefield")
     return text

@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -26,10 +25,10 @@ from experiments.data.sources.plane import law_of
 from experiments.errors import DataError, UsageError, reason
 from experiments.names import counted
 from experiments.pictures import files, rows
+from experiments.pictures.named import Labels, Named, Paths
 from experiments.pictures.request import Form, Request, require_apart, without_places
 from experiments.pictures.shown import require_png, side_by_side
 from experiments.runs.classes import class_names
-from experiments.sampling.labels import Classes
 from experiments.sampling.seeds import Seeds
 
 REQUEST = "request_sha256"
@@ -41,10 +40,13 @@ _AT_ONCE = 1024
 class Output:
     """The files of a request, written batch by batch within `with`; an error leaves no half of one."""
 
+    key = REQUEST
+    """The key under which their provenance holds the digest of the request."""
+
     def __init__(self, request: Request, folder: Path) -> None:
         """Raises UsageError when `folder` holds a file of that name which another request, or somebody else, wrote."""
         self._request, self._folder = request, folder
-        self._provenance = {**request.provenance, REQUEST: request.digest}
+        self._provenance = {**request.provenance, self.key: request.digest}
         self.nfe: int | None = None
         """Network calls for each sample, once one is known."""
         self.there: Collection[int] = Seeds()
@@ -125,7 +127,7 @@ class Output:
         except DataError:
             what = f"{path.name}, which is not one of scorefield's own"
             raise UsageError(f"{self._folder} holds {what}; {remedy}; nothing was overwritten.") from None
-        if said.get(REQUEST) == self._provenance[REQUEST]:
+        if said.get(self.key) == self._provenance[self.key]:
             return said
         here, there = self._request.determining, without_places(said)
         differing = next((name for name in here if here[name] != there.get(name)), None)
@@ -135,8 +137,11 @@ class Output:
         raise UsageError(f"{self._folder} holds samples of another command{why}; {remedy}; nothing was overwritten.")
 
 
-class _Singles(Output):
+class Singles(Output):
     """A PNG for each seed."""
+
+    kind = "sample"
+    """What there is one of for each seed."""
 
     def __init__(self, request: Request, folder: Path) -> None:
         require_png(request.model.event_shape, request.model.bits)
@@ -144,87 +149,57 @@ class _Singles(Output):
 
     def told(self, count: int) -> str:
         """What a command that is stopped has written, after `count` pictures."""
-        return f"{len(self.there) + count} of {counted(len(self._request.seeds), 'sample')} are written"
+        every = len(self._request.seeds)
+        return f"{min(len(self.there) + count, every)} of {counted(every, self.kind)} are written"
+
+    def name(self, seed: int) -> str:
+        """The name of the picture of a seed."""
+        return files.single(seed)
+
+    def seed_of(self, name: str) -> int | None:
+        """The seed whose picture has this name; None where it is no such name."""
+        return files.seed_of(name)
 
     def _names(self) -> Container[str]:
-        return _Named(self._request.seeds)
+        return Named(self._request.seeds, self.seed_of)
 
     def _look(self) -> None:
-        known = Seeds.of(_seeds_in(self._folder, self._request.seeds))
+        known = Seeds.of(self._seeds_in())
         nfe = None
         with ThreadPoolExecutor(16) as pool:  # a disk that is far away answers many at once
             for start in range(0, len(known), _AT_ONCE):
                 part = known[start : start + _AT_ONCE]
-                for said in pool.map(lambda seed: self._answers(self._folder / files.single(seed)), part):
+                for said in pool.map(lambda seed: self._answers(self._folder / self.name(seed)), part):
                     nfe = (said or {}).get("nfe") if nfe is None else nfe
         self.there, self.nfe = known, nfe
 
-    def add(self, seeds: Sequence[int], events: Events, nfe: int) -> None:
+    def add(
+        self, seeds: Sequence[int], events: Events, nfe: int, facts: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Write those of a batch that are not there, with `facts` of each. Raises UsageError when the disk refuses."""
         super().add(seeds, events, nfe)
         missing = [row for row, seed in enumerate(seeds) if seed not in self.there]
         provenance = {name: value for name, value in self._provenance.items() if name != "seeds"} | {"nfe": nfe}
         new = [seeds[row] for row in missing]
-        facts = self._request.facts(new)
-        files.save_singles(self._folder, side_by_side(events[missing]), new, provenance, facts)
+        facts = self._request.facts(new) if facts is None else [facts[row] for row in missing]
+        files.save_singles(self._folder, side_by_side(events[missing]), new, provenance, facts, self.name)
 
     def finish(self, measured: Mapping[str, Any] = MappingProxyType({})) -> Sequence[Path]:
-        return _Paths(self._folder, self._request.seeds)
+        """The files, all of which are written already."""
+        return Paths(self._folder, self._request.seeds, self.name)
 
-
-@dataclass(frozen=True)
-class _Named(Container[str]):
-    """The names of the pictures of seeds."""
-
-    seeds: Sequence[int]
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and files.seed_of(name) in self.seeds
-
-
-@dataclass(frozen=True)
-class _Paths(Sequence[Path]):
-    """The pictures of seeds in a folder."""
-
-    folder: Path
-    seeds: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return _Paths(self.folder, self.seeds[place])
-        return self.folder / files.single(self.seeds[place])
-
-
-@dataclass(frozen=True)
-class _Labels(Sequence[int]):
-    """The classes of seeds, each part of which is computed when it is asked for."""
-
-    classes: Classes
-    seeds: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.seeds)
-
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return self.classes.of(self.seeds[place])
-        return int(self.classes.of([self.seeds[place]])[0])
-
-
-def _seeds_in(folder: Path, seeds: Sequence[int]) -> Iterator[int]:
-    """The seeds of whose pictures something is in the folder. Raises UsageError when it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                seed = files.seed_of(entry.name)
-                if seed is not None and seed in seeds:
-                    yield seed
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({reason(error)}); choose another --outdir.") from None
+    def _seeds_in(self) -> Iterator[int]:
+        """The seeds of whose pictures something is in the folder. Raises UsageError when it cannot be read."""
+        try:
+            with os.scandir(self._folder) as entries:
+                for entry in entries:
+                    seed = self.seed_of(entry.name)
+                    if seed is not None and seed in self._request.seeds:
+                        yield seed
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise UsageError(f"{self._folder} cannot be read ({reason(error)}); choose another --outdir.") from None
 
 
 class _Sheet(Output):
@@ -294,7 +269,7 @@ class _Archive(Output):
             arrays: dict[str, Sequence[int] | np.ndarray] = {"seeds": asked.seeds}
             if asked.classes is not None:
                 names = np.asarray(class_names(asked.model))
-                arrays |= {"labels": _Labels(asked.classes, asked.seeds), "class_names": names}
+                arrays |= {"labels": Labels(asked.classes, asked.seeds), "class_names": names}
             self._writer = files.ArrayWriter(self._folder / "samples.npz", part, len(asked.seeds), **arrays)
         self._writer.add(events)
 
@@ -310,7 +285,7 @@ class _Archive(Output):
             self._writer.close(error)
 
 
-_FORMS: dict[Form, type[Output]] = {"grid": _Sheet, "png": _Singles, "npz": _Archive}
+_FORMS: dict[Form, type[Output]] = {"grid": _Sheet, "png": Singles, "npz": _Archive}
 
 
 def output(request: Request, outdir: Path | None) -> Output:

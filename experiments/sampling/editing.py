@@ -222,12 +222,31 @@ def edit(
     Raises UsageError for guidance that does not go with the model and for what the process has not, ValueError and
     TypeError for what does not go together, DivergedError for an answer that is not finite.
     """
-    guidance.check(model, paired=solver.sampler.takes_pair, given_class=labels is not None)
-    count = len(task) if pairs else len(task) * len(seeds)
     rows = np.arange(len(task)) if pairs else np.repeat(np.arange(len(task)), len(seeds))
     ids = np.asarray(seeds, np.int64) if pairs else np.tile(np.asarray(seeds, np.int64), len(task))
+    return answer(model, solver, task, rows, ids, labels=labels, guidance=guidance, batch=batch)
+
+
+def answer(
+    model: Model,
+    solver: Sampling,
+    task: Task,
+    rows: Int[np.ndarray, " n"],
+    ids: Int[np.ndarray, " n"],
+    *,
+    labels: Int[np.ndarray, " n"] | None = None,
+    guidance: Guidance,
+    batch: int = 16,
+    starts: Sequence[int] | None = None,
+) -> Iterator[Edited]:
+    """As `edit`, of answer i to the picture rows[i] with the seed ids[i] and the class labels[i].
+
+    `starts` are the places at which the batches begin that are drawn, of which no other is; all, unless told.
+    """
+    guidance.check(model, paired=solver.sampler.takes_pair, given_class=labels is not None)
+    count = len(rows)
     batch = min(batch, count)
-    for start in range(0, count, batch):
+    for start in range(0, count, batch) if starts is None else starts:
         places = np.minimum(np.arange(start, start + batch), count - 1)
         told = None if labels is None else jnp.asarray(labels[places], jnp.int32)
         x, nfe = _batch(model, solver, task, rows[places], ids[places], told, guidance)

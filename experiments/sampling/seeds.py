@@ -73,6 +73,10 @@ class Seeds(Sequence[int]):
             if number in part:
                 yield begins[part.start] + part.index(number)
 
+    def spread(self, count: int) -> Seeds:
+        """In the place of each number s the `count` of them from count · s on."""
+        return Seeds(range(part.start * count, part.stop * count) for part in self._ranges)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         parts = [np.arange(part.start, part.stop, part.step).astype(dtype or np.int64) for part in self._ranges]
         return np.concatenate(parts) if parts else np.empty(0, dtype or np.int64)

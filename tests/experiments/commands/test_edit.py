@@ -14,6 +14,7 @@ from experiments.interface.run import load
 from experiments.pictures.edits import DIGEST
 from experiments.pictures.files import read_provenance
 from experiments.pictures.films import read_gif_provenance
+from experiments.sampling import editing
 from samplers import box_downsampling
 
 KEPT = Path(__file__).parents[1] / "runs" / "kept"
@@ -66,6 +67,102 @@ def test_a_masked_picture_is_completed_as_in_python(conditional_run, run_command
     other = run_command(*command, "--jump", "2")
     assert other.status == 2
     assert "of another command or of somebody else; give another --outdir" in other.err
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The (picture, seed) of every answer that is drawn; as many batches as `drawn.left` says, before it is stopped."""
+
+    class Drawn(list):
+        left = 10**9
+
+    made, batch = Drawn(), editing._batch
+
+    def counted(model, solver, task, rows, ids, *rest):
+        if made.left == 0:
+            raise KeyboardInterrupt
+        made.left -= 1
+        made.extend(zip(rows.tolist(), ids.tolist(), strict=True))
+        return batch(model, solver, task, rows, ids, *rest)
+
+    monkeypatch.setattr(editing, "_batch", counted)
+    return made
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_was_drawn_before_a_stop_is_written_and_not_drawn_again(
+    conditional_run, run_command, given, tmp_path, drawn
+):
+    flags = ("--image", given / "even" / "c.png", given / "a.png", "--super-resolve", "4", "--simulate", *QUICK)
+    command = ("edit", "--run", conditional_run, *flags, "--seeds", "3,0-1", "--class", "all", "--batch", "2", "--json")
+    whole = run_command(*command, "--outdir", tmp_path / "whole")
+    assert whole.status == 0, whole.err
+    every = [(picture, seed) for seed in (3, 0, 1) for picture in (0, 1)]
+    assert drawn == every
+    told = [(Path(answer["image"]).stem, answer["seed"]) for answer in whole.value["answers"]]
+    assert told == [(name, seed) for name in ("c", "a") for seed in (3, 0, 1)]
+
+    drawn.clear()
+    drawn.left = 1
+    stopped, parts = [*command, "--outdir", tmp_path / "parts"], tmp_path / "parts"
+    assert run_command(*stopped).status == 130
+    assert sorted(contents(parts)) == ["a-000003.png", "c-000003.png"]
+    before = {path: path.stat().st_mtime_ns for path in parts.iterdir()}
+    drawn.left = 10
+    again = run_command(*stopped)
+    assert again.status == 0, again.err
+    assert drawn == every  # each once
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert contents(parts) == contents(tmp_path / "whole")
+    assert (again.value["already_there"], whole.value["already_there"]) == (2, 0)
+    assert again.value["nfe"] == whole.value["nfe"]
+    for ours, theirs in zip(again.value["answers"], whole.value["answers"], strict=True):
+        assert Path(ours.pop("file")).name == Path(theirs.pop("file")).name
+        assert ours == theirs
+        assert {"consistency_rms", "consistency_over_noise", "distance_rms"} < ours.keys()
+
+    # All is there; then one is missing; then there are more seeds.
+    (parts / "strip.png").unlink()
+    drawn.clear()
+    said = run_command(*stopped[:-3], *stopped[-2:])
+    assert said.out.splitlines()[-1].startswith("6 answers, 3 network calls each, 6 of them already there: ")
+    assert (drawn, contents(parts)) == ([], contents(tmp_path / "whole"))
+    (parts / "a-000001.png").unlink()
+    assert run_command(*stopped).status == 0
+    assert (set(drawn), contents(parts)) == ({(0, 1), (1, 1)}, contents(tmp_path / "whole"))
+    drawn.clear()
+    more = run_command(*stopped, "--seeds", "3,0-2")
+    assert (more.value["already_there"], drawn, len(more.value["files"])) == (6, [(0, 2), (1, 2)], 9)
+    kept = {**contents(tmp_path / "whole"), "strip.png": contents(parts)["strip.png"]}
+    assert contents(parts).items() > kept.items()
+    assert len(read_provenance(parts / "strip.png")["answers"]) == 8
+
+
+def test_a_stop_tells_how_many_are_written(conditional_run, run_command, given, tmp_path, drawn, monkeypatch):
+    words = []
+    monkeypatch.setattr("experiments.commands.edit.tell_written", words.append)
+    command = ("edit", "--run", conditional_run, "--image", given / "a.png", "--strength", "0.5", *QUICK)
+    command = (*command, "--seeds", "0-4", "--batch", "2", "--outdir", tmp_path)
+    drawn.left = 2
+    assert run_command(*command).status == 130
+    assert run_command(*command).status == 130
+    assert [words[0](2), words[1](0), words[1](1), words[1](2)] == [
+        *("2 of 5 answers are written", "4 of 5 answers are written"),
+        *("5 of 5 answers are written", "5 of 5 answers are written"),  # and their strip
+    ]
+
+
+@pytest.mark.parametrize("name", ["a-000001.png", "strip.png"])
+def test_what_somebody_else_has_put_there_stays(conditional_run, run_command, given, tmp_path, drawn, name):
+    (tmp_path / name).write_text("theirs")
+    flags = ("--image", given / "a.png", "--strength", "0.5", *QUICK, "--seeds", "0-1", "--outdir", tmp_path)
+    outcome = run_command("edit", "--run", conditional_run, *flags)
+    assert (outcome.status, outcome.err.count("\n"), drawn) == (2, 1, [])
+    assert f"{name} is there, and of another command or of somebody else; give another --outdir" in outcome.err
+    assert contents(tmp_path) == {name: b"theirs"}
 
 
 def test_a_smaller_picture_and_a_matrix_are_measured_in_levels(conditional_run, run_command, given, tmp_path):
@@ -158,6 +255,12 @@ def test_flags_that_do_not_go_together_are_refused(run_command, flags, words):
     outcome = run_command("edit", "--run", "x", "--sampler", "heun", "--image", "a.png", *flags)
     assert (outcome.status, outcome.err.count("\n")) == (2, 1)
     assert words in outcome.err
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(run_command, given):
+    outcome = run_command("likelihood", "--run", "x", "--out", given / "a.png" / "x.csv")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "a.png cannot be written (Not a directory)" in outcome.err
 
 
 ONCE_LOADED = [

@@ -115,6 +115,25 @@ def test_singles_are_named_by_their_seed(tmp_path):
             files.save_singles(tmp_path, images, seeds, {})
 
 
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint8), (3, np.uint8), (4, np.uint8), (1, np.uint16)])
+def test_a_picture_is_read_as_it_was_written(tmp_path, channels, dtype):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (3, 5, channels), dtype, endpoint=True)
+    files.save_png(tmp_path / "a.png", image, PROVENANCE)
+    pixels, said = files.read_png(tmp_path / "a.png")
+    assert (pixels.dtype, said) == (dtype, files.read_provenance(tmp_path / "a.png"))
+    np.testing.assert_array_equal(pixels, image)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-4])
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        files.read_png(tmp_path / "a.png")
+
+
+def test_the_provenance_of_a_picture_of_any_size_is_read(tmp_path, monkeypatch):
+    """Pillow takes a large one for an attack on the memory, which only its pixels would be."""
+    files.save_png(tmp_path / "a.png", some(1)[0], PROVENANCE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    assert files.read_provenance(tmp_path / "a.png")["sampler"] == PROVENANCE["sampler"]
+
+
 def test_npz_and_its_sidecar(tmp_path):
     path, images, seeds = tmp_path / "samples.npz", some(4, channels=2)[..., :1], np.arange(4)
     files.save_npz(path, images, PROVENANCE, seeds=seeds)

@@ -35,6 +35,10 @@ def test_places_are_where_the_numbers_are():
     assert list(Seeds().places([0])) == []
 
 
+def test_each_is_spread_to_several_in_its_place():
+    assert list(Seeds(RANGES).spread(3)) == [3 * seed + i for seed in LIST for i in range(3)]
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 11, 12])
 @pytest.mark.parametrize("there", [[], LIST, [5, 6, 7, 8], [0, 1, 2, 20, 77], [10, 11], [11], [6, 5, 20, 9, 10, 11]])
 def test_batches_that_are_there_are_left_out(batch, there):
