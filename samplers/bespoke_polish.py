@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffusion.process import Process
+from diffusion.pytree import short_repr
 from samplers.bespoke import Bespoke
 from samplers.sample import run_steps
 
@@ -32,6 +33,8 @@ class Ends(NamedTuple):
     denoise: Any
     start: Float[Array, "b *event"]
     target: Float[np.ndarray, "b *event"]
+
+    __repr__ = short_repr
 
     def residual(self, solver: Bespoke) -> Float[np.ndarray, "b *event"]:
         """x(solver) − x(flow)."""
