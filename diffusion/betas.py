@@ -34,8 +34,38 @@ def _no_derivative(primals: Any, tangents: Any) -> Any:
     )
 
 
+class Chain(Schedule):
+    """What a table of ln α_0, ..., ln α_T says by itself, however it is read between its times."""
+
+    log_alphas: Float[np.ndarray | Array, " T+1"]
+
+    @property
+    def steps(self) -> int:
+        """T, the length of the chain."""
+        return self.log_alphas.shape[0] - 1
+
+    @property
+    def t_max(self) -> int | float | Array:
+        """T."""
+        return float(self.steps)
+
+    @property
+    def t_min(self) -> int | float | Array:
+        """1, the first noisy time, and the least that a network of the chain knows."""
+        return 1.0
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """False for every β_t < 1; True where the table ends in ln α_T = −∞."""
+        return bool(np.isneginf(np.asarray(self.log_alphas[-1])))
+
+    def prior_std(self, t: Times) -> Float[Array, "..."]:
+        """1, the stationary law of the chain."""
+        return jnp.ones_like(self.sigma(t))
+
+
 @pytree
-class Betas(Schedule):
+class Betas(Chain):
     """A chain given by its one-step variances β_1..β_T; build it with one of the class methods.
 
     Times are the integers 0..T; a float is rounded to the nearest of them, and a time out of range to the nearer end.
@@ -134,29 +164,9 @@ class Betas(Schedule):
             return Betas(np.log(np.concatenate([[1.0], moved])))
 
     @property
-    def steps(self) -> int:
-        """T, the length of the chain."""
-        return self.log_alphas.shape[0] - 1
-
-    @property
-    def t_max(self) -> int | float | Array:
-        """T."""
-        return float(self.steps)
-
-    @property
-    def t_min(self) -> int | float | Array:
-        """1, the first noisy time."""
-        return 1.0
-
-    @property
     def discrete(self) -> bool:
         """True."""
         return True
-
-    @property
-    def ends_in_noise(self) -> bool:
-        """False for every β_t < 1; True where the table ends in ln α_T = −∞."""
-        return bool(np.isneginf(self.log_alphas[-1]))
 
     def _index(self, t: Times) -> Int[Array, "..."]:
         t = jnp.asarray(t)
@@ -185,10 +195,6 @@ class Betas(Schedule):
         left = jnp.maximum(right - 1, 0)
         nearest = jnp.where(jnp.abs(noisy[left] - wanted) <= jnp.abs(noisy[right] - wanted), left, right) + 1
         return jnp.where(jnp.isposinf(log_snr), 0, nearest).astype(log_snr.dtype)
-
-    def prior_std(self, t: Times) -> Float[Array, "..."]:
-        """1, the stationary law of the chain."""
-        return jnp.ones_like(self.sigma(t))
 
 
 def _count(steps: int) -> int:

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffusion.betas import Betas
+from diffusion.betas import Betas, Chain
 from diffusion.process import Process
 from diffusion.pytree import pytree
-from diffusion.schedules import Schedule, Times
+from diffusion.schedules import Times
 
 
 def continuous(process: Process) -> Process:
@@ -29,7 +29,7 @@ def continuous(process: Process) -> Process:
 
 
 @pytree
-class InterpolatedBetas(Schedule):
+class InterpolatedBetas(Chain):
     """ln α(t) by the cubic spline through ln α_0, ..., ln α_T, bent where that would not fall; made by `through`.
 
     At the integers α, σ and ln(α²/σ²) are those of `Betas`, bit for bit. The slopes are continuous, and those of the
@@ -54,26 +54,6 @@ class InterpolatedBetas(Schedule):
             slopes[-1] = max(slopes[-1], -3.0)
             slopes = np.append(slopes, _last_slope(np.exp(finite[-1]), slopes[-1]))
         return cls(values, slopes)
-
-    @property
-    def steps(self) -> int:
-        """T, the length of the chain."""
-        return self.log_alphas.shape[0] - 1
-
-    @property
-    def t_max(self) -> int | float | Array:
-        """T."""
-        return float(self.steps)
-
-    @property
-    def t_min(self) -> int | float | Array:
-        """1, the first noisy time of the chain and the least that its network knows."""
-        return 1.0
-
-    @property
-    def ends_in_noise(self) -> bool:
-        """Whether the chain does: ln α_T = −∞."""
-        return bool(np.isneginf(np.asarray(self.log_alphas[-1])))
 
     def network_time(self, t: Times) -> Float[Array, "..."]:
         """max(t, 1): below its first time the network is asked there, with the noise as it is."""
@@ -125,10 +105,6 @@ class InterpolatedBetas(Schedule):
         """σ² = 1 − α²."""
         last = self._in_last(t)
         return jnp.where(last, 1 - self._last_alpha(t) ** 2, 0.0 - jnp.expm1(2 * self._spline(t)))
-
-    def prior_std(self, t: Times) -> Float[Array, "..."]:
-        """1, the stationary law of the chain."""
-        return jnp.ones_like(self.sigma(t))
 
 
 def _within(value: Array, end: float) -> Array:

@@ -56,6 +56,19 @@ def checked_seeds(seeds: Iterable[int]) -> Sequence[int]:
     return known
 
 
+def paired(what: str, given: np.ndarray, seeds: Sequence[int] | None) -> tuple[np.ndarray, Sequence[int]]:
+    """(What is given, its seeds): one of them alone is repeated for each seed; 0 to n − 1 unless told.
+
+    Raises UsageError, naming `what` they are, when there are as many of neither.
+    """
+    told = range(len(given)) if seeds is None else checked_seeds(seeds)
+    if len(given) == 1:
+        given = np.repeat(given, len(told), axis=0)
+    if len(given) != len(told) or not len(told):
+        raise UsageError(f"{len(given)} {what} have {len(told)} seeds; give a seed for each, or one of them alone.")
+    return given, told
+
+
 def check_distinct(seeds: Sequence[int], labels: Int32[np.ndarray, " n"] | None) -> None:
     """Raise UsageError for a seed that is given twice, unless with two classes: both images would be one."""
     if isinstance(seeds, range):

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from experiments.data.source import Events, Pixels
 from experiments.errors import UsageError
 from experiments.interface import flow
-from experiments.interface.arguments import Labels, checked_guidance, checked_seeds, whole
+from experiments.interface.arguments import Labels, checked_guidance, checked_seeds, paired, whole
 from experiments.interface.chosen import SamplerLike
 from experiments.memory import remedied
 from experiments.runs.classes import class_numbers
@@ -86,17 +86,10 @@ class Edits:
         matrix (m, d), one of `gaussian_blur`, `box_downsampling` and their like, or a function. All else is as in
         `inpaint`. Raises UsageError as `sample` does, and for what does not fit.
         """
-        observed = np.asarray(observed, np.float32)
-        seeds = range(len(observed)) if seeds is None else checked_seeds(seeds)
-        if len(observed) == 1:
-            observed = np.repeat(observed, len(seeds), axis=0)
-        if len(observed) != len(seeds) or not len(seeds):
-            raise UsageError(
-                f"{len(observed)} measurements have {len(seeds)} seeds; give a seed for each, or one alone."
-            )
+        observed, told = paired("measurements", np.asarray(observed, np.float32), seeds)
         task = Restoration(operator, observed, noise_std)
         solve = {"sampler": sampler, "steps": steps, "grid": grid, "limits": limits}
-        return self._answers(task, seeds, label, guidance, batch, solve)
+        return self._answers(task, told, label, guidance, batch, solve)
 
     @remedied("give a smaller batch, or fewer seeds")
     def redraw(

@@ -16,7 +16,7 @@ from experiments.data.scaling import bin_width, to_model
 from experiments.data.source import Events
 from experiments.errors import UsageError
 from experiments.evaluation.plane.density import has_flow
-from experiments.interface.arguments import Labels, check_flow, checked_seeds, whole
+from experiments.interface.arguments import Labels, check_flow, paired, whole
 from experiments.runs.classes import class_numbers
 from experiments.runs.model import Model, make_denoiser
 from experiments.sampling.labels import require_no_class
@@ -87,13 +87,8 @@ def completions(
     Raises UsageError when there are as many of neither.
     """
     images = np.asarray(images)
-    known = to_model(_events(model, images[None] if images.shape == model.event_shape else images))
-    seeds = range(len(known)) if seeds is None else checked_seeds(seeds)
-    if len(known) == 1:
-        known = np.repeat(known, len(seeds), axis=0)
-    if len(known) != len(seeds):
-        raise UsageError(f"{len(known)} images have {len(seeds)} seeds; give a seed for each, or one image alone.")
-    return known, seeds
+    known = _events(model, images[None] if images.shape == model.event_shape else images)
+    return paired("images", to_model(known), seeds)
 
 
 def full_mask(
