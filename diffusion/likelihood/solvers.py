@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from diffusion.arrays import expand
+from diffusion.arrays import expand, safe_sqrt
 from diffusion.process import Process
 from diffusion.pytree import is_concrete, pytree, short_repr, static
 from diffusion.schedules import Cosine
@@ -255,13 +255,19 @@ class Adaptive(Solver):
         return start, process.t_max if self.t_end is None else self.t_end
 
     def integrate(self, field: Field, state: State, process: Process, backward: bool = False) -> Path:
-        """One `while_loop` over the batch; elements that have arrived, or given up, stay where they are."""
+        """From one end of the span to the other, by `between`."""
         start, end = (clock(process, jnp.asarray(t, state[0].dtype)) for t in self.span(process))
-        start, end = (end, start) if backward else (start, end)
+        return self.between(field, state, *((end, start) if backward else (start, end)))
+
+    def between(self, field: Field, state: State, start: Float[Array, "..."], end: Float[Array, "..."]) -> Path:
+        """From τ = `start` to τ = `end`, either of them a scalar or (b,).
+
+        One `while_loop` over the batch; elements that have arrived, or given up, stay where they are.
+        """
         batch = state[0].shape[0]
-        tau = jnp.full(batch, start)
+        tau, end = (jnp.broadcast_to(time, (batch,)) for time in (start, end))
         # A hundredth of the way: the controller corrects it within a few steps.
-        march = _March(state, field(state, tau), tau, jnp.full(batch, 0.01 * (end - start)), jnp.zeros(batch, int))
+        march = _March(state, field(state, tau), tau, 0.01 * (end - tau), jnp.zeros(batch, int))
 
         def moving(march: _March) -> Array:
             return (march.tau != end) & (march.tried < self.max_steps)
@@ -270,7 +276,10 @@ class Adaptive(Solver):
             return self._advance(field, march, end, moving(march))
 
         march = jax.lax.while_loop(lambda march: jnp.any(moving(march)), advance, march)
-        return Path(march.state, 1 + 6 * march.tried, march.tau == end)
+        arrived = march.tau == end
+        # No way at all for those that have arrived; of a path without length it is the derivative by its end.
+        left = _move(march.state, jnp.where(arrived, end - march.tau, 0.0), march.slope)
+        return Path(_where(arrived, left, march.state), 1 + 6 * march.tried, arrived)
 
     def _advance(self, field: Field, march: _March, end: Array, moving: Array) -> _March:
         """Try a step everywhere; take it where it is good enough."""
@@ -284,6 +293,8 @@ class Adaptive(Solver):
         # A step that is not finite is rejected, and tried again much smaller.
         grow = jnp.clip(0.9 * jnp.maximum(error, 1e-10) ** -0.2, 0.2, 5.0)
         grow = jnp.where(jnp.isfinite(grow), jnp.where(accept, grow, jnp.minimum(grow, 0.9)), 0.2)
+        # A derivative is that of the steps as they are: that of their lengths is noise as large as the tolerance.
+        grow = jax.lax.stop_gradient(grow)
 
         state = _where(accept, there, march.state)
         slope = _where(accept, (slopes[0][-1], slopes[1][-1]), march.slope)
@@ -297,8 +308,10 @@ class Adaptive(Solver):
             return error / (self.atol + self.rtol * jnp.maximum(jnp.abs(old), jnp.abs(new)))
 
         y = scaled(old[0], new[0], expand(h, old[0]) * slope[0]).reshape(h.shape[0], -1)
-        integral = jnp.abs(scaled(old[1], new[1], h * slope[1]))
-        return jnp.maximum(jnp.sqrt(jnp.mean(y**2, axis=1)), jnp.max(integral, axis=0, initial=0.0))
+        of_y = safe_sqrt(jnp.mean(y**2, axis=1))
+        if not old[1].shape[0]:  # the derivative of a maximum over nothing is NaN
+            return of_y
+        return jnp.maximum(of_y, jnp.max(jnp.abs(scaled(old[1], new[1], h * slope[1])), axis=0))
 
 
 def _where(mask: Array, new: State, old: State) -> State:

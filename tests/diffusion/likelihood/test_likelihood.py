@@ -436,6 +436,16 @@ def test_the_latent_of_a_gaussian_is_a_stretch(x64):
     assert np.all(back.nfe > 1)
 
 
+def test_an_adaptive_way_has_derivatives_forwards(x64):
+    """∂x_T/∂x_0 = Q α_T √(v_T/v_0) Qᵀ: no integral is followed, and the largest of no errors has no derivative."""
+    process = Process(VP())
+    denoise = gaussian(process, BASIS, VARIANCES, 0.4)
+    alpha, sigma, _ = at_the_end(process)
+    along = np.ones_like(X_6D)
+    moved = jax.jvp(lambda x: encode(process, denoise, x, solver=TIGHT).x, (X_6D,), (along,))[1]
+    np.testing.assert_allclose(moved, along @ BASIS * np.sqrt(alpha**2 + sigma**2 / VARIANCES) @ BASIS.T, atol=1e-6)
+
+
 turn = jax.jit(slerp)
 
 

@@ -1,0 +1,58 @@
+"""Flow maps of the probability-flow ODE, the exact ones of laws, and the losses of few-step models."""
+
+from diffusion.flow_maps.exact import exact_flow_map, exact_two_time_denoiser
+from diffusion.flow_maps.losses import (
+    Distilled,
+    consistency_loss,
+    critic_loss,
+    earlier_time,
+    eulerian_loss,
+    flow_matching_loss,
+    lagrangian_loss,
+    meanflow_loss,
+    score_distillation,
+    shortcut_loss,
+    tangent_loss,
+)
+from diffusion.flow_maps.maps import (
+    AverageVelocity,
+    FlowMap,
+    TwoTimeDenoiser,
+    average_velocity,
+    average_velocity_from_x0,
+    consistency_function,
+    flow_map,
+    instantaneous,
+    map_from_x0,
+    velocity_from_map,
+    x0_from_average_velocity,
+    x0_from_map,
+)
+
+__all__ = [
+    "AverageVelocity",
+    "Distilled",
+    "FlowMap",
+    "TwoTimeDenoiser",
+    "average_velocity",
+    "average_velocity_from_x0",
+    "consistency_function",
+    "consistency_loss",
+    "critic_loss",
+    "earlier_time",
+    "eulerian_loss",
+    "exact_flow_map",
+    "exact_two_time_denoiser",
+    "flow_map",
+    "flow_matching_loss",
+    "instantaneous",
+    "lagrangian_loss",
+    "map_from_x0",
+    "meanflow_loss",
+    "score_distillation",
+    "shortcut_loss",
+    "tangent_loss",
+    "velocity_from_map",
+    "x0_from_average_velocity",
+    "x0_from_map",
+]
