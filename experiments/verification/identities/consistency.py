@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -41,7 +42,7 @@ _consistency_slope = jax.jit(_consistency_slope, static_argnames="taught")
 def _fitted_std(name: str, grid: np.ndarray, taught: bool) -> float:
     """The standard deviation of f(x_1, 1) over that of the data, f fitted level by level on the times of a grid."""
     factor = 1.0
-    for s, t in zip(grid[:-1], grid[1:], strict=True):
+    for s, t in itertools.pairwise(grid):
         factor = float(_consistency_slope(shared(name), t, s, factor, taught))
     return factor * float(np.sqrt(pairs.variance(name, grid[-1]))) / pairs.STD
 
