@@ -71,9 +71,8 @@ def default_grid(process: Process, sampler: Sampler) -> str:
 
     Samplers made for the discrete chain visit it in even strides.
     """
-    if process.schedule.discrete:
-        return "uniform-time" if sampler.stochastic or isinstance(sampler, DDIM) else "karras"
-    return "uniform-time" if process.schedule.ends_in_noise else "karras"
+    of_chains = process.schedule.discrete and (sampler.stochastic or isinstance(sampler, DDIM))
+    return "uniform-time" if of_chains or process.schedule.ends_in_noise else "karras"
 
 
 def make_grid(process: Process, sampler: Sampler, name: str, steps: int) -> Grid:

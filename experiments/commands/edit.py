@@ -14,6 +14,7 @@ from experiments.commands.options import take_flag
 from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError
+from experiments.names import counted
 from experiments.progress import BATCHES, reporting, stage, tracked
 from experiments.runs.counted import with_counts
 from experiments.runs.load import load_run, training_part
@@ -168,4 +169,5 @@ def _tell(
         if len(words) > 1:
             print(" ".join(words).replace(" ,", ","))
     rate = told(throughput, written.there)
-    print(f"{len(answers)} answers, {written.nfe} network calls each, {rate}: {place(files)}")
+    calls = f"{written.nfe} network call{'s' * (written.nfe != 1)} each"
+    print(f"{counted(len(answers), 'answer')}, {calls}, {rate}: {place(files)}")

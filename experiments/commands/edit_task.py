@@ -127,21 +127,33 @@ def _by_matrix(arguments: EditArguments, place: Path, model: Model, shape: tuple
     if "matrix" not in arrays:
         raise UsageError(f"{place} holds {', '.join(arrays) or 'nothing'}; save the operator under the name matrix.")
     matrix = arrays["matrix"]
-    if matrix.ndim != 2 or matrix.shape[1] != size or not np.isfinite(matrix).all():
+    if matrix.ndim != 2 or matrix.shape[1] != size:
         raise UsageError(
             f"matrix in {place} is {matrix.dtype} {matrix.shape}, and the run's images have "
-            f"{'×'.join(map(str, shape))} = {size} numbers; give finite numbers (m, {size})."
+            f"{'×'.join(map(str, shape))} = {size} numbers; give numbers (m, {size})."
         )
+    for name in arrays:
+        if name not in ("matrix", "observed", "noise_std"):
+            raise UsageError(f"{place} holds {name}, which is not known; name it matrix, observed or noise_std.")
+    for name in ("matrix", "observed"):
+        if name in arrays and not np.isfinite(arrays[name]).all():
+            raise UsageError(f"{name} in {place} holds numbers that are not finite; save it without them.")
     noise = arguments.noise
     if noise is None:
-        noise = float(np.asarray(arrays.get("noise_std", ROUNDING)).item())
+        told = np.asarray(arrays.get("noise_std", ROUNDING))
+        if told.size != 1 or not 0 <= told.item() < math.inf:
+            given = f"is {told.item():g}" if told.size == 1 else f"has shape {told.shape}"
+            raise UsageError(
+                f"noise_std in {place} {given}; save one number of levels, 0 or more, or give --noise in its place."
+            )
+        noise = float(told.item())
     flat = matrix.sum(axis=1)  # A of a picture that is 1 everywhere: u = half (x + 1)
     if "observed" in arrays and not arguments.image and not arguments.simulate:
         observed = np.atleast_2d(arrays["observed"])
-        if observed.ndim != 2 or observed.shape[1] != len(matrix) or not np.isfinite(observed).all():
+        if observed.ndim != 2 or observed.shape[1] != len(matrix):
             raise UsageError(
                 f"observed in {place} has shape {arrays['observed'].shape}, and the matrix {len(matrix)} rows; give "
-                f"finite numbers ({len(matrix)},), or one row for each of several measurements."
+                f"numbers ({len(matrix)},), or one row for each of several measurements."
             )
         y, truth, files, given = observed / half - flat, None, [place] * len(observed), []
     elif arguments.simulate and arguments.image:
@@ -164,8 +176,10 @@ def _arrays(place: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(place, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if file[name].dtype.kind in "biuf"}
-    except Exception as error:  # a zip of anything, an npy file, nothing at all
-        raise UsageError(f"{place} cannot be read as an npz file ({reason(error)}); save one by np.savez.") from None
+    except OSError as error:
+        raise UsageError(f"{place} cannot be read ({reason(error)}); give a file that np.savez has written.") from None
+    except Exception:  # a zip of anything, an npy file, nothing at all
+        raise UsageError(f"{place} is no npz file of numbers; save one by np.savez.") from None
 
 
 def _pictures(

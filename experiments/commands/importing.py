@@ -64,10 +64,13 @@ def run(argv: list[str]) -> int:
         require_new(arguments.out)
     plan = plan_import(arguments.source, Options(df=arguments.df, classes=arguments.classes))
     report, record = {**plan.report(), "run": None}, None
-    if not arguments.dry_run:
-        assert arguments.out is not None
-        with reporting(quiet=arguments.json), stage("importing"):
+    with reporting(quiet=arguments.json), stage("checking" if arguments.dry_run else "importing"):
+        if arguments.dry_run:
+            plan.read()  # which says where a number is not finite
+        else:
+            assert arguments.out is not None
             record = write_run(plan, arguments.out)
+    if record is not None:
         report |= {"run": str(arguments.out), "sha256": dict(record.sha256)}
     if arguments.json:
         print(json.dumps(report))

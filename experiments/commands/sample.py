@@ -15,6 +15,7 @@ from experiments.commands.outcome import place, told
 from experiments.commands.processes import share_of
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError
+from experiments.names import counted
 from experiments.pictures.output import Output
 from experiments.pictures.parts import shared_output
 from experiments.pictures.request import Request
@@ -172,7 +173,7 @@ class _Done:
     def sentence(self, total: int, kinds: int, *, at_most: bool) -> str:
         """It in a line; `kinds` is the number of classes among the samples."""
         of = f" of {kinds} classes" if kinds > 1 else ""
-        count = f"{self.drawn} samples{of}"
+        count = f"{counted(self.drawn, 'sample')}{of}"
         if self.share.count > 1:
             count = f"process {self.share.index} of {self.share.count}: {self.drawn} of {total} samples{of}"
         where = place(self.paths) if self.paths else "nothing to draw"
@@ -181,5 +182,5 @@ class _Done:
             where = f"the file of all waits for process {parts}, the last of which puts it together"
         if not self.drawn:
             return f"{count}: {where}"
-        calls = f"{'at most ' if at_most else ''}{self.written.nfe} network calls each"
+        calls = f"{'at most ' if at_most else ''}{self.written.nfe} network call{'s' * (self.written.nfe != 1)} each"
         return f"{count}, {calls}, {told(self.throughput, self.written.there)}: {where}"

@@ -13,7 +13,7 @@ from experiments.commands.options import parse, take_flag
 from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.errors import UsageError, warn
-from experiments.names import choose
+from experiments.names import choose, counted
 from experiments.pictures.output import output
 from experiments.pictures.request import Request
 from experiments.progress import BATCHES, reporting, tracked
@@ -147,7 +147,7 @@ def _sample(arguments: EnergySampleArguments, kernel: Kernel, seeds: Seeds) -> i
         print(json.dumps({**report, "already_there": len(written.there), **throughput.report()}))
     else:
         done = _done(sampler, acceptance)
-        print(f"{len(seeds)} samples, {done}, {told(throughput, written.there)}: {place(paths)}")
+        print(f"{counted(len(seeds), 'sample')}, {done}, {told(throughput, written.there)}: {place(paths)}")
     return 0
 
 

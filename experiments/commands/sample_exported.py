@@ -12,7 +12,7 @@ from experiments.commands.outcome import place, told
 from experiments.commands.seeds import parse_seeds
 from experiments.commands.spelling import flags_of
 from experiments.errors import UsageError
-from experiments.names import flag_of
+from experiments.names import counted, flag_of
 from experiments.progress import BATCHES, reporting, tracked
 from experiments.sampling.seeds import Seeds
 
@@ -106,6 +106,6 @@ def _sample(path: Path, arguments: ExportedArguments, seeds: Seeds) -> int:
     else:
         kinds = 0 if classes is None else classes.count(seeds)
         of = f" of {kinds} classes" if kinds > 1 else ""
-        calls = f"{written.nfe} network calls each"
-        print(f"{len(seeds)} samples{of}, {calls}, {told(throughput, written.there)}: {place(paths)}")
+        calls = f"{written.nfe} network call{'s' * (written.nfe != 1)} each"
+        print(f"{counted(len(seeds), 'sample')}{of}, {calls}, {told(throughput, written.there)}: {place(paths)}")
     return 0

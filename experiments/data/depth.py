@@ -78,6 +78,8 @@ def scale_clear(picture: ImageFile) -> None:
 def wide_grey(picture: Image, name: str) -> Integer[np.ndarray, "height width"]:
     """The values of a grey picture of more than 8 bits. Raises DataError for values beyond 16 bits."""
     wide = np.asarray(picture).astype(np.int64)
+    if picture.mode == "I" and getattr(picture, "format", None) == "TIFF" and 0 < wide.max() < 256:
+        raise DataError(f"{name} has 32 bits and no value above {wide.max()}, as of 8; save it with 8 bits.")
     if wide.min() < 0 or wide.max() > 65535:
         raise DataError(f"{name} has values from {wide.min()} to {wide.max()}; save it with 8 or 16 bits.")
     return wide

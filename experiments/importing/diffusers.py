@@ -30,7 +30,7 @@ from experiments.importing.diffusers_names import unet2d_network, wanted
 from experiments.importing.diffusers_scheduler import ImportedSchedule, read_scheduler
 from experiments.importing.plan import Options, Plan
 from experiments.importing.safetensors import SafeTensors, open_safetensors
-from experiments.names import listed
+from experiments.names import counted, listed
 from experiments.training.data import Facts
 
 INDEX, UNET, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
@@ -50,6 +50,18 @@ SAMPLERS = {
     "ScoreSdeVeScheduler": ("predictor-corrector", 2000),
 }
 """The sampler of ours that stands for a scheduler, and how many steps it takes unless told."""
+_NEARER = {
+    "dpmsolver++ 3": "dpmpp-3m",
+    "sde-dpmsolver++ 2": "sde-dpmpp",
+}
+"""The samplers of ours for other algorithms and orders of DPMSolverMultistepScheduler."""
+_OURS = {
+    "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+    "solver_order": (2,),
+    "solver_type": ("midpoint", "bh2"),
+    "predict_x0": (True,),
+}
+"""Options of multistep schedulers by which a run steps, and the values that it knows."""
 WEIGHTINGS = {"eps": SNRWeighting(), "x0": UniformWeighting(), "v": VWeighting(), "ve": SNRWeighting()}
 """The weighting of a training from a network of this prediction: the plain mean square of what it predicts."""
 
@@ -188,6 +200,11 @@ def config_of(where: Path, network: Network, schedule: ImportedSchedule) -> Conf
             f"{where}: the network answers {has}, and variance_type is {schedule.options.get('variance_type')!r}; one "
             "that learns its variance has twice the channels, and learned_range."
         )
+    if schedule.kind == "eps" and schedule.process.schedule.ends_in_noise:
+        raise CheckpointError(
+            f"{where}: prediction_type epsilon does not determine the image at the noisiest time, where "
+            "rescale_betas_zero_snr leaves nothing of it; write what the network was trained with."
+        )
     architecture: Any = network.config
     if architecture.class_embed_type == "identity":
         raise CheckpointError(
@@ -213,6 +230,7 @@ def config_of(where: Path, network: Network, schedule: ImportedSchedule) -> Conf
 def _sampling(schedule: ImportedSchedule) -> SamplingConfig:
     """How the scheduler would sample, by the samplers and grids here."""
     (sampler, steps), options = SAMPLERS[schedule.name], schedule.options
+    sampler = _NEARER.get(f"{options.get('algorithm_type')} {options.get('solver_order')}", sampler)
     if not schedule.is_chain:
         return SamplingConfig(sampler=sampler, steps=steps, grid="uniform-log-snr")
     clip = "dynamic" if schedule.percentile is not None else "no" if schedule.clip is None else "range"
@@ -242,7 +260,7 @@ def _steps(schedule: ImportedSchedule, steps: int) -> int:
 def _notes(schedule: ImportedSchedule, config: Config) -> list[str]:
     """What is done otherwise than in diffusers, or was decided."""
     own, options = config.sampling, schedule.options
-    notes = [f"{schedule.name}: sampled by {own.sampler} in {own.steps} steps of the grid {own.grid}"]
+    notes = [f"{schedule.name}: sampled by {own.sampler} in {counted(own.steps, 'step')} of the grid {own.grid}"]
     if own.clip != "no":
         how = f"[-{own.clip_range:g}, {own.clip_range:g}]" if own.clip == "range" else "a percentile of each image"
         notes.append(f"answers are kept within {how}; --clip no leaves them as they are")
@@ -256,8 +274,23 @@ def _notes(schedule: ImportedSchedule, config: Config) -> list[str]:
         notes.append(f"sampling ends at the first noise and not at the data, as {told} has it")
     if schedule.drops_the_data and own.grid != "trailing":
         notes.append(f"{schedule.name} leaves out the time nearest to the data, and the grid {own.grid} has it")
-    ladder = next((name for name in ("use_karras_sigmas", "use_exponential_sigmas") if options.get(name)), None)
-    if ladder is not None:
-        grid = "karras" if ladder == "use_karras_sigmas" else "uniform-log-snr"
-        notes.append(f"{ladder} spaces noise levels between those of the chain; --grid {grid} takes the nearest times")
+    for name, known in _OURS.items():
+        value = options.get(name, known[0])
+        if value not in known and not (name == "solver_order" and own.sampler == "dpmpp-3m"):
+            notes.append(f"{name} {value} of {schedule.name} has no counterpart here; {own.sampler} steps in its place")
+    ladders = {
+        "use_karras_sigmas": "karras",
+        "use_exponential_sigmas": "uniform-log-snr",
+        "use_lu_lambdas": "uniform-log-snr",
+        "use_beta_sigmas": None,
+    }
+    for ladder, grid in ladders.items():
+        if options.get(ladder):
+            nearest = f"--grid {grid} takes the nearest times" if grid else f"the grid is {own.grid}"
+            notes.append(f"{ladder} spaces noise levels between those of the chain; {nearest}")
+    if schedule.is_chain and getattr(config.network, "time_embedding_type", "") == "fourier":
+        notes.append(
+            "the network is told the logarithm of the time, which has none at the chain's first: it answers NaN there, "
+            "as in diffusers; --grid trailing leaves that time out"
+        )
     return notes

@@ -66,9 +66,16 @@ def unet2d_network(
         architecture = UNet2DConfig(**values, **(time or {}))
         height, width = _image_size(data["sample_size"] if image_size is None else image_size)
         channels, outputs = _channels(data["in_channels"], data["out_channels"])
+        if num_classes and architecture.class_embed_type is None and architecture.num_class_embeds is None:
+            raise CheckpointError(f"--classes is {num_classes}, and this network takes no class; leave it out.")
         if num_classes is None:
             table = architecture.class_embed_type is None
             num_classes = (architecture.num_class_embeds or 0) if table else 0
+        if architecture.class_embed_type == "timestep" and not num_classes:
+            raise CheckpointError(
+                "config.json: class_embed_type is timestep, which does not say how many classes there are; give "
+                "--classes."
+            )
         return Network(architecture, (height, width, channels), num_classes, outputs)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"config.json: {error}") from error
@@ -153,7 +160,7 @@ def _block(name: str) -> str:
 def _image_size(size: Any) -> tuple[int, int]:
     sides = (size, size) if isinstance(size, int) else tuple(size or ())
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"sample_size is {size}; say how large the images are, such as 32.")
+        raise ValueError(f"sample_size is {size!r}; a number of pixels is wanted, such as 32, or a height and a width.")
     return sides
 
 

@@ -30,50 +30,10 @@ from diffusion.process import Process
 from diffusion.pytree import as_partial
 from diffusion.schedules import EDM
 from experiments.config.chain import Chain, Shape
-from experiments.errors import CheckpointError, UsageError, did_you_mean
+from experiments.errors import CheckpointError, UsageError
+from experiments.importing.diffusers_options import SCHEDULERS, check_options, known
 from samplers.transforms import clipped, dynamically_thresholded
 
-_CHAIN: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "prediction_type": "epsilon",
-    "timestep_spacing": "leading",
-    "steps_offset": 0,
-}
-_RESCALED = {"rescale_betas_zero_snr": False}
-_THRESHOLDED = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
-_CLIPPED = {**_THRESHOLDED, "clip_sample": True, "clip_sample_range": 1.0}
-_LADDERS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-_LAST = {"final_sigmas_type": "zero"}
-_ENDS = {**_LAST, "sigma_min": None, "sigma_max": None}
-_FLOWS = {"use_flow_sigmas": False, "use_dynamic_shifting": False}
-_CONTINUOUS = {**_CHAIN, **_RESCALED, "timestep_spacing": "linspace"}
-_MULTISTEP = {**_CONTINUOUS, **_THRESHOLDED, **_LADDERS, **_LAST, **_FLOWS}
-
-SCHEDULERS: dict[str, dict[str, Any]] = {
-    "DDPMScheduler": {**_CHAIN, **_RESCALED, **_CLIPPED, "variance_type": "fixed_small"},
-    "DDIMScheduler": {**_CHAIN, **_RESCALED, **_CLIPPED, "set_alpha_to_one": True},
-    "PNDMScheduler": {**_CHAIN, "set_alpha_to_one": False},
-    "EulerDiscreteScheduler": {**_CONTINUOUS, **_LADDERS, **_ENDS, "timestep_type": "discrete"},
-    "EulerAncestralDiscreteScheduler": _CONTINUOUS,
-    "DPMSolverMultistepScheduler": {
-        **_MULTISTEP,
-        "variance_type": None,
-        "use_lu_lambdas": False,
-        "lambda_min_clipped": -math.inf,
-    },
-    "UniPCMultistepScheduler": {**_MULTISTEP, **_ENDS, "shift_terminal": None},
-    "ScoreSdeVeScheduler": {
-        "num_train_timesteps": 2000,
-        "sigma_min": 0.01,
-        "sigma_max": 1348.0,
-        "sampling_eps": 1e-5,
-    },
-}
-"""The schedulers that are known, with those of their options that have a meaning here, and their defaults."""
 _DROPS_THE_DATA = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
 """Those that space N + 1 times and leave out the one nearest to the data."""
 _BETWEEN = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
@@ -244,22 +204,22 @@ def read_scheduler(config: Mapping[str, Any]) -> ImportedSchedule:
     """
     name = config.get("_class_name")
     if name not in SCHEDULERS:
+        names = ", ".join(one.removesuffix("Scheduler") for one in SCHEDULERS)
         raise CheckpointError(
-            f"scheduler_config.json is of {name}{did_you_mean(str(name), SCHEDULERS)}, which cannot be imported; "
-            f"choose one of {', '.join(SCHEDULERS)}."
+            f"scheduler_config.json is of {name}, which cannot be imported; known, with Scheduler behind, are {names}."
         )
     options = {key: config.get(key, default) for key, default in SCHEDULERS[name].items()}
-    _check_options(name, config, options)
+    check_options(name, config, options)
     if name == "ScoreSdeVeScheduler":
         return ImportedSchedule(name, _levels(options), "score", None, None, FixedSmall(), options)
     clip, percentile = _limits(options)
-    kind = KINDS[_known("prediction_type", options["prediction_type"], KINDS)]
-    variance = _known("variance_type", options.get("variance_type") or "fixed_small", VARIANCES)
+    kind = KINDS[known("prediction_type", options["prediction_type"], KINDS)]
+    variance = known("variance_type", options.get("variance_type") or "fixed_small", VARIANCES)
     return ImportedSchedule(name, _chain(options), kind, clip, percentile, VARIANCES[variance], options)
 
 
 def _chain(options: Mapping[str, Any]) -> Chain:
-    shape = SHAPES[_known("beta_schedule", options["beta_schedule"], SHAPES)]
+    shape = SHAPES[known("beta_schedule", options["beta_schedule"], SHAPES)]
     steps, table = options["num_train_timesteps"], options["trained_betas"]
     rescaled = bool(options.get("rescale_betas_zero_snr"))
     try:
@@ -267,7 +227,8 @@ def _chain(options: Mapping[str, Any]) -> Chain:
             betas = tuple(float(beta) for beta in table)
             if len(betas) != steps:
                 raise ValueError(
-                    f"trained_betas has {len(betas)} numbers, and num_train_timesteps is {steps}; they agree."
+                    f"trained_betas has {len(betas)} numbers and num_train_timesteps is {steps}; give as many of one "
+                    "as the other says."
                 )
             chain = Chain(steps=steps, betas=betas, zero_terminal_snr=rescaled)
         else:
@@ -299,35 +260,3 @@ def _limits(options: Mapping[str, Any]) -> tuple[float | None, float | None]:
             )
         return None, 100 * float(options["dynamic_thresholding_ratio"])
     return (float(options["clip_sample_range"]) if options.get("clip_sample") else None), None
-
-
-def _check_options(name: str, config: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for what changes the law, or what the network is asked, and has no counterpart here."""
-    for key in ("use_flow_sigmas", "use_dynamic_shifting", "shift_terminal"):
-        if options.get(key):
-            raise CheckpointError(f"{key} makes {name} a flow, which cannot be imported; choose another scheduler.")
-    if options.get("timestep_type", "discrete") != "discrete":
-        raise CheckpointError(
-            f"timestep_type is {options['timestep_type']!r}; only networks that are told discrete times are imported."
-        )
-    if config.get("predict_epsilon") is False and "prediction_type" not in config:
-        raise CheckpointError(
-            "predict_epsilon false is of an old diffusers; write prediction_type sample in its place."
-        )
-    if "timestep_spacing" in options:
-        _known("timestep_spacing", options["timestep_spacing"], ("leading", "linspace", "trailing"))
-    if "final_sigmas_type" in options:
-        _known("final_sigmas_type", options["final_sigmas_type"], ("zero", "sigma_min"))
-    steps = options["num_train_timesteps"]
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise CheckpointError(f"num_train_timesteps is {steps!r}; it is a positive whole number.")
-    offset = options.get("steps_offset", 0)
-    if not isinstance(offset, int) or offset < 0:
-        raise CheckpointError(f"steps_offset is {offset!r}; it is a whole number, 0 or 1.")
-
-
-def _known(key: str, value: Any, choices: Any) -> str:
-    """`value`. Raises CheckpointError unless it is one of `choices`."""
-    if value not in choices:
-        raise CheckpointError(f"{key} is {value!r}, which has no counterpart here; choose one of {', '.join(choices)}.")
-    return value

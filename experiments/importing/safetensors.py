@@ -109,7 +109,10 @@ def open_safetensors(path: Path, begin: int = 0, length: int | None = None) -> S
         if not isinstance(header, dict):
             raise ValueError("its header is no table")
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is no file of safetensors, or is cut off ({reason(error)}).") from None
+        raise CheckpointError(
+            f"{path} is no file of safetensors, or is cut off ({reason(error)}); fetch it again, by `git lfs pull` "
+            "where it is a pointer to a large file."
+        ) from None
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(f"{path} has metadata that are not texts; write it anew.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -116,6 +117,21 @@ class Answers(Singles):
     def _look(self) -> None:
         super()._look()
         self._answers(self._folder / _STRIP)
+        self._require_alone()
+
+    def _require_alone(self) -> None:
+        """Raise UsageError for a folder with answers of another command, or with the pictures that are edited."""
+        if any(picture.resolve().parent == self._folder.resolve() for picture in self._pictures):
+            raise UsageError(f"--outdir {self._folder} holds the pictures that are edited; give another.")
+        for path in sorted(self._folder.glob("*.png")):
+            if self.seed_of(path.name) not in self.numbers:
+                with contextlib.suppress(DataError):
+                    other = files.read_provenance(path).get(DIGEST)
+                    if other not in (None, self._request.digest):
+                        raise UsageError(
+                            f"{path} is an answer to another command; give another --outdir, or move it away; nothing "
+                            "was written."
+                        )
 
     def _answers(self, path: Path) -> dict[str, Any] | None:
         return _said(path, self._request.digest)

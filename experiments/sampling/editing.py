@@ -244,6 +244,7 @@ def answer(
     `starts` are the places at which the batches begin that are drawn, of which no other is; all, unless told.
     """
     guidance.check(model, paired=solver.sampler.takes_pair, given_class=labels is not None)
+    model = model.flow if getattr(solver, "between", False) else model
     count = len(rows)
     batch = min(batch, count)
     for start in range(0, count, batch) if starts is None else starts:

@@ -132,7 +132,10 @@ def _without_class(model: Model, labels: Array | None) -> Denoiser:
     if labels is None:
         raise UsageError(_no_class(model, "--guidance"))
     if model.config.label_dropout == 0:
-        raise UsageError("--guidance needs a model that knows no class too, and this one had --label-dropout 0.")
+        raise UsageError(
+            "--guidance needs a model that knows no class too, and this one was always told one; train with a "
+            "--label-dropout above 0, or import it with --classes one less, where its table has a row for none."
+        )
     return make_denoiser(model, None)
 
 

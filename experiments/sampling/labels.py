@@ -97,7 +97,7 @@ def require_no_class(model: Model, name: str = "--class") -> None:
     """Raise UsageError for a model of classes that was never trained without one."""
     if model.num_classes and model.config.label_dropout == 0:
         raise UsageError(
-            f"{name} is no class, and this run was trained with --label-dropout 0, always told one; give a class."
+            f"{name} is missing, and this run's network was always told a class; give one, such as {name} 0."
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from diffusion import EDM, VE, VP, Betas, Cosine, Process, RectifiedFlow, StudentT, SubVP
 from samplers import (
+    DPMSolverMultistep,
     EulerMaruyama,
     Heun,
     beta_quantiles,
@@ -220,6 +221,14 @@ def test_sigma_and_cosine_grids_are_even_in_what_they_say():
     assert even[0] == 1.0
     np.testing.assert_allclose(np.diff(even[:-1]), np.diff(even)[0], rtol=1e-9)
     assert cosine(Process(RectifiedFlow()), 5)[0] == 1.0
+
+
+def test_the_usual_grid_of_a_chain_has_an_end_where_the_chain_ends_in_noise():
+    chain = Betas.linear(100)
+    assert default_grid(Process(chain), DPMSolverMultistep()) == "karras"
+    endless = Process(chain.zero_terminal_snr())
+    assert default_grid(endless, DPMSolverMultistep()) == "uniform-time"
+    assert make_grid(endless, DPMSolverMultistep(), "auto", 5)[0] == 100
 
 
 @pytest.mark.parametrize("schedule", ENDLESS, ids=lambda s: type(s).__name__)

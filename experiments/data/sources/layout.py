@@ -32,6 +32,9 @@ _TEST = re.compile("(test|testing|val|valid|validation|eval|dev)" + _MORE)
 _CALLED = re.compile("(train|training|test|testing|val|valid|validation|eval|evaluation|dev|h[oe]ld[ _-]?out)" + _MORE)
 """What splits are called; a class of such a name that is not refused is mentioned."""
 
+_TEXTS = 16_384
+"""The bytes of a PNG within which its first texts are."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -79,7 +82,9 @@ def lay_out(
     """
     clean, known = _path if rules > 1 else str, endings(rules)
     everything = [(name, clean(name)) for name in sorted(files)]
-    pictures = [(name, path) for name, path in everything if is_picture(path, known)]
+    pictures = [
+        (name, path) for name, path in everything if is_picture(path, known) and not _is_strip(name, path, read)
+    ]
     if rules > 1 and not skip:
         _refuse_unreadable(everything, where, known)
     if not pictures:
@@ -113,6 +118,11 @@ def lay_out(
 def is_picture(path: str, known: Iterable[str]) -> bool:
     """Whether a path written with `/` has one of the `known` endings and no hidden part."""
     return not _hidden(path) and _ending(path) in known
+
+
+def _is_strip(name: str, path: str, read: Callable[[str], bytes]) -> bool:
+    """Whether a picture is the sheet that `scorefield edit` shows all answers on, beside them."""
+    return path.rpartition("/")[2] == "strip.png" and b"edit_sha256" in read(name)[:_TEXTS]
 
 
 def splits_beside_classes(folders: Iterable[str]) -> list[str]:

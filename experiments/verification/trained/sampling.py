@@ -196,7 +196,8 @@ def copies(draws: Draws) -> Finding:
     if broken := _finite(draws.many):
         return Finding(*head, verdict_of(True), broken)
     unseen = subject.held_out.take(np.sort(subject.rng(0).permutation(len(subject.held_out))[: subject.samples]))
-    mine, theirs = (nearest(x.reshape(len(x), -1), subject.training) for x in (draws.many, unseen))
+    made = draws.many if subject.of_points else np.clip(draws.many, -1, 1)  # as they would be written
+    mine, theirs = (nearest(x.reshape(len(x), -1), subject.training) for x in (made, unseen))
     copied, natural = (_share(pair) for pair in (mine, theirs))
     more = Quantity(copied.value - natural.value, math.hypot(copied.standard_error, natural.standard_error))
     nearer = _nearer(mine[0], theirs[0])

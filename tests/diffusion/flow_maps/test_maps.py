@@ -69,7 +69,7 @@ def test_at_the_data_the_map_is_the_answer(name):
 
 def test_a_time_for_each_element_is_that_element_alone():
     process, s, t = PROCESSES["VP"]
-    x, answer = numbers(3, 2)
+    x, _ = numbers(3, 2)
     above, below = np.asarray([t, 0.5, 0.9]), np.asarray([s, 0.5, 0.1])
     network = lambda x, t, s: x**2 + jnp.reshape(jnp.asarray(t) - s, (-1, 1))  # noqa: E731
     for made in (flow_map(process, network), average_velocity(process, network)):

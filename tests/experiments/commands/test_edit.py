@@ -165,6 +165,19 @@ def test_what_somebody_else_has_put_there_stays(conditional_run, run_command, gi
     assert contents(tmp_path) == {name: b"theirs"}
 
 
+def test_a_folder_is_of_one_edit_and_not_of_what_is_edited(conditional_run, run_command, given, tmp_path, drawn):
+    """So that a strip and a set of answers are of one command, which goes on where it stopped."""
+    edit = ("edit", "--run", conditional_run, "--strength", "0.5", *QUICK, "--outdir", tmp_path)
+    assert run_command(*edit, "--image", given / "a.png", "--seeds", "0").status == 0
+    (tmp_path / "strip.png").unlink()  # as of one that was stopped
+    outcome = run_command(*edit, "--image", given / "even" / "c.png", "--seeds", "0")
+    assert (outcome.status, outcome.err.count("\n")) == (2, 1)
+    assert "a-000000.png is an answer to another command; give another --outdir, or move it away" in outcome.err
+    assert run_command(*edit, "--image", given / "a.png", "--seeds", "0-1").status == 0
+    outcome = run_command(*edit[:-1], given, "--image", given / "a.png", "--seeds", "0")
+    assert (outcome.status, "holds the pictures that are edited; give another" in outcome.err) == (2, True)
+
+
 def test_a_smaller_picture_and_a_matrix_are_measured_in_levels(conditional_run, run_command, given, tmp_path):
     """--super-resolve of a picture that was measured here, and the same means by a matrix of one's own."""
     common = ("--seeds", "0,1", "--class", "3", "--guidance", "1.5", *QUICK, "--json")
@@ -271,10 +284,14 @@ ONCE_LOADED = [
     (("edit", "--strength", "0.5"), "--image is missing; give a picture"),
     (("edit", "--image", "a.png", "--mask", "mask.png", "--jump", "99"), "--jump is 99, and there are"),
     (("edit", "--image", "a.png", "--mask", "mask.png", "--noise", "1"), "--noise goes with --method pigdm"),
-    (("edit", "--operator", "a.png"), "a.png cannot be read as an npz file"),
+    (("edit", "--operator", "a.png"), "a.png is no npz file of numbers; save one by np.savez"),
     (("edit", "--operator", "few.npz"), "matrix in few.npz is float64 (2, 3), and the run's images have 8×8×1 = 64"),
     (("edit", "--operator", "none.npz"), "none.npz holds other; save the operator under the name matrix"),
     (("edit", "--operator", "bare.npz"), "--operator needs what was measured: save it in bare.npz as observed (m,)"),
+    (("edit", "--operator", "nan.npz"), "matrix in nan.npz holds numbers that are not finite"),
+    (("edit", "--operator", "noise.npz"), "noise_std in noise.npz is -1; save one number of levels, 0 or more"),
+    (("edit", "--operator", "noises.npz"), "noise_std in noises.npz has shape (2,); save one number of levels"),
+    (("edit", "--operator", "named.npz"), "named.npz holds noise, which is not known; name it matrix, observed or"),
     (("edit", "--operator", "odd.npz"), "observed in odd.npz has shape (3,), and the matrix 2 rows"),
     (("interpolate", "--seeds", "3"), "--seeds has 1; give two, such as --seeds 3 8"),
     (("interpolate",), "give --images A B or --seeds A B"),
@@ -295,6 +312,10 @@ def test_what_does_not_fit_the_run_is_refused_in_a_sentence(
         "none": {"other": np.ones(3)},
         "bare": {"matrix": np.ones((2, 64))},
         "odd": {"matrix": np.ones((2, 64)), "observed": np.ones(3)},
+        "nan": {"matrix": np.full((2, 64), np.nan), "observed": np.ones(2)},
+        "noise": {"matrix": np.ones((2, 64)), "observed": np.ones(2), "noise_std": -1},
+        "noises": {"matrix": np.ones((2, 64)), "observed": np.ones(2), "noise_std": np.ones(2)},
+        "named": {"matrix": np.ones((2, 64)), "observed": np.ones(2), "noise": 1.0},
     }.items():
         np.savez(given / f"{name}.npz", **arrays)
     outcome = run_command(flags[0], "--run", conditional_run, *flags[1:])

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image, features
+from PIL.PngImagePlugin import PngInfo
 
 from experiments.data import open_source
 from experiments.data.sources.layout import natural
@@ -175,3 +176,17 @@ def test_metadata_beside_pictures_are_named_where_classes_are_missing(placed):
     uri = placed("c.png", **{"metadata.jsonl": b""})
     hint = f"; metadata.jsonl beside the pictures is read by hf:{uri.removeprefix('folder:')}"
     assert open_source(uri).hint == (hint if uri.startswith("folder") else "")
+
+
+def test_the_strip_of_an_edit_is_no_picture_of_the_set_and_one_of_ones_own_is(placed, tmp_path):
+    """So that a folder of answers is a set: `scorefield compare` and `--data folder:` take it as it is."""
+    told = PngInfo()
+    told.add_text("scorefield", json.dumps({"edit_sha256": "0"}))
+    Image.new("L", (9, 9), 7).save(tmp_path / "sheet.png", pnginfo=told)
+    sheet = (tmp_path / "sheet.png").read_bytes()
+    source = open_source(placed("a.png", "b.png", **{"strip.png": sheet}))
+    assert source.images[:, 0, 0, 0].tolist() == [0, 1]
+
+
+def test_a_picture_that_is_called_strip_is_one(placed):
+    assert len(open_source(placed("a.png", "strip.png"))) == 2

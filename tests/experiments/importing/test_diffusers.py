@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
+from PIL import Image
 
 from diffusion.betas import Betas
 from diffusion.ddpm.reverse_steps import FixedLarge
@@ -80,6 +81,38 @@ def test_what_the_scheduler_says_is_in_the_configuration(tmp_path):
     cosine = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 50}
     config = planned(write_folder(tmp_path / "d", scheduler=cosine)).config
     assert config.schedule == Chain(shape="cosine", steps=50)
+
+
+def test_noise_that_is_all_of_x_leaves_epsilon_without_an_image(tmp_path):
+    with pytest.raises(CheckpointError, match="prediction_type epsilon does not determine the image at the noisiest"):
+        planned(write_folder(tmp_path / "given", scheduler={"rescale_betas_zero_snr": True}))
+
+
+@pytest.mark.parametrize(
+    ("options", "sampler", "note"),
+    [
+        ({}, "dpmpp-2m", None),
+        ({"algorithm_type": "sde-dpmsolver++"}, "sde-dpmpp", None),
+        ({"solver_order": 3}, "dpmpp-3m", None),
+        ({"algorithm_type": "dpmsolver"}, "dpmpp-2m", "algorithm_type dpmsolver of DPMSolverMultistepScheduler has no"),
+        ({"solver_type": "heun"}, "dpmpp-2m", "solver_type heun of DPMSolverMultistepScheduler has no counterpart"),
+        ({"use_lu_lambdas": True}, "dpmpp-2m", "use_lu_lambdas spaces noise levels between those of the chain"),
+        ({"use_beta_sigmas": True}, "dpmpp-2m", "use_beta_sigmas spaces noise levels between those of the chain"),
+    ],
+)
+def test_what_a_scheduler_steps_by_is_followed_or_told(options, sampler, note, tmp_path):
+    scheduler = {"_class_name": "DPMSolverMultistepScheduler", **options}
+    index = {"scheduler": ["diffusers", "DPMSolverMultistepScheduler"]}
+    found = planned(write_folder(tmp_path / "given", scheduler=scheduler, index=index))
+    assert found.config.sampling.sampler == sampler
+    said = [line for line in found.notes if "has no counterpart" in line or "spaces noise levels" in line]
+    assert len(said) == (note is not None)
+    assert all(note in line for line in said)
+
+
+def test_a_network_that_is_told_the_logarithm_of_a_chains_time_is_noted(tmp_path):
+    found = planned(write_folder(tmp_path / "given", unet={"time_embedding_type": "fourier"}))
+    assert any("--grid trailing leaves that time out" in note for note in found.notes)
 
 
 def test_the_class_of_the_pipeline_goes_before_that_which_wrote_the_schedulers_file(tmp_path):
@@ -187,7 +220,10 @@ def test_a_pickle_is_not_opened_and_the_line_that_converts_it_is_told(tmp_path):
             "is of DDPMPipeline, which has a vqvae of VQModel; only pipel",
         ),
         ({"index": {"unet": ["diffusers", "UNet1DModel"]}}, "its unet is a UNet1DModel; only UNet2DModel is known"),
-        ({"unet": {"class_embed_type": "timestep"}}, "num_classes is 0, and class_embed_type is timestep"),
+        (
+            {"unet": {"class_embed_type": "timestep"}},
+            "class_embed_type is timestep, which does not say how many",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(given, message, tmp_path, as_users_call_it):
@@ -205,6 +241,8 @@ def test_classes_are_those_of_the_table_or_as_many_as_are_told(tmp_path):
     assert (found.facts.num_classes, found.config.conditional, found.config.label_dropout) == (4, True, 0.1)
     with pytest.raises(CheckpointError, match="num_classes is 2, and the table has 5 rows"):
         planned(place, classes=2)
+    with pytest.raises(CheckpointError, match="--classes is 3, and this network takes no class; leave it out"):
+        planned(write_folder(tmp_path / "of none"), classes=3)
     with pytest.raises(UsageError, match=r"--df 128 goes with edm:FILE.safetensors, and this is diffusers; leave it"):
         plan_import(f"diffusers:{place}", Options(df=128))
 
@@ -243,6 +281,9 @@ def test_a_run_is_one_like_any_other(tmp_path, run_command):
     """Samplers that need a velocity, a grid fitted to the flow, and the cost of solvers, on an imported chain."""
     place, run = write_folder(tmp_path / "given"), tmp_path / "run"
     assert run_command("import", f"diffusers:{place}", "--out", run).status == 0
+    odd = write_folder(tmp_path / "odd", changes={"conv_out.bias": np.array([0, np.nan, 0], np.float32)})
+    said = run_command("import", f"diffusers:{odd}", "--dry-run")
+    assert (said.status, "conv_out.bias holds numbers that are not finite" in said.err) == (4, True)
     drawn = ("sample", "--run", run, "--seeds", "0-1", "--json")
     said = run_command(*drawn, "--sampler", "heun", "--steps", "2", "--outdir", tmp_path / "heun")
     assert said.status == 0, said.err
@@ -254,6 +295,11 @@ def test_a_run_is_one_like_any_other(tmp_path, run_command):
     assert times != np.rint(times).tolist()
     said = run_command(*drawn, "--sampler", "ddim", "--steps", "3", "--grid", "fitted", "--outdir", tmp_path / "fitted")
     assert (said.status, said.value["fitted"]["times"]) == (0, times)
+    png = tmp_path / "one.png"
+    Image.fromarray(np.full((8, 8, 3), 100, np.uint8)).save(png)
+    edit = ("edit", "--run", run, "--image", png, "--sampler", "heun", "--steps", "2", "--seeds", "0", "--json")
+    said = run_command(*edit, "--strength", "0.5", "--outdir", tmp_path / "redrawn")
+    assert (said.status, said.value["between_times"]) == (0, True), said.err
     told = ("--samplers", "ddim,euler", "--steps", "3", "--images", "2", "--reference-steps", "10", "--json")
     said = run_command("work-precision", "--run", run, *told)
     assert said.status == 0, said.err

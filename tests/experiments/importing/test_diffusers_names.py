@@ -133,7 +133,10 @@ def test_old_names_of_attention_are_read():
             {"block_out_channels": [8, "a"]},
             "config.json: block_out_channels is (8, 'a'); give a tuple of positive inte",
         ),
-        ({"sample_size": None}, "config.json: sample_size is None; say how large the images are, such as 32."),
+        (
+            {"sample_size": None},
+            "config.json: sample_size is None; a number of pixels is wanted, such as 32,",
+        ),
         (
             {"sample_size": 9},
             "config.json: an image of 9×9 pixels cannot be halved 1 times; give sides that are multiple",

@@ -165,8 +165,11 @@ def test_the_variance_of_ancestral_steps():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"_class_name": "HeunDiscreteScheduler"}, "scheduler_config.json is of HeunDiscreteScheduler (did you mean"),
-        ({"_class_name": None}, "scheduler_config.json is of None, which cannot be imported; choose one of DDPMSched"),
+        (
+            {"_class_name": "HeunDiscreteScheduler"},
+            "scheduler_config.json is of HeunDiscreteScheduler, which cannot be imported; known, with",
+        ),
+        ({"_class_name": None}, "scheduler_config.json is of None, which cannot be imported; known, with Scheduler"),
         (
             {"beta_schedule": "laplace"},
             "beta_schedule is 'laplace', which has no counterpart here; choose one of linea",
@@ -193,11 +196,16 @@ def test_the_variance_of_ancestral_steps():
         ),
         (
             {"trained_betas": [0.1, 0.2]},
-            "scheduler_config.json: trained_betas has 2 numbers, and num_train_timesteps is",
+            "scheduler_config.json: trained_betas has 2 numbers and num_train_timesteps is",
         ),
         ({"beta_end": 2.0}, "scheduler_config.json: betas contains"),
-        ({"num_train_timesteps": 0}, "num_train_timesteps is 0; it is a positive whole number."),
-        ({"steps_offset": -1}, "steps_offset is -1; it is a whole number, 0 or 1."),
+        ({"num_train_timesteps": 0}, "num_train_timesteps is 0; a positive whole number is wanted, such as 1000."),
+        ({"steps_offset": -1}, "steps_offset is -1, of a chain of 1000; a whole number below that is wanted, usually"),
+        ({"steps_offset": 5000}, "steps_offset is 5000, of a chain of 1000; a whole number below that is wanted"),
+        ({"steps_offset": True}, "steps_offset is True, of a chain of 1000"),
+        ({"clip_sample": "yes"}, "clip_sample is 'yes'; true or false is wanted."),
+        ({"clip_sample_range": 0}, "clip_sample_range is 0; a number above 0 is wanted, usually 1."),
+        ({"beta_start": "0.1"}, "beta_start is '0.1'; a number is wanted."),
         (
             {"predict_epsilon": False},
             "predict_epsilon false is of an old diffusers; write prediction_type sample in it",

@@ -98,7 +98,7 @@ def test_a_run_that_was_always_told_a_class_has_no_samples_of_none():
     asked = model(PETS)
     told = replace(asked, config=replace(asked.config, label_dropout=0.0))
     assert of(told, None) == of(asked, None)
-    with pytest.raises(UsageError, match="--label-dropout 0, always told one; give a class"):
+    with pytest.raises(UsageError, match="this run's network was always told a class; give one"):
         choose_classes(told, "none")
     with pytest.raises(UsageError, match="of this run knows no classes"):
         choose_classes(model(PETS, conditional=False), "all")

@@ -102,7 +102,7 @@ def test_refusals_name_the_flag_that_chose():
     with pytest.raises(UsageError, match=r"prior of Cosine; give --sampling\.grid uniform-time\.$"):
         build_own(config)
     choice = SamplerChoice.of(config, "ddim")
-    with pytest.raises(UsageError, match=r"prior of Cosine; give --sigma-max 80, or --grid uniform-time\.$"):
+    with pytest.raises(UsageError, match=r"give --grid karras --sigma-max 80, or --grid uniform-time\.$"):
         build(choice, model(config), nothing, given_class=False)
     limited = dataclasses.replace(choice, grid="uniform-time", limits={"rho": 3.0})
     with pytest.raises(UsageError, match="--rho does not go with the grid uniform-time"):
