@@ -33,6 +33,10 @@ LATENT, ON_DATA, ON_SAMPLES, COMPARED = range(4)
 """The generator's latents, the loss of either estimator, and the level and the noise at which they are compared."""
 COMPARED_NOISE, COMPARED_LEVEL = range(2)
 
+# From the NOISE of a step, where a flow map is trained.
+FLOW_MAP_T, FLOW_MAP_Z, FLOW_MAP_S, FLOW_MAP_KIND = range(4)
+"""The first time, the noise, the second time, and of which kind an element is."""
+
 # From `training.seed`, by addition.
 REFERENCE = 1_000_003
 """The reference images of a stable target, so that they are not those of the batch."""

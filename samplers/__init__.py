@@ -9,6 +9,7 @@ from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.energy import EnergySampled, cooling, sample_energy
 from samplers.er_sde import ERSDE
+from samplers.flow_map import FlowMapSteps
 from samplers.grid_fit import OptimisedGrid, optimised_grid
 from samplers.grids import (
     GRIDS,
@@ -70,6 +71,7 @@ __all__ = [
     "EnergySampled",
     "Euler",
     "EulerMaruyama",
+    "FlowMapSteps",
     "Heun",
     "Interval",
     "Measurement",

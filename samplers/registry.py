@@ -16,6 +16,7 @@ from samplers.cfgpp import CFGPP
 from samplers.ddim import DDIM
 from samplers.dpm_solver import DPMSolverMultistep, SDEDPMSolver
 from samplers.er_sde import ERSDE
+from samplers.flow_map import FlowMapSteps
 from samplers.grids import GRIDS, Grid
 from samplers.langevin import AnnealedLangevin, PredictorCorrector
 from samplers.ode import RK4, Euler, Heun
@@ -63,6 +64,7 @@ SAMPLERS: dict[str, Entry] = {
     "restart": Entry(Restart, "Xu et al. 2023, arXiv:2306.14878, algorithm 1"),
     "er-sde": Entry(ERSDE, "Cui et al. 2023, arXiv:2309.06169, ER-SDE-Solver-1 to -3"),
     "sde-dpmpp": Entry(SDEDPMSolver, "Lu et al. 2022, arXiv:2211.01095, appendix A"),
+    "flow-map": Entry(FlowMapSteps, "Kim et al. 2024, arXiv:2310.02279, section 3.3; for a flow map"),
 }
 
 

@@ -48,6 +48,8 @@ class Sampler:
 
     order: ClassVar[Any]
     """The order in the name of the method."""
+    takes_both_times: ClassVar[bool] = False
+    """Whether it asks a `diffusion.flow_maps.TwoTimeDenoiser`, G(x, t, s), in place of a denoiser."""
 
     @property
     def stated_order(self) -> int:
@@ -238,13 +240,10 @@ def initial_state(
 
 
 def in_type_of(x: Array, denoise: Denoiser, sampler: Sampler) -> Denoiser:
-    """The denoiser with its answer, or pair of answers, in the type of the state: networks may run in bfloat16.
+    """The denoiser, its answers in the type of the state; it raises TypeError for a pair that is not taken."""
 
-    It raises TypeError for a pair (x̂_0, v) that the sampler does not take.
-    """
-
-    def answer(y: Array, time: ArrayLike) -> Any:
-        answers = denoise(y, time)
+    def answer(y: Array, *times: ArrayLike) -> Any:
+        answers = denoise(y, *times)
         if not sampler.takes_variance:
             x0_alone(answers, type(sampler).__name__)
         return jax.tree.map(lambda each: each.astype(x.dtype), answers)

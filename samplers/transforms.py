@@ -1,7 +1,7 @@
 """The range of the data, imposed on the denoiser's answer: sample by sample, never over the batch.
 
 Samplers read ε̂ off x_t and the answer, so they step along the changed x̂_0 and its own noise. A learned variance, the
-second half of a pair, passes through as it is.
+second half of a pair, passes through as it is, and a second time, which a flow map is told, is passed on.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def clipped(denoise: Denoiser, low: ArrayLike = -1.0, high: ArrayLike = 1.0) -> 
     return Partial(_clipped, as_partial(denoise), low, high)
 
 
-def _clipped(denoise: Denoiser, low: ArrayLike, high: ArrayLike, x: Array, t: ArrayLike) -> Any:
-    x_0, v = split_denoised(denoise(x, t))
+def _clipped(denoise: Any, low: ArrayLike, high: ArrayLike, x: Array, t: ArrayLike, *second: ArrayLike) -> Any:
+    x_0, v = split_denoised(denoise(x, t, *second))
     return joined(jnp.clip(x_0, jnp.asarray(low, x_0.dtype), jnp.asarray(high, x_0.dtype)), v)
 
 
@@ -47,8 +47,8 @@ def dynamically_thresholded(denoise: Denoiser, percentile: ArrayLike = 99.5) -> 
     return Partial(_thresholded, as_partial(denoise), percentile)
 
 
-def _thresholded(denoise: Denoiser, percentile: ArrayLike, x: Array, t: ArrayLike) -> Any:
-    x_0, v = split_denoised(denoise(x, t))
+def _thresholded(denoise: Any, percentile: ArrayLike, x: Array, t: ArrayLike, *second: ArrayLike) -> Any:
+    x_0, v = split_denoised(denoise(x, t, *second))
     s = expand(dynamic_threshold(x_0, percentile), x_0)
     return joined(jnp.clip(x_0, -s, s) / s, v)
 

@@ -37,6 +37,11 @@ class Wrapped(Sampler):
         return self.sampler.takes_pair
 
     @property
+    def takes_both_times(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the sampler inside does."""
+        return self.sampler.takes_both_times
+
+    @property
     def takes_variance(self) -> bool:
         """Whether the sampler inside does."""
         return self.sampler.takes_variance

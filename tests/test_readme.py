@@ -175,11 +175,20 @@ def test_flags_within_sentences_exist():
         ("train",),
         ("train", "--schedule", "edm"),
         ("train", "--objective", "generator"),
+        ("train", "--objective", "flow-map"),
         ("train", "--noise", "student-t"),
         ("train", "--network", "dit"),
         ("evaluate",),
     ]
-    chosen += [("sample",), ("sample", "--kernel", "mala"), ("grid",), ("anomaly",), ("verify",), ("import",)]
+    chosen += [
+        ("sample",),
+        ("sample", "--sampler", "flow-map"),
+        ("sample", "--kernel", "mala"),
+        ("grid",),
+        ("anomaly",),
+        ("verify",),
+        ("import",),
+    ]
     chosen += [("edit",), ("interpolate",), ("likelihood",), ("export",), ("compare",)]
     known = set().union(*(flags(help_of(*arguments)) for arguments in chosen))
     known |= flags((ROOT / "tests" / "conftest.py").read_text())  # those that pytest is given

@@ -28,6 +28,7 @@ from diffusion.flow_maps.maps import (
     x0_from_average_velocity,
     x0_from_map,
 )
+from diffusion.flow_maps.network import gap_numbers, network_two_time_denoiser
 
 __all__ = [
     "AverageVelocity",
@@ -45,10 +46,12 @@ __all__ = [
     "exact_two_time_denoiser",
     "flow_map",
     "flow_matching_loss",
+    "gap_numbers",
     "instantaneous",
     "lagrangian_loss",
     "map_from_x0",
     "meanflow_loss",
+    "network_two_time_denoiser",
     "score_distillation",
     "shortcut_loss",
     "tangent_loss",

@@ -48,11 +48,15 @@ def exact_flow_map(law: Law, process: Process, *, tolerance: float | None = None
 
 
 def exact_two_time_denoiser(law: Law, process: Process, *, tolerance: float | None = None) -> TwoTimeDenoiser:
-    """(x, t, s) -> the G of `exact_flow_map`, and E[x_0 | x_t = x] where s = t. Raises as that does."""
+    """(x, t, s) -> the G of `exact_flow_map`; E[x_0 | x_t = x] where s = t, and without s. Raises as that does."""
     return bound(_two_time, exact_flow_map(law, process, tolerance=tolerance), law.denoiser(process), process)
 
 
-def _two_time(phi: FlowMap, denoise: Denoiser, process: Process, x: Array, t: ArrayLike, s: ArrayLike) -> Array:
+def _two_time(
+    phi: FlowMap, denoise: Denoiser, process: Process, x: Array, t: ArrayLike, s: ArrayLike | None = None
+) -> Array:
+    if s is None:
+        return denoise(x, t)
     there = x0_from_map(process, x, phi(x, t, s), t, s)
     return jnp.where(expand(jnp.asarray(t == s), x), denoise(x, t), there)
 

@@ -9,7 +9,7 @@ from diffusion.schedules import EDM
 from diffusion.score_matching.times import LogNormalSigma, LogUniformSigma
 from diffusion.score_matching.weightings import EDMWeighting, LikelihoodWeighting, VelocityWeighting
 from experiments.config.choices import spelt_at
-from experiments.config.nodes import Chain, Generator
+from experiments.config.nodes import Chain, Denoising, FlowMap, Generator, ImportanceConfig
 from experiments.config.tree import Config
 from experiments.errors import Refusals, refuse
 
@@ -102,6 +102,8 @@ def _refused_objectives(config: Config) -> Refusals:
     rule = config.objective
     if isinstance(rule, Generator):
         return _refused_generators(config, rule)
+    if isinstance(rule, FlowMap):
+        return _refused_flow_maps(config)
     return [
         (
             config.conservative and config.learned_variance,
@@ -121,13 +123,12 @@ def _refused_objectives(config: Config) -> Refusals:
 def _refused_augmentations(config: Config) -> Refusals:
     """Losses in which there are other images of the data than those that are noised."""
     rule = config.objective
-    given = isinstance(rule, Generator)
+    kind = {Generator: "--objective generator", FlowMap: "--objective flow-map"}.get(type(rule))
     return [
         (
-            config.augment.on and (isinstance(rule, Generator) or rule.reference > 0),
+            config.augment.on and (not isinstance(rule, Denoising) or rule.reference > 0),
             "--augment goes with the plain denoising loss, where the network can be told what was done to an image; "
-            f"leave {'--objective generator' if given else '--objective.reference'} out, or give "
-            "--augment.probability 0 --augment.pad 0.",
+            f"leave {kind or '--objective.reference'} out, or give --augment.probability 0 --augment.pad 0.",
         )
     ]
 
@@ -144,6 +145,25 @@ def _refused_levels(config: Config) -> Refusals:
             f"{schedule.sigma_min:g} to {schedule.sigma_max:g}; give levels within it, or another "
             "--schedule.sigma-min and --schedule.sigma-max.",
         )
+    ]
+
+
+def _refused_flow_maps(config: Config) -> Refusals:
+    return [
+        (
+            isinstance(config.schedule, Chain),
+            "--objective flow-map needs a derivative in t, and a chain has none; give --schedule edm.",
+        ),
+        (
+            config.conservative or config.learned_variance or isinstance(config.times, ImportanceConfig),
+            "--objective flow-map goes without --conservative, --learned-variance and --times importance; leave them "
+            "out.",
+        ),
+        (
+            config.preconditioning.kind == "residual",
+            "--preconditioning.kind residual is not told the noise level, and a flow map goes from one to another; use "
+            "edm, velocity, v or x0.",
+        ),
     ]
 
 

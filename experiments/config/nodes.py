@@ -67,6 +67,35 @@ class Generator:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowMap:
+    """The network is a flow map, G(x, t, s): a denoiser where the times meet, and samples in one or a few calls."""
+
+    loss: Literal["meanflow", "shortcut", "consistency"] = "meanflow"
+    """What makes it one: MeanFlow's identity, the mean of two half steps, or (from t to the data alone) the consistency
+    of where a path ends, in continuous time."""
+    together: float = 0.5
+    """Part of a batch with s = t, for which the loss is a denoiser's."""
+    to_data: float = 0.25
+    """Part of the others with s = 0; for the rest s is drawn like t, and is the smaller of the two."""
+    power: float = 0.5
+    """p of the weight 1/(loss + 0.001)^p, by which large losses count less; 0 is the plain mean."""
+    tangent: float = 0.1
+    """c of the tangent g/(|g| + c), at most 1, by which consistency moves; 0 is the tangent itself."""
+
+    def refusals(self) -> Refusals:
+        """Numbers that are no parts, and powers that would turn the loss around."""
+        return [
+            (
+                not 0 <= self.together < 1,
+                f"--objective.together is {self.together:g}; give a part of the batch from 0 to below 1.",
+            ),
+            (not 0 <= self.to_data <= 1, f"--objective.to-data is {self.to_data:g}; give a part from 0 to 1."),
+            (not 0 <= self.power <= 1, f"--objective.power is {self.power:g}; give 0 (the plain mean) to 1."),
+            (not 0 <= self.tangent < math.inf, f"--objective.tangent is {self.tangent:g}; give 0 or more."),
+        ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """An optimiser by its name, with warm-up and decay, on gradients clipped by their global norm."""
 

@@ -23,6 +23,7 @@ from experiments.config.nodes import (
     Chain,
     Denoising,
     EMAConfig,
+    FlowMap,
     Generator,
     ImportanceConfig,
     OptimizerConfig,
@@ -57,7 +58,7 @@ AnyWeighting = (
     | weightings.VWeighting
 )
 AnyTimes = laws.LogNormalSigma | laws.LogUniformSigma | laws.UniformTime | ImportanceConfig
-AnyObjective = Denoising | Generator
+AnyObjective = Denoising | Generator | FlowMap
 
 
 def changed(self: object) -> str:

@@ -12,9 +12,11 @@ import jax
 from jaxtyping import Array
 
 from diffusion.ddpm.reverse_steps import learned_denoiser, mean_denoiser
+from diffusion.flow_maps.network import network_two_time_denoiser
 from diffusion.interpolated import continuous
 from diffusion.prediction import Denoiser, network_denoiser
 from diffusion.process import Process
+from experiments.config.nodes import FlowMap
 from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.training.data import Facts, num_classes
@@ -118,6 +120,8 @@ def make_denoiser(model: Model, labels: Array | None, *, with_variance: bool = F
     if labels is not None and model.num_classes == 0:
         raise UsageError("--class goes with a conditional model, and the network of this run knows no classes.")
     arguments = (model.network, model.params, model.process, model.config.preconditioning, labels)
+    if isinstance(model.config.objective, FlowMap):
+        return cast(Denoiser, network_two_time_denoiser(*arguments))  # a denoiser while it is not told a second time
     if not model.config.learned_variance:
         return network_denoiser(*arguments)
     denoise = learned_denoiser(*arguments)

@@ -180,6 +180,8 @@ def _led(setting: Setting, measurement: Measurement) -> Setting:
     """
     if setting.sampler.takes_pair:
         raise TypeError("it takes a pair of denoisers, and ΠGDM leads one; choose another sampler, such as ddim")
+    if setting.sampler.takes_both_times:
+        raise TypeError("it steps by a flow map, and ΠGDM leads a denoiser; choose another sampler, such as ddim")
     alike = max(1.0, pooled(measurement.observe))
     covariance = isotropic_covariance(setting.process, alike * setting.data_variance)
     led = pseudoinverse_guidance(setting.process, setting.denoise, measurement, covariance)

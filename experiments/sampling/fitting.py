@@ -108,7 +108,7 @@ def fit_grid(model: Model, choice: SamplerChoice, options: FitOptions) -> dict[s
 
 def _sampler(model: Model, choice: SamplerChoice) -> Sampler:
     """The sampler whose grid is to be fitted. Raises UsageError for one that follows no flow."""
-    if isinstance(choice.options, Sampler) and choice.options.takes_pair:
+    if isinstance(choice.options, Sampler) and (choice.options.takes_pair or choice.options.takes_both_times):
         raise UsageError(f"--sampler {choice.name} follows no flow that a grid could be fitted to; fit one for ddim.")
     choice = dataclasses.replace(choice, grid="auto", offset=0, last=0)
     return build(choice, model, training_part(model), given_class=model.num_classes > 0).sampler

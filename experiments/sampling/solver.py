@@ -14,7 +14,7 @@ from diffusion.betas import Chain
 from diffusion.interpolated import continuous
 from diffusion.noises import Gaussian
 from diffusion.process import Process
-from experiments.config.nodes import Generator
+from experiments.config.nodes import FlowMap, Generator
 from experiments.config.tree import Config
 from experiments.errors import UsageError, warn
 from experiments.names import flag_of
@@ -70,6 +70,8 @@ def build(
     options = choice.options
     if isinstance(options, BespokeOptions):
         return _bespoke(choice, model, guided)
+    if guided and isinstance(options, Sampler) and options.takes_both_times:
+        raise UsageError(f"--guidance leads a denoiser, and --sampler {choice.name} steps by a flow map; leave it out.")
     optimal = isinstance(options, AncestralOptions) and options.variance == "optimal"
     if optimal and guided:
         raise UsageError("--sampler.variance optimal is no variance of a guided model; choose small or large.")
@@ -118,6 +120,8 @@ def _checked(
     try:
         sampler = make()
         sampler.check_noise(process)
+        if sampler.takes_both_times and not isinstance(config.objective, FlowMap):
+            raise ValueError("it steps by a flow map, and this run is a denoiser; train one with --objective flow-map.")
         grid_name = default_grid(process, sampler) if choice.grid == "auto" else choice.grid
         if kept is None:
             kept = _fitted(choice, model) if model is not None and grid_name == "fitted" else {}

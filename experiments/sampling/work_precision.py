@@ -142,7 +142,9 @@ def _check(model: Model, budgets: Sequence[int], images: int, fine: int, names: 
 def deterministic() -> list[str]:
     """The names of the samplers that follow the probability flow."""
     samplers = {name: entry.default() for name, entry in SAMPLERS.items()}
-    return [name for name, each in samplers.items() if not (each.stochastic or each.takes_pair)]
+    return [
+        name for name, each in samplers.items() if not (each.stochastic or each.takes_both_times or each.takes_pair)
+    ]
 
 
 def _solvers(model: Model, budgets: Sequence[int], names: Sequence[str]) -> Iterator[tuple[int, str, str, Solver]]:

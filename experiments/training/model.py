@@ -6,9 +6,10 @@ import dataclasses
 
 from jaxtyping import Array, Key
 
+from diffusion.flow_maps.network import GAP_NUMBERS
 from diffusion.networks import Network
 from diffusion.networks.conservative import Conservative
-from experiments.config.nodes import Generator
+from experiments.config.nodes import FlowMap, Generator
 from experiments.config.tree import Config
 from experiments.errors import UsageError
 from experiments.training.data import Facts, num_classes
@@ -28,7 +29,8 @@ def network_of(config: Config, facts: Facts) -> AnyNetwork:
     if config.augment.on and len(facts.event_shape) != 3:
         raise UsageError("--augment transforms images, and these data are points; leave it out.")
     try:
-        plain = Network(config.network, facts.event_shape, num_classes(config, facts), outputs, config.augment.numbers)
+        numbers = GAP_NUMBERS if isinstance(config.objective, FlowMap) else config.augment.numbers
+        plain = Network(config.network, facts.event_shape, num_classes(config, facts), outputs, numbers)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the network does not fit the data: {_with_flag(str(error), config)}") from None
     if isinstance(config.objective, Generator):

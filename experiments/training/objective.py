@@ -20,10 +20,11 @@ from diffusion.process import Process
 from diffusion.score_matching.losses import DenoisingTerms, denoising_terms
 from diffusion.score_matching.times import ImportanceTime, TimeDistribution, UniformTime, draw_uniforms, loss_sums
 from experiments import streams
-from experiments.config.nodes import ImportanceConfig
+from experiments.config.nodes import FlowMap, ImportanceConfig
 from experiments.config.tree import Config
 from experiments.data.scaling import to_model
 from experiments.training.augmentation import augmented
+from experiments.training.flow_map import flow_map_losses
 from experiments.training.generator import Game, game_losses
 
 LossSums = tuple[Float[Array, " bins"], Float[Array, " bins"]]
@@ -79,6 +80,9 @@ def make_objective(config: Config, network: Callable[..., Array], num_classes: i
             told = tuple(numbers)
         if isinstance(network, Game):
             losses = game_losses(params, noise_key, config, network, x_0, slots)
+            return losses, (jnp.zeros_like(second_moments), jnp.zeros_like(second_moments))
+        if isinstance(config.objective, FlowMap):
+            losses = flow_map_losses(network, params, noise_key, config, labels, x_0, slots, dropout_keys, train)
             return losses, (jnp.zeros_like(second_moments), jnp.zeros_like(second_moments))
         if config.learned_variance:
             denoise = learned_denoiser(call, params, process, config.preconditioning, labels)

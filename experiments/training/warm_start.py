@@ -18,6 +18,7 @@ import numpy as np
 
 from diffusion.networks.configs import NetworkConfig
 from experiments.config.choices import spelt_at
+from experiments.config.nodes import Generator
 from experiments.config.tree import Config
 from experiments.errors import CheckpointError, Refusals, UsageError, reason, refuse, warn
 from experiments.names import flag_of, listed
@@ -238,10 +239,14 @@ def _refused_kinds(source: Source, config: Config, facts: Facts) -> Refusals:
     def kinds(of: Callable[[Config], Any]) -> tuple[Any, Any]:
         return of(source.config), of(config)
 
+    generators = [isinstance(one.objective, Generator) for one in (source.config, config)]  # a flow map is a denoiser
     noise_blind = [kind == "residual" for kind in kinds(lambda one: one.preconditioning.kind)]
     points = ["points" if len(one.event_shape) == 1 else "images" for one in (source.facts, facts)]
     return [
-        differ("--objective", *kinds(lambda one: spelt_at("objective", one.objective))),
+        (
+            generators[0] != generators[1],
+            differ("--objective", *kinds(lambda one: spelt_at("objective", one.objective)))[1],
+        ),
         differ("--conservative", *kinds(lambda one: one.conservative)),
         differ("--learned-variance", *kinds(lambda one: one.learned_variance)),
         (

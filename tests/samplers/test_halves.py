@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from diffusion import EDM, Process
+from diffusion.flow_maps import exact_two_time_denoiser
 from diffusion.oracles.examples import line
 from samplers import conditional_pair, sample, uniform_log_snr
 from samplers.registry import SAMPLERS
@@ -26,6 +27,7 @@ def test_two_halves_are_the_whole(name, x64):
     sampler, grid = ONE_STEP[name], np.append(uniform_log_snr(PROCESS, 6, 0.1, 10.0)[:-1], 0.0)
     denoise = LAW.denoiser(PROCESS)
     denoise = conditional_pair(denoise, denoise) if sampler.takes_pair else denoise
+    denoise = exact_two_time_denoiser(LAW, PROCESS) if sampler.takes_both_times else denoise
 
     def run(part, x=None):
         return sample(

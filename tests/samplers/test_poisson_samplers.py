@@ -15,7 +15,9 @@ from samplers.registry import SAMPLERS
 
 HIGH, LOW, STEPS = 20.0, 0.02, 32
 ODE_SAMPLERS = [
-    name for name, entry in SAMPLERS.items() if not (entry.default().stochastic or entry.default().takes_pair)
+    name
+    for name, sampler in ((name, entry.default()) for name, entry in SAMPLERS.items())
+    if not (sampler.stochastic or sampler.takes_pair or sampler.takes_both_times)
 ]
 GAMMA = 0.6
 
