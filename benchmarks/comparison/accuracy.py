@@ -112,7 +112,8 @@ def variants() -> Iterator[tuple[str, Sampler, Process]]:
     """Our deterministic samplers: (name and options, sampler, the process that it runs on)."""
     for name, entry in SAMPLERS.items():
         sampler = entry.default()
-        if not sampler.stochastic and not sampler.takes_pair:  # a pair is guidance, and follows no denoiser's flow
+        # A pair is guidance, and follows no denoiser's flow; a flow map is told where that leads.
+        if not (sampler.stochastic or sampler.takes_pair or sampler.takes_both_times):
             for options in VARIANTS.get(name, [{}]):
                 yield _label(name, options), entry.make(**{**entry.options, **options}), PROCESS
     for where, (process, samplers) in ELSEWHERE.items():

@@ -19,6 +19,7 @@ SDE_COLUMNS = (
 WITHOUT_ORDER = {
     "annealed-langevin": "a chain at each noise level, whose error does not vanish with finer grids",
     "cfgpp": "needs two denoisers, whose combination follows no flow of a known law; with two equal ones it is DDIM",
+    "flow-map": "its error is the model's, and of an exact map every step is exact, however long",
     "restart": "the solver inside has the order, and the steps within an interval do not become finer with the grid",
 }
 """The samplers of the registry whose order is not measured, each with the reason."""
