@@ -43,7 +43,7 @@ def _sampler_orders(setting: Setting) -> Measured:
     lines, shortfall = {}, {}
     for name, entry in SAMPLERS.items():
         sampler = entry.default()
-        if sampler.stochastic or sampler.takes_pair:
+        if sampler.stochastic or sampler.takes_pair or sampler.takes_both_times:
             continue
         steps, even_in = [_FINER.get(name, 1) * n for n in counts], "rho" if name in _EVEN_IN_RHO else "log-snr"
         run = run_on(process, law.denoiser(process), sampler, x)
