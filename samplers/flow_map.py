@@ -22,7 +22,7 @@ class FlowMapSteps(Sampler):
 
     With `fresh` = γ > 0 it goes to less noise and adds the rest anew, to ρ_s √(1 − γ²) of ρ = σ/α: γ = 1 is the
     multistep sampling of consistency models, x_s = α_s Φ_{t→0}(x) + σ_s n (Song et al. 2023, arXiv:2303.01469,
-    algorithm 1; Kim et al. 2024, arXiv:2310.02279, section 3.3). Of an exact map every grid gives exact samples.
+    algorithm 1; Kim et al. 2024, arXiv:2310.02279, γ-sampling). Of an exact map every grid gives exact samples.
     """
 
     fresh: float = 0.0

@@ -64,7 +64,7 @@ SAMPLERS: dict[str, Entry] = {
     "restart": Entry(Restart, "Xu et al. 2023, arXiv:2306.14878, algorithm 1"),
     "er-sde": Entry(ERSDE, "Cui et al. 2023, arXiv:2309.06169, ER-SDE-Solver-1 to -3"),
     "sde-dpmpp": Entry(SDEDPMSolver, "Lu et al. 2022, arXiv:2211.01095, appendix A"),
-    "flow-map": Entry(FlowMapSteps, "Kim et al. 2024, arXiv:2310.02279, section 3.3; for a flow map"),
+    "flow-map": Entry(FlowMapSteps, "Kim et al. 2024, arXiv:2310.02279; for a flow map"),
 }
 
 

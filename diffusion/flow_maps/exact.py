@@ -27,15 +27,15 @@ def exact_flow_map(law: Law, process: Process, *, tolerance: float | None = None
 
         Φ − α_s m = √((α_s² λ + σ_s²)/(α_t² λ + σ_t²)) (x − α_t m)
 
-    For other laws and noises by Dormand and Prince's method, whose steps for each element have errors below `tolerance`
-    in y = x/√(α² + σ²), unless given ε^0.7 of the type's rounding ε: 1e-11 in float64, where the map is then right to
-    some 1e-10, and differentiable forwards (`jax.jvp`) in x, t and s. The steps are chosen for x: where its path is
-    straight, as from the middle between two atoms, a derivative has fewer digits. NaN where a thousand steps do not
-    arrive. In one dimension `oracles.flow_map_1d` is the same by quantiles.
+    For other laws and noises by Dormand and Prince's method, whose steps for each element have errors below
+    `tolerance` (1 + |y|) in y = x/√(α² + σ²), unless given ε^0.7 of the type's rounding ε: 1e-11 in float64, where the
+    map is then right to some 1e-10, and differentiable forwards (`jax.jvp`) in x, t and s. The steps are chosen for x:
+    where its path is straight, as from the middle between two atoms, a derivative has fewer digits. NaN where a
+    thousand steps do not arrive. In one dimension `oracles.flow_map_1d` is the same by quantiles.
 
     Atoms have a flow for s > 0 alone: as s -> 0 every x ends on an atom, and the map jumps at the borders of their
     basins. Its slope there grows without bound; halfway between two atoms at ±1 it is (σ_s/σ_t) exp(½/σ_s² − ½/σ_t²)
-    where α = 1. Raises ValueError for `Atoms` and an s that is the number 0, and TypeError for the discrete chain.
+    where α = 1. Raises ValueError for `Atoms` and a time that is the number 0, and TypeError for the discrete chain.
     """
     if process.schedule.discrete:
         raise TypeError(
@@ -48,7 +48,10 @@ def exact_flow_map(law: Law, process: Process, *, tolerance: float | None = None
 
 
 def exact_two_time_denoiser(law: Law, process: Process, *, tolerance: float | None = None) -> TwoTimeDenoiser:
-    """(x, t, s) -> the G of `exact_flow_map`; E[x_0 | x_t = x] where s = t, and without s. Raises as that does."""
+    """(x, t, s) -> the G of `exact_flow_map`; E[x_0 | x_t = x] where s = t, and without s. Raises as that does.
+
+    It is a difference over another: near s = t it loses digits, and at s = t its derivatives are not those of G.
+    """
     return bound(_two_time, exact_flow_map(law, process, tolerance=tolerance), law.denoiser(process), process)
 
 
@@ -74,7 +77,9 @@ def _gaussian_map(
     )
 
     def stretch(data: Float[Array, " r"]) -> Float[Array, "b r"]:
-        return jnp.sqrt((alpha_s**2 * data + variance_s) / (alpha**2 * data + variance))
+        above, below = alpha_s**2 * data + variance_s, alpha**2 * data + variance
+        point = (above == 0) & (below == 0)  # from no width to none
+        return jnp.sqrt(jnp.where(point, 1.0, above / jnp.where(point, 1.0, below)))
 
     gap = x.reshape(x.shape[0], -1) - alpha * c.means
     floor = stretch(c.floor[None])
@@ -85,8 +90,11 @@ def _gaussian_map(
 def _solved_map(
     law: Law, process: Process, tolerance: float | None, x: Float[Array, "b *event"], t: ArrayLike, s: ArrayLike
 ) -> Float[Array, "b *event"]:
-    if isinstance(law, Atoms) and is_concrete(s) and s == 0:
-        raise ValueError("s = 0, where the flow of Atoms jumps between basins; give an s > 0, such as process.t_min.")
+    for name, time in (("t", t), ("s", s)):
+        if isinstance(law, Atoms) and is_concrete(time) and time == 0:
+            raise ValueError(
+                f"{name} = 0, where the flow of Atoms jumps between basins; give a time above 0, such as process.t_min."
+            )
     cosine, count = Process(Cosine(), process.noise), x.shape[0]
     t, s = (jnp.broadcast_to(jnp.asarray(time, x.dtype), (count,)) for time in (t, s))
     floor = float(jnp.finfo(x.dtype).eps)

@@ -72,8 +72,9 @@ def tangent_loss(
 
     df/dt = v·∂_x f + ∂_t f, by one forward derivative, with the `velocity` of a teacher, (x, t) -> v, or that of x_0
     and z, v = α' x_0 + σ' z, whose mean given x_t is the flow's. With `normalised` = c > 0 the tangent becomes
-    g/(|g| + c), |g| its root mean square over the event, at most 1 however large g is: the derivative by σ grows like
-    1/σ as σ -> 0, and that of layers that divide by a norm like one over that norm.
+    g/(|g| + c), |g| its root mean square over the event, at most 1 however large g is: that of a network which
+    is told ln σ and whose answer is not multiplied by σ grows like 1/σ as σ -> 0, and that of layers which divide by a
+    norm like one over that norm.
     """
     x_t = perturb(process, x_0, z, t)
     value, rate = _along(lambda x, time: consistency(x, time), x_t, t, _velocity(process, x_0, z, x_t, t, velocity))
@@ -99,10 +100,11 @@ def meanflow_loss(
     v is α' x_0 + σ' z, or a teacher's `velocity` (x, t) -> v: with that it is the Eulerian loss written for u, and of
     guided velocities a guided model. The average velocity of the flow is its fixed point because no gradient goes to
     the target. With `stopped` false it goes, and the loss has another minimum: along u itself its slope is then
-    2 Var(v|x_t) κ(κ − 1) with κ = (t − s) ∂_x u, in one dimension, for |∂_x u| < 1/(t − s) below 0.
+    2 Var(v|x_t) κ(κ − 1) with κ = (t − s) ∂_x u, in one dimension, for 0 < κ < 1 below 0.
 
-    The target has a factor (t − s) before the derivative. Where a network is told ln(σ/α)/4, whose slope in t grows
-    like 1/(4t), the product stays below a quarter of the derivative by what it is told.
+    The target has a factor (t − s) before the derivative. Under `EDM`, where a network is told ln(σ)/4, whose slope in
+    t is 1/(4t), the product stays below a quarter of the derivative by what it is told; on other schedules it grows
+    towards the prior, like 1/α under `RectifiedFlow`.
     """
     x_t = perturb(process, x_0, z, t)
     v = _velocity(process, x_0, z, x_t, t, velocity)
@@ -151,8 +153,8 @@ def flow_matching_loss(process: Process, velocity: Drift, x_0: Batch, z: Batch, 
     """|α' x_0 + σ' z − v(x_t, t)|² for x_0 and z drawn in pairs (Lipman et al. 2023, arXiv:2210.02747).
 
     Of independent pairs the fit is the velocity of the probability flow. Of the pairs (Φ_{T→0}(z), z) that a flow map
-    makes of noise it is ReFlow: paths that do not cross, so that of straight ones, as a Gaussian's are after one
-    rectification, a single step is exact (Liu et al. 2023, arXiv:2209.03003).
+    makes of noise it is ReFlow: paths that do not cross, so that under `RectifiedFlow`, of straight ones as a
+    Gaussian's are after one rectification, a single step is exact (Liu et al. 2023, arXiv:2209.03003).
     """
     return mean_event((target(process, x_0, z, t, "velocity") - velocity(perturb(process, x_0, z, t), t)) ** 2)
 
@@ -224,8 +226,8 @@ def earlier_time(
 ) -> Float[Array, " b"]:
     """The s of easy consistency tuning, ρ_s = ρ_t (1 − n(ρ_t)/q^stage), n(ρ) = 1 + k sigmoid(−ρ), ρ = σ/α; at least 0.
 
-    As the stage 1, 2, … goes up the gap closes from s = 0, where the loss is a denoiser's, towards s = t
-    (Geng et al. 2025, arXiv:2406.14548, eq. 14 and section 3.2); q is `shrink`, k is `widen`.
+    At stage 0 s = 0 everywhere, where the loss is a denoiser's; as it goes up the gap closes towards s = t
+    (Geng et al. 2025, arXiv:2406.14548); q is `shrink`, k is `widen`. Where α = 0 it is t itself.
     """
     ratio = process.sigma(t) / process.alpha(t)
     kept = 1 - (1 + widen * jax.nn.sigmoid(-ratio)) / jnp.asarray(shrink, ratio.dtype) ** stage

@@ -4,7 +4,7 @@ Four functions of (x, t, s) are one another up to factors that the schedule give
 
     flow map               Φ_{t→s}(x)
     average velocity       u(x, t, s) = (x − Φ)/(t − s)                    Geng et al. 2025, arXiv:2505.13447, eq. 3
-    two-time denoiser      G with Φ = α_s G + σ_s (x − α_t G)/σ_t          Kim et al. 2024, arXiv:2310.02279, eq. 9
+    two-time denoiser      G with Φ = α_s G + σ_s (x − α_t G)/σ_t          Kim et al. 2024, arXiv:2310.02279
     consistency function   f(x, t) = Φ_{t→0}(x) = G(x, t, 0)               Song et al. 2023, arXiv:2303.01469
 
 A network is trained as G: whatever it answers, Φ_{t→t}(x) = x, in every schedule, and Φ leaves x along the velocity of
@@ -68,7 +68,7 @@ def average_velocity_from_x0(
     """u = δα G + δσ (x − α_t G)/σ_t of x_0 = G(x, t, s), with δα = (α_t − α_s)/(t − s) and δσ likewise.
 
     At s = t these are α' and σ', and u is the velocity of the denoiser G(x, t, t). Under `RectifiedFlow` and `EDM`
-    u = (x − G)/t whatever s is. An error of G is an error 1/σ_t times as large of u as t -> 0.
+    u = (x − G)/t whatever s is. An error of G is an error some 1/t times as large of u as t -> 0.
     """
     alpha, sigma = process.alpha(t), process.sigma(t)
     noise = (x - expand(alpha, x) * x_0) / expand(sigma, x)
@@ -114,12 +114,18 @@ def _instantaneous(two_time: TwoTimeDenoiser, x: Array, t: ArrayLike) -> Array:
 
 
 def consistency_function(of: FlowMap | TwoTimeDenoiser) -> Denoiser:
-    """(x, t) -> Φ_{t→0}(x), which is G(x, t, 0) too: α = 1 and σ = 0 at the data."""
+    """(x, t) -> Φ_{t→0}(x), which is G(x, t, 0) too: α = 1 and σ = 0 at the data; x itself at t = 0.
+
+    That it tends to x as t -> 0 is built into networks of the kinds edm, v, velocity and eps, and not into x0.
+    """
     return bound(_to_data, of)
 
 
 def _to_data(of: FlowMap, x: Array, t: ArrayLike) -> Array:
-    return of(x, t, jnp.zeros_like(jnp.asarray(t)))
+    t = jnp.asarray(t)
+    there = t == 0  # where a network would be told an infinite number, and x is the answer
+    later = jnp.where(there, 1, t)
+    return jnp.where(expand(there, x), x, of(x, later, jnp.zeros_like(later)))
 
 
 def mean_slope(function: Callable[[ArrayLike], Array], t: ArrayLike, s: ArrayLike) -> Float[Array, "..."]:

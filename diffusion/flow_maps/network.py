@@ -27,7 +27,9 @@ def gap_numbers(process: Process, t: Float[Array, " b"], s: Float[Array, " b"]) 
     slope of 1/α.
     """
     ends = [jnp.arctan2(process.sigma(time), process.alpha(time)) for time in (s, t)]
-    angles = 0.5 * jnp.pi * (1 - ends[0] / ends[1])[:, None] * jnp.arange(1, GAP_NUMBERS // 2 + 1, dtype=t.dtype)
+    at_data = ends[1] == 0
+    kept = jnp.where(at_data, 1.0, ends[0] / jnp.where(at_data, 1.0, ends[1]))
+    angles = 0.5 * jnp.pi * (1 - kept)[:, None] * jnp.arange(1, GAP_NUMBERS // 2 + 1, dtype=t.dtype)
     return jnp.concatenate([jnp.sin(angles), 1 - jnp.cos(angles)], axis=-1)
 
 

@@ -278,7 +278,8 @@ class Adaptive(Solver):
         march = jax.lax.while_loop(lambda march: jnp.any(moving(march)), advance, march)
         arrived = march.tau == end
         # No way at all for those that have arrived; of a path without length it is the derivative by its end.
-        left = _move(march.state, jnp.where(arrived, end - march.tau, 0.0), march.slope)
+        slope = jax.tree.map(lambda rate: jnp.where(jnp.isfinite(rate), rate, 0.0), march.slope)
+        left = _move(march.state, jnp.where(arrived, end - march.tau, 0.0), slope)
         return Path(_where(arrived, left, march.state), 1 + 6 * march.tried, arrived)
 
     def _advance(self, field: Field, march: _March, end: Array, moving: Array) -> _March:

@@ -103,7 +103,7 @@ def _refused_objectives(config: Config) -> Refusals:
     if isinstance(rule, Generator):
         return _refused_generators(config, rule)
     if isinstance(rule, FlowMap):
-        return _refused_flow_maps(config)
+        return _refused_flow_maps(config, rule)
     return [
         (
             config.conservative and config.learned_variance,
@@ -148,8 +148,13 @@ def _refused_levels(config: Config) -> Refusals:
     ]
 
 
-def _refused_flow_maps(config: Config) -> Refusals:
+def _refused_flow_maps(config: Config, rule: FlowMap) -> Refusals:
     return [
+        (
+            rule.loss == "consistency" and config.preconditioning.kind == "x0",
+            "--objective.loss consistency is held at the data by the preconditioning alone, and with "
+            "--preconditioning.kind x0 any constant answer costs nothing; use edm, velocity or v.",
+        ),
         (
             isinstance(config.schedule, Chain),
             "--objective flow-map needs a derivative in t, and a chain has none; give --schedule edm.",

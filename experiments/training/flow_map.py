@@ -36,6 +36,7 @@ def flow_map_losses(
 ) -> Float[Array, " b"]:
     """The loss of each element, in the units of the configuration's weighting: where s = t it is denoising's.
 
+    That of consistency elsewhere has the size of its normalised tangent, whatever the weighting.
     A loss of the average velocity is divided by what turns a denoiser's error into the velocity's,
     w/((ασ' − σα')/σ)². Everything random depends on (key, slot) alone.
     """

@@ -113,7 +113,7 @@ def _residuals(setting: Setting, loss: Callable[..., jax.Array]) -> Measured:
     compared="the Lagrangian loss of the exact map of a Gaussian on six schedules, and of two humps on the line, with "
     "0, by a forward derivative in s",
     oracle="exact maps: closed form, and the solver that row 46a holds to quantiles",
-    source=f"{_BOFFI}, eq. 8",
+    source=_BOFFI,
     bound=Within(1e-8, "the solver's tolerance over the length of its last step, six times", roundoffs=40000),
     functions=(lagrangian_loss,),
 )
@@ -128,7 +128,7 @@ def _lagrangian(setting: Setting) -> Measured:
     compared="the Eulerian loss of the exact map of a Gaussian on six schedules, and of two humps on the line, with "
     "0, by one forward derivative in (x, t)",
     oracle="exact maps: closed form, and the solver that row 46a holds to quantiles",
-    source=f"{_BOFFI}, eq. 9; Song et al. 2023, arXiv:2303.01469, remark 10",
+    source=f"{_BOFFI}; Song et al. 2023, arXiv:2303.01469, remark 10",
     bound=Within(1e-8, "the solver's tolerance over the length of its steps", roundoffs=40000),
     functions=(eulerian_loss,),
 )
@@ -160,7 +160,7 @@ def _ends(process: Process, x: Any, t: Any) -> tuple[jax.Array, ...]:
     compared="the map of a wave that was fitted to nothing, at s = t, with x; its slope in s and the average velocity "
     "there with the velocity of G(x, t, t) as a denoiser, on six schedules",
     oracle="x; α, σ and their slopes in closed form, in NumPy's float64",
-    source="Kim et al. 2024, arXiv:2310.02279, eq. 9, for any schedule",
+    source="Kim et al. 2024, arXiv:2310.02279, for any schedule",
     bound=Within(1e-12, "a few products", roundoffs=200),
     functions=(map_from_x0, flow_map, instantaneous),
 )

@@ -90,11 +90,13 @@ def test_there_is_no_map_of_atoms_to_no_noise_and_none_of_a_chain():
     law = Atoms(np.asarray([[-1.0], [1.0]]))
     with pytest.raises(ValueError, match="s = 0, where the flow of Atoms jumps"):
         exact_flow_map(law, Process(EDM()))(jnp.ones((1, 1)), 2.0, 0.0)
+    with pytest.raises(ValueError, match="t = 0, where the flow of Atoms jumps"):
+        exact_flow_map(law, Process(EDM()))(jnp.ones((1, 1)), 0.0, 2.0)
     with pytest.raises(TypeError, match="discrete chain without a flow"):
         exact_flow_map(law, Process(Betas.linear(10)))
 
 
-def test_float32_has_four_digits():
+def test_float32_is_right_to_two_thousandths():
     law, process = line(), Process(RectifiedFlow())
     x = law.sample_marginal(jax.random.key(0), process, 8, 0.9)
     made = jax.jit(exact_flow_map(law, process))(x, 0.9, 0.0)
@@ -112,3 +114,11 @@ def test_the_two_time_denoiser_of_a_law_is_its_denoiser_where_the_times_meet():
     np.testing.assert_array_equal(two_time(x, 0.6, 0.6), at)
     errors = [float(jnp.max(jnp.abs(two_time(x, 0.6, 0.6 - gap) - at))) for gap in (1e-2, 1e-3)]
     assert 8 < errors[0] / errors[1] < 12  # it is met at first order
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_point_of_no_width_stays_and_has_no_way_back():
+    law, process = GaussianLaw.full(np.zeros(2), np.diag([1.0, 0.0])), Process(EDM())
+    phi, x = exact_flow_map(law, process), jnp.asarray([[0.3, 0.0]])
+    np.testing.assert_array_equal(phi(x, 0.0, 0.0), x)
+    np.testing.assert_allclose(phi(x, 2.0, 0.0), [[0.3 / np.sqrt(5), 0.0]], rtol=1e-12)

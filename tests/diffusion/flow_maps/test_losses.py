@@ -98,6 +98,19 @@ def test_a_consistency_loss_has_no_gradient_through_its_target():
     np.testing.assert_allclose(slope, 2 * 1.5 * jnp.mean((x_t - x_s) * x_t), rtol=1e-12)
 
 
+def test_a_shortcut_has_no_gradient_through_its_two_halves():
+    """u = θ x: the slope is that of the first term alone."""
+    x_0, z = pairs()
+    x_t = 0.3 * x_0 + 0.7 * z
+    theta, half = 1.5, 0.5 * (0.7 - 0.2)
+    halves = 0.5 * (theta * x_t + theta * (x_t - half * theta * x_t))
+
+    def loss(factor):
+        return jnp.mean(shortcut_loss(PROCESS, lambda x, t, s: factor * x, x_0, z, 0.7, 0.2))
+
+    np.testing.assert_allclose(jax.grad(loss)(theta), 2 * jnp.mean((theta * x_t - halves) * x_t), rtol=1e-12)
+
+
 @pytest.mark.parametrize("teacher", [None, exact_flow_map(LAW, PROCESS)], ids=["training", "distillation"])
 def test_the_tangent_loss_is_what_consistency_tends_to(teacher):
     """∇|f(x_t) − f⁻(x_s)|² = (t − s) ∇|f − (f − df/dt)⁻|² + O((t − s)²), for a network that is no map at all."""

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from diffusion import EDM, VP, Preconditioning, Process, RectifiedFlow, network_denoiser
-from diffusion.flow_maps import gap_numbers, meanflow_loss, network_two_time_denoiser
+from diffusion.flow_maps import (
+    consistency_function,
+    consistency_loss,
+    earlier_time,
+    gap_numbers,
+    meanflow_loss,
+    network_two_time_denoiser,
+)
 from diffusion.flow_maps.maps import average_velocity
 from diffusion.flow_maps.network import GAP_NUMBERS
 from diffusion.networks import MLPConfig, Network
@@ -75,3 +82,19 @@ def test_times_are_told_slowly_where_a_denoiser_is_told_a_thousand():
     network_two_time_denoiser(network, {}, process, Preconditioning("velocity"))(jnp.ones((1, 2)), 0.5, 0.2)
     network_denoiser(network, {}, process, Preconditioning("velocity"))(jnp.ones((1, 2)), 0.5)
     np.testing.assert_allclose(np.ravel(told), [2.0, 500.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["edm", "velocity"])
+def test_at_the_data_a_consistency_function_is_x_also_of_a_network(kind):
+    """Where `earlier_time` leads: the loss there is that of a denoiser, and finite."""
+    network = Network(MLPConfig(hidden=8, layers=1, embedding=8), (2,), augment_dim=GAP_NUMBERS)
+    params, process = network.init(jax.random.key(0)), Process(EDM())
+    f = consistency_function(network_two_time_denoiser(network, params, process, Preconditioning(kind, 0.5)))
+    x, t = jax.random.normal(jax.random.key(1), (3, 2)), jnp.asarray([0.01, 0.5, 3.0])
+    s = earlier_time(process, t, 1)
+    assert s[0] == 0
+    np.testing.assert_array_equal(f(x, jnp.zeros(3)), x)
+    found = consistency_loss(process, f, x, x[::-1], t, s)
+    np.testing.assert_allclose(found[0], jnp.mean((f(x + t[:, None] * x[::-1], t) - x) ** 2, axis=1)[0], rtol=1e-5)
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(gap_numbers(process, 0 * t, 0 * t), np.zeros((3, GAP_NUMBERS)))

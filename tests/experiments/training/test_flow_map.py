@@ -100,6 +100,10 @@ def test_a_power_weighs_large_losses_less_and_leaves_held_out_ones():
         ({"objective": FlowMap(together=1.0)}, "--objective.together is 1; give a part of the batch from 0 to below 1"),
         ({"objective": FlowMap(power=2.0)}, "--objective.power is 2; give 0"),
         ({"times": ImportanceConfig()}, "--objective flow-map goes without --conservative, --learned-variance and"),
+        (
+            {"objective": FlowMap(loss="consistency"), "preconditioning": Preconditioning("x0")},
+            "--objective.loss consistency is held at the data by the preconditioning alone",
+        ),
         ({"conservative": True}, "--objective flow-map goes without --conservative"),
         ({"preconditioning": Preconditioning("residual")}, "--preconditioning.kind residual is not told the noise"),
     ],
