@@ -82,7 +82,7 @@ def test_the_table_has_a_line_for_each_budget_and_the_picture_is_drawn(rows, tmp
 
 
 def _follows_a_flow(sampler):
-    return not sampler.stochastic and not sampler.takes_pair
+    return not (sampler.stochastic or sampler.takes_pair or sampler.takes_both_times)
 
 
 def test_every_deterministic_sampler_of_the_registry_is_measured():
