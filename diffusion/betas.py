@@ -34,7 +34,7 @@ def _no_derivative(primals: Any, tangents: Any) -> Any:
     )
 
 
-class Chain(Schedule):
+class ChainSchedule(Schedule):
     """What a table of ln α_0, ..., ln α_T says by itself, however it is read between its times."""
 
     log_alphas: Float[np.ndarray | Array, " T+1"]
@@ -65,7 +65,7 @@ class Chain(Schedule):
 
 
 @pytree
-class Betas(Chain):
+class Betas(ChainSchedule):
     """A chain given by its one-step variances β_1..β_T; build it with one of the class methods.
 
     Times are the integers 0..T; a float is rounded to the nearest of them, and a time out of range to the nearer end.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffusion.betas import Betas, Chain
+from diffusion.betas import Betas, ChainSchedule
 from diffusion.process import Process
 from diffusion.pytree import pytree
 from diffusion.schedules import Times
@@ -29,7 +29,7 @@ def continuous(process: Process) -> Process:
 
 
 @pytree
-class InterpolatedBetas(Chain):
+class InterpolatedBetas(ChainSchedule):
     """ln α(t) by the cubic spline through ln α_0, ..., ln α_T, bent where that would not fall; made by `through`.
 
     At the integers α, σ and ln(α²/σ²) are those of `Betas`, bit for bit. The slopes are continuous, and those of the

@@ -68,6 +68,11 @@ SAMPLERS: dict[str, Entry] = {
 }
 
 
+def follows_flow(sampler: Sampler) -> bool:
+    """Whether a sampler's steps are those of a solver of the probability flow, along the answers of one denoiser."""
+    return not (sampler.stochastic or sampler.takes_pair or sampler.takes_both_times)
+
+
 def default_grid(process: Process, sampler: Sampler) -> str:
     """The usual grid for this sampler on this process: Karras's where σ/α is finite, else even steps in time.
 

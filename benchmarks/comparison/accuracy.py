@@ -28,7 +28,7 @@ from diffusion.prediction import transfer
 from experiments.verification.orders.problems import run_on
 from samplers import IPNDM, DPMSolverMultistep, grids, optimised_grid
 from samplers.grids import Grid, host_float64
-from samplers.registry import SAMPLERS
+from samplers.registry import SAMPLERS, follows_flow
 from samplers.sample import Sampler
 
 BUDGETS = (5, 8, 10, 15, 20, 50)
@@ -112,8 +112,7 @@ def variants() -> Iterator[tuple[str, Sampler, Process]]:
     """Our deterministic samplers: (name and options, sampler, the process that it runs on)."""
     for name, entry in SAMPLERS.items():
         sampler = entry.default()
-        # A pair is guidance, and follows no denoiser's flow; a flow map is told where that leads.
-        if not (sampler.stochastic or sampler.takes_pair or sampler.takes_both_times):
+        if follows_flow(sampler):
             for options in VARIANTS.get(name, [{}]):
                 yield _label(name, options), entry.make(**{**entry.options, **options}), PROCESS
     for where, (process, samplers) in ELSEWHERE.items():

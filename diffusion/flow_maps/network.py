@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from diffusion.flow_maps.maps import TwoTimeDenoiser
-from diffusion.prediction import Kind, Preconditioning, network_input, network_x0
+from diffusion.prediction import Kind, Preconditioning, network_denoiser
 from diffusion.process import Process
 from diffusion.pytree import ShortPartial
 
@@ -67,13 +67,13 @@ class _TwoTimeDenoiser:
         t: ArrayLike,
         s: ArrayLike | None = None,
     ) -> Array:
-        times = jnp.broadcast_to(jnp.asarray(t), (x.shape[0],))
-        scaled, c_noise = network_input(preconditioning, process, x, times)
-        if preconditioning.kind in get_args(Kind):
-            c_noise = _SLOWLY * c_noise
-        if s is None:
-            raw = self.network(params, scaled, c_noise, labels)
-        else:
-            gap = gap_numbers(process, times, jnp.broadcast_to(jnp.asarray(s, times.dtype), times.shape))
-            raw = self.network(params, scaled, c_noise, labels, None, gap.astype(scaled.dtype))
-        return network_x0(preconditioning, process, raw.astype(x.dtype), x, t)
+        gap = None
+        if s is not None:
+            t_of_each, s_of_each = (jnp.broadcast_to(jnp.asarray(time, x.dtype), x.shape[:1]) for time in (t, s))
+            gap = gap_numbers(process, t_of_each, s_of_each)
+        pace = _SLOWLY if preconditioning.kind in get_args(Kind) else 1.0
+
+        def told(params: Any, scaled: Array, c_noise: Array, labels: Array | None) -> Array:
+            return self.network(params, scaled, pace * c_noise, labels, None, gap)
+
+        return network_denoiser(told, params, process, preconditioning, labels)(x, t)

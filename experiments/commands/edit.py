@@ -169,5 +169,5 @@ def _tell(
         if len(words) > 1:
             print(" ".join(words).replace(" ,", ","))
     rate = told(throughput, written.there)
-    calls = f"{written.nfe} network call{'s' * (written.nfe != 1)} each"
+    calls = f"{counted(written.nfe or 0, 'network call')} each"
     print(f"{counted(len(answers), 'answer')}, {calls}, {rate}: {place(files)}")

@@ -182,5 +182,5 @@ class _Done:
             where = f"the file of all waits for process {parts}, the last of which puts it together"
         if not self.drawn:
             return f"{count}: {where}"
-        calls = f"{'at most ' if at_most else ''}{self.written.nfe} network call{'s' * (self.written.nfe != 1)} each"
+        calls = f"{'at most ' if at_most else ''}{counted(self.written.nfe or 0, 'network call')} each"
         return f"{count}, {calls}, {told(self.throughput, self.written.there)}: {where}"

@@ -106,6 +106,6 @@ def _sample(path: Path, arguments: ExportedArguments, seeds: Seeds) -> int:
     else:
         kinds = 0 if classes is None else classes.count(seeds)
         of = f" of {kinds} classes" if kinds > 1 else ""
-        calls = f"{written.nfe} network call{'s' * (written.nfe != 1)} each"
+        calls = f"{counted(written.nfe or 0, 'network call')} each"
         print(f"{counted(len(seeds), 'sample')}{of}, {calls}, {told(throughput, written.there)}: {place(paths)}")
     return 0

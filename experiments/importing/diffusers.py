@@ -50,10 +50,7 @@ SAMPLERS = {
     "ScoreSdeVeScheduler": ("predictor-corrector", 2000),
 }
 """The sampler of ours that stands for a scheduler, and how many steps it takes unless told."""
-_NEARER = {
-    "dpmsolver++ 3": "dpmpp-3m",
-    "sde-dpmsolver++ 2": "sde-dpmpp",
-}
+_NEARER: dict[tuple[Any, Any], str] = {("dpmsolver++", 3): "dpmpp-3m", ("sde-dpmsolver++", 2): "sde-dpmpp"}
 """The samplers of ours for other algorithms and orders of DPMSolverMultistepScheduler."""
 _OURS = {
     "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
@@ -230,7 +227,7 @@ def config_of(where: Path, network: Network, schedule: ImportedSchedule) -> Conf
 def _sampling(schedule: ImportedSchedule) -> SamplingConfig:
     """How the scheduler would sample, by the samplers and grids here."""
     (sampler, steps), options = SAMPLERS[schedule.name], schedule.options
-    sampler = _NEARER.get(f"{options.get('algorithm_type')} {options.get('solver_order')}", sampler)
+    sampler = _NEARER.get((options.get("algorithm_type"), options.get("solver_order")), sampler)
     if not schedule.is_chain:
         return SamplingConfig(sampler=sampler, steps=steps, grid="uniform-log-snr")
     clip = "dynamic" if schedule.percentile is not None else "no" if schedule.clip is None else "range"

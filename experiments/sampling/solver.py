@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diffusion.betas import Chain
+from diffusion.betas import ChainSchedule
 from diffusion.interpolated import continuous
 from diffusion.noises import Gaussian
 from diffusion.process import Process
@@ -237,7 +237,7 @@ def _grid(choice: SamplerChoice, process: Process, sampler: Sampler, name: str) 
     if name in LIMITS and name != "cosine" and "sigma_max" not in limits and process.schedule.ends_in_noise:
         by_run = choice.flag == "--sampling.sampler"
         remedy = "--sampling.grid uniform-time" if by_run else f"--grid {name} --sigma-max 80, or --grid uniform-time"
-        of = "this chain" if isinstance(process.schedule, Chain) else type(process.schedule).__name__
+        of = "this chain" if isinstance(process.schedule, ChainSchedule) else type(process.schedule).__name__
         raise UsageError(f"the grid {name} has no end, for σ/α is infinite at the prior of {of}; give {remedy}.")
     grid = GRIDS[name](process, choice.steps, **limits) if limits else make_grid(process, sampler, name, choice.steps)
     return _moved(choice, process, grid) if choice.offset or choice.last else grid

@@ -31,7 +31,7 @@ from experiments.sampling.solver import Solver, build, require_flow
 from samplers.dpm_solver import DPMSolverMultistep
 from samplers.grid_fit import reference_grid
 from samplers.grids import GRIDS, Grid
-from samplers.registry import SAMPLERS
+from samplers.registry import SAMPLERS, follows_flow
 from samplers.sample import Sampler, in_type_of
 
 _LEVELS = 127.5
@@ -141,10 +141,7 @@ def _check(model: Model, budgets: Sequence[int], images: int, fine: int, names: 
 
 def deterministic() -> list[str]:
     """The names of the samplers that follow the probability flow."""
-    samplers = {name: entry.default() for name, entry in SAMPLERS.items()}
-    return [
-        name for name, each in samplers.items() if not (each.stochastic or each.takes_both_times or each.takes_pair)
-    ]
+    return [name for name, entry in SAMPLERS.items() if follows_flow(entry.default())]
 
 
 def _solvers(model: Model, budgets: Sequence[int], names: Sequence[str]) -> Iterator[tuple[int, str, str, Solver]]:

@@ -19,6 +19,8 @@ from experiments import streams
 from experiments.config.nodes import FlowMap, ImportanceConfig
 from experiments.config.tree import Config
 
+_OF_AVERAGES = {"meanflow": meanflow_loss, "shortcut": shortcut_loss}
+"""The losses of average velocities."""
 _FLOOR = 1e-3
 """What is added to a loss before a power of it divides."""
 
@@ -62,8 +64,7 @@ def flow_map_losses(
         )
         losses = jnp.where(s == t, scale * meeting, told_end)
     else:
-        loss = meanflow_loss if rule.loss == "meanflow" else shortcut_loss
-        losses = scale * loss(process, average, x_0, z, t, s)
+        losses = scale * _OF_AVERAGES[rule.loss](process, average, x_0, z, t, s)
     if not train or rule.power == 0:
         return losses
     return losses * jax.lax.stop_gradient((losses + _FLOOR) ** -rule.power)

@@ -11,14 +11,10 @@ from diffusion.oracles import StudentTMixture, flow_map_1d
 from diffusion.oracles.examples import line
 from diffusion.poisson import field_lines, law_flow, poisson_process
 from samplers import sample
-from samplers.registry import SAMPLERS
+from samplers.registry import SAMPLERS, follows_flow
 
 HIGH, LOW, STEPS = 20.0, 0.02, 32
-ODE_SAMPLERS = [
-    name
-    for name, sampler in ((name, entry.default()) for name, entry in SAMPLERS.items())
-    if not (sampler.stochastic or sampler.takes_pair or sampler.takes_both_times)
-]
+ODE_SAMPLERS = [name for name, entry in SAMPLERS.items() if follows_flow(entry.default())]
 GAMMA = 0.6
 
 

@@ -30,6 +30,11 @@ def _kappa(name: str, t: float, s: float) -> float:
     return float(1 - np.sqrt(pairs.variance(name, s) / pairs.variance(name, t)))
 
 
+def _size(name: str, t: float, s: float) -> float:
+    """E|u(x_t, t, s)|²."""
+    return float(pairs.variance(name, t)) * (_kappa(name, t, s) / (t - s)) ** 2
+
+
 def _spread(name: str, t: float) -> float:
     """Var(v|x_t) of v = α' x_0 + σ' z: (α' σ − σ' α)² S²/V."""
     at = levels(name, t)
@@ -100,8 +105,7 @@ def _meanflow_stopped(setting: Setting) -> Measured:
     found = {}
     for name in pairs.SCHEDULES:
         _, s, t = STEPS[name]
-        size = pairs.variance(name, t) * (_kappa(name, t, s) / (t - s)) ** 2
-        found[name] = abs(float(_meanflow_slope(shared(name), t, s, True))) / float(size)
+        found[name] = abs(float(_meanflow_slope(shared(name), t, s, True))) / _size(name, t, s)
     return worst_of(found)
 
 
@@ -153,6 +157,5 @@ def _shortcut_identity(setting: Setting) -> Measured:
     found = {}
     for name in pairs.SCHEDULES:
         _, s, t = STEPS[name]
-        size = pairs.variance(name, t) * (_kappa(name, t, s) / (t - s)) ** 2
-        found[name] = float(np.sqrt(np.asarray(_shortcut(shared(name), t, s)) / size))
+        found[name] = float(np.sqrt(np.asarray(_shortcut(shared(name), t, s)) / _size(name, t, s)))
     return worst_of(found)

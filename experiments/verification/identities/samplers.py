@@ -10,7 +10,7 @@ from experiments.verification.orders.problems import grid_of, observed_order, pa
 from experiments.verification.registry import Measured, Setting, Within, identity, largest, worst_of
 from experiments.verification.report.plots import Curves
 from samplers import sample
-from samplers.registry import SAMPLERS, Entry
+from samplers.registry import SAMPLERS, Entry, follows_flow
 
 _EVEN_IN_RHO = ("ipndm",)
 """The samplers whose coefficients are those of even steps in ρ."""
@@ -43,7 +43,7 @@ def _sampler_orders(setting: Setting) -> Measured:
     lines, shortfall = {}, {}
     for name, entry in SAMPLERS.items():
         sampler = entry.default()
-        if sampler.stochastic or sampler.takes_pair or sampler.takes_both_times:
+        if not follows_flow(sampler):
             continue
         steps, even_in = [_FINER.get(name, 1) * n for n in counts], "rho" if name in _EVEN_IN_RHO else "log-snr"
         run = run_on(process, law.denoiser(process), sampler, x)
