@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import EDM, VE, VP, Betas, Process, RectifiedFlow
+from diffusion import EDM, VE, VP, Betas, Process, RectifiedFlow, velocity
 from diffusion.flow_maps import exact_flow_map, exact_two_time_denoiser
 from diffusion.flow_maps.exact import _solved_map
 from diffusion.noises import StudentT
@@ -104,6 +104,24 @@ def test_float32_is_right_to_two_thousandths():
     with jax.enable_x64(True):
         exact = flow_map_1d(law, process, jnp.asarray(x, jnp.float64), 0.9, 0.0)
     np.testing.assert_allclose(made, exact, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_map_that_goes_nowhere_leaves_along_the_velocity():
+    """∂_s Φ_{t→s}(x) = v(x, t) and ∂_t Φ_{t→s}(x) = −v(x, t) at s = t, where the solver takes no step at all."""
+    law, process = line(), Process(RectifiedFlow())
+    x, t = law.sample_marginal(jax.random.key(0), process, 3, 0.7), jnp.full(3, 0.7)
+    phi = exact_flow_map(law, process)
+
+    @jax.jit
+    def slopes(x, t):
+        by_end = jax.jvp(lambda s: phi(x, t, s), (t,), (jnp.ones_like(t),))[1]
+        by_start = jax.jvp(lambda s: phi(x, s, t), (t,), (jnp.ones_like(t),))[1]
+        return by_end, by_start, velocity(process, law.denoiser(process))(x, t)
+
+    by_end, by_start, flow = slopes(x, t)
+    np.testing.assert_allclose(by_end, flow, rtol=1e-10)
+    np.testing.assert_allclose(by_start, -flow, rtol=1e-10)
 
 
 @pytest.mark.usefixtures("x64")

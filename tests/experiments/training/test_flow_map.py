@@ -10,7 +10,7 @@ import pytest
 
 from diffusion import EDM, Preconditioning, RectifiedFlow
 from diffusion import keys as keys_lib
-from diffusion.flow_maps.network import GAP_NUMBERS
+from diffusion.flow_maps.network import GAP_NUMBERS, network_two_time_denoiser
 from diffusion.networks.configs import MLPConfig
 from diffusion.prediction import network_denoiser
 from diffusion.process import perturb
@@ -133,3 +133,29 @@ def test_it_is_trained_sampled_in_one_call_and_begun_from_a_denoiser(run_command
     assert (said.status, said.value["nfe"]) == (0, 1), said.err
     said = run_command("evaluate", "--run", tmp_path / "map", "--samples", "50", "--sampler", "heun", "--steps", "4")
     assert said.status == 0, said.err
+
+
+def test_consistency_moves_an_answer_towards_that_of_less_noise(x64):
+    """⟨∇f, g/(|g| + c)⟩ with g = df/d ln ρ along the pair's line, by a difference: its sign and its size."""
+    config = config_of(loss="consistency", together=0.0, power=0.0, tangent=0.1)
+    network, params = make_network(config, tiny_data().facts, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64) + 0.05, params)
+    slots, key = jnp.arange(BATCH), jax.random.key(3)
+    x_0, process = to_model(jnp.asarray(TinyBatches()[0]["image"])).astype(jnp.float64), config.process()
+    t, _ = draw_times(key, config, process, slots)
+    keys = keys_lib.sample_keys(jax.random.fold_in(key, streams.FLOW_MAP_Z), slots)
+    z = process.noise.sample(keys, x_0.shape, x_0.dtype)
+
+    def answer(params, time):
+        told = network_two_time_denoiser(network, params, process, config.preconditioning)
+        return told(perturb(process, x_0, z, time), time, 0 * time)
+
+    def found(params):
+        return jnp.mean(flow_map_losses(network, params, key, config, None, x_0, slots, None, True))
+
+    step = 1e-5
+    g = (answer(params, t * (1 + step)) - answer(params, t * (1 - step))) / (2 * step)  # under EDM ln ρ = ln t
+    g = g / (jnp.sqrt(jnp.mean(g**2, axis=(1, 2, 3), keepdims=True)) + 0.1)
+    wanted = jax.grad(lambda p: 2 * jnp.mean(answer(p, t) * g))(params)
+    for one, other in zip(jax.tree.leaves(jax.grad(found)(params)), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
