@@ -60,6 +60,11 @@ class Sampling(Protocol):
         ...
 
 
+def asked_by(model: Model, solver: Sampling) -> Model:
+    """The model as this solver asks it: a chain between its times too, where the solver does."""
+    return model.flow if getattr(solver, "between", False) else model
+
+
 def draw(
     model: Model,
     solver: Sampling,
@@ -87,7 +92,7 @@ def draw(
     batch = batch if filled else min(batch, len(seeds))
     size = batch * (_SEED + _COPIES * 4 * math.prod(model.event_shape))
     memory.require(size, f"a batch of {batch:,} samples", "give a smaller batch")
-    model = model.flow if getattr(solver, "between", False) else model
+    model = asked_by(model, solver)
     process, sampler, paired = model.process, solver.sampler, solver.sampler.takes_pair
 
     def ask(ids: np.ndarray, classes: Any) -> tuple[Any, int]:

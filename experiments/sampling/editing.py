@@ -26,7 +26,7 @@ from experiments.data.scaling import to_model, to_pixels
 from experiments.data.source import Pixels
 from experiments.errors import DivergedError, UsageError
 from experiments.runs.model import Model
-from experiments.sampling.drawing import Sampling
+from experiments.sampling.drawing import Sampling, asked_by
 from experiments.sampling.guidance import Guidance
 from samplers.ancestral import Ancestral
 from samplers.grids import Grid
@@ -246,7 +246,7 @@ def answer(
     `starts` are the places at which the batches begin that are drawn, of which no other is; all, unless told.
     """
     guidance.check(model, paired=solver.sampler.takes_pair, given_class=labels is not None)
-    model = model.flow if getattr(solver, "between", False) else model
+    model = asked_by(model, solver)
     count = len(rows)
     batch = min(batch, count)
     for start in range(0, count, batch) if starts is None else starts:
