@@ -26,7 +26,7 @@ from diffusion.pytree import short_repr
 from experiments import streams
 from experiments.errors import UsageError, reason
 from experiments.runs.model import Model
-from experiments.sampling.drawing import with_variance
+from experiments.sampling.drawing import asked_by, with_variance
 from experiments.sampling.guidance import Guidance
 from experiments.sampling.solver import Solver
 from samplers.sample import check_path, run_traced
@@ -76,7 +76,7 @@ def make_program(
     that cannot be exported.
     """
     require_flatbuffers()
-    model = model.flow if solver.between else model
+    model = asked_by(model, solver)
     paired = solver.sampler.takes_pair
     guidance.check(model, paired=paired, given_class=with_class)
     if brownian_tree:

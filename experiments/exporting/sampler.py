@@ -26,7 +26,7 @@ from experiments.importing.safetensors import sha256
 from experiments.runs.classes import class_names, require_known
 from experiments.runs.model import Model
 from experiments.runs.provenance import origin, versions
-from experiments.sampling.drawing import Drawn, in_batches, labels_of, starts
+from experiments.sampling.drawing import Drawn, asked_by, in_batches, labels_of, starts
 from experiments.sampling.guidance import Guidance, beyond_defaults
 from experiments.sampling.labels import Classes, choose_classes
 from experiments.sampling.solver import Solver
@@ -53,7 +53,7 @@ def export_sampler(
     asked for. Raises UsageError for what does not go together or cannot be exported, and where `path` is there already.
     """
     require_new_file(path)
-    model = model.flow if solver.between else model
+    model = asked_by(model, solver)
     with_class = classes is not None
     program = make_program(
         model,
